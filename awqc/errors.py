@@ -1,0 +1,42 @@
+"""The errors that awqc raises on purpose.
+
+Every message says where (node, module path or file), what was found, what is
+needed, and what to do. The command line prints the message alone and exits with
+the error's ``exit_code``; a traceback therefore always means a bug in awqc.
+"""
+
+
+class AwqcError(Exception):
+    """Base of all errors that awqc raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(AwqcError):
+    """An option, argument or input of the caller's is wrong."""
+
+    exit_code = 2
+
+
+class CaptureError(AwqcError):
+    """The model could not be loaded or turned into a graph."""
+
+
+class UnsupportedGraphError(AwqcError):
+    """The captured graph holds something that a pass cannot treat correctly."""
+
+
+class CalibrationError(AwqcError):
+    """The calibration data or the activations that it causes are unusable."""
+
+
+class InvariantError(AwqcError):
+    """A pass broke a promise that the pipeline checks after each pass."""
+
+
+class ExportError(AwqcError):
+    """An artifact could not be written."""
+
+
+class VerificationError(AwqcError):
+    """The exported model is not the model that was asked for."""

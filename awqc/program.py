@@ -1,0 +1,239 @@
+"""`Program`: what flows through the pipeline.
+
+A program is one flat graph (tensors in, a tuple of tensors out), its weights, and what the
+passes have learned about it so far, each in a typed field. The caller's module is cloned
+at entry; nothing here ever touches it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from awqc.errors import UnsupportedGraphError
+from awqc.qparams import QuantizedWeight
+from awqc.sites import Site
+from awqc.statistics import Statistics
+
+Batch = dict[str, Tensor]
+"""One batch of inputs: a tensor for each input name."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A tensor input of the graph.
+
+    Attributes:
+        name: the placeholder's name, and the input's name in every artifact.
+        dtype: what the caller feeds.
+        shape: sizes; a str is a dynamic axis, named by its symbol (equal symbols are
+            equal sizes).
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        dims = ",".join(str(size) for size in self.shape)
+        return f"{self.name}={str(self.dtype).removeprefix('torch.')}[{dims}]"
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """How the caller's module is called, so that artifacts can be called the same way.
+
+    Attributes:
+        in_spec: tree of ``(args, kwargs)``; its leaves are the graph's inputs in order.
+        out_spec: tree of the result; its leaves are the graph's outputs in order.
+        constants: leaves of ``in_spec``, by index, that are no tensors (None, numbers,
+            flags); they were fixed when the graph was captured.
+    """
+
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    constants: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Program:
+    """A model on its way through the compiler.
+
+    Attributes:
+        name: for messages and file names.
+        graph_module: flat graph of aten calls; its placeholders are ``inputs``, in order.
+        inputs: the tensor inputs.
+        outputs: names of the outputs, in order.
+        call: how the caller's module was called.
+        example: one batch that fits ``inputs``.
+        states: pairs (input, output) of a carried state such as a KV cache: what leaves
+            through the output comes back through the input at the next call.
+        source_dtype: the floating dtype that the model had when it came; passes
+            compute in float32 whatever it is.
+        sites: where scales may go, filled by analysis.
+        statistics: of activations by observed node name, filled by calibrate.
+        scales: the chosen scale for each input channel by site name, filled by search-scales.
+        quantized: the quantized weights by name, filled by quantize-weights.
+        skipped: weights and nodes left alone, with the reason.
+    """
+
+    name: str
+    graph_module: GraphModule
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    call: CallSpec
+    example: Batch
+    states: tuple[tuple[str, str], ...] = ()
+    source_dtype: torch.dtype = torch.float32
+    sites: tuple[Site, ...] = ()
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> torch.fx.Graph:
+        """The graph of ``graph_module``."""
+        return self.graph_module.graph
+
+    def run(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Outputs for one batch, without gradients."""
+        with torch.no_grad():
+            return tuple(self.graph_module(*(batch[spec.name] for spec in self.inputs)))
+
+    def clone(self) -> Program:
+        """An independent copy: no tensor and no node is shared."""
+        copied = copy.copy(self)
+        copied.graph_module = copy.deepcopy(self.graph_module)
+        copied.statistics = dict(self.statistics)
+        copied.quantized = dict(self.quantized)
+        copied.skipped = dict(self.skipped)
+        return copied
+
+    def parameters(self) -> dict[str, Tensor]:
+        """All tensors that the graph reads, by name."""
+        names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
+        return {name: self.weight(name) for name in names}
+
+    def weight(self, name: str) -> Tensor:
+        """The tensor called ``name`` (a dotted path).
+
+        Raises:
+            UnsupportedGraphError: there is none.
+        """
+        module, _, leaf = name.rpartition(".")
+        try:
+            value = getattr(self.graph_module.get_submodule(module), leaf)
+        except AttributeError:
+            raise UnsupportedGraphError(f"{self.name}: the graph has no tensor {name!r}") from None
+        assert isinstance(value, Tensor), name
+        return value.detach()
+
+    def set_weight(self, name: str, value: Tensor) -> None:
+        """Store ``value`` under ``name``, making the modules on the way if they are missing."""
+        path, _, leaf = name.rpartition(".")
+        module: torch.nn.Module = self.graph_module
+        for part in path.split(".") if path else ():
+            if not isinstance(getattr(module, part, None), torch.nn.Module):
+                setattr(module, part, torch.nn.Module())
+            module = getattr(module, part)
+        if hasattr(module, leaf):
+            delattr(module, leaf)
+        module.register_buffer(leaf, value.detach())
+
+    def fresh_name(self, name: str) -> str:
+        """``name``, or ``name_1``, ``name_2``, … if a tensor or module has it already."""
+        taken = {key for key, _ in self.graph_module.named_modules()}
+        taken |= {key for key, _ in self.graph_module.named_parameters()}
+        taken |= {key for key, _ in self.graph_module.named_buffers()}
+        candidate, count = name, 0
+        while candidate in taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        return candidate
+
+    def add_weight(self, name: str, value: Tensor, before: Node) -> Node:
+        """Store ``value`` under ``name`` and return a node that reads it, put before ``before``."""
+        self.set_weight(name, value)
+        with self.graph.inserting_before(before):
+            node = self.graph.get_attr(name)
+        node.meta["val"] = fake_like(value, before)
+        return node
+
+    def call_op(
+        self, before: Node, target: Any, *args: Any, like: Node | None = None, **kwargs: Any
+    ) -> Node:
+        """Insert ``target(*args, **kwargs)`` before ``before``, with its shape and dtype known.
+
+        ``like`` is the node whose place in the module tree the new one takes
+        (``before`` if None).
+        """
+        with self.graph.inserting_before(before):
+            node = self.graph.call_function(target, args, kwargs)
+        origin = before if like is None else like
+        if "nn_module_stack" in origin.meta:
+            node.meta["nn_module_stack"] = origin.meta["nn_module_stack"]
+        fake_args, fake_kwargs = torch.fx.node.map_arg(
+            (args, kwargs), lambda n: n.meta["val"]
+        )
+        mode = fake_mode_of(fake_args)
+        if mode is None:
+            node.meta["val"] = target(*fake_args, **fake_kwargs)
+        else:
+            with mode:
+                node.meta["val"] = target(*fake_args, **fake_kwargs)
+        return node
+
+    def tidy(self) -> None:
+        """Drop dead nodes and the tensors and modules nobody reads, and recompile."""
+        self.graph.eliminate_dead_code()
+        self.graph_module.delete_all_unused_submodules()
+        used = {str(n.target) for n in self.graph.nodes if n.op in ("get_attr", "call_module")}
+        for owner_name, owner in list(self.graph_module.named_modules()):
+            prefix = f"{owner_name}." if owner_name else ""
+            if any(prefix == f"{name}." for name in used):
+                continue
+            for leaf in [*owner._parameters, *owner._buffers]:
+                if prefix + leaf not in used:
+                    delattr(owner, leaf)
+        self.graph_module.recompile()
+
+
+def module_path(node: Node) -> str:
+    """Dotted path of the module whose forward made ``node``; empty at the top."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def shape_of(node: Node) -> tuple[Any, ...]:
+    """Sizes of the node's value: int, or torch.SymInt on a dynamic axis."""
+    return tuple(node.meta["val"].shape)
+
+
+def fake_mode_of(values: Any) -> Any:
+    """The fake mode of the first fake tensor in a tree of values, or None."""
+    for leaf in pytree.tree_leaves(values):
+        mode = getattr(leaf, "fake_mode", None)
+        if mode is not None:
+            return mode
+    return None
+
+
+def fake_like(value: Tensor, anchor: Node) -> Tensor:
+    """A fake of ``value`` in the fake mode of the graph that ``anchor`` is in."""
+    for node in anchor.graph.nodes:
+        mode = fake_mode_of(node.meta.get("val"))
+        if mode is not None:
+            return mode.from_tensor(value, static_shapes=True)  # type: ignore[no-any-return]
+    return value
+
+
+def bind_batch(specs: Sequence[InputSpec], tensors: Sequence[Tensor]) -> Batch:
+    """Name ``tensors`` after ``specs``, in order."""
+    return {spec.name: tensor for spec, tensor in zip(specs, tensors, strict=True)}

@@ -1,0 +1,66 @@
+"""Sites: where a scale may go, as the channel-flow analysis found it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Status = Literal["foldable", "refused", "folded", "runtime"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A quantizable product that reads a scaled value.
+
+    Attributes:
+        node: name of the product's node.
+        weight: name of its weight.
+        classes: for each input channel the scale that divides it, or -1 for none.
+    """
+
+    node: str
+    weight: str
+    classes: Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """One set of scales, the products that profit, and the tensors that carry it.
+
+    Attributes:
+        name: unique; the module path of what produces the value, made readable.
+        value: name of the node whose value is divided by the scales.
+        readers: the products whose weights are multiplied by the scales.
+        channels: number of channels of ``value``.
+        scales: number of independent scales, after ties; 0 where the site is refused.
+        edits: for each tensor that must change, the signed scale index of its elements
+            (broadcastable to the tensor): ``k > 0`` multiplies by ``scale[k - 1]``,
+            ``k < 0`` divides by ``scale[-k - 1]``, 0 leaves the element alone.
+        status: what became of the site.
+        reason: why a site is refused, or why some of its channels cannot move.
+    """
+
+    name: str
+    value: str
+    readers: tuple[Reader, ...]
+    channels: int
+    scales: int
+    edits: dict[str, Tensor]
+    status: Status
+    reason: str = ""
+
+    def with_status(self, status: Status, reason: str | None = None) -> Site:
+        """This site with another status, and another reason if one is given."""
+        return replace(self, status=status, reason=self.reason if reason is None else reason)
+
+
+def scale_factor(labels: Tensor, scale: Tensor) -> Tensor:
+    """The factor that signed scale indices stand for: the shape of ``labels``, float32.
+
+    ``labels`` are as in `Site.edits`, ``scale`` is ``(scales,)``.
+    """
+    both = torch.cat([scale.float().reciprocal().flip(0), torch.ones(1), scale.float()])
+    return both[labels + scale.numel()]
