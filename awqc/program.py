@@ -31,7 +31,8 @@ class InputSpec:
     """A tensor input of the graph.
 
     Attributes:
-        name: the placeholder's name, and the input's name in every artifact.
+        name: the input's name in every artifact. Inputs and placeholders go together by
+            order: a name may hold what a placeholder's may not, such as a dot.
         dtype: what the caller feeds.
         shape: sizes; a str is a dynamic axis, named by its symbol (equal symbols are
             equal sizes).
@@ -52,14 +53,16 @@ class CallSpec:
 
     Attributes:
         in_spec: tree of ``(args, kwargs)``; its leaves are the graph's inputs in order.
-        out_spec: tree of the result; its leaves are the graph's outputs in order.
+        out_spec: tree of the result; its tensor leaves are the graph's outputs in order.
         constants: leaves of ``in_spec``, by index, that are no tensors (None, numbers,
             flags); they were fixed when the graph was captured.
+        out_constants: the same for leaves of ``out_spec``; the graph returns the others.
     """
 
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     constants: dict[int, Any] = field(default_factory=dict)
+    out_constants: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,6 +76,8 @@ class Program:
         outputs: names of the outputs, in order.
         call: how the caller's module was called.
         example: one batch that fits ``inputs``.
+        mask_input: name of the input ``(batch, tokens)`` that is 0 where a token is padding,
+            which statistics and measures leave out.
         states: pairs (input, output) of a carried state such as a KV cache: what leaves
             through the output comes back through the input at the next call.
         source_dtype: the floating dtype that the model had when it came; passes
@@ -90,6 +95,7 @@ class Program:
     outputs: tuple[str, ...]
     call: CallSpec
     example: Batch
+    mask_input: str | None = None
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
     sites: tuple[Site, ...] = ()

@@ -1,26 +1,30 @@
-"""Turn an `nn.Module` or an `ExportedProgram` into a `Program`."""
+"""Turn an `nn.Module` into a `Program`."""
 
 from __future__ import annotations
 
-import copy
+import inspect
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule, Node
-from torch.fx.graph import CodeGen
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from awqc.errors import CaptureError, UnsupportedGraphError, UsageError
-from awqc.program import CallSpec, InputSpec, Program
+from awqc.capture.exported import path_name, program_from_exported
+from awqc.capture.failure import explain_failure, model_line, quiet_torch
+from awqc.errors import UsageError
+from awqc.program import Program
 
 ExampleInputs = tuple[Any, ...] | Mapping[str, Any]
 """Example inputs: positional ones in a tuple, or keyword ones in a mapping."""
 
 DynamicAxes = Mapping[str, Sequence[int] | Mapping[int, str]]
 """Extra dynamic axes of inputs by name: axes, or axes with the names they shall have."""
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def capture_module(
@@ -31,30 +35,42 @@ def capture_module(
     dynamic: DynamicAxes | None = None,
     states: Sequence[tuple[str, str]] = (),
     output_names: Sequence[str] | None = None,
+    copy: bool = True,
 ) -> Program:
     """Capture a copy of ``module``, in eval mode, as one flat graph.
 
+    With ``copy=False`` the module itself is taken over: its weights are the program's, and
+    the caller must not use it again.
+
     The first axis of every tensor input is dynamic where the model allows it; an axis
-    named in ``dynamic`` must come out dynamic.
+    named in ``dynamic`` must come out dynamic. Wrappers (``DataParallel``,
+    ``torch.compile``) are taken off.
 
     Raises:
-        CaptureError: ``torch.export`` refused the model, with its reason.
-        UsageError: ``dynamic`` names an input or axis that is not there, or one that the
-            model fixes.
+        CaptureError: ``torch.export`` refused the model, with its reason and the line.
+        UsageError: the example inputs do not fit; or ``dynamic`` names an input or axis that
+            is not there, or one that the model fixes.
     """
-    args, kwargs = split_example(example_inputs)
-    module = _clone(module)
-    args, kwargs = pytree.tree_map_only(Tensor, _widen_batch(args, kwargs), (args, kwargs))
-    shapes = _dynamic_shapes(module, args, kwargs, dynamic or {})
-    exported = _export(module, args, kwargs, shapes)
-    program = program_from_exported(
-        exported, name=name, example=(args, kwargs), states=states, output_names=output_names
-    )
-    _check_dynamic(program, dynamic or {})
+    with quiet_torch():
+        module = _own(unwrap(module), copy)
+    call = pytree.tree_map_only(Tensor, lambda t: t.detach(), split_example(example_inputs))
+    axes = {key: _axes_by_number(value) for key, value in (dynamic or {}).items()}
+    with quiet_torch():
+        exported, call = _export_any(module, call, axes)
+        program = program_from_exported(
+            exported,
+            name=name,
+            example=call,
+            states=states,
+            output_names=output_names,
+            axis_names={k: {a: n for a, n in v.items() if n} for k, v in axes.items()},
+            copy=copy,
+        )
+    _check_dynamic(program, axes)
     return program
 
 
-def split_example(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_example(example_inputs: ExampleInputs | Tensor) -> _Call:
     """``(args, kwargs)`` of example inputs in any accepted form."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
@@ -68,28 +84,71 @@ def split_example(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[
     )
 
 
-def _clone(module: nn.Module) -> nn.Module:
+def unwrap(module: Any) -> nn.Module:
+    """The module inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
+
+    Raises:
+        UsageError: it is no `nn.Module`, or one that cannot be captured.
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, nn.Module):
+        if isinstance(module, wrappers):
+            module = module.module
+        elif "_orig_mod" in module._modules:
+            module = module._modules["_orig_mod"]
+        else:
+            break
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UsageError(
+            "the model is a TorchScript module, which torch.export cannot capture; "
+            "give the nn.Module that it was made from"
+        )
     if not isinstance(module, nn.Module):
         raise UsageError(f"the model is a {type(module).__name__}; an nn.Module is needed")
-    with torch.no_grad():
-        clone = copy.deepcopy(module)
-    return clone.eval().requires_grad_(False)
+    return module
 
 
-def _widen_batch(args: Any, kwargs: Any) -> Any:
-    """A function that doubles the batch axis of an example whose batch is 1.
+def _own(module: nn.Module, copy: bool) -> nn.Module:
+    """``module`` or a copy, in eval mode and without gradients; tied weights stay tied."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, value in tensors if is_lazy(value)]
+    if lazy:
+        raise UsageError(
+            f"{type(module).__name__}: the parameter {lazy[0]!r} has no size yet; "
+            "run the lazy model once before it is compiled"
+        )
+    meta = [name for name, value in tensors if value.is_meta]
+    if meta:
+        raise UsageError(
+            f"{type(module).__name__}: the weight {meta[0]!r} is on the meta device and has "
+            "no values; load the weights first"
+        )
+    owned = deepcopy(module) if copy else module
+    return owned.eval().requires_grad_(False)
+
+
+def _axes_by_number(axes: Sequence[int] | Mapping[int, str]) -> dict[int, str | None]:
+    return dict(axes) if isinstance(axes, Mapping) else dict.fromkeys(axes)
+
+
+def _widen_batch(call: _Call) -> _Call | None:
+    """``call`` with its batch of 1 doubled, or None if its batch is something else.
 
     ``torch.export`` treats an axis of size 1 as fixed; with 2 it can stay dynamic.
     """
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
     if not tensors:
         raise UsageError("the example inputs hold no tensor: nothing can be calibrated")
-    single = all(t.ndim > 0 and t.shape[0] == 1 for t in tensors)
-    return lambda tensor: torch.cat([tensor, tensor]) if single else tensor
+    batched = [t for t in tensors if t.ndim]
+    if not batched or any(t.shape[0] != 1 for t in batched):
+        return None
+    return pytree.tree_map_only(  # type: ignore[no-any-return]
+        Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, call
+    )
 
 
 def _dynamic_shapes(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: DynamicAxes
+    module: nn.Module, call: _Call, dynamic: dict[str, dict[int, str | None]]
 ) -> Any:
     """The ``dynamic_shapes`` tree: axis 0 and the asked-for axes dynamic where possible."""
     unknown = set(dynamic)
@@ -98,188 +157,88 @@ def _dynamic_shapes(
         if not isinstance(leaf, Tensor):
             return None
         wanted = {0} if leaf.ndim else set()
-        key = _path_name(path)
+        key = path_name(path[1:] if path[0].key is var_keyword else path)
         if key in dynamic:
             unknown.discard(key)
-            wanted |= set(dynamic[key])
-            beyond = [axis for axis in wanted if axis >= leaf.ndim]
+            beyond = [axis for axis in dynamic[key] if not 0 <= axis < leaf.ndim]
             if beyond:
                 raise UsageError(
-                    f"input {key!r} has {leaf.ndim} axes; axis {beyond[0]} cannot be dynamic"
+                    f"input {key!r} has the axes 0 to {leaf.ndim - 1}; "
+                    f"axis {beyond[0]} cannot be dynamic"
                 )
-        return {axis: Dim.AUTO for axis in wanted}
+            wanted |= set(dynamic[key])
+        return dict.fromkeys(wanted, Dim.AUTO)
 
-    named = _bind(module, args, kwargs)
+    named, var_keyword = _bind(module, call)
     shapes = pytree.tree_map_with_path(axes, named)
     if unknown:
         raise UsageError(f"no input is called {sorted(unknown)[0]!r}; inputs: {sorted(named)}")
     return shapes
 
 
-def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Inputs by the names of forward's parameters, as ``dynamic_shapes`` wants them."""
-    import inspect
-
-    forward = module.forward
+def _bind(module: nn.Module, call: _Call) -> tuple[dict[str, Any], str | None]:
+    """Inputs by forward's parameters, as ``dynamic_shapes`` wants them, and its ``**name``."""
     try:
-        bound = inspect.signature(forward).bind(*args, **kwargs)
+        bound = inspect.signature(module.forward).bind(*call[0], **call[1])
     except TypeError as error:
         raise UsageError(
             f"the example inputs do not fit {type(module).__name__}.forward: {error}"
         ) from error
-    named: dict[str, Any] = {}
-    for key, value in bound.arguments.items():
-        kind = bound.signature.parameters[key].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            named.update(value)
-        else:
-            named[key] = value
-    return named
+    kinds = {key: parameter.kind for key, parameter in bound.signature.parameters.items()}
+    keyword = [key for key, kind in kinds.items() if kind is inspect.Parameter.VAR_KEYWORD]
+    return dict(bound.arguments), keyword[0] if keyword else None
 
 
-def _path_name(path: Any) -> str:
-    """Name of an input leaf as its placeholder has it: ``past.0`` becomes ``past_0``."""
-    parts = [str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in path]
-    return "_".join(parts)
+def _export_any(
+    module: nn.Module, call: _Call, dynamic: dict[str, dict[int, str | None]]
+) -> tuple[ExportedProgram, _Call]:
+    """``torch.export``, non-strict then strict, with a batch that can be dynamic or as given.
 
-
-def _export(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
-) -> ExportedProgram:
-    """``torch.export``: first non-strict, then strict."""
-    first: Exception | None = None
-    for strict in (False, True):
-        try:
-            with torch.no_grad():
-                return torch.export.export(
-                    module, args, kwargs, dynamic_shapes=shapes, strict=strict
-                )
-        except Exception as error:
-            first = first or error
-    assert first is not None
-    reason = str(first).strip().splitlines()
-    raise CaptureError(
-        f"{type(module).__name__} could not be captured by torch.export: "
-        f"{type(first).__name__}: {reason[0] if reason else 'no message'}"
-    ) from first
-
-
-def program_from_exported(
-    exported: ExportedProgram,
-    *,
-    name: str = "model",
-    example: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
-    states: Sequence[tuple[str, str]] = (),
-    output_names: Sequence[str] | None = None,
-) -> Program:
-    """A `Program` of a `torch.export.ExportedProgram`; ``exported`` is not changed later.
-
-    ``example`` is ``(args, kwargs)``; where it is missing, the archive's own is used.
-
-    Raises:
-        CaptureError: there are no example inputs.
-        UnsupportedGraphError: the model writes to its own buffers.
+    Returns the example that fitted as well.
     """
-    example = example if example is not None else exported.example_inputs
-    if example is None:
-        raise CaptureError(
-            f"{name}: the archive holds no example inputs; "
-            "save it with them (torch.export.save of a program fresh from torch.export.export)"
-        )
-    mutated = exported.graph_signature.buffers_to_mutate
-    if mutated:
-        raise UnsupportedGraphError(
-            f"{name}: forward writes to the buffer {sorted(set(mutated.values()))[0]!r}; "
-            "a compiled model keeps no state: pass it in and return it instead"
-        )
-    if _mutates(exported):
-        exported = exported.run_decompositions({})
-    in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
-    assert in_spec is not None and out_spec is not None
-    module = copy.deepcopy(exported.module(check_guards=False))
-    assert isinstance(module, GraphModule)
-    leaves = in_spec.flatten_up_to(_reorder(example, in_spec))
-    constants = _flatten_calls(module, leaves)
-    names = list(output_names or _output_names(out_spec))
-    tensors = [leaf.detach() for i, leaf in enumerate(leaves) if i not in constants]
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    inputs = tuple(_input_spec(node) for node in placeholders)
-    return Program(
-        name=name,
-        graph_module=module,
-        inputs=inputs,
-        outputs=tuple(names),
-        call=CallSpec(in_spec, out_spec, constants),
-        example={spec.name: value for spec, value in zip(inputs, tensors, strict=True)},
-        states=tuple(states),
-    )
+    widened = _widen_batch(call)
+    calls = [call] if widened is None else [widened, call]
+    failures = []
+    for attempt in calls:
+        shapes = _dynamic_shapes(module, attempt, dynamic)
+        for strict in (False, True):
+            try:
+                return _export(module, attempt, shapes, strict), attempt
+            except Exception as error:  # noqa: BLE001 - any failure means: the next way
+                failures.append(error)
+        _check_runs(module, call)
+    raise explain_failure(type(module).__name__, failures[0]) from failures[0]
 
 
-def _reorder(example: tuple[tuple[Any, ...], dict[str, Any]], in_spec: pytree.TreeSpec) -> Any:
-    """``example`` with keyword arguments in the order that the graph has them."""
-    args, kwargs = example
-    order = in_spec.child(1).context
-    return args, {key: kwargs[key] for key in order}
+def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
 
 
-def _mutates(exported: ExportedProgram) -> bool:
-    """Whether an operation of the graph writes into one of its arguments."""
-    return any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for node in exported.graph.nodes
-        if node.op == "call_function"
-    )
+def _check_runs(module: nn.Module, call: _Call) -> None:
+    """Refuse inputs on which the model itself fails, before the graph is blamed."""
+    args, kwargs = deepcopy(call)
+    try:
+        with torch.no_grad():
+            deepcopy(module)(*args, **kwargs)
+    except Exception as error:
+        line = model_line(error)
+        raise UsageError(
+            f"{type(module).__name__} fails on the example inputs: "
+            f"{type(error).__name__}: {error}"
+            + (f"\n  at {line}" if line else "")
+            + "\nGive inputs that the model takes"
+        ) from error
 
 
-def _flatten_calls(module: GraphModule, leaves: Sequence[Any]) -> dict[int, Any]:
-    """Make ``module`` take and return flat tensors; returns the inputs that are no tensors."""
-    constants: dict[int, Any] = {}
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    for index, (node, leaf) in enumerate(zip(placeholders, leaves, strict=True)):
-        if not isinstance(leaf, Tensor):
-            constants[index] = leaf
-            _drop_constant_input(node, leaf)
-    for node in list(module.graph.nodes):
-        if node.op == "output":
-            node.args = (tuple(pytree.tree_leaves(node.args[0])),)
-    module.graph.set_codegen(CodeGen())
-    module.recompile()
-    return constants
-
-
-def _drop_constant_input(node: Node, leaf: Any) -> None:
-    for user in list(node.users):
-        user.replace_input_with(node, leaf)
-    node.graph.erase_node(node)
-
-
-def _input_spec(node: Node) -> InputSpec:
-    value = node.meta["val"]
-    return InputSpec(node.name, value.dtype, tuple(symbolic_size(size) for size in value.shape))
-
-
-def symbolic_size(size: Any) -> int | str:
-    """``size`` as an int, or the text of its symbolic expression."""
-    return size if isinstance(size, int) else str(size)
-
-
-def _output_names(out_spec: pytree.TreeSpec) -> list[str]:
-    """Readable names for the outputs, from the tree that the model returns."""
-    tree = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
-    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    names = [_path_name(path) for path in paths]
-    names = [name if name and not name[0].isdigit() else f"output_{name}" for name in names]
-    return ["output"] if names == ["output_"] else names
-
-
-def _check_dynamic(program: Program, dynamic: DynamicAxes) -> None:
+def _check_dynamic(program: Program, dynamic: dict[str, dict[int, str | None]]) -> None:
     """Refuse where an axis that was asked to be dynamic came out fixed."""
     by_name = {spec.name: spec for spec in program.inputs}
     for name, axes in dynamic.items():
         for axis in axes:
-            spec = by_name.get(name)
-            if spec is not None and isinstance(spec.shape[axis], int):
+            size = by_name[name].shape[axis] if name in by_name else ""
+            if isinstance(size, int):
                 raise UsageError(
-                    f"input {name!r}: the model fixes axis {axis} at {spec.shape[axis]}; "
+                    f"input {name!r}: the model fixes axis {axis} at {size}; "
                     "it cannot be dynamic. Leave it out of the dynamic axes, or change the model"
                 )

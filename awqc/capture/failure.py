@@ -1,0 +1,93 @@
+"""Say why a model could not be captured: the line of its own code, and the way out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sysconfig
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import torch
+
+from awqc.errors import CaptureError
+
+_LIBRARIES = tuple(
+    str(Path(path).resolve())
+    for path in (
+        Path(torch.__file__).parent,
+        Path(__file__).parents[1],
+        sysconfig.get_paths()["stdlib"],
+    )
+)
+_SITE_PACKAGES = ("site-packages", "dist-packages")
+
+_ADVICE = (
+    (
+        "data-dependent",
+        "the path through forward depends on the values of a tensor, and a graph has one "
+        "path only. Use torch.where (or torch.cond) in place of Python's if, or a fixed size",
+    ),
+    (
+        "not a known type",
+        "forward takes or returns an object that torch.export does not know. Use tensors in "
+        "tuples, lists and dicts, or register the type with "
+        "torch.export.register_dataclass",
+    ),
+)
+
+
+def explain_failure(model: str, error: Exception) -> CaptureError:
+    """The error to raise when ``torch.export`` refused ``model`` with ``error``."""
+    text = str(error).strip()
+    reason = text.splitlines()[0] if text else "no message"
+    line = model_line(error)
+    advice = next((advice for key, advice in _ADVICE if key in text), None)
+    parts = [
+        f"{model} could not be captured by torch.export: {type(error).__name__}: {reason}",
+        f"  at {line}" if line else "",
+        f"What to do: {advice}" if advice else "",
+    ]
+    return CaptureError("\n".join(part for part in parts if part))
+
+
+def model_line(error: BaseException) -> str | None:
+    """The innermost line of the model's own code in the error's traceback, if there is one.
+
+    ``net.py:12 in forward: if x.sum() > 0:``; torch, awqc and the standard library are no
+    model code.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_model_code(frame.filename)]
+    inside = [frame for frame in own if frame.name not in ("<module>",)]
+    if not inside:
+        return None
+    frame = inside[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    return f"{where}: {frame.line}" if frame.line else where
+
+
+def _is_model_code(filename: str) -> bool:
+    if filename.startswith("<"):
+        return False
+    path = str(Path(filename).resolve())
+    if any(part in _SITE_PACKAGES for part in Path(path).parts):
+        return not path.startswith(_LIBRARIES[0])
+    return not path.startswith(_LIBRARIES)
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep what torch logs, warns and prints off the terminal; what matters is raised."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        silence = io.StringIO()
+        with warnings.catch_warnings(), redirect_stdout(silence), redirect_stderr(silence):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
