@@ -90,7 +90,7 @@ class Linear:
         """Key of the statistics of this product's input matrix; equal keys share them."""
         if not self.kernel:
             return self.input.name
-        shape = (self.blocks, self.kernel, *_conv_options(self.node).values())
+        shape = (self.blocks, self.kernel, *conv_options(self.node).values())
         return f"{self.input.name}{shape}".replace(" ", "")
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Linear:
         """
         if not self.kernel:
             return x.reshape(1, -1, x.shape[-1])
-        return _patches(x, self.blocks, self.kernel, _conv_options(self.node))
+        return _patches(x, self.blocks, self.kernel, conv_options(self.node))
 
 
 def find_linears(graph: Graph) -> list[Linear]:
@@ -127,7 +127,7 @@ def as_linear(node: Node) -> Linear | None:
     if node.target is aten.linear.default:
         blocks, kernel = 1, ()
     elif node.target in CONVOLUTIONS:
-        blocks = int(_conv_options(node)["groups"])
+        blocks = int(conv_options(node)["groups"])
         kernel = tuple(int(s) for s in node.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]
     else:
         return None
@@ -138,7 +138,7 @@ def as_linear(node: Node) -> Linear | None:
     return Linear(node, x, weight, blocks, kernel)
 
 
-def _conv_options(node: Node) -> dict[str, Any]:
+def conv_options(node: Node) -> dict[str, Any]:
     """stride, padding, dilation and groups of a convolution, defaults filled in."""
     rank = CONVOLUTIONS[node.target]
     named = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=False))

@@ -1,0 +1,186 @@
+"""Find all sites of a program: what may be scaled, what carries the scale, what refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+import awqc.channels.rules  # noqa: F401  registers the rules
+from awqc.channels.flow import Flow, describe
+from awqc.channels.labels import PINNED
+from awqc.channels.shapes import Shapes
+from awqc.linears import CONVOLUTIONS, Linear, find_linears
+from awqc.program import Program
+from awqc.sites import Reader, Site
+
+
+def find_sites(program: Program, exclude: Callable[[str], bool] = lambda name: False) -> list[Site]:
+    """One site for each value that products read, in graph order; each product is in one.
+
+    Products whose weight name ``exclude`` accepts start no site; they still follow one
+    that scales what they read.
+    """
+    linears = find_linears(program.graph)
+    analysis = _Analysis(program, linears)
+    taken: set[Node] = set()
+    names: dict[str, int] = {}
+    sites: list[Site] = []
+    for linear in linears:
+        if linear.node in taken or exclude(linear.weight_name):
+            continue
+        site, covered = analysis.site(linear, taken)
+        count = names[site.name] = names.get(site.name, 0) + 1
+        if count > 1:
+            site = _renamed(site, f"{site.name}#{count}")
+        taken |= covered
+        sites.append(site)
+    return sites
+
+
+def _renamed(site: Site, name: str) -> Site:
+    from dataclasses import replace
+
+    return replace(site, name=name)
+
+
+@dataclass
+class _Analysis:
+    program: Program
+    linears: list[Linear]
+
+    def __post_init__(self) -> None:
+        graph = self.program.graph
+        self.readers: dict[Node, list[Linear]] = {}
+        for linear in self.linears:
+            self.readers.setdefault(linear.input, []).append(linear)
+        placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+        self.states = _state_nodes(self.program, placeholders)
+        self.shared = _shared_storage(self.program)
+        self.parameters = [n for n in graph.nodes if n.op == "get_attr"]
+
+    def site(self, seed: Linear, taken: set[Node]) -> tuple[Site, set[Node]]:
+        """The site of the value that ``seed`` reads, and the products that it covers."""
+        flow = self._spread(seed)
+        channels = seed.channels
+        mine = [r for r in self.readers[seed.input] if r.node not in taken]
+        name = mine[0].name if mine else seed.name
+        labels = flow.classes.active(torch.arange(channels) + PINNED + 1)
+        kept = labels[labels != 0].unique()
+        reason = _main_reason(flow)
+        if kept.numel() == 0:
+            readers = tuple(
+                Reader(r.node.name, r.weight_name, torch.arange(channels)) for r in mine
+            )
+            site = Site(name, seed.input.name, readers, channels, 0, {}, "refused", reason)
+            return site, {r.node for r in mine}
+        readers = self._covered(flow, kept)
+        edits = {
+            str(n.target): _renumber(flow.get(n), kept) for n in self.parameters if flow.scaled(n)
+        }
+        site = Site(
+            name, seed.input.name, tuple(readers.values()), channels, int(kept.numel()), edits,
+            "foldable", reason,
+        )
+        return site, set(readers)
+
+    def _spread(self, seed: Linear) -> Flow:
+        """Labels for a scale on each channel of ``seed``'s input, spread over the graph."""
+        for small in (True, False):
+            try:
+                return self._spread_with(seed, Shapes(small))
+            except (RuntimeError, IndexError):
+                # Small sizes can break what the model assumes of a dynamic axis, for
+                # example that it can be split in four; the example's own sizes cannot.
+                if not small:
+                    raise
+        raise AssertionError
+
+    def _spread_with(self, seed: Linear, shapes: Shapes) -> Flow:
+        flow = Flow(shapes, self.states, seed.channels)
+        labels = -(torch.arange(seed.channels) + PINNED + 1)
+        scales = -labels
+
+        def finished(current: Flow) -> bool:
+            return not bool((current.classes.active(scales) != 0).any())
+
+        rank = len(seed.input.meta["val"].shape)
+        axis = rank - 1
+        if seed.node.target in CONVOLUTIONS:
+            axis = rank - CONVOLUTIONS[seed.node.target] - 1
+        flow.assign(seed.input, labels.reshape([-1 if i == axis else 1 for i in range(rank)]))
+        flow = flow.settle(finished)
+        flow.recheck(finished)
+        for node in self.parameters:
+            if str(node.target) in self.shared:
+                other = self.shared[str(node.target)]
+                flow.pin(node, f"{node.target} shares its memory with {other}")
+        return flow
+
+    def _covered(self, flow: Flow, kept: Tensor) -> dict[Node, Reader]:
+        """The products whose weight columns undo the scale."""
+        covered = {}
+        for value, readers in self.readers.items():
+            if flow.scaled(value):
+                for linear in readers:
+                    labels = flow.get(value)
+                    classes = _renumber(labels, kept).abs() - 1
+                    axis = labels.ndim - 1
+                    if linear.kernel:
+                        axis = labels.ndim - len(linear.kernel) - 1
+                    flat = classes.movedim(axis, 0).reshape(classes.shape[axis], -1)[:, 0]
+                    covered[linear.node] = Reader(
+                        linear.node.name, linear.weight_name, flat.expand(linear.channels).clone()
+                    )
+        return covered
+
+
+def _renumber(labels: Tensor, kept: Tensor) -> Tensor:
+    """Signed scale numbers 1 … n for the classes in ``kept``, 0 for the rest."""
+    numbers = torch.searchsorted(kept, labels.abs().clamp(max=int(kept[-1])))
+    present = torch.isin(labels.abs(), kept)
+    return torch.where(present, (numbers + 1) * labels.sign(), 0)
+
+
+def _main_reason(flow: Flow) -> str:
+    """The reason of the pin that fixed most scales."""
+    return max(flow.pins, key=lambda pin: pin[0])[1] if flow.pins else ""
+
+
+def _state_nodes(program: Program, placeholders: list[Node]) -> dict[Node, Node]:
+    """Nodes of carried states, input to output and back."""
+    if not program.states:
+        return {}
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    entering = {spec.name: n for spec, n in zip(program.inputs, placeholders, strict=True)}
+    leaving = dict(zip(program.outputs, output.args[0], strict=True))
+    pairs = {entering[name]: leaving[other] for name, other in program.states}
+    return pairs | {value: key for key, value in pairs.items()}
+
+
+def _shared_storage(program: Program) -> dict[str, str]:
+    """Tensors that overlap another one in memory, with that one's name."""
+    first: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for name, value in program.parameters().items():
+        if value.numel() == 0:
+            continue
+        place = value.untyped_storage().data_ptr()
+        if place in first:
+            shared[name] = first[place]
+            shared[first[place]] = name
+        else:
+            first[place] = name
+    return shared
+
+
+def readable(name: str) -> str:
+    """A name that is safe in files and node names."""
+    return re.sub(r"[^\w.]+", "_", name)
+
+
+__all__ = ["describe", "find_sites", "readable"]

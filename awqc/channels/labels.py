@@ -1,0 +1,115 @@
+"""Label tensors: which scale multiplies or divides each element of a value.
+
+A label tensor is int64, has the rank of its value and is broadcastable to its shape: axes
+along which all labels are equal have size 1. ``+k`` means multiplied by scale k, ``-k``
+divided by it, 0 unscaled. Scales are merged with a union-find; the class `PINNED` is the
+scale that is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PINNED = 1
+
+
+class ScaleClasses:
+    """Union-find over scale indices; merging with `PINNED` fixes a scale at 1."""
+
+    def __init__(self, count: int) -> None:
+        """Make scales ``PINNED + 1 … PINNED + count``, each in a class of its own."""
+        self._roots = torch.arange(PINNED + 1 + count)
+
+    def copy(self) -> ScaleClasses:
+        """An independent copy."""
+        other = ScaleClasses(0)
+        other._roots = self._roots.clone()
+        return other
+
+    def equal(self, other: ScaleClasses) -> bool:
+        """Whether both hold the same classes."""
+        return torch.equal(self._roots, other._roots)
+
+    def canonical(self, labels: Tensor) -> Tensor:
+        """``labels`` with each scale replaced by the representative of its class."""
+        return labels.sign() * self._roots[labels.abs()]
+
+    def active(self, labels: Tensor) -> Tensor:
+        """`canonical` labels, with pinned ones as 0."""
+        labels = self.canonical(labels)
+        return torch.where(labels.abs() == PINNED, 0, labels)
+
+    def merge(self, first: Tensor, second: Tensor) -> bool:
+        """Make the scales of two label tensors of one shape equal where both are labelled.
+
+        A scale that must equal its own inverse, or another's inverse, is pinned. Returns
+        whether any class changed.
+        """
+        both = (first != 0) & (second != 0)
+        a, b = self.canonical(first[both]), self.canonical(second[both])
+        differ = a != b
+        if not bool(differ.any()):
+            return False
+        pairs = torch.stack([a[differ], b[differ]], dim=1).unique(dim=0)
+        before = self._roots.clone()
+        for left, right in pairs.tolist():
+            if (left < 0) == (right < 0) or PINNED in (abs(left), abs(right)):
+                self._union(abs(left), abs(right))
+            else:
+                self._union(abs(left), PINNED)
+                self._union(abs(right), PINNED)
+        return not torch.equal(before, self._roots)
+
+    def pin(self, labels: Tensor) -> int:
+        """Fix all scales in ``labels`` at 1; returns how many classes that newly pinned."""
+        classes = self.active(labels).abs().unique()
+        classes = classes[classes != 0]
+        if classes.numel():
+            self._roots[torch.isin(self._roots, classes)] = PINNED
+        return int(classes.numel())
+
+    def _union(self, left: int, right: int) -> None:
+        a, b = int(self._roots[left]), int(self._roots[right])
+        if a != b:
+            self._roots[self._roots == max(a, b)] = min(a, b)
+
+
+def compress(labels: Tensor) -> Tensor:
+    """Reduce to size 1 each axis along which all labels are equal."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1:
+            first = labels.narrow(axis, 0, 1)
+            if torch.equal(labels, first.expand_as(labels)):
+                labels = first
+    return labels
+
+
+def strongest(labels: Tensor, axis: int) -> Tensor:
+    """One label along ``axis``, which stays with size 1: a labelled one where there is any."""
+    return labels.gather(axis, labels.abs().argmax(axis, keepdim=True))
+
+
+def fit(classes: ScaleClasses, labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Labels for a value of ``shape`` that is broadcast to where ``labels`` stand.
+
+    Labels that meet on one element are merged.
+    """
+    while labels.ndim > len(shape):
+        labels = merge_axes(classes, labels, [0]).squeeze(0)
+    for _ in range(len(shape) - labels.ndim):
+        labels = labels.unsqueeze(0)
+    narrow = [axis for axis, size in enumerate(shape) if size == 1 and labels.shape[axis] > 1]
+    return merge_axes(classes, labels, narrow)
+
+
+def merge_axes(classes: ScaleClasses, labels: Tensor, axes: Sequence[int]) -> Tensor:
+    """Merge all labels along each of ``axes``, which end with size 1."""
+    for axis in axes:
+        if labels.shape[axis] != 1:
+            one = strongest(labels, axis)
+            classes.merge(labels, one.expand_as(labels))
+            labels = one
+    return labels

@@ -1,0 +1,189 @@
+"""Elementwise operations: homogeneous ones, sums, products, selections."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
+
+aten = torch.ops.aten
+
+
+def is_tensor(argument: Any) -> bool:
+    """Whether an argument of a call is a tensor that the graph makes or holds."""
+    return isinstance(argument, Node) and isinstance(argument.meta.get("val"), Tensor)
+
+
+def same(flow: Flow, *nodes: Any) -> None:
+    """All ``nodes`` carry the same labels, merged where one is broadcast."""
+    values = [node for node in nodes if is_tensor(node)]
+    for value in values:
+        if flow.scaled(value):
+            for other in values:
+                flow.assign(other, flow.get(value))
+
+
+# f(x / s) = f(x) / s  for s > 0: positively homogeneous of degree one, and copies.
+@rule(
+    aten.relu.default,
+    aten.leaky_relu.default,
+    aten.abs.default,
+    aten.neg.default,
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.native_dropout.default,
+    aten.alpha_dropout.default,
+    aten.rrelu.default,
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+    aten.positive.default,
+)
+def homogeneous(flow: Flow, node: Node) -> None:
+    """``f(x / s) = f(x) / s``."""
+    same(flow, node.args[0], flow.outputs(node).get(0))
+
+
+# cast(x / s) = cast(x) / s, as long as it casts to a floating type.
+@rule(
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten._to_copy.default,
+    aten.type_as.default,
+    torch.ops.prims.convert_element_type.default,
+)
+def cast(flow: Flow, node: Node) -> None:
+    """``cast(x / s) = cast(x) / s`` to a floating type; others are refused."""
+    if node.meta["val"].dtype.is_floating_point:
+        same(flow, node.args[0], node)
+    else:
+        flow.pin(node.args[0], f"{describe(node)} casts it to {node.meta['val'].dtype}")
+
+
+@rule(aten.prelu.default)
+def prelu(flow: Flow, node: Node) -> None:
+    """``prelu(x / s, w) = prelu(x, w) / s``: the slope is left alone."""
+    same(flow, node.args[0], node)
+    flow.pin(node.args[1], f"{describe(node)}: the slope of a prelu cannot take a scale")
+
+
+@rule(aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, aten.threshold.default)
+def clamp(flow: Flow, node: Node) -> None:
+    """``max(x / s, 0) = max(x, 0) / s``: bounds of 0 and infinity pass, others are refused."""
+    bounds = [*node.args[1:], *node.kwargs.values()]
+    if all(b is None or (isinstance(b, int | float) and _scale_free(b)) for b in bounds):
+        same(flow, node.args[0], node)
+    else:
+        for value in (node.args[0], node):
+            flow.pin(value, f"{describe(node)} clamps at {bounds}, which a scale would move")
+
+
+def _scale_free(value: float) -> bool:
+    """Whether ``value / s = value`` for every positive s."""
+    return value == 0 or math.isinf(value)
+
+
+# (a + b) / s = a / s + b / s
+@rule(aten.add.Tensor, aten.sub.Tensor, aten.add_.Tensor, aten.rsub.Tensor, aten.add.Scalar)
+def add(flow: Flow, node: Node) -> None:
+    """Both operands absorb; a constant that is not zero cannot."""
+    for operand in node.args[:2]:
+        if not is_tensor(operand) and operand != 0:
+            for value in (*node.all_input_nodes, node):
+                flow.pin(value, f"{describe(node)} adds the constant {operand}")
+    same(flow, *node.args[:2], node)
+
+
+# min(a / s, b / s) = min(a, b) / s
+@rule(aten.maximum.default, aten.minimum.default, aten.fmax.default, aten.fmin.default)
+def extreme(flow: Flow, node: Node) -> None:
+    """``max(a / s, b / s) = max(a, b) / s``."""
+    same(flow, *node.args[:2], node)
+
+
+# where(c, a / s, b / s) = where(c, a, b) / s
+@rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
+def where(flow: Flow, node: Node) -> None:
+    """Both branches absorb; a scalar branch must be 0 or infinite."""
+    _select(flow, node, node.args[1], node.args[2])
+
+
+@rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def masked_fill(flow: Flow, node: Node) -> None:
+    """As `where`: the filled value must be 0 or infinite, or absorb."""
+    _select(flow, node, node.args[0], node.args[2])
+
+
+def _select(flow: Flow, node: Node, *branches: Any) -> None:
+    for branch in branches:
+        if isinstance(branch, int | float) and not _scale_free(branch):
+            for value in (*node.all_input_nodes, node):
+                flow.pin(value, f"{describe(node)} selects the constant {branch}")
+    same(flow, *branches, node)
+
+
+# (a / s) * b = (a * b) / s
+@rule(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+def multiply(flow: Flow, node: Node) -> None:
+    """One operand carries the scale; two scaled ones must cancel."""
+    first, second = node.args[:2]
+    if not (is_tensor(first) and is_tensor(second)):
+        if not is_tensor(first) and _exponent(node) < 0:
+            flow.pin(second, f"{describe(node)} divides by it")
+            flow.pin(node, f"{describe(node)} divides a constant")
+        else:
+            same(flow, first, second, node)
+        return
+    if first is second:
+        for value in (first, node):
+            flow.pin(value, f"{describe(node)} multiplies the value by itself")
+        return
+    a, b, out = torch.broadcast_tensors(
+        flow.get(first), _exponent(node) * flow.get(second), flow.get(node)
+    )
+    clash = (a != 0) & (b != 0) & ((a != -b) | (out != 0))
+    if bool(clash.any()):
+        for value in (first, second, node):
+            flow.pin(value, f"{describe(node)} multiplies two scaled values")
+        return
+    flow.assign(node, torch.where((b == 0), a, 0))
+    flow.assign(node, torch.where((a == 0), b, 0))
+    if bool(((a == 0) & (b == 0) & (out != 0)).any()):
+        flow.choose(node)
+
+
+@alternatives(aten.mul.Tensor, aten.div.Tensor)
+def multiply_alternatives(flow: Flow, node: Node) -> list[Alternative]:
+    """The scale of a product may sit on either operand; tensors of the program come first."""
+    first, second = node.args[:2]
+    assert isinstance(first, Node)
+    assert isinstance(second, Node)
+    a, b, out = torch.broadcast_tensors(flow.get(first), flow.get(second), flow.get(node))
+    missing = torch.where((a == 0) & (b == 0), out, 0)
+    if not bool((missing != 0).any()):
+        return []
+    options = [Alternative(first, missing), Alternative(second, _exponent(node) * missing)]
+    return sorted(options, key=lambda option: _reluctance(flow, option, missing))
+
+
+def _exponent(node: Node) -> int:
+    """+1 where the second operand multiplies, -1 where it divides."""
+    return -1 if node.target in (aten.div.Tensor, aten.div.Scalar) else 1
+
+
+def _reluctance(flow: Flow, option: Alternative, labels: Tensor) -> tuple[bool, bool]:
+    """Sort key: program tensors first, and operands that need not be merged to fit."""
+    shape = flow.shapes.shape(option.node)
+    padded = (1,) * (labels.ndim - len(shape)) + shape
+    axes = [i for i in range(labels.ndim) if bool((labels != labels.narrow(i, 0, 1)).any())]
+    return any(padded[i] == 1 for i in axes), option.node.op != "get_attr"

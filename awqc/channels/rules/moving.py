@@ -1,0 +1,203 @@
+"""Operations that only move elements: view, permute, slice, split, cat, expand, pad, …
+
+They need no thought: the operation itself, run on a tensor of element numbers, tells which
+element of which operand each result element is.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from awqc.channels.flow import Flow, describe, rule
+from awqc.channels.labels import merge_axes
+
+aten = torch.ops.aten
+PADDING = -1
+
+
+@rule(
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.transpose.int,
+    aten.t.default,
+    aten.numpy_T.default,
+    aten.permute.default,
+    aten.movedim.int,
+    aten.movedim.intlist,
+    aten.swapaxes.default,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.slice.Tensor,
+    aten.narrow.default,
+    aten.select.int,
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.tensor_split.sections,
+    aten.unbind.int,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.broadcast_to.default,
+    aten.repeat.default,
+    aten.tile.default,
+    aten.repeat_interleave.self_int,
+    aten.flip.default,
+    aten.roll.default,
+    aten.cat.default,
+    aten.stack.default,
+    aten.concat.default,
+    aten.unfold.default,
+    aten.diagonal.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+    aten.channel_shuffle.default,
+    aten.constant_pad_nd.default,
+    aten.pad.default,
+    aten.reflection_pad1d.default,
+    aten.reflection_pad2d.default,
+    aten.replication_pad1d.default,
+    aten.replication_pad2d.default,
+    aten.view_as.default,
+    aten.reshape_as.default,
+    aten.as_strided.default,
+    aten.index.Tensor,
+    aten.index_select.default,
+)
+def moving(flow: Flow, node: Node) -> None:
+    """Every result element takes the label of the operand element that it is."""
+    operands = [n for n in node.all_input_nodes if _carries(n)]
+    results = flow.outputs(node)
+    if not any(flow.scaled(value) for value in (*operands, *results.values())):
+        return
+    sources = _sources(flow, node, operands)
+    if sources is None:
+        _rows(flow, node)
+        return
+    shapes = [flow.shapes.shape(n) for n in operands]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    merged = torch.cat(
+        [flow.get(n).expand(s).reshape(-1) for n, s in zip(operands, shapes, strict=True)]
+    )
+    for index, result in results.items():
+        source = sources[index].reshape(-1)
+        real = source >= 0
+        wanted = flow.get(result).expand(sources[index].shape).reshape(-1)[real]
+        source = source[real]
+        scattered = merged.clone()
+        scattered[source] = torch.where(wanted != 0, wanted, merged[source])
+        flow.classes.merge(scattered[source], wanted)
+        merged = scattered
+    for index, result in results.items():
+        source = sources[index]
+        labels = torch.where(source >= 0, merged[source.clamp(min=0)], 0)
+        flow.assign(result, labels)
+    for operand, shape, labels in zip(operands, shapes, merged.split(sizes), strict=True):
+        flow.assign(operand, labels.reshape(shape))
+
+
+@rule(operator.getitem)
+def getitem(flow: Flow, node: Node) -> None:
+    """Nothing to do: the call that makes the list has the equation."""
+
+
+def _carries(node: Node) -> bool:
+    """Whether ``node`` is a floating tensor, which may be scaled."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype.is_floating_point
+
+
+def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | None:
+    """For each result the element number of its source over all operands, end to end.
+
+    `PADDING` marks elements that are zero. None where the elements that move depend on
+    tensors whose values the graph does not fix.
+    """
+    numbers: dict[Node, Tensor] = {}
+    start = 0
+    for operand in operands:
+        shape = flow.shapes.shape(operand)
+        count = torch.Size(shape).numel()
+        numbers[operand] = torch.arange(start, start + count).reshape(shape)
+        start += count
+
+    def value(argument: Node) -> Any:
+        return numbers[argument] if argument in numbers else flow.shapes.concrete(argument)
+
+    args, kwargs = _concrete(flow, node, value)
+    if any(isinstance(n, Node) for n in torch.utils._pytree.tree_leaves((args, kwargs))):
+        return None
+    if node.target in (aten.constant_pad_nd.default, aten.pad.default):
+        if not _pads_zero(node):
+            flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
+        args = (*args[:2], "constant", PADDING) if _is_constant_pad(node) else args
+        args = (args[0], args[1], PADDING) if node.target is aten.constant_pad_nd.default else args
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _concrete(flow: Flow, node: Node, value: Any) -> tuple[Any, Any]:
+    args = torch.fx.node.map_aggregate(
+        torch.fx.node.map_arg(node.args, value), flow.shapes.concrete
+    )
+    kwargs = torch.fx.node.map_aggregate(
+        torch.fx.node.map_arg(node.kwargs, value), flow.shapes.concrete
+    )
+    return args, kwargs
+
+
+def _is_constant_pad(node: Node) -> bool:
+    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+    return node.target is aten.pad.default and mode == "constant"
+
+
+def _pads_zero(node: Node) -> bool:
+    if node.target is aten.pad.default and not _is_constant_pad(node):
+        return True
+    position = 3 if node.target is aten.pad.default else 2
+    fill = node.args[position] if len(node.args) > position else node.kwargs.get("value", 0)
+    return fill in (None, 0)
+
+
+def _rows(flow: Flow, node: Node) -> None:
+    """Rows picked by unknown numbers: labels must not depend on the axis picked from."""
+    x = node.args[0]
+    assert isinstance(x, Node)
+    if node.target is aten.index_select.default:
+        axes = [int(node.args[1]) % len(flow.shapes.shape(x))]  # type: ignore[arg-type]
+    elif node.target is aten.index.Tensor:
+        axes = [i for i, part in enumerate(node.args[1]) if part is not None]  # type: ignore[arg-type, union-attr]
+    else:
+        for value in (*node.all_input_nodes, *flow.outputs(node).values()):
+            flow.pin(value, f"{describe(node)} moves elements by numbers known only when it runs")
+        return
+    picked_from_first = axes == list(range(len(axes)))
+    if node.target is aten.index.Tensor and not picked_from_first:
+        for value in (x, node):
+            flow.pin(value, f"{describe(node)} picks along inner axes")
+        return
+    _pick(flow, node, x, axes)
+
+
+def _pick(flow: Flow, node: Node, x: Node, axes: list[int]) -> None:
+    """``y[...] = x[i]``: labels of the axes that are not picked from agree, the others merge."""
+    labels = merge_axes(flow.classes, flow.get(x), axes)
+    rank = len(flow.shapes.shape(node))
+    if node.target is aten.index_select.default:
+        flow.assign(node, labels)
+        flow.assign(x, merge_axes(flow.classes, flow.get(node), axes))
+        return
+    kept = labels.ndim - len(axes)
+    flow.assign(node, labels.reshape((1,) * (rank - kept) + labels.shape[len(axes) :]))
+    result = merge_axes(flow.classes, flow.get(node), range(rank - kept))
+    flow.assign(x, result.reshape((1,) * len(axes) + result.shape[rank - kept :]))

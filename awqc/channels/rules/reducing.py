@@ -1,0 +1,134 @@
+"""Operations that mix elements along some axes: labels there must be equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from awqc.channels.flow import Flow, rule
+from awqc.channels.labels import merge_axes
+from awqc.channels.rules.elementwise import same
+
+aten = torch.ops.aten
+
+
+def mixing(flow: Flow, node: Node, axes: list[int], *values: Any) -> None:
+    """``values`` have one rank and carry the same labels, which are constant along ``axes``."""
+    for value in values:
+        if isinstance(value, Node) and flow.scaled(value):
+            flow.assign(value, merge_axes(flow.classes, flow.get(value), axes))
+    same(flow, *values)
+
+
+# pool(x / s) = pool(x) / s with s constant over the window
+def _spatial(*targets: Any, rank: int) -> None:
+    @rule(*targets)
+    def pooling(flow: Flow, node: Node) -> None:
+        dims = len(node.meta["val"].shape) if not isinstance(node.meta["val"], tuple | list) else 0
+        x = node.args[0]
+        assert isinstance(x, Node)
+        dims = dims or len(x.meta["val"].shape)
+        mixing(flow, node, list(range(dims - rank, dims)), x, flow.outputs(node).get(0))
+
+
+_spatial(
+    aten.max_pool1d.default,
+    aten.avg_pool1d.default,
+    aten.adaptive_avg_pool1d.default,
+    aten.upsample_nearest1d.vec,
+    aten.upsample_linear1d.vec,
+    rank=1,
+)
+_spatial(
+    aten.max_pool2d.default,
+    aten.max_pool2d_with_indices.default,
+    aten.avg_pool2d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.adaptive_max_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest2d.default,
+    aten.upsample_bilinear2d.vec,
+    aten.upsample_bilinear2d.default,
+    aten.upsample_bicubic2d.vec,
+    rank=2,
+)
+_spatial(
+    aten.max_pool3d.default,
+    aten.avg_pool3d.default,
+    aten.adaptive_avg_pool3d.default,
+    aten.upsample_nearest3d.vec,
+    aten.upsample_trilinear3d.vec,
+    rank=3,
+)
+
+
+# sum(x / s) = sum(x) / s with s constant along the summed axes
+@rule(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.max.dim,
+      aten.min.dim)
+def reduction(flow: Flow, node: Node) -> None:
+    """Sums, means and extremes along axes."""
+    x = node.args[0]
+    assert isinstance(x, Node)
+    rank = len(x.meta["val"].shape)
+    given: Any = node.args[1] if len(node.args) > 1 else None
+    axes = list(range(rank)) if not given and given != 0 else (
+        [given] if isinstance(given, int) else list(given)
+    )
+    axes = [axis % rank for axis in axes]
+    result = flow.outputs(node).get(0)
+    kept = len(result.meta["val"].shape) == rank if result is not None else True
+    labels = merge_axes(flow.classes, flow.get(x), axes)
+    flow.assign(x, labels)
+    if result is None:
+        return
+    flow.assign(result, labels if kept else _drop(labels, axes))
+    back = flow.get(result)
+    flow.assign(x, merge_axes(flow.classes, back, axes) if kept else _restore(back, axes))
+
+
+def _drop(labels: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    return labels.reshape([size for i, size in enumerate(labels.shape) if i not in axes])
+
+
+def _restore(labels: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    for axis in sorted(axes):
+        labels = labels.unsqueeze(axis)
+    return labels
+
+
+@rule(aten.cumsum.default)
+def cumulative(flow: Flow, node: Node) -> None:
+    """Running sums along an axis."""
+    axis = int(node.args[1]) % len(node.meta["val"].shape)  # type: ignore[arg-type]
+    mixing(flow, node, [axis], node.args[0], node)
+
+
+# y = x;  y[i] += src   scaled alike, s constant along the picked axis
+@rule(aten.index_add.default, aten.index_copy.default, aten.scatter_add.default, aten.scatter.src)
+def scatter(flow: Flow, node: Node) -> None:
+    """Rows added or copied at places known only when it runs."""
+    axis = int(node.args[1]) % len(node.meta["val"].shape)  # type: ignore[arg-type]
+    mixing(flow, node, [axis], node.args[0], node.args[3], node)
+
+
+@rule(aten.index_put.default)
+def index_put(flow: Flow, node: Node) -> None:
+    """Values put or added at places along the leading axes."""
+    axes = [i for i, part in enumerate(node.args[1]) if part is not None]  # type: ignore[arg-type, union-attr]
+    mixing(flow, node, axes, node.args[0], node)
+    values = node.args[2]
+    assert isinstance(values, Node)
+    rank = len(node.meta["val"].shape)
+    kept = rank - len(axes)
+    if axes != list(range(len(axes))) or len(values.meta["val"].shape) < kept:
+        for value in (*node.all_input_nodes, node):
+            flow.pin(value, f"{node.name} puts values along inner axes")
+        return
+    labels = flow.get(node)
+    lead = len(values.meta["val"].shape) - kept
+    flow.assign(values, labels.reshape((1,) * lead + labels.shape[len(axes) :]))
+    back = merge_axes(flow.classes, flow.get(values), range(lead))
+    flow.assign(node, back.reshape((1,) * len(axes) + back.shape[lead:]))

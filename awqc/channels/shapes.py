@@ -1,0 +1,53 @@
+"""Concrete sizes for values with dynamic axes, small ones where the graph allows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Node
+
+SMALL = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+class Shapes:
+    """Gives each symbol one size, so that every shape of the graph is concrete.
+
+    The analysis runs shape operations on index tensors; small sizes keep that cheap, and
+    distinct ones keep different axes apart. ``small=False`` takes the example's sizes.
+    """
+
+    def __init__(self, small: bool = True) -> None:
+        self._small = small
+        self._sizes: dict[sympy.Symbol, int] = {}
+
+    def size(self, value: Any) -> int:
+        """``value`` (int or SymInt) as an int."""
+        if isinstance(value, torch.SymInt):
+            if not self._small:
+                return int(value.node.hint)
+            expression = value.node.expr
+            for symbol in sorted(expression.free_symbols, key=str):
+                self._choose(symbol, value.node.shape_env)
+            return int(expression.subs(self._sizes))
+        return int(value)
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        """Sizes of the tensor that ``node`` makes."""
+        return tuple(self.size(size) for size in node.meta["val"].shape)
+
+    def concrete(self, argument: Any) -> Any:
+        """An argument of a call: nodes of symbolic sizes become ints, the rest stays."""
+        value = argument.meta.get("val") if isinstance(argument, Node) else argument
+        return self.size(value) if isinstance(value, torch.SymInt) else argument
+
+    def _choose(self, symbol: sympy.Symbol, shape_env: Any) -> None:
+        if symbol not in self._sizes:
+            bounds = shape_env.var_to_range.get(symbol)
+            lower = int(bounds.lower) if bounds is not None and bounds.lower.is_Integer else 2
+            upper = int(bounds.upper) if bounds is not None and bounds.upper.is_Integer else None
+            taken = set(self._sizes.values())
+            free = [size for size in SMALL if size >= lower and size not in taken]
+            size = free[0] if free else max(lower, max(taken, default=1) + 1)
+            self._sizes[symbol] = size if upper is None else min(size, upper)
