@@ -233,7 +233,8 @@ def _distinct(names: Sequence[str], taken: Iterable[str]) -> list[str]:
 def _source_dtype(module: GraphModule, inputs: Sequence[Tensor]) -> torch.dtype:
     """The floating dtype that most of the parameters have; of the inputs if there are none."""
     counts: Counter[torch.dtype] = Counter()
-    for tensor in [*module.parameters()] or [*inputs]:
+    tensors: list[Tensor] = [*module.parameters()] or [*inputs]
+    for tensor in tensors:
         if tensor.is_floating_point():
             counts[tensor.dtype] += tensor.numel()
     return counts.most_common(1)[0][0] if counts else torch.float32

@@ -1,0 +1,178 @@
+"""Load a pickled `nn.Module` (``torch.save(model)``), without running code of the file.
+
+A pickle may name any importable function and have it called. By default only what
+torch itself holds safe and torch.nn's own layers are let in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from awqc.capture.failure import model_line, quiet_torch
+from awqc.errors import CaptureError, UsageError
+
+FLAG = "--trust-pickle (trust_pickle=True)"
+_STOCK = "torch.nn.modules"
+
+
+def load_module(path: Path, *, trust: bool) -> nn.Module:
+    """The module that is pickled in ``path``, on the CPU.
+
+    With ``trust`` the file may import and call anything; without, only stock layers load.
+
+    Raises:
+        UsageError: the file wants more than stock layers in and is not trusted; or it
+            holds no module.
+        CaptureError: the file is corrupt, or needs code that cannot be imported.
+    """
+    loaded = _load_trusted(path) if trust else _load_safely(path)
+    if not isinstance(loaded, nn.Module):
+        raise UsageError(f"{path}: {_describe(loaded)}")
+    return loaded
+
+
+def _load_safely(path: Path) -> Any:
+    unsafe = _wanted(path)
+    if unsafe:
+        raise UsageError(_refusal(path, unsafe))
+    try:
+        with quiet_torch(), torch.serialization.safe_globals(list(stock_globals())):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise UsageError(_refusal(path, [found[1]])) from error
+        if "persistent_load" in str(error):
+            raise UsageError(
+                f"{path}: is a module in torch's old format, which cannot be read without "
+                f"running code of the file. Save it again with torch.save, or, if you trust "
+                f"where it comes from, pass {FLAG}"
+            ) from error
+        raise _corrupt(path, error) from error
+
+
+def _wanted(path: Path) -> list[str]:
+    """Names that the pickle wants and that are not known to be safe (zip format only)."""
+    try:
+        with torch.serialization.safe_globals(list(stock_globals())):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # noqa: BLE001 - old format or corrupt: the loader says which
+        return []
+
+
+def _refusal(path: Path, wanted: list[str]) -> str:
+    return (
+        f"{path}: the file wants {', '.join(wanted)}, which is not part of torch.nn. "
+        "Unpickling it means running code that the file chooses. If you trust where the file "
+        f"comes from, pass {FLAG}; else export the model to a .pt2 (torch.export.save), or give "
+        "it as package.module:factory"
+    )
+
+
+def _load_trusted(path: Path) -> Any:
+    try:
+        with quiet_torch(), importable_cwd():
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except ModuleNotFoundError as error:
+        raise CaptureError(
+            f"{path}: the model's class is in the Python module {error.name!r}, which cannot be "
+            "imported here. Put the folder that holds it on PYTHONPATH, or install its package"
+        ) from error
+    except AttributeError as error:
+        raise CaptureError(_missing_class(path, error)) from error
+    except Exception as error:
+        raise _corrupt(path, error) from error
+
+
+def _missing_class(path: Path, error: AttributeError) -> str:
+    found = re.search(r"attribute '(\S+)' (?:on|from) <module '([\w.]+)'", str(error))
+    if not found:
+        return f"{path}: could not be loaded: {error}"
+    name, module = found[1], found[2]
+    if "__main__" in module:
+        return (
+            f"{path}: the class {name!r} was defined in the script that saved the model "
+            "(__main__), and is not to be found. Move it into a module that can be imported and "
+            "save again, or export the model to a .pt2 (torch.export.save)"
+        )
+    return (
+        f"{path}: the Python module {module!r} that is found here has no {name!r}; put the "
+        "version of the code that saved the model first on PYTHONPATH"
+    )
+
+
+def _corrupt(path: Path, error: Exception) -> CaptureError:
+    text = str(error).strip().splitlines()
+    line = model_line(error)
+    return CaptureError(
+        f"{path}: could not be loaded: {type(error).__name__}: {text[0] if text else ''}"
+        + (f" (at {line})" if line else "")
+        + ". The file is damaged, cut short, or was made by another version of its code"
+    )
+
+
+def _describe(loaded: Any) -> str:
+    """What the file holds instead of a module, and what to do."""
+    if isinstance(loaded, Tensor):
+        return "holds a single tensor, no model"
+    if not isinstance(loaded, dict):
+        return f"holds a {type(loaded).__name__}; a pickled nn.Module is needed"
+    modules = [key for key, value in loaded.items() if isinstance(value, nn.Module)]
+    if modules:
+        return (
+            f"is a checkpoint whose entry {modules[0]!r} is the model; save that alone: "
+            f"torch.save(torch.load(...)[{modules[0]!r}], 'model.pt')"
+        )
+    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        what = f"is a bare state dict ({len(loaded)} tensors, the first is {next(iter(loaded))!r})"
+    else:
+        keys = ", ".join(repr(key) for key in list(loaded)[:5])
+        what = f"is a dict with the keys {keys}, such as a training checkpoint"
+    return (
+        f"{what}: weights without the model's code. Write a function that builds the model and "
+        "loads these weights, and give it as package.module:factory; or save the whole model: "
+        "torch.save(model, 'model.pt')"
+    )
+
+
+@cache
+def stock_globals() -> tuple[tuple[Callable[..., Any], str], ...]:
+    """What pickles of torch.nn's own layers name, each with the name that pickles use.
+
+    Classes of ``torch.nn.modules``, and the activation functions that layers hold.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for info in pkgutil.walk_packages(nn.modules.__path__, f"{_STOCK}."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if inspect.isclass(value) and value.__module__.startswith(_STOCK):
+                found[f"{value.__module__}.{value.__qualname__}"] = value
+    for name in ("relu", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "softplus"):
+        function = getattr(functional, name)
+        found[f"{function.__module__}.{function.__name__}"] = function
+        found[f"torch.nn.functional.{name}"] = function
+    found["builtins.set"] = found["__builtin__.set"] = set
+    return tuple((value, name) for name, value in found.items())
+
+
+@contextmanager
+def importable_cwd() -> Iterator[None]:
+    """Let modules in the working directory be imported, as ``python -m`` does."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
