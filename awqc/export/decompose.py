@@ -1,0 +1,136 @@
+"""Decompose only the nodes that need it, each on its own.
+
+`ExportedProgram.run_decompositions` traces the whole model anew, which costs several times
+as much as translating it. `LocalProgram` expands node by node instead: the work grows with
+the number of nodes to expand, and everything else stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from awqc.nodes import fake_mode_of
+
+Decompositions = Mapping[Any, Callable[..., Any]]
+
+
+class LocalProgram(ExportedProgram):
+    """An exported program that decomposes its nodes one by one, in place.
+
+    The graph must be functional (no operation writes to its arguments) and every node
+    must know its fake value in ``meta["val"]``. A graph with nested graphs is traced as
+    a whole, as torch does it.
+    """
+
+    def run_decompositions(
+        self, decomp_table: Any = None, decompose_custom_triton_ops: bool = False
+    ) -> ExportedProgram:
+        """This program with every node in ``decomp_table`` expanded."""
+        nested = any(isinstance(m, GraphModule) for m in self.graph_module.children())
+        if decomp_table is None or nested:
+            return super().run_decompositions(decomp_table, decompose_custom_triton_ops)
+        defaults = torch.export.default_decompositions()
+        for node in list(self.graph.nodes):
+            if _needs_expanding(node, decomp_table, defaults):
+                _expand(node, decomp_table)
+        self.graph_module.recompile()
+        return self
+
+
+def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions) -> bool:
+    """Whether tracing the whole program with ``table`` would replace ``node``.
+
+    Composite operations that torch cannot keep (those that are in no default table)
+    always dissolve.
+    """
+    target = node.target
+    if not isinstance(target, OpOverload) or node.meta.get("val") is None:
+        return False
+    if target in table:
+        return True
+    return target not in defaults and _is_composite(target)
+
+
+def _is_composite(target: OpOverload) -> bool:
+    key = "CompositeImplicitAutograd"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), key))
+
+
+def _expand(node: Node, table: Decompositions) -> None:
+    """Replace ``node`` by the nodes that it decomposes into."""
+    inner = _trace(node, table)
+    sources = iter(_node_arguments(node))
+    replaced: dict[Node, Any] = {}
+    with node.graph.inserting_before(node):
+        for inside in inner.graph.nodes:
+            if inside.op == "placeholder":
+                replaced[inside] = next(sources)
+            elif inside.op == "output":
+                _replace(node, torch.fx.node.map_arg(inside.args[0], replaced.__getitem__))
+            else:
+                replaced[inside] = _copy_into(node, inside, replaced)
+
+
+def _copy_into(node: Node, inside: Node, replaced: dict[Node, Any]) -> Node:
+    graph = node.graph
+    if inside.op == "get_attr":
+        # A constant made while tracing, such as a scalar turned into a tensor.
+        value = getattr(inside.graph.owning_module, str(inside.target))
+        assert isinstance(value, torch.Tensor) and value.numel() == 1, inside.target
+        copied = graph.call_function(
+            torch.ops.aten.full.default, (list(value.shape), value.item()), {"dtype": value.dtype}
+        )
+        copied.meta["val"] = node_mode(node).from_tensor(value)
+    else:
+        copied = graph.node_copy(inside, replaced.__getitem__)
+    copied.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
+    return copied
+
+
+def _trace(node: Node, table: Decompositions) -> GraphModule:
+    """Trace ``node`` alone on its fake arguments, decomposing by ``table``."""
+    leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
+    sources = _node_arguments(node)
+    target: Any = node.target
+
+    def call(*values: Any) -> Any:
+        bound = dict(zip(sources, values, strict=True))
+        filled = [bound[leaf] if isinstance(leaf, Node) else leaf for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        return target(*args, **kwargs)
+
+    with node_mode(node), torch.no_grad():
+        return make_fx(call, decomposition_table=dict(table))(*(s.meta["val"] for s in sources))
+
+
+def _node_arguments(node: Node) -> list[Node]:
+    leaves = pytree.tree_leaves((node.args, node.kwargs))
+    return list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Node)))
+
+
+def node_mode(node: Node) -> Any:
+    """The fake mode that the graph around ``node`` lives in."""
+    for other in (node, *node.graph.nodes):
+        mode = fake_mode_of(other.meta.get("val"))
+        if mode is not None:
+            return mode
+    raise AssertionError("no node of the graph has a fake value")
+
+
+def _replace(node: Node, value: Any) -> None:
+    """Let the users of ``node`` read ``value`` (a node, or a sequence of nodes) instead."""
+    if isinstance(value, list | tuple):
+        for user in list(node.users):
+            user.replace_all_uses_with(value[user.args[1]])  # type: ignore[index, arg-type]
+            node.graph.erase_node(user)
+    else:
+        node.replace_all_uses_with(value)
+    node.graph.erase_node(node)

@@ -1,0 +1,195 @@
+"""Write a `Program` as ONNX: portable operations, low-bit weights, in the form that fuses.
+
+The float operations are translated by torch.onnx from a graph in which a quantized weight
+is an input without data; then the packed codes are put in its place. Why, and what else
+was tried: ``docs/decisions/0001-onnx-export.md``.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+
+from awqc.errors import ExportError, UsageError
+from awqc.export.exported import Lowered, lower
+from awqc.export.onnx_tidy import axis_names, name_nodes, rename_axes, simplify, strip_metadata
+from awqc.export.onnx_weights import TWO_BIT_OPSET, WeightPlacer
+from awqc.program import Program
+
+MIN_OPSET = 21
+MAX_INLINE_BYTES = 1_800_000_000
+"""Weights beyond this go to a file of their own: a protobuf file ends at 2 GiB."""
+
+
+@dataclass(frozen=True)
+class ExportedOnnx:
+    """What `export_onnx` wrote.
+
+    Attributes:
+        path: the model.
+        data: the file beside it that holds the weights, or None if they are in the model.
+        inputs: names of the inputs, in order; ``outputs`` likewise.
+        opset: version of the operators.
+        quantized: names of the quantized weights.
+    """
+
+    path: Path
+    data: Path | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opset: int
+    quantized: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk."""
+        files = [self.path] if self.data is None else [self.path, self.data]
+        return sum(file.stat().st_size for file in files)
+
+
+def export_onnx(
+    program: Program,
+    path: Path,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    external_data: bool | None = None,
+) -> ExportedOnnx:
+    """Write ``program`` to ``path``.
+
+    Args:
+        program: float, or with weights dequantized by `awqc.qparams.dequantize_packed`.
+        path: the file; weights in external data lie beside it, in ``<path>.data``.
+        opset: 21 or newer; None is 21, or 25 where a weight has 2 bits.
+        metadata: pairs for the model's metadata_props.
+        external_data: weights in a file of their own; None: only where they must be.
+
+    Raises:
+        ExportError: an operation has no ONNX form, or the file is not valid.
+        UsageError: the opset is too old.
+    """
+    lowered = lower(program)
+    opset = _resolve_opset(opset, lowered)
+    model = _translate(program, lowered, opset)
+    simplify(model)
+    name_nodes(model)
+    strip_metadata(model)
+    rename_axes(model, axis_names(program.inputs))
+    _place_weights(model, program, lowered, opset)
+    passes.NameFixPass()(model)
+    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    model.producer_name, model.producer_version = "awqc", version("awqc")
+    model.graph.name = program.name
+    model.metadata_props.update(metadata or {})
+    data = _save(model, path, external_data)
+    _check(path)
+    return ExportedOnnx(
+        path=path,
+        data=data,
+        inputs=tuple(str(value.name) for value in model.graph.inputs),
+        outputs=tuple(str(value.name) for value in model.graph.outputs),
+        opset=opset,
+        quantized=tuple(weight.name for weight in lowered.weights),
+    )
+
+
+def _resolve_opset(opset: int | None, lowered: Lowered) -> int:
+    if opset is None:
+        two_bit = any(weight.granularity.bits == 2 for weight in lowered.weights)
+        return TWO_BIT_OPSET if two_bit else MIN_OPSET
+    if opset < MIN_OPSET:
+        raise UsageError(
+            f"opset {opset} has no blocked DequantizeLinear for low-bit weights; "
+            f"use {MIN_OPSET} or newer"
+        )
+    return opset
+
+
+def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
+    """The float model; its first inputs stand for the quantized weights."""
+    weights = [f"awqc.weight.{index}" for index in range(len(lowered.weights))]
+    try:
+        with _quiet():
+            translated = torch.onnx.export(
+                lowered.exported,
+                dynamo=True,
+                optimize=False,
+                opset_version=opset,
+                input_names=[*weights, *(spec.name for spec in program.inputs)],
+                output_names=list(lowered.outputs),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"{program.name}: no ONNX form: {_root_cause(error)}") from error
+    assert translated is not None
+    model = translated.model
+    found = model.opset_imports.get("")
+    if found != opset:
+        raise ExportError(
+            f"{program.name}: the model needs opset {found} and cannot be written in opset "
+            f"{opset}; ask for another opset"
+        )
+    return model
+
+
+def _place_weights(model: Any, program: Program, lowered: Lowered, opset: int) -> None:
+    """Replace the inputs that stand for quantized weights by the packed weights."""
+    stand_ins = list(model.graph.inputs[: len(lowered.weights)])
+    seen: set[str] = set()
+    for value, weight in zip(stand_ins, lowered.weights, strict=True):
+        name = weight.name if weight.name not in seen else f"{weight.name}.{value.name}"
+        seen.add(name)
+        WeightPlacer(model.graph, name, weight.load(program), opset).place(value)
+    del model.graph.inputs[: len(lowered.weights)]
+
+
+def _save(model: Any, path: Path, external_data: bool | None) -> Path | None:
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    if external_data is None:
+        external_data = size > MAX_INLINE_BYTES
+    data = path.with_name(f"{path.name}.data") if external_data else None
+    try:
+        ir.save(model, path, external_data=None if data is None else data.name)
+    except OSError as error:
+        raise ExportError(f"{path}: could not be written: {error}") from error
+    return data
+
+
+def _check(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{path}: not a valid ONNX model: {error}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of the innermost cause: that is what names the operation."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the translator's remarks to itself: they are about its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(torch|onnxscript|copyreg)\b")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,114 @@
+"""Make a translated ONNX graph small and readable, in single passes over its nodes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import optimizer
+
+from awqc.program import InputSpec
+
+SMALL = 1024
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
+_GENERATED = re.compile(r"[su]\d+")
+
+
+def simplify(model: Any) -> None:
+    """Fold what is constant and small, and drop repeated, idle and dead nodes.
+
+    Only tensors up to `SMALL` elements are folded: weights stay the tensors they are.
+    """
+    optimizer.fold_constants(model, input_size_limit=SMALL, output_size_limit=SMALL)
+    for step in (
+        passes.RemoveUnusedNodesPass(),
+        passes.IdentityEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(size_limit=SMALL),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+    ):
+        step(model)
+
+
+def name_nodes(model: Any) -> None:
+    """Call each node ``module.path/OpType``, with a number where that is taken."""
+    seen: Counter[str] = Counter()
+    for node in _all_nodes(model):
+        path = _module_path(node)
+        stem = f"{path}/{node.op_type}" if path else node.op_type
+        count = seen[stem]
+        seen[stem] += 1
+        node.name = f"{stem}_{count}" if count else stem
+
+
+def _module_path(node: Any) -> str:
+    """Path of the module whose forward made ``node``; empty at the top."""
+    scopes = node.metadata_props.get(_SCOPES)
+    path = ast.literal_eval(scopes) if scopes else []
+    return str(path[-2]) if len(path) > 1 else ""
+
+
+def strip_metadata(model: Any) -> None:
+    """Drop what the translator noted for debugging, such as the paths of source files."""
+    passes.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.doc_string = None
+    for value in _all_values(model):
+        value.metadata_props.clear()
+        value.doc_string = None
+        if value.const_value is not None:
+            value.const_value.doc_string = None
+
+
+def axis_names(inputs: Sequence[InputSpec]) -> dict[str, str]:
+    """Readable names for generated symbols: the first axis is ``batch``, others ``s0, s1``.
+
+    >>> import torch
+    >>> axis_names([InputSpec("x", torch.float32, ("s77", 4, "s16"))])
+    {'s77': 'batch', 's16': 's0'}
+    """
+    first = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)]
+    batch = next((size for size in first if _GENERATED.fullmatch(str(size))), None)
+    found = [s for spec in inputs for size in spec.shape for s in _SYMBOL.findall(str(size))]
+    symbols = [s for s in dict.fromkeys(found) if _GENERATED.fullmatch(s)]
+    names = {str(batch): "batch"} if batch is not None else {}
+    others = [symbol for symbol in symbols if symbol not in names]
+    return names | {symbol: f"s{index}" for index, symbol in enumerate(others)}
+
+
+def rename_axes(model: Any, names: dict[str, str]) -> None:
+    """Use ``names`` for the symbols in all shapes."""
+    for value in _all_values(model):
+        if value.shape is None or value.shape.is_static():
+            continue
+        sizes = [_rename_size(size, names) for size in value.shape]
+        value.shape = ir.Shape(sizes)
+
+
+def _rename_size(size: Any, names: dict[str, str]) -> int | str | None:
+    if isinstance(size, int):
+        return size
+    text = size.value
+    if text is None:
+        return None
+    return _SYMBOL.sub(lambda match: names.get(match.group(), match.group()), text)
+
+
+def _all_nodes(model: Any) -> Iterator[Any]:
+    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    for function in model.functions.values():
+        yield from ir.traversal.RecursiveGraphIterator(function)
+
+
+def _all_values(model: Any) -> Iterator[Any]:
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in _all_nodes(model):
+        yield from node.outputs

@@ -1,0 +1,71 @@
+"""Small models, quantized without any pass, for the tests of the exporters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from awqc.capture.module import DynamicAxes, capture_module
+from awqc.linears import find_linears
+from awqc.program import Program
+from awqc.qparams import Granularity, dequantize_packed, pack, quantize
+
+F16 = torch.float16
+
+
+def quantized(program: Program, granularity: Granularity) -> Program:
+    """``program`` with every product's weight packed; the program itself is changed."""
+    done: dict[str, Any] = {}
+    for linear in find_linears(program.graph):
+        name = linear.weight_name
+        if name not in done:
+            weight = quantize(program.weight(name), linear.rows, granularity)
+            packed = pack(weight.codes, granularity.storage_bits)
+            first = linear.weight
+            args: list[Any] = [
+                program.add_weight(f"{name}_{key}", value, first) if value is not None else None
+                for key, value in (
+                    ("packed", packed), ("scale", weight.scale), ("zero_point", weight.zero_point)
+                )
+            ]
+            done[name] = program.call_op(
+                first, dequantize_packed, *args, list(weight.shape),
+                granularity.bits, granularity.group_size,
+            )
+            program.quantized[name] = weight
+        linear.weight.replace_all_uses_with(done[name])
+    program.tidy()
+    return program
+
+
+def captured(module: nn.Module, *inputs: Tensor, dynamic: DynamicAxes | None = None) -> Program:
+    return capture_module(module, inputs, dynamic=dynamic)
+
+
+def run_onnx(path: Path, feeds: Mapping[str, Tensor], level: int = 1) -> list[Tensor]:
+    """Outputs of the model in onnxruntime on the CPU, at an accuracy level."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(level))
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
+    return [torch.from_numpy(np.asarray(value)) for value in session.run(None, arrays)]
+
+
+def relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """Largest difference over the largest magnitude, of the worst output."""
+    assert len(found) == len(wanted)
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape, (a.shape, b.shape)
+        assert a.dtype == b.dtype, (a.dtype, b.dtype)
+        scale = float(b.double().abs().max()) if b.numel() else 0.0
+        gap = float((a.double() - b.double()).abs().max()) if b.numel() else 0.0
+        worst = max(worst, gap / max(scale, 1e-30))
+    return worst
