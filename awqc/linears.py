@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from awqc.program import module_path
+from awqc.nodes import module_path
 
 aten = torch.ops.aten
 CONVOLUTIONS: dict[Any, int] = {

@@ -18,8 +18,10 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UnsupportedGraphError
+from awqc.nodes import fake_like, fake_mode_of
 from awqc.qparams import QuantizedWeight
-from awqc.sites import Site
+from awqc.quantization import QuantizationSpec
+from awqc.sites import Site, SiteScale
 from awqc.statistics import Statistics
 
 Batch = dict[str, Tensor]
@@ -82,9 +84,13 @@ class Program:
             through the output comes back through the input at the next call.
         source_dtype: the floating dtype that the model had when it came; passes
             compute in float32 whatever it is.
-        sites: where scales may go, filled by analysis.
+        quantization: which weights are to be quantized, and how finely.
+        scale_dtype: floating dtype of the quantization scales in the artifacts.
+        calibration: the batches that calibrate runs.
+        reference: the float outputs for ``example``, set before the first pass.
+        sites: where scales may go, filled by insert-observers.
         statistics: of activations by observed node name, filled by calibrate.
-        scales: the chosen scale for each input channel by site name, filled by search-scales.
+        scales: what the search chose, by site name, filled by search-scales.
         quantized: the quantized weights by name, filled by quantize-weights.
         skipped: weights and nodes left alone, with the reason.
     """
@@ -98,8 +104,13 @@ class Program:
     mask_input: str | None = None
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
+    quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
+    scale_dtype: torch.dtype = torch.float32
+    calibration: Sequence[Batch] = ()
+    reference: tuple[Tensor, ...] | None = None
     sites: tuple[Site, ...] = ()
     statistics: dict[str, Statistics] = field(default_factory=dict)
+    scales: dict[str, SiteScale] = field(default_factory=dict)
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -113,11 +124,16 @@ class Program:
         with torch.no_grad():
             return tuple(self.graph_module(*(batch[spec.name] for spec in self.inputs)))
 
+    def scaled_outputs(self) -> set[str]:
+        """Outputs that carry a state; a fold may scale it, as long as it comes back the same."""
+        return {output for _, output in self.states}
+
     def clone(self) -> Program:
         """An independent copy: no tensor and no node is shared."""
         copied = copy.copy(self)
         copied.graph_module = copy.deepcopy(self.graph_module)
         copied.statistics = dict(self.statistics)
+        copied.scales = dict(self.scales)
         copied.quantized = dict(self.quantized)
         copied.skipped = dict(self.skipped)
         return copied
@@ -142,13 +158,18 @@ class Program:
         return value.detach()
 
     def set_weight(self, name: str, value: Tensor) -> None:
-        """Store ``value`` under ``name``, making the modules on the way if they are missing."""
+        """Store ``value`` under ``name``, making the modules on the way if they are missing.
+
+        A tensor that stands where a module is needed gives way to it.
+        """
         path, _, leaf = name.rpartition(".")
         module: torch.nn.Module = self.graph_module
         for part in path.split(".") if path else ():
             if not isinstance(getattr(module, part, None), torch.nn.Module):
-                setattr(module, part, torch.nn.Module())
-            module = getattr(module, part)
+                if hasattr(module, part):
+                    delattr(module, part)
+                module.add_module(part, torch.nn.Module())
+            module = module.get_submodule(part)
         if hasattr(module, leaf):
             delattr(module, leaf)
         module.register_buffer(leaf, value.detach())
@@ -209,35 +230,6 @@ class Program:
                 if prefix + leaf not in used:
                     delattr(owner, leaf)
         self.graph_module.recompile()
-
-
-def module_path(node: Node) -> str:
-    """Dotted path of the module whose forward made ``node``; empty at the top."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
-
-
-def shape_of(node: Node) -> tuple[Any, ...]:
-    """Sizes of the node's value: int, or torch.SymInt on a dynamic axis."""
-    return tuple(node.meta["val"].shape)
-
-
-def fake_mode_of(values: Any) -> Any:
-    """The fake mode of the first fake tensor in a tree of values, or None."""
-    for leaf in pytree.tree_leaves(values):
-        mode = getattr(leaf, "fake_mode", None)
-        if mode is not None:
-            return mode
-    return None
-
-
-def fake_like(value: Tensor, anchor: Node) -> Tensor:
-    """A fake of ``value`` in the fake mode of the graph that ``anchor`` is in."""
-    for node in anchor.graph.nodes:
-        mode = fake_mode_of(node.meta.get("val"))
-        if mode is not None:
-            return mode.from_tensor(value, static_shapes=True)  # type: ignore[no-any-return]
-    return value
 
 
 def bind_batch(specs: Sequence[InputSpec], tensors: Sequence[Tensor]) -> Batch:

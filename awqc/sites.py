@@ -64,3 +64,20 @@ def scale_factor(labels: Tensor, scale: Tensor) -> Tensor:
     """
     both = torch.cat([scale.float().reciprocal().flip(0), torch.ones(1), scale.float()])
     return both[labels + scale.numel()]
+
+
+@dataclass(frozen=True)
+class SiteScale:
+    """What the search chose for a site.
+
+    Attributes:
+        scale: float32 ``(scales,)``; ``(channels,)`` at a site scaled at run time.
+        candidate: how the scales were made.
+        loss_nearest: calibration loss of rounding to nearest.
+        loss: calibration loss with these scales.
+    """
+
+    scale: Tensor
+    candidate: str
+    loss_nearest: float
+    loss: float

@@ -36,3 +36,82 @@ class Statistics:
     abs_mean: Tensor
     abs_max: Tensor
     factor: Tensor
+
+
+class Accumulator:
+    """Sums `Statistics` over batches of ``(blocks, tokens, K)`` matrices, in float32.
+
+    Sums of squares of large activations are exact to float32 rounding; the running factor is
+    kept unnormalised until `finish`.
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self._rows = rows
+        self._generator = torch.Generator().manual_seed(seed)
+        self._tokens = 0
+        self._exact = False
+        self._abs_sum: Tensor | None = None
+        self._abs_max: Tensor | None = None
+        self._moments: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Rows seen so far."""
+        return self._tokens
+
+    def add(self, x: Tensor) -> bool:
+        """Take in ``x``; returns whether all of it was finite (if not, nothing is summed)."""
+        x = x.detach().float()
+        magnitude = x.abs()
+        peak = magnitude.amax(dim=1) if x.shape[1] else torch.zeros_like(x[:, 0])
+        if not bool(torch.isfinite(peak).all()):
+            return False
+        if self._abs_sum is None or self._abs_max is None or self._moments is None:
+            blocks, _, columns = x.shape
+            self._exact = columns <= EXACT_COLUMNS
+            self._abs_sum = torch.zeros(blocks, columns, dtype=torch.float64)
+            self._abs_max = torch.zeros(blocks, columns)
+            self._moments = torch.zeros(blocks, columns if self._exact else self._rows, columns)
+        self._abs_sum += magnitude.sum(dim=1, dtype=torch.float64).cpu()
+        self._abs_max = torch.maximum(self._abs_max, peak.cpu())
+        if self._exact:
+            self._moments += (x.transpose(1, 2) @ x).cpu()
+        else:
+            self._moments += self._sketch(x).cpu()
+        self._tokens += x.shape[1]
+        return True
+
+    def _sketch(self, x: Tensor) -> Tensor:
+        """Random signs, then every ``rows``-th token into one bucket: ``(blocks, rows, K)``."""
+        blocks, tokens, columns = x.shape
+        signs = torch.randint(0, 2, (tokens, 1), generator=self._generator) * 2.0 - 1.0
+        signed = x * signs.to(x.device)
+        whole = tokens - tokens % self._rows
+        sketch = signed[:, :whole].reshape(blocks, -1, self._rows, columns).sum(dim=1)
+        if whole < tokens:
+            # The short end goes to random buckets, else the first ones would fill up.
+            buckets = torch.randperm(self._rows, generator=self._generator)[: tokens - whole]
+            sketch = sketch.index_add(1, buckets.to(x.device), signed[:, whole:])
+        return sketch
+
+    def finish(self) -> Statistics:
+        """The statistics of everything that was added; at least one token is needed."""
+        assert self._abs_sum is not None and self._abs_max is not None
+        assert self._moments is not None and self._tokens > 0
+        factor = self._moments
+        if self._exact:
+            factor = _square_root(factor / self._tokens)
+        else:
+            factor = factor / self._tokens**0.5
+        return Statistics(
+            tokens=self._tokens,
+            abs_mean=(self._abs_sum / self._tokens).float(),
+            abs_max=self._abs_max,
+            factor=factor,
+        )
+
+
+def _square_root(moments: Tensor) -> Tensor:
+    """``F`` with ``F^T F = moments`` for symmetric positive semidefinite ``(blocks, K, K)``."""
+    values, vectors = torch.linalg.eigh(moments.double())
+    return (values.clamp(min=0).sqrt().unsqueeze(-1) * vectors.transpose(1, 2)).float()

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from awqc.channels.labels import ScaleClasses, compress, fit, merge_axes
 from awqc.channels.shapes import Shapes
-from awqc.program import module_path
+from awqc.nodes import module_path
 
 Rule = Callable[["Flow", Node], None]
 RULES: dict[Any, Rule] = {}
@@ -217,8 +217,8 @@ class Flow:
         step: Node | None = self._came_from.get(node)
         while step is not None and step not in seen:
             seen.add(step)
-            names.append(step.name)
-            step = self._came_from.get(step) if step in self._came_from else None
+            names.append(_role(step))
+            step = self._came_from.get(step)
         return f" (reached through {', '.join(reversed(names))})" if names else ""
 
 
@@ -246,6 +246,14 @@ def describe(node: Node) -> str:
     """A node for a message: its name, and the module it stands in."""
     path = module_path(node)
     return f"{node.name} (in {path})" if path else node.name
+
+
+def _role(node: Node) -> str:
+    """A node on the way of a scale: a sum of two activations is called a residual add."""
+    operands = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    if node.target is torch.ops.aten.add.Tensor and len(operands) == 2:
+        return f"the residual add {describe(node)}, which reads it too"
+    return node.name
 
 
 def _apply(flow: Flow, node: Node) -> None:

@@ -1,0 +1,38 @@
+"""What a node of the graph tells about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+
+def module_path(node: Node) -> str:
+    """Dotted path of the module whose forward made ``node``; empty at the top."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def shape_of(node: Node) -> tuple[Any, ...]:
+    """Sizes of the node's value: int, or torch.SymInt on a dynamic axis."""
+    return tuple(node.meta["val"].shape)
+
+
+def fake_mode_of(values: Any) -> Any:
+    """The fake mode of the first fake tensor in a tree of values, or None."""
+    for leaf in pytree.tree_leaves(values):
+        mode = getattr(leaf, "fake_mode", None)
+        if mode is not None:
+            return mode
+    return None
+
+
+def fake_like(value: Tensor, anchor: Node) -> Tensor:
+    """A fake of ``value`` in the fake mode of the graph that ``anchor`` is in."""
+    for node in anchor.graph.nodes:
+        mode = fake_mode_of(node.meta.get("val"))
+        if mode is not None:
+            return mode.from_tensor(value, static_shapes=True)  # type: ignore[no-any-return]
+    return value

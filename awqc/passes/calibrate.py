@@ -1,0 +1,56 @@
+"""The pass ``calibrate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from awqc.errors import CalibrationError
+from awqc.passes.base import Change
+from awqc.passes.insert_observers import Observer
+from awqc.progress import track
+from awqc.program import Program
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Run the calibration batches, keep the statistics, and remove the observers.
+
+        before:  x -> linear(W), observer(x)
+        after:   x -> linear(W)                 statistics of x are known
+
+    Requires: insert-observers.  Refuses: batches that make an activation NaN or infinite.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    keeps_output: ClassVar[bool] = True
+
+    def apply(self, program: Program) -> list[Change]:
+        """Run every batch once."""
+        calls = [n for n in program.graph.nodes if n.op == "call_module"]
+        observers = {n: program.graph_module.get_submodule(str(n.target)) for n in calls}
+        found = [o for o in observers.values() if isinstance(o, Observer)]
+        for index, batch in enumerate(track(program.calibration, "calibrate")):
+            mask = batch.get(program.mask_input) if program.mask_input else None
+            for observer in found:
+                observer.mask = None if mask is None else mask.bool()
+            program.run(batch)
+            for observer in found:
+                if observer.bad is not None:
+                    raise CalibrationError(
+                        f"{observer.reads}: its input holds {observer.bad} in calibration "
+                        f"batch {index}; the float model itself overflows on this data. "
+                        "Check the data and the weights, or leave the layer out with --exclude"
+                    )
+        changes = []
+        for call, observer in observers.items():
+            assert isinstance(observer, Observer)
+            if observer.accumulator.tokens == 0:
+                changes.append(Change(observer.reads, "saw no token in calibration", refused=True))
+            else:
+                program.statistics[observer.key] = observer.accumulator.finish()
+                changes.append(
+                    Change(observer.reads, f"calibrated on {observer.accumulator.tokens} tokens")
+                )
+            program.graph.erase_node(call)
+        return changes

@@ -1,0 +1,1 @@
+"""The rewrites of canonicalize, one concern a file."""

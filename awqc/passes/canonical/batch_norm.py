@@ -1,0 +1,83 @@
+"""Fold a batch norm into the convolution, or linear, before it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from awqc.linears import as_linear
+from awqc.passes.base import Change
+from awqc.program import Program
+
+aten = torch.ops.aten
+
+
+def fold_batch_norms(program: Program) -> list[Change]:
+    """``(W x + b - mean) / std * g + c  =  (W g / std) x + (b - mean) g / std + c``.
+
+    Only where the norm alone reads the convolution, and the convolution alone its weight.
+    """
+    changes = []
+    for node in list(program.graph.nodes):
+        norm = _as_norm(program, node)
+        if norm is None:
+            continue
+        source = node.args[0]
+        linear = as_linear(source)
+        if linear is None or len(source.users) != 1 or len(linear.weight.users) != 1:
+            continue
+        if not linear.kernel and len(source.meta["val"].shape) != 2:
+            continue
+        bias = source.args[2] if len(source.args) > 2 else source.kwargs.get("bias")
+        if bias is not None and (bias.op != "get_attr" or len(bias.users) != 1):
+            continue
+        factor, shift, result = norm
+        _fold(program, source, linear.weight, bias, factor, shift)
+        result.replace_all_uses_with(source)
+        changes.append(Change(node.name, f"folded into {source.name}"))
+    return changes
+
+
+def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None:
+    """``(factor, shift, result)`` of a batch norm in inference, each ``(channels,)``."""
+    if node.target is aten.batch_norm.default:
+        training, eps, result = node.args[5], node.args[7], node
+    elif node.target is aten._native_batch_norm_legit_no_training.default:
+        training, eps = False, node.args[6]
+        users = [u for u in node.users if u.target is operator.getitem]
+        if len(users) != 1 or users[0].args[1] != 0:
+            return None
+        result = users[0]
+    else:
+        return None
+    tensors: list[Any] = list(node.args[1:5])
+    if training or any(t is not None and t.op != "get_attr" for t in tensors):
+        return None
+    weight, bias, mean, var = (None if t is None else program.weight(t.target) for t in tensors)
+    if mean is None or var is None:
+        return None
+    factor = torch.rsqrt(var + eps) * (1.0 if weight is None else weight)  # type: ignore[operator]
+    shift = (0.0 if bias is None else bias) - mean * factor
+    return factor, shift, result
+
+
+def _fold(
+    program: Program, call: Node, weight: Node, bias: Node | None, factor: Tensor, shift: Tensor
+) -> None:
+    value = program.weight(str(weight.target))
+    program.set_weight(
+        str(weight.target), value * factor.reshape(-1, *[1] * (value.ndim - 1))
+    )
+    if bias is not None:
+        old = program.weight(str(bias.target))
+        program.set_weight(str(bias.target), old * factor + shift)
+        return
+    name = str(weight.target).removesuffix("weight") + "bias"
+    read = program.add_weight(program.fresh_name(name), shift, call)
+    args = [*call.args[:2], read, *call.args[3:]]
+    call.args = tuple(args)
+    call.kwargs = {key: arg for key, arg in call.kwargs.items() if key != "bias"}

@@ -1,0 +1,92 @@
+"""Drop calls that do nothing in inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from awqc.passes.base import Change
+from awqc.program import Program
+
+aten = torch.ops.aten
+ASSERTS: tuple[Any, ...] = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.msg,
+    aten._assert_async.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+    torch._assert,
+    torch._check,
+)
+CASTS: tuple[Any, ...] = (
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten._to_copy.default,
+    aten.type_as.default,
+)
+IDENTITIES: tuple[Any, ...] = (
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+    aten.clone.default,
+)
+DROPOUTS: dict[Any, int] = {
+    aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+    aten.alpha_dropout.default: 2,
+    aten.feature_alpha_dropout.default: 2,
+}
+
+
+def drop_asserts(program: Program) -> list[Change]:
+    """Drop checks of shapes, dtypes and values; they changed nothing."""
+    changes = []
+    for node in list(program.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            program.graph.erase_node(node)
+            changes.append(Change(node.name, "dropped the input guards"))
+        elif node.op == "call_function" and node.target in ASSERTS:
+            program.graph.erase_node(node)
+            changes.append(Change(node.name, "dropped an assert"))
+    return changes
+
+
+def drop_no_ops(program: Program) -> list[Change]:
+    """Replace calls that return their input by that input."""
+    changes = []
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or not _returns_input(node):
+            continue
+        source = node.args[0]
+        assert isinstance(source, Node)
+        node.replace_all_uses_with(source)
+        program.graph.erase_node(node)
+        changes.append(Change(node.name, f"dropped: it returns {source.name}"))
+    return changes
+
+
+def _returns_input(node: Node) -> bool:
+    """Whether the value of ``node`` is its first argument, element by element."""
+    if not node.args or not isinstance(node.args[0], Node):
+        return False
+    source = node.args[0].meta.get("val")
+    if node.target in DROPOUTS:
+        train = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", False)
+        return not train or node.args[1] == 0
+    if node.target in IDENTITIES:
+        # A copy that also makes strided memory dense matters to a view behind it.
+        return isinstance(source, torch.Tensor) and _same_layout(source, node.meta["val"])
+    if node.target in CASTS:
+        value = node.meta["val"]
+        return bool(source.dtype == value.dtype and source.device == value.device)
+    return False
+
+
+def _same_layout(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return bool(first.stride() == second.stride())

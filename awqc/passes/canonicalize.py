@@ -1,0 +1,45 @@
+"""The pass ``canonicalize``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from awqc.passes.base import Change
+from awqc.passes.canonical.batch_norm import fold_batch_norms
+from awqc.passes.canonical.constants import fold_constants, merge_reads
+from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
+from awqc.passes.canonical.products import products_to_linear
+from awqc.program import Program
+
+
+@dataclass(frozen=True)
+class Canonicalize:
+    """Make the graph small and regular, so that the other passes stay simple.
+
+        before:  addmm(b, x, t(W)),  x @ P,  einsum("bsd,dh->bsh", x, P),  1 + w,  dropout(x)
+        after:   linear(x, W, b),    linear(x, P'),  linear(x, P'),        w',     x
+
+    Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
+    computes expressions of constant tensors once, folds batch norms into the convolutions
+    before them, and writes each product of an activation with a tensor of the program as
+    ``linear``.  Keeps: float outputs, to rounding.
+    """
+
+    name: ClassVar[str] = "canonicalize"
+    keeps_output: ClassVar[bool] = True
+
+    def apply(self, program: Program) -> list[Change]:
+        """Run the rewrites in order."""
+        changes: list[Change] = []
+        for rewrite in (
+            drop_asserts,
+            merge_reads,
+            drop_no_ops,
+            fold_constants,
+            products_to_linear,
+            fold_batch_norms,
+        ):
+            changes += rewrite(program)
+            program.tidy()
+        return changes

@@ -1,0 +1,86 @@
+"""The pass ``insert-observers``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from awqc.channels.analysis import find_sites
+from awqc.linears import Linear, find_linears
+from awqc.passes.base import Change
+from awqc.program import Program
+from awqc.statistics import Accumulator
+
+OBSERVERS = "_observers"
+
+
+class Observer(nn.Module):
+    """Takes statistics of the activation that it is called with; returns nothing."""
+
+    _is_impure = True  # torch.fx: do not drop the call although nobody reads its result
+
+    def __init__(self, linear: Linear, rows: int, seed: int) -> None:
+        super().__init__()
+        self.key = linear.observed
+        self.reads = linear.name
+        self.accumulator = Accumulator(rows, seed)
+        self.bad: str | None = None
+        self.mask: Tensor | None = None
+        self._linear = linear
+
+    def forward(self, x: Tensor) -> None:
+        """Add ``x`` to the statistics; tokens that ``mask`` marks as padding are left out."""
+        with torch.no_grad():
+            kept = x
+            if self.mask is not None and x.shape[: self.mask.ndim] == self.mask.shape:
+                kept = x[self.mask]
+            if not self.accumulator.add(self._linear.input_rows(kept)) and self.bad is None:
+                self.bad = "nan" if bool(torch.isnan(x).any()) else "inf"
+
+    def __deepcopy__(self, memo: object) -> Observer:
+        return self
+
+
+@dataclass(frozen=True)
+class InsertObservers:
+    """Find the sites, and observe each value that a product to be quantized reads.
+
+        before:  x -> linear(W1), linear(W2)
+        after:   x -> linear(W1), linear(W2), observer(x)
+
+    Options: ``rows`` of the sketch that an observer keeps of a wide activation, ``seed`` of
+    its random signs.  Refuses: weights that cannot be quantized, with the reason.
+    Source: channel flow (`awqc.channels`); count sketch, Charikar et al. 2002.
+    """
+
+    rows: int = 256
+    seed: int = 0
+    name: ClassVar[str] = "insert-observers"
+    keeps_output: ClassVar[bool] = True
+
+    def apply(self, program: Program) -> list[Change]:
+        """Insert one call a distinct input matrix."""
+        changes = []
+        wanted: dict[str, Linear] = {}
+        for linear in find_linears(program.graph):
+            reason = program.quantization.refusal(linear)
+            if reason is not None:
+                program.skipped[linear.weight_name] = reason
+                changes.append(Change(linear.weight_name, reason, refused=True))
+            else:
+                wanted.setdefault(linear.observed, linear)
+        program.sites = tuple(
+            find_sites(program, exclude=lambda name: name in program.skipped)
+        )
+        holder = nn.Module()
+        program.graph_module.add_module(OBSERVERS, holder)
+        for index, linear in enumerate(wanted.values()):
+            holder.add_module(str(index), Observer(linear, self.rows, self.seed + index))
+            with program.graph.inserting_after(linear.input):
+                call = program.graph.call_module(f"{OBSERVERS}.{index}", (linear.input,))
+            call.meta["val"] = None
+            changes.append(Change(linear.input.name, f"observed for {linear.name}"))
+        return changes

@@ -1,0 +1,170 @@
+"""The pipeline: passes in order, with everything around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from awqc.errors import UsageError
+from awqc.passes.base import Change, Pass
+from awqc.passes.calibrate import Calibrate
+from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.fold_scales import FoldScales
+from awqc.passes.insert_observers import InsertObservers
+from awqc.passes.invariants import check_invariants
+from awqc.passes.quantize_weights import QuantizeWeights
+from awqc.passes.search_scales import SearchScales
+from awqc.program import Program
+from awqc.quantization import QuantizationSpec
+
+PASSES: dict[str, type[Any]] = {
+    cls.name: cls
+    for cls in (
+        Canonicalize,
+        InsertObservers,
+        Calibrate,
+        SearchScales,
+        FoldScales,
+        QuantizeWeights,
+    )
+}
+DEFAULT = ",".join(PASSES)
+
+Observe = Callable[[Pass, Program, Program, list[Change]], None]
+"""Called after each pass with the pass, the program before and after, and the changes."""
+
+
+@dataclass
+class Pipeline:
+    """Passes to run in order.
+
+    Attributes:
+        passes: the passes.
+        timing: seconds by pass name, after `run`.
+    """
+
+    passes: Sequence[Pass]
+    timing: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The one line that `parse_pipeline` reads back."""
+        return ",".join(_spell(step) for step in self.passes)
+
+    def run(self, program: Program, observe: Observe | None = None) -> list[Change]:
+        """Run all passes on ``program``, which they edit; checks invariants after each.
+
+        Raises:
+            InvariantError: a pass broke one; the message names both.
+        """
+        for step in self.passes:
+            if isinstance(step, QuantizationSpec):
+                program.quantization = step
+        if program.reference is None:
+            program.reference = program.run(program.example)
+        changes: list[Change] = []
+        for step in self.passes:
+            started = time.perf_counter()
+            before = program.clone() if observe is not None else None
+            made = step.apply(program)
+            program.tidy()
+            check_invariants(program, step)
+            self.timing[step.name] = time.perf_counter() - started
+            if observe is not None and before is not None:
+                observe(step, before, program, made)
+            changes += made
+        return changes
+
+
+def parse_pipeline(spec: str, **options: dict[str, Any]) -> Pipeline:
+    """Read ``pass-a,pass-b{option=1,other-option=x}``.
+
+    ``options`` are defaults for passes by name with underscores
+    (``quantize_weights={"bits": 8}``); what ``spec`` says wins.
+
+    Raises:
+        UsageError: a pass or option that does not exist, or a value that does not fit.
+
+    >>> str(parse_pipeline("canonicalize,search-scales{grid=10}"))
+    'canonicalize,search-scales{grid=10}'
+    """
+    steps = []
+    for name, text in _split(spec):
+        if name not in PASSES:
+            raise UsageError(f"no pass is called {name!r}; passes: {', '.join(PASSES)}")
+        cls = PASSES[name]
+        given = dict(options.get(name.replace("-", "_"), {}))
+        given |= _parse_options(cls, text)
+        steps.append(cls(**given))
+    return Pipeline(steps)
+
+
+def _split(spec: str) -> list[tuple[str, str]]:
+    """Names and option texts of a pipeline's text."""
+    found = []
+    position = 0
+    pattern = re.compile(r"\s*([a-z0-9-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
+    while position < len(spec):
+        match = pattern.match(spec, position)
+        if match is None:
+            raise UsageError(
+                f"cannot read the pipeline at {spec[position:position + 20]!r}; "
+                "write pass-a,pass-b{option=1,other-option=x}"
+            )
+        found.append((match[1], match[2] or ""))
+        position = match.end()
+    if not found:
+        raise UsageError("the pipeline is empty; leave --pipeline out for the default")
+    return found
+
+
+def _parse_options(cls: type[Any], text: str) -> dict[str, Any]:
+    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        key, _, value = item.partition("=")
+        if key not in fields:
+            raise UsageError(
+                f"{cls.name} has no option {key!r}; options: {', '.join(fields) or 'none'}"
+            )
+        option = fields[key]
+        values[option.name] = _convert(cls.name, key, value, _default(option))
+    return values
+
+
+def _default(option: Any) -> Any:
+    return option.default
+
+
+def _convert(owner: str, key: str, value: str, default: Any) -> Any:
+    """``value`` in the type of the option's default."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False, "": True}[value.lower()]
+        if isinstance(default, tuple):
+            return tuple(filter(None, value.split("|")))
+        if isinstance(default, int):
+            return int(value)
+        if isinstance(default, float):
+            return float(value)
+        return int(value) if re.fullmatch(r"-?\d+", value) else value
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"{owner}{{{key}={value}}}: a {type(default).__name__} is needed"
+        ) from None
+
+
+def _spell(step: Pass) -> str:
+    """A pass with the options that differ from their defaults."""
+    assert dataclasses.is_dataclass(step)
+    shown = []
+    for option in dataclasses.fields(step):
+        value = getattr(step, option.name)
+        if value != _default(option):
+            text = "|".join(value) if isinstance(value, tuple) else str(value)
+            text = text.lower() if isinstance(value, bool) else text
+            shown.append(f"{option.name.replace('_', '-')}={text}")
+    return step.name + (f"{{{','.join(shown)}}}" if shown else "")

@@ -1,0 +1,173 @@
+"""The search for the scales of one site, on statistics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from awqc.qparams import Granularity, fake_quantize
+from awqc.statistics import Statistics
+
+FLOOR = 1e-4
+SCALE_LIMIT = 256.0
+FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One product of a site.
+
+    Attributes:
+        weight: float32 ``(blocks, rows, columns)``.
+        classes: int64 ``(blocks, columns)``, the scale of each column, -1 for none.
+        statistics: of the input matrix.
+        granularity: how the weight will be quantized.
+        dtype: of the scales that will be stored.
+    """
+
+    weight: Tensor
+    classes: Tensor
+    statistics: Statistics
+    granularity: Granularity
+    dtype: torch.dtype = torch.float32
+
+    def column_scale(self, scale: Tensor) -> Tensor:
+        """The factor on each column: float32 ``(blocks, 1, columns)``."""
+        padded = torch.cat([scale, torch.ones(1)])
+        return padded[self.classes].unsqueeze(1)
+
+    def rows(self, count: int) -> Part:
+        """This part with at most ``count`` evenly spaced rows of each block."""
+        total = self.weight.shape[1]
+        if total <= count:
+            return self
+        chosen = torch.linspace(0, total - 1, count).round().long()
+        return Part(
+            self.weight[:, chosen], self.classes, self.statistics, self.granularity, self.dtype
+        )
+
+    def loss(self, scale: Tensor | None) -> float:
+        """``|| (Q(W s) / s - W) F^T ||^2``, see `awqc.statistics`."""
+        if scale is None:
+            error = fake_quantize(self.weight, self.granularity, self.dtype) - self.weight
+        else:
+            factor = self.column_scale(scale)
+            quantized = fake_quantize(self.weight * factor, self.granularity, self.dtype)
+            error = quantized.div_(factor).sub_(self.weight)
+        return float((error @ self.statistics.factor.transpose(1, 2)).square().sum())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Scales that were tried.
+
+    Attributes:
+        name: how they were made.
+        scale: float32 ``(scales,)``.
+        loss: on the calibration statistics.
+    """
+
+    name: str
+    scale: Tensor
+    loss: float
+
+
+class Search:
+    """Grid, then refinement; the identity is always among the finalists."""
+
+    def __init__(self, parts: Sequence[Part], scales: int, sample_rows: int) -> None:
+        self._parts = parts
+        self._sampled = [part.rows(sample_rows) for part in parts]
+        self._scales = scales
+
+    @cached_property
+    def nearest(self) -> float:
+        """Loss without scaling: what rounding to nearest costs."""
+        return sum(part.loss(None) for part in self._parts)
+
+    def run(self, grid: int) -> Candidate:
+        """The best scales found."""
+        coarse = self._try(
+            (alpha, beta)
+            for alpha in _steps(grid)
+            for beta in (0.0, (1 - alpha) / 2, 1 - alpha)
+        )
+        fine = self._try(_around(coarse[:FINALISTS], 1 / grid))
+        best = sorted({(alpha, beta) for _, alpha, beta in coarse + fine}, key=lambda p: p)
+        ranked = {(a, b): loss for loss, a, b in coarse + fine}
+        best = sorted(best, key=lambda pair: ranked[pair])[:FINALISTS]
+        candidates = [self._judge(alpha, beta) for alpha, beta in best]
+        candidates.append(Candidate("identity", torch.ones(self._scales), self.nearest))
+        return min(candidates, key=lambda candidate: candidate.loss)
+
+    def _try(self, pairs: Iterable[tuple[float, float]]) -> list[tuple[float, float, float]]:
+        """``(loss, alpha, beta)`` on the sampled rows, best first."""
+        tried = []
+        for alpha, beta in pairs:
+            scale = self._scale(alpha, beta)
+            tried.append((sum(part.loss(scale) for part in self._sampled), alpha, beta))
+        return sorted(tried)
+
+    def _judge(self, alpha: float, beta: float) -> Candidate:
+        scale = self._scale(alpha, beta)
+        loss = sum(part.loss(scale) for part in self._parts)
+        return Candidate(f"x^{alpha:.3g}/w^{beta:.3g}", scale, loss)
+
+    def _scale(self, alpha: float, beta: float) -> Tensor:
+        """``mean|x|^alpha / mean|w|^beta`` with geometric mean 1, within `SCALE_LIMIT`."""
+        log_scale = alpha * self._log_x - beta * self._log_w
+        log_scale = log_scale - log_scale.mean()
+        limit = torch.tensor(SCALE_LIMIT).log()
+        return log_scale.clamp(-limit, limit).exp()
+
+    @cached_property
+    def _log_x(self) -> Tensor:
+        """Logarithm of the mean magnitude of the activation, for each scale."""
+        return self._by_class([part.statistics.abs_mean for part in self._parts])
+
+    @cached_property
+    def _log_w(self) -> Tensor:
+        """Logarithm of the mean magnitude of the weights, each relative to its row's group."""
+        return self._by_class([_relative_weight(part) for part in self._parts])
+
+    def _by_class(self, columns: Sequence[Tensor]) -> Tensor:
+        """Mean of ``(blocks, columns)`` values over the columns that share a scale, as log."""
+        total, count = torch.zeros(self._scales), torch.zeros(self._scales)
+        for part, values in zip(self._parts, columns, strict=True):
+            scaled = part.classes >= 0
+            total.index_add_(0, part.classes[scaled], values[scaled])
+            count.index_add_(0, part.classes[scaled], torch.ones(int(scaled.sum())))
+        mean = total / count.clamp(min=1)
+        floor = mean.max().clamp(min=torch.finfo(torch.float32).tiny) * FLOOR
+        return torch.maximum(mean, floor).log()
+
+
+def _relative_weight(part: Part) -> Tensor:
+    """Mean of \\|w\\| over rows, relative to the largest in the row's group: ``(blocks, columns)``."""
+    from awqc.qparams import from_groups, to_groups
+
+    grouped = to_groups(part.weight.abs(), part.granularity)
+    peak = grouped.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return from_groups(grouped / peak, part.weight.shape[-1]).mean(dim=1)
+
+
+def _steps(grid: int) -> list[float]:
+    return [step / grid for step in range(grid + 1)]
+
+
+def _around(
+    best: Sequence[tuple[float, float, float]], step: float
+) -> Iterable[tuple[float, float]]:
+    """Pairs around the best ones, half a step away."""
+    seen = {(alpha, beta) for _, alpha, beta in best}
+    for _, alpha, beta in best:
+        for da in (-step / 2, 0.0, step / 2):
+            for db in (-0.15, 0.0, 0.15):
+                pair = (max(alpha + da, 0.0), max(beta + db, 0.0))
+                if pair not in seen:
+                    seen.add(pair)
+                    yield pair

@@ -1,0 +1,119 @@
+"""The pass ``search-scales``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from awqc.errors import UsageError
+from awqc.linears import Linear, find_linears
+from awqc.passes.base import Change
+from awqc.passes.scale_search import Part, Search
+from awqc.program import Program
+from awqc.progress import track
+from awqc.sites import Site, SiteScale
+
+RUNTIME_CHOICES = ("auto", "never", "always")
+
+
+@dataclass(frozen=True)
+class SearchScales:
+    """Choose, for each site, the scales under which its weights quantize best.
+
+    The loss of scales ``s`` is ``sum_i || (Q(W_i s) / s - W_i) X_i^T ||^2`` over the site's
+    products, on calibration statistics.  Candidates are ``mean|x|^a / mean|w|^b`` on a grid,
+    refined around the best; scale 1 is always one, so that no site gets worse than rounding
+    to nearest.  Tied channels share one scale from the start.
+
+    Where folding is refused, ``x / s`` may be computed when the model runs, by one ``mul``:
+    ``runtime-scales`` says ``auto`` (if the loss falls below ``runtime-threshold`` times that
+    of rounding to nearest), ``never`` or ``always`` (if the loss falls at all).
+    Options: ``grid`` steps of the exponents, ``sample-rows`` of each weight for the grid.
+    Requires: calibrate.  Source: AWQ, arXiv 2306.00978, section 3.2.
+    """
+
+    grid: int = 20
+    sample_rows: int = 256
+    runtime_scales: str = "auto"
+    runtime_threshold: float = 0.9
+    name: ClassVar[str] = "search-scales"
+    keeps_output: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.runtime_scales not in RUNTIME_CHOICES:
+            raise UsageError(
+                f"runtime-scales={self.runtime_scales!r}: choose one of "
+                + ", ".join(RUNTIME_CHOICES)
+            )
+        if self.grid < 1 or self.sample_rows < 1:
+            raise UsageError("search-scales: grid and sample-rows must be at least 1")
+
+    def apply(self, program: Program) -> list[Change]:
+        """Search every site that has statistics; only the record changes, not the graph."""
+        linears = {linear.node.name: linear for linear in find_linears(program.graph)}
+        changes: list[Change] = []
+        sites = []
+        for site in track(program.sites, "search scales"):
+            parts = _parts(program, site, linears)
+            if not parts:
+                sites.append(site)
+                changes.append(Change(site.name, "no statistics", refused=True))
+                continue
+            decided, scale = self._search(site, parts, _movable(site, linears))
+            program.scales[site.name] = scale
+            sites.append(decided)
+            changes.append(
+                Change(
+                    site.name,
+                    f"{decided.status} {scale.candidate}: loss {scale.loss:.4g}, "
+                    f"nearest {scale.loss_nearest:.4g}",
+                )
+            )
+        program.sites = tuple(sites)
+        return changes
+
+    def _search(self, site: Site, parts: list[Part], movable: bool) -> tuple[Site, SiteScale]:
+        """The site with what becomes of it, and its scales."""
+        folds = site.status == "foldable"
+        search = Search(parts, site.scales if folds else site.channels, self.sample_rows)
+        nearest = search.nearest
+        if folds or (movable and self.runtime_scales != "never"):
+            best = search.run(self.grid)
+            limit = self.runtime_threshold if self.runtime_scales == "auto" else 1.0
+            if folds or best.loss < nearest * limit:
+                status = site if folds else site.with_status("runtime")
+                return status, SiteScale(best.scale, best.name, nearest, best.loss)
+        ones = torch.ones(max(site.scales, 1))
+        return site, SiteScale(ones, "identity", nearest, nearest)
+
+
+def _parts(program: Program, site: Site, linears: dict[str, Linear]) -> list[Part]:
+    """The products of ``site`` that are to be quantized and were seen in calibration."""
+    parts = []
+    for reader in site.readers:
+        linear = linears[reader.node]
+        statistics = program.statistics.get(linear.observed)
+        if statistics is None or linear.weight_name in program.skipped:
+            continue
+        weight = program.weight(linear.weight_name)
+        parts.append(
+            Part(
+                weight=linear.matrix(weight).float(),
+                classes=reader.classes[linear.column_channels()],
+                statistics=statistics,
+                granularity=program.quantization.granularity(linear),
+                dtype=program.scale_dtype,
+            )
+        )
+    return parts
+
+
+def _movable(site: Site, linears: dict[str, Linear]) -> bool:
+    """Whether the weights of ``site`` are read by its own products alone."""
+    own = {reader.node for reader in site.readers}
+    return all(
+        {user.name for user in linears[reader.node].weight.users} <= own
+        for reader in site.readers
+    )

@@ -1,0 +1,22 @@
+"""Progress on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as rich_track
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], what: str) -> Iterator[T]:
+    """``items``, with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    shown = console.is_terminal and sys.stderr.isatty()
+    total = len(items) if isinstance(items, Sized) else None
+    yield from rich_track(
+        items, f"{what:<18}", total=total, console=console, transient=True, disable=not shown
+    )
