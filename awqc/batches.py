@@ -94,7 +94,7 @@ def _check_shape(
         raise CalibrationError(
             f"{at} has {tensor.ndim} axes, the shape {shape}; the model takes {spec}"
         )
-    if 0 in shape:
+    if shape[:1] == [0]:
         raise CalibrationError(f"{at} is empty, the shape {shape}; give at least one sample")
     for axis, (size, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
         if axis == 0 and free:

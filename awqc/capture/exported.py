@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from awqc.capture.failure import quiet_torch
 from awqc.errors import CaptureError, UnsupportedGraphError
 from awqc.program import CallSpec, InputSpec, Program
 
@@ -48,16 +49,18 @@ def program_from_exported(
             f"{name}: the archive holds no example inputs; "
             "save it with them (torch.export.save of a program fresh from torch.export.export)"
         )
-    if _mutates(exported):
-        exported = exported.run_decompositions({})
+    with quiet_torch():
+        if _mutates(exported):
+            exported = exported.run_decompositions({})
+        module = exported.module(check_guards=False)
+        assert isinstance(module, GraphModule)
+        module.graph.set_codegen(CodeGen())
+        module = GraphModule(module, module.graph)
+        module = deepcopy(module) if copy else module
     _check_stateless(exported, name)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
-    module = exported.module(check_guards=False)
-    assert isinstance(module, GraphModule)
-    # Either way the input checks of torch.export, which are hooks, are left behind.
-    module = deepcopy(module) if copy else GraphModule(module, module.graph)
     leaves = in_spec.flatten_up_to(_reorder(example, in_spec))
     constants = _flatten_inputs(module, leaves)
     kept, out_constants = _flatten_output(module, name)
@@ -120,7 +123,6 @@ def _flatten_inputs(module: GraphModule, leaves: Sequence[Any]) -> dict[int, Any
             for user in list(node.users):
                 user.replace_input_with(node, leaf)
             module.graph.erase_node(node)
-    module.graph.set_codegen(CodeGen())
     return constants
 
 

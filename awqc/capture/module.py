@@ -157,7 +157,7 @@ def _dynamic_shapes(
         if not isinstance(leaf, Tensor):
             return None
         wanted = {0} if leaf.ndim else set()
-        key = path_name(path[1:] if path[0].key is var_keyword else path)
+        key = path_name(path)
         if key in dynamic:
             unknown.discard(key)
             beyond = [axis for axis in dynamic[key] if not 0 <= axis < leaf.ndim]
@@ -169,24 +169,41 @@ def _dynamic_shapes(
             wanted |= set(dynamic[key])
         return dict.fromkeys(wanted, Dim.AUTO)
 
-    named, var_keyword = _bind(module, call)
+    named = _bind(module, call)
     shapes = pytree.tree_map_with_path(axes, named)
     if unknown:
         raise UsageError(f"no input is called {sorted(unknown)[0]!r}; inputs: {sorted(named)}")
     return shapes
 
 
-def _bind(module: nn.Module, call: _Call) -> tuple[dict[str, Any], str | None]:
-    """Inputs by forward's parameters, as ``dynamic_shapes`` wants them, and its ``**name``."""
+def _bind(module: nn.Module, call: _Call) -> dict[str, Any]:
+    """Inputs by forward's parameters, as ``dynamic_shapes`` wants them."""
     try:
-        bound = inspect.signature(module.forward).bind(*call[0], **call[1])
+        return dict(inspect.signature(module.forward).bind(*call[0], **call[1]).arguments)
     except TypeError as error:
         raise UsageError(
             f"the example inputs do not fit {type(module).__name__}.forward: {error}"
         ) from error
-    kinds = {key: parameter.kind for key, parameter in bound.signature.parameters.items()}
-    keyword = [key for key, kind in kinds.items() if kind is inspect.Parameter.VAR_KEYWORD]
-    return dict(bound.arguments), keyword[0] if keyword else None
+
+
+def _name_keywords(module: nn.Module, call: _Call) -> None:
+    """Give each input that forward takes by ``**kwargs`` a parameter of its own.
+
+    ``torch.export`` cannot make the axes of such inputs dynamic otherwise.
+    """
+    forward = module.forward
+    signature = inspect.signature(forward)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    more = [name for name in call[1] if name not in {p.name for p in named}]
+    if not more or len(named) == len(signature.parameters):
+        return
+
+    def explicit(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in more]
+    explicit.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    module.forward = explicit
 
 
 def _export_any(
@@ -196,6 +213,7 @@ def _export_any(
 
     Returns the example that fitted as well.
     """
+    _name_keywords(module, call)
     widened = _widen_batch(call)
     calls = [call] if widened is None else [widened, call]
     failures = []
