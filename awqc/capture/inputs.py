@@ -133,8 +133,10 @@ def inputs_from_arrays(module: nn.Module, arrays: Mapping[str, Tensor]) -> dict[
     required, accepted, anything = forward_parameters(module)
     if any(name not in arrays for name in required):
         return None
-    named = {name: t[:_BATCH_SIZE] for name, t in arrays.items() if anything or name in accepted}
-    return {name: _as_dtype(t, module) for name, t in named.items()} or None
+    named = {name: t for name, t in arrays.items() if anything or name in accepted}
+    return {
+        name: _as_dtype(t[:_BATCH_SIZE] if t.ndim else t, module) for name, t in named.items()
+    } or None
 
 
 def infer_example(module: nn.Module, *, seed: int = 0) -> tuple[Tensor, ...]:
