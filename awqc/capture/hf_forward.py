@@ -103,7 +103,7 @@ def cached_forward(model: Any, where: str) -> Callable[..., tuple[Tensor, ...]]:
         cache = empty_cache(model, where)
         past = dict(past_key_values or {})
         for layer in sorted({int(name.partition("_")[0]) for name in past}):
-            cache.update(past[f"{layer}_{KEY}"], past[f"{layer}_{VALUE}"], layer)
+            _fill(cache, layer, past[f"{layer}_{KEY}"], past[f"{layer}_{VALUE}"])
         extra = {} if position_ids is None else {"position_ids": position_ids}
         result = original(
             input_ids=input_ids,
@@ -116,6 +116,15 @@ def cached_forward(model: Any, where: str) -> Callable[..., tuple[Tensor, ...]]:
         return (result.logits, *present)
 
     return forward
+
+
+def _fill(cache: Any, index: int, keys: Tensor, values: Tensor) -> None:
+    """Put the past into a layer as it is; `update` would first join it to an empty tensor."""
+    while len(cache.layers) <= index:
+        cache.layers.append(cache.layer_class_to_replicate())
+    layer = cache.layers[index]
+    layer.dtype, layer.device = keys.dtype, keys.device
+    layer.keys, layer.values, layer.is_initialized = keys, values, True
 
 
 def _present(layers: Any, name: str) -> Tensor:
