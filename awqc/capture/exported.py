@@ -65,7 +65,7 @@ def program_from_exported(
     constants = _flatten_inputs(module, leaves)
     kept, out_constants = _flatten_output(module, name)
     tensors = [leaf.detach().clone() for i, leaf in enumerate(leaves) if i not in constants]
-    inputs = _input_specs(module, axis_names or {})
+    inputs = _input_specs(module, tensors, axis_names or {})
     outputs = list(output_names or _pick(_output_names(out_spec), kept))
     return Program(
         name=name,
@@ -153,22 +153,32 @@ def _is_tensor(leaf: Any) -> bool:
 
 
 def _input_specs(
-    module: GraphModule, axis_names: Mapping[str, Mapping[int, str]]
+    module: GraphModule, tensors: Sequence[Tensor], axis_names: Mapping[str, Mapping[int, str]]
 ) -> tuple[InputSpec, ...]:
+    """Specs with readable names for dynamic axes.
+
+    Axes that were asked for under one name share it, and so do first axes of one size in
+    the example: torch gives them symbols of their own where the graph would broadcast.
+    """
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     names = [_unescaped(node.name) for node in placeholders]
+    axes = [
+        (name, axis, symbolic_size(size), example.shape[axis])
+        for name, node, example in zip(names, placeholders, tensors, strict=True)
+        for axis, size in enumerate(node.meta["val"].shape)
+    ]
     symbols: dict[str, str] = {}
-    for default in (False, True):
-        for name, node in zip(names, placeholders, strict=True):
-            wanted = axis_names.get(name, {})
-            for axis, size in enumerate(node.meta["val"].shape):
-                symbol = symbolic_size(size)
-                if isinstance(symbol, int) or not symbol.isidentifier() or symbol in symbols:
-                    continue
-                if axis in wanted or default:
-                    proposal = "batch" if axis == 0 else f"{name}_axis_{axis}"
-                    proposal = wanted.get(axis, proposal)
-                    symbols[symbol] = _distinct([proposal], taken=symbols.values())[0]
+    batches: dict[int, str] = {}
+    for name, axis, symbol, _ in axes:
+        if isinstance(symbol, str) and symbol.isidentifier() and axis in axis_names.get(name, {}):
+            symbols.setdefault(symbol, axis_names[name][axis])
+    for name, axis, symbol, size in axes:
+        if isinstance(symbol, str) and symbol.isidentifier() and axis == 0:
+            fresh = _distinct(["batch"], taken=[*symbols.values(), *batches.values()])[0]
+            batches.setdefault(size, symbols.get(symbol, fresh))
+            symbols.setdefault(symbol, batches[size])
+        elif isinstance(symbol, str) and symbol.isidentifier():
+            symbols.setdefault(symbol, f"{name}_axis_{axis}")
     return tuple(
         InputSpec(name, node.meta["val"].dtype, _named_shape(node.meta["val"].shape, symbols))
         for name, node in zip(names, placeholders, strict=True)

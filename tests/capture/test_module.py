@@ -87,6 +87,14 @@ def test_keyword_inputs_in_any_order() -> None:
     torch.testing.assert_close(program.run({"x": x, "mask": mask})[0], net(x, mask=mask))
 
 
+def test_first_axes_of_one_size_are_one_batch() -> None:
+    net = Net(lambda n, x, flag, mask: n.l(x) * (1 + mask.sum()))
+    program = capture_module(net, (torch.randn(3, 8), True, torch.randn(3, 8)))
+    assert [spec.shape[0] for spec in program.inputs] == ["batch", "batch"]
+    program = capture_module(net, (torch.randn(3, 8), True, torch.randn(5, 8)))
+    assert [spec.shape[0] for spec in program.inputs] == ["batch", "batch_1"]
+
+
 def test_nested_inputs() -> None:
     net = Net(lambda n, x, flag, mask: n.l(x + mask[0]["k"]))
     program = capture_module(net, (torch.randn(2, 8), True, [{"k": torch.randn(2, 8)}]))
