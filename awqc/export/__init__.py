@@ -1,0 +1,1 @@
+"""Artifacts: what a program is written as, one target a file."""

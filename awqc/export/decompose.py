@@ -36,7 +36,8 @@ class LocalProgram(ExportedProgram):
         """This program with every node in ``decomp_table`` expanded."""
         nested = any(isinstance(m, GraphModule) for m in self.graph_module.children())
         if decomp_table is None or nested:
-            return super().run_decompositions(decomp_table, decompose_custom_triton_ops)
+            whole: ExportedProgram = super().run_decompositions(decomp_table)
+            return whole
         defaults = torch.export.default_decompositions()
         for node in list(self.graph.nodes):
             if _needs_expanding(node, decomp_table, defaults):
@@ -61,7 +62,8 @@ def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions
 
 def _is_composite(target: OpOverload) -> bool:
     key = "CompositeImplicitAutograd"
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), key))
+    name = str(target.name())  # type: ignore[no-untyped-call]
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
 def _expand(node: Node, table: Decompositions) -> None:
@@ -84,7 +86,7 @@ def _copy_into(node: Node, inside: Node, replaced: dict[Node, Any]) -> Node:
     if inside.op == "get_attr":
         # A constant made while tracing, such as a scalar turned into a tensor.
         value = getattr(inside.graph.owning_module, str(inside.target))
-        assert isinstance(value, torch.Tensor) and value.numel() == 1, inside.target
+        assert value.numel() == 1, inside.target
         copied = graph.call_function(
             torch.ops.aten.full.default, (list(value.shape), value.item()), {"dtype": value.dtype}
         )

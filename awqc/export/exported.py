@@ -88,7 +88,7 @@ def packed_weight(node: Node) -> PackedWeight:
     zero_point = bound["zero_point"]
     packed = str(bound["packed"].target)
     return PackedWeight(
-        name=packed.removesuffix("packed").rstrip("._"),
+        name=packed.removesuffix(".packed"),
         packed=packed,
         scale=str(bound["scale"].target),
         zero_point=None if zero_point is None else str(zero_point.target),
@@ -226,7 +226,8 @@ def _is_check(node: Node) -> bool:
 
 
 def _describe(value: Any) -> str:
-    if isinstance(value, Node):
-        kind = "a number" if isinstance(value.meta.get("val"), int | float | SymInt) else "no tensor"
-        return f"{kind} (node {value.name!r} {module_path(value)})".replace(" )", ")")
-    return repr(value)
+    if not isinstance(value, Node):
+        return repr(value)
+    number = isinstance(value.meta.get("val"), int | float | SymInt)
+    place = " ".join(part for part in (value.name, module_path(value)) if part)
+    return f"{'a number' if number else 'no tensor'} (node {place})"

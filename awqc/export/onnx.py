@@ -23,8 +23,9 @@ import torch
 
 from awqc.errors import ExportError, UsageError
 from awqc.export.exported import Lowered, lower
+from awqc.export.onnx_codes import TWO_BIT_OPSET
 from awqc.export.onnx_tidy import axis_names, name_nodes, rename_axes, simplify, strip_metadata
-from awqc.export.onnx_weights import TWO_BIT_OPSET, WeightPlacer
+from awqc.export.onnx_weights import WeightPlacer
 from awqc.program import Program
 
 MIN_OPSET = 21
@@ -85,7 +86,7 @@ def export_onnx(
     simplify(model)
     name_nodes(model)
     strip_metadata(model)
-    rename_axes(model, axis_names(program.inputs))
+    rename_axes(model, axis_names(program))
     _place_weights(model, program, lowered, opset)
     passes.NameFixPass()(model)
     model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])

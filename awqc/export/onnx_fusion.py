@@ -38,7 +38,8 @@ def fused_kernels(
     """Count the low-bit kernels of the model at ``path`` after onnxruntime's optimization."""
     with tempfile.TemporaryDirectory() as folder:
         graph = _optimized(path, Path(folder) / "optimized.onnx", providers)
-    unfused, other = [], []
+    unfused: list[str] = []
+    other: list[str] = []
     initializers = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in initializers:

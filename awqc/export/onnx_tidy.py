@@ -5,19 +5,19 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript import optimizer
 
-from awqc.program import InputSpec
+from awqc.nodes import shape_of
+from awqc.program import Program
 
 SMALL = 1024
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
-_GENERATED = re.compile(r"[su]\d+")
 
 
 def simplify(model: Any) -> None:
@@ -67,20 +67,15 @@ def strip_metadata(model: Any) -> None:
             value.const_value.doc_string = None
 
 
-def axis_names(inputs: Sequence[InputSpec]) -> dict[str, str]:
-    """Readable names for generated symbols: the first axis is ``batch``, others ``s0, s1``.
-
-    >>> import torch
-    >>> axis_names([InputSpec("x", torch.float32, ("s77", 4, "s16"))])
-    {'s77': 'batch', 's16': 's0'}
-    """
-    first = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)]
-    batch = next((size for size in first if _GENERATED.fullmatch(str(size))), None)
-    found = [s for spec in inputs for size in spec.shape for s in _SYMBOL.findall(str(size))]
-    symbols = [s for s in dict.fromkeys(found) if _GENERATED.fullmatch(s)]
-    names = {str(batch): "batch"} if batch is not None else {}
-    others = [symbol for symbol in symbols if symbol not in names]
-    return names | {symbol: f"s{index}" for index, symbol in enumerate(others)}
+def axis_names(program: Program) -> dict[str, str]:
+    """For each symbol of the graph's inputs the name that the program's inputs give it."""
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    names = {}
+    for node, spec in zip(placeholders, program.inputs, strict=True):
+        for size, name in zip(shape_of(node), spec.shape, strict=True):
+            if isinstance(name, str) and name.isidentifier() and str(size).isidentifier():
+                names[str(size)] = name
+    return names
 
 
 def rename_axes(model: Any, names: dict[str, str]) -> None:

@@ -9,40 +9,17 @@ DequantizeLinear and initializers of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
-from awqc.qparams import Granularity, QuantizedWeight, pack
+from awqc.export.onnx_codes import code_tensor, float_tensor, fusable_block
+from awqc.qparams import QuantizedWeight
 
-FUSABLE_BLOCKS = (256, 128, 64, 32, 16)
-TWO_BIT_OPSET = 25
+CLAMPS = frozenset({"Relu", "Clip"})
 DOMAIN = ""
-
-
-def fusable_block(group_size: int) -> int:
-    """The largest block that fuses and cuts a group into equal parts, else the group.
-
-    >>> fusable_block(128), fusable_block(48), fusable_block(512), fusable_block(24)
-    (128, 16, 256, 24)
-    """
-    return next((block for block in FUSABLE_BLOCKS if group_size % block == 0), group_size)
-
-
-def code_type(granularity: Granularity, opset: int) -> tuple[ir.DataType, int]:
-    """Element type of the codes, and its width in bits.
-
-    Symmetric codes are stored signed, around zero, which needs no zero point; others
-    unsigned. 2-bit types exist from opset 25 on; before, 2-bit codes take 4 bits.
-    """
-    bits = granularity.storage_bits
-    if bits == 2 and opset < TWO_BIT_OPSET:
-        bits = 4
-    prefix = "INT" if granularity.symmetric else "UINT"
-    return ir.DataType[f"{prefix}{bits}"], bits
 
 
 class WeightPlacer:
@@ -53,6 +30,7 @@ class WeightPlacer:
         self.name = name
         self.weight = weight
         self.opset = opset
+        self.rows = weight.shape[0]
         self.copies = 0
 
     def place(self, value: Any) -> None:
@@ -72,6 +50,8 @@ class WeightPlacer:
     def _place_transposed(self, transpose: Any) -> None:
         for reader, index in list(transpose.outputs[0].uses()):
             reader.replace_input_with(index, self._matrix_value(reader))
+            if reader.op_type == "MatMul":
+                self._shield(reader)
         self.graph.remove(transpose, safe=True)
 
     def _place_gemm(self, gemm: Any) -> None:
@@ -83,6 +63,7 @@ class WeightPlacer:
         x, _, *bias = gemm.inputs
         result = gemm.outputs[0]
         product = ir.node("MatMul", [x, self._matrix_value(gemm)], name=f"{gemm.name}/MatMul")
+        product.outputs[0].type, product.outputs[0].shape = result.type, result.shape
         last = product
         self.graph.insert_before(gemm, product)
         if bias and bias[0] is not None:
@@ -93,6 +74,30 @@ class WeightPlacer:
         last.outputs[0].shape = result.shape
         ir.convenience.replace_all_uses_with(result, last.outputs[0], replace_graph_outputs=True)
         self.graph.remove(gemm, safe=True)
+        self._shield(product)
+
+    def _shield(self, product: Any) -> None:
+        """Put a Reshape to the same shape between ``product`` and a Relu or Clip behind it.
+
+        onnxruntime takes a clamp right behind a product for a part of quantization and
+        then leaves the weight alone, unless an Add stands between (and does not merge
+        into a Gemm, as it does for matrices). A Reshape costs nothing: it moves no data.
+        """
+        values = [product.outputs[0]]
+        if len(values[0].shape or ()) == 2:
+            values += [reader.outputs[0] for reader in _readers(values[0], {"Add"})]
+        for value in values:
+            clamps = _readers(value, CLAMPS)
+            if clamps:
+                self._reshape_before(clamps, value, [*[0] * (len(value.shape) - 1), self.rows])
+
+    def _reshape_before(self, readers: list[Any], value: Any, sizes: list[int]) -> None:
+        tensor = ir.tensor(sizes, dtype=ir.DataType.INT64, name=f"{value.name}.shape")
+        shape = self._initializer(tensor)
+        first = _first(self.graph, readers)
+        kept = self._node("Reshape", [value, shape], first, value.type, value.shape)
+        for reader in readers:
+            reader.replace_input_with(0, kept)
 
     def _matrix_value(self, reader: Any) -> Any:
         """The weight as ``[in_features, out_features]``, made just before ``reader``."""
@@ -103,13 +108,13 @@ class WeightPlacer:
             return self._dequantize(reader, codes, scale, zero_point, {"axis": 1})
         block = fusable_block(group_size)
         blocks = -(-codes.shape[0] // block)
-        scale, zero_point = (
-            None if t is None else t.repeat_interleave(group_size // block, dim=1)[:, :blocks].T
-            for t in (weight.scale, weight.zero_point)
-        )
+
+        def spread(groups: Tensor) -> Tensor:
+            return groups.repeat_interleave(group_size // block, dim=1)[:, :blocks].T
+
+        zero_point = None if weight.zero_point is None else spread(weight.zero_point)
         attributes = {"axis": 0, "block_size": block}
-        assert scale is not None
-        return self._dequantize(reader, codes, scale, zero_point, attributes)
+        return self._dequantize(reader, codes, spread(weight.scale), zero_point, attributes)
 
     def _shaped_value(self, reader: Any) -> Any:
         """The weight in its own shape, made just before ``reader``."""
@@ -125,8 +130,10 @@ class WeightPlacer:
         )
         if tuple(weight.codes.shape) == tuple(shape):
             return value
-        target = self._initializer("shape", ir.tensor(list(shape), dtype=ir.DataType.INT64))
-        return self._node("Reshape", [value, target], reader, {}, value.type, shape)
+        target = ir.tensor(list(shape), dtype=ir.DataType.INT64, name=f"{self.name}.shape")
+        return self._node(
+            "Reshape", [value, self._initializer(target)], reader, value.type, shape
+        )
 
     def _dequantize(
         self,
@@ -136,63 +143,49 @@ class WeightPlacer:
         zero_point: Tensor | None,
         attributes: dict[str, int],
     ) -> Any:
-        inputs = [
-            self._initializer("", self._code_tensor(codes)),
-            self._initializer("scale", _float_tensor(scale)),
-        ]
-        if zero_point is not None:
-            inputs.append(self._initializer("zero_point", self._code_tensor(zero_point)))
-        self.copies += 1
-        type_ = ir.TensorType(inputs[1].dtype)
-        return self._node(
-            "DequantizeLinear", inputs, reader, attributes, type_, tuple(codes.shape)
-        )
-
-    def _code_tensor(self, codes: Tensor) -> Any:
-        """Codes (or zero points, which have the same type) as a tensor of the narrow type."""
         granularity = self.weight.granularity
-        dtype, bits = code_type(granularity, self.opset)
-        stored = codes.contiguous()
-        if granularity.symmetric:
-            offset = 2**bits - granularity.midpoint
-            stored = ((stored.to(torch.int16) + offset) % 2**bits).to(torch.uint8)
-        if bits == 8:
-            array = stored.numpy()
-            return ir.Tensor(array.view("int8") if granularity.symmetric else array)
-        packed = pack(stored.reshape(1, -1), bits).reshape(-1).numpy()
-        return ir.PackedTensor(packed, dtype, shape=ir.Shape(codes.shape))
+        tensors = {
+            "": code_tensor(codes, granularity, self.opset),
+            "scale": float_tensor(scale),
+        }
+        if zero_point is not None:
+            tensors["zero_point"] = code_tensor(zero_point, granularity, self.opset)
+        for role, tensor in tensors.items():
+            copy = f"copy{self.copies}" if self.copies else ""
+            tensor.name = ".".join(part for part in (self.name, copy, role) if part)
+        self.copies += 1
+        inputs = [self._initializer(tensor) for tensor in tensors.values()]
+        type_ = ir.TensorType(inputs[1].dtype)
+        shape = tuple(codes.shape)
+        return self._node("DequantizeLinear", inputs, reader, type_, shape, attributes)
 
-    def _initializer(self, role: str, tensor: Any) -> Any:
-        name = ".".join(part for part in (self.name, self._suffix(), role) if part)
-        tensor.name = name
+    def _initializer(self, tensor: Any) -> Any:
         value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+            name=tensor.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=tensor.shape,
+            const_value=tensor,
         )
         self.graph.register_initializer(value)
         return value
 
-    def _suffix(self) -> str:
-        """Tells the copies of one weight apart: nothing, ``copy1``, ``copy2``, …"""
-        return f"copy{self.copies}" if self.copies else ""
-
     def _node(
-        self, op: str, inputs: list[Any], reader: Any, attributes: Any, type_: Any, shape: Any
+        self,
+        op: str,
+        inputs: list[Any],
+        reader: Any,
+        type_: Any,
+        shape: Any,
+        attributes: dict[str, int] | None = None,
     ) -> Any:
-        node = ir.node(op, inputs, attributes=attributes or None)
+        """A new node just before ``reader``; returns its output."""
         stem = str(inputs[0].name)
-        node.name = f"{stem}/{op}"
+        node = ir.node(op, inputs, attributes=attributes, name=f"{stem}/{op}")
         node.outputs[0].name = f"{stem}.{'dequantized' if op == 'DequantizeLinear' else 'shaped'}"
         node.outputs[0].type = type_
         node.outputs[0].shape = ir.Shape(shape)
         self.graph.insert_before(reader, node)
         return node.outputs[0]
-
-
-def quantized_initializers(graph: Any) -> Iterator[tuple[Any, str]]:
-    """Every DequantizeLinear of an initializer, with the initializer's name."""
-    for node in graph:
-        if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer():
-            yield node, str(node.inputs[0].name)
 
 
 def _is_transpose(node: Any) -> bool:
@@ -210,6 +203,11 @@ def _is_gemm(node: Any) -> bool:
     return layout == (0, 1) and set(numbers.values()) == {1.0}
 
 
+def _readers(value: Any, types: Collection[str]) -> list[Any]:
+    """Nodes of ``types`` whose first or second input is ``value``."""
+    return [node for node, index in value.uses() if node.op_type in types and index < 2]
+
+
 def _first(graph: Any, nodes: list[Any]) -> Any:
     """The one of ``nodes`` that comes first in ``graph``."""
     if len(nodes) == 1:
@@ -220,10 +218,3 @@ def _first(graph: Any, nodes: list[Any]) -> Any:
 
 def _column(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor[:, 0]
-
-
-def _float_tensor(tensor: Tensor) -> Any:
-    tensor = tensor.contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return ir.Tensor(tensor.view(torch.uint16).numpy(), dtype=ir.DataType.BFLOAT16)
-    return ir.Tensor(tensor.numpy())

@@ -4,42 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
-from torch import Tensor, nn
-
 from awqc.capture.module import DynamicAxes, capture_module
 from awqc.linears import find_linears
+from awqc.passes.quantize_weights import replace_weight
 from awqc.program import Program
-from awqc.qparams import Granularity, dequantize_packed, pack, quantize
-
-F16 = torch.float16
+from awqc.qparams import Granularity, quantize
+from torch import Tensor, nn
 
 
 def quantized(program: Program, granularity: Granularity) -> Program:
     """``program`` with every product's weight packed; the program itself is changed."""
-    done: dict[str, Any] = {}
+    done: set[str] = set()
     for linear in find_linears(program.graph):
         name = linear.weight_name
         if name not in done:
+            done.add(name)
             weight = quantize(program.weight(name), linear.rows, granularity)
-            packed = pack(weight.codes, granularity.storage_bits)
-            first = linear.weight
-            args: list[Any] = [
-                program.add_weight(f"{name}_{key}", value, first) if value is not None else None
-                for key, value in (
-                    ("packed", packed), ("scale", weight.scale), ("zero_point", weight.zero_point)
-                )
-            ]
-            done[name] = program.call_op(
-                first, dequantize_packed, *args, list(weight.shape),
-                granularity.bits, granularity.group_size,
-            )
             program.quantized[name] = weight
-        linear.weight.replace_all_uses_with(done[name])
+            replace_weight(program, linear, weight)
     program.tidy()
     return program
 

@@ -1,0 +1,41 @@
+"""The formats that a compile can write, by their names on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from awqc.errors import UsageError
+from awqc.export.onnx import export_onnx
+from awqc.export.pt2 import export_pt2
+from awqc.program import Program
+
+Writer = Callable[[Program, Path, Mapping[str, str]], Path]
+"""Writes a program into a folder, with metadata; returns the main file."""
+
+
+def _onnx(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    return export_onnx(program, folder / "model.onnx", metadata=metadata).path
+
+
+def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    path = folder / "model.pt2"
+    export_pt2(program, path)
+    return path
+
+
+FORMATS: dict[str, Writer] = {"onnx": _onnx, "pt2": _pt2}
+
+
+def check_formats(names: Sequence[str]) -> tuple[str, ...]:
+    """``names`` without repetition.
+
+    Raises:
+        UsageError: a name is unknown, or there is none.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
+    if not names:
+        raise UsageError(f"no format is given; choose from {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(names))

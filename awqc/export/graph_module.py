@@ -1,0 +1,83 @@
+"""Give a program's graph back the calling convention of the caller's module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from awqc.program import Program
+
+
+def restore_calls(program: Program) -> GraphModule:
+    """A module that runs ``program`` and is called as the caller's module was.
+
+    Positional and keyword arguments and nested outputs are as they were. An argument that
+    is no tensor must be passed and is not looked at: its value was fixed when the
+    graph was captured. The tensors are shared with ``program``.
+    """
+    call = program.call
+    graph = Graph()
+    made: dict[Node, Node] = {}
+    sources = iter([n for n in program.graph.nodes if n.op == "placeholder"])
+    for index in range(call.in_spec.num_leaves):
+        if index in call.constants:
+            graph.placeholder(f"constant_{index}")
+        else:
+            source = next(sources)
+            made[source] = graph.node_copy(source)
+    for node in program.graph.nodes:
+        if node.op not in ("placeholder", "output"):
+            made[node] = graph.node_copy(node, made.__getitem__)
+    graph.output(_output_leaves(program, made))
+    graph.set_codegen(
+        _PyTreeCodeGen(_PyTreeInfo(_argument_names(call.in_spec), call.in_spec, call.out_spec))
+    )
+    return GraphModule(program.graph_module, graph, class_name="GraphModule")
+
+
+def _output_leaves(program: Program, made: dict[Node, Node]) -> list[Any]:
+    """The leaves of the result, constants included."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    results = iter(output.args[0])
+    call = program.call
+    leaves = [
+        call.out_constants[index] if index in call.out_constants else next(results)
+        for index in range(call.out_spec.num_leaves)
+    ]
+    return [made[leaf] if isinstance(leaf, Node) else leaf for leaf in leaves]
+
+
+def _argument_names(in_spec: pytree.TreeSpec) -> list[str]:
+    """Names of the arguments of a call: ``arg_0, arg_1, …``, then the keywords."""
+    args, kwargs = in_spec.child(0), in_spec.child(1)
+    return [*(f"arg_{index}" for index in range(args.num_children)), *kwargs.context]
+
+
+def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """``(args, kwargs)`` of the example batch, constants included."""
+    args, kwargs = _unflatten_call(program, [program.example[s.name] for s in program.inputs])
+    return args, kwargs
+
+
+def dynamic_shapes(program: Program) -> Any:
+    """The ``dynamic_shapes`` of torch.export for a module from `restore_calls`."""
+    axes = [
+        {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in program.inputs
+    ]
+    args, kwargs = _unflatten_call(program, axes, constant=lambda _: None)
+    return {**dict(zip(_argument_names(program.call.in_spec), args, strict=False)), **kwargs}
+
+
+def _unflatten_call(program: Program, tensors: list[Any], constant: Any = lambda c: c) -> Any:
+    """``(args, kwargs)`` with ``tensors`` for the graph's inputs."""
+    call, rest = program.call, iter(tensors)
+    leaves = [
+        constant(call.constants[index]) if index in call.constants else next(rest)
+        for index in range(call.in_spec.num_leaves)
+    ]
+    return pytree.tree_unflatten(leaves, call.in_spec)

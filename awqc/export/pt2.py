@@ -1,0 +1,63 @@
+"""Write a `Program` as a ``.pt2`` archive that torch alone loads and runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from awqc.errors import ExportError
+from awqc.export.graph_module import dynamic_shapes, example_call, restore_calls
+from awqc.program import Program
+
+
+@dataclass(frozen=True)
+class ExportedPt2:
+    """What `export_pt2` wrote: ``path``, and the names of its ``quantized`` weights."""
+
+    path: Path
+    quantized: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk."""
+        return self.path.stat().st_size
+
+
+def export_pt2(program: Program, path: Path) -> ExportedPt2:
+    """Write ``program`` to ``path``, called as the caller's module was.
+
+    Dequantizing is traced into plain aten operations on the packed codes: the archive
+    needs no awqc, and holds no float copy of a quantized weight. Dynamic axes stay so.
+
+    Raises:
+        ExportError: torch cannot export or write the graph.
+    """
+    args, kwargs = example_call(program)
+    try:
+        with torch.no_grad(), _quiet():
+            exported = torch.export.export(
+                restore_calls(program), args, kwargs, dynamic_shapes=dynamic_shapes(program)
+            )
+            for node in exported.graph.nodes:
+                node.meta.pop("stack_trace", None)  # holds paths of this machine
+            torch.export.save(exported, path)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"{path}: torch.export could not write the quantized graph: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    return ExportedPt2(path, tuple(program.quantized))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's remarks about its own parts to itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(torch|copyreg)\b")
+        yield

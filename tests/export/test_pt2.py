@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from awqc.capture.module import capture_module
+from awqc.export.graph_module import example_call, restore_calls
+from awqc.export.pt2 import export_pt2
+from awqc.qparams import Granularity
+from tests.export.quantizing import captured, quantized, relative_error
+from torch import Tensor, nn
+
+
+class Branches(nn.Module):
+    """Keyword inputs, a flag, nested inputs and outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 16)
+
+    def forward(
+        self, pair: tuple[Tensor, Tensor], flag: bool = True, *, mask: Tensor | None = None
+    ) -> dict[str, Any]:
+        x, y = pair
+        hidden = self.a(x) + (y if flag else -y)
+        hidden = hidden if mask is None else hidden * mask
+        return {"out": self.b(hidden), "nothing": None, "more": [hidden, y]}
+
+
+def branches() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    pair = (torch.randn(3, 32), torch.randn(3, 32))
+    return Branches(), (pair, False), {"mask": torch.rand(3, 32)}
+
+
+class Keyworded(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pair: Any, flag: bool, mask: Tensor) -> Any:
+        return self.inner(pair, flag, mask=mask)
+
+
+def test_restored_module_is_called_as_the_original() -> None:
+    inner, (pair, flag), kwargs = branches()
+    module = Keyworded(inner)
+    program = capture_module(module, {"pair": pair, "flag": flag, **kwargs})
+    restored = restore_calls(program)
+    fresh = {"mask": torch.rand(5, 32), "flag": False, "pair": (torch.randn(5, 32),) * 2}
+    found, wanted = restored(**fresh), module(**fresh)
+    assert list(found) == list(wanted)
+    assert found["nothing"] is None
+    torch.testing.assert_close(found, wanted)
+
+
+def test_restored_module_shares_tensors_and_keeps_the_program_flat() -> None:
+    program = captured(nn.Linear(8, 4), torch.randn(2, 8))
+    restored = restore_calls(program)
+    assert program.weight("weight").data_ptr() == restored.weight.data_ptr()  # type: ignore[operator,union-attr]
+    assert isinstance(program.run(program.example), tuple)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_archive_runs_with_torch_alone(bits: Any, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
+    program = quantized(captured(model, torch.randn(3, 256)), Granularity(bits, 64))
+    path = export_pt2(program, tmp_path / "model.pt2").path
+    storage = 4 if bits == 3 else bits
+    assert path.stat().st_size < 2 * 256 * 256 * storage / 8 + 100_000
+    x = torch.randn(7, 256)
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch\n"
+        "sys.modules['awqc'] = None\n"
+        f"model = torch.export.load(r'{path}').module()\n"
+        f"y = model(torch.load(r'{tmp_path / 'x.pt'}'))\n"
+        f"torch.save(y.detach(), r'{tmp_path / 'y.pt'}')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    wanted = program.run({program.inputs[0].name: x})
+    assert relative_error([torch.load(tmp_path / "y.pt")], wanted) < 1e-6
+
+
+def test_archive_keeps_calls_and_dynamic_axes(tmp_path: Path) -> None:
+    inner, (pair, flag), kwargs = branches()
+    program = capture_module(Keyworded(inner), {"pair": pair, "flag": flag, **kwargs})
+    quantized(program, Granularity(4, 16))
+    loaded = torch.export.load(export_pt2(program, tmp_path / "m.pt2").path).module()
+    args, call = example_call(program)
+    call = {**call, "mask": torch.rand(9, 32), "pair": (torch.randn(9, 32), torch.randn(9, 32))}
+    found, wanted = loaded(*args, **call), restore_calls(program)(*args, **call)
+    torch.testing.assert_close(found["out"], wanted["out"])
+    assert found["nothing"] is None
