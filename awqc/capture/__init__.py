@@ -1,0 +1,1 @@
+"""Turn what the user names into a `Program`: a module, a file, a folder."""

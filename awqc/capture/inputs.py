@@ -128,14 +128,18 @@ def given_inputs(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> di
 def inputs_from_arrays(module: nn.Module, arrays: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Two samples of each array that is named after a parameter of forward.
 
+    The first such array says how many samples there are; one of another length is taken
+    whole, as an input that all samples share.
     None if an input that forward needs is not among them.
     """
     required, accepted, anything = forward_parameters(module)
     if any(name not in arrays for name in required):
         return None
     named = {name: t for name, t in arrays.items() if anything or name in accepted}
+    counts = [t.shape[0] for t in named.values() if t.ndim]
     return {
-        name: _as_dtype(t[:_BATCH_SIZE] if t.ndim else t, module) for name, t in named.items()
+        name: _as_dtype(t[:_BATCH_SIZE] if t.ndim and t.shape[0] == counts[0] else t, module)
+        for name, t in named.items()
     } or None
 
 
