@@ -124,11 +124,13 @@ def as_linear(node: Node) -> Linear | None:
     """``node`` as a `Linear`, or None if it is none."""
     if node.op != "call_function":
         return None
+    blocks: int = 1
+    kernel: tuple[int, ...] = ()
     if node.target is aten.linear.default:
-        blocks, kernel = 1, ()
+        pass
     elif node.target in CONVOLUTIONS:
         blocks = int(conv_options(node)["groups"])
-        kernel = tuple(int(s) for s in node.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]
+        kernel = tuple(int(s) for s in _value(node.args[1]).shape[2:])
     else:
         return None
     x, weight = node.args[0], node.args[1]
@@ -136,6 +138,12 @@ def as_linear(node: Node) -> Linear | None:
     if weight.op != "get_attr" or not weight.meta["val"].dtype.is_floating_point:
         return None
     return Linear(node, x, weight, blocks, kernel)
+
+
+def _value(argument: Any) -> Tensor:
+    value = argument.meta["val"]
+    assert isinstance(value, Tensor)
+    return value
 
 
 def conv_options(node: Node) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Program:
         calibration: the batches that calibrate runs.
         reference: the float outputs for ``example``, set before the first pass.
         sites: where scales may go, filled by insert-observers.
-        statistics: of activations by observed node name, filled by calibrate.
+        statistics: of what each product reads, by the product's node name, filled by calibrate.
         scales: what the search chose, by site name, filled by search-scales.
         quantized: the quantized weights by name, filled by quantize-weights.
         skipped: weights and nodes left alone, with the reason.

@@ -200,15 +200,17 @@ def fake_quantize(matrix: Tensor, granularity: Granularity, dtype: torch.dtype) 
     return from_groups(restored, matrix.shape[-1])
 
 
-def quantize(weight: Tensor, rows: int, granularity: Granularity) -> QuantizedWeight:
+def quantize(
+    weight: Tensor, rows: int, granularity: Granularity, scale_dtype: torch.dtype | None = None
+) -> QuantizedWeight:
     """Quantize ``weight``, seen as ``(rows, everything else)``, to the nearest code.
 
-    Scales have the weight's dtype.
+    Scales have the weight's dtype, and values that ``scale_dtype`` can represent exactly.
     """
     matrix = weight.detach().reshape(rows, -1)
     grouped = to_groups(matrix.float(), granularity)
     low, high = torch.aminmax(grouped, dim=-1)
-    scale, zero_point = choose_qparams(low, high, granularity, weight.dtype)
+    scale, zero_point = choose_qparams(low, high, granularity, scale_dtype or weight.dtype)
     codes = round_to_grid(grouped, scale, zero_point, granularity)
     return QuantizedWeight(
         codes=from_groups(codes, matrix.shape[1]).to(torch.uint8).contiguous(),

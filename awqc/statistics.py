@@ -114,4 +114,5 @@ class Accumulator:
 def _square_root(moments: Tensor) -> Tensor:
     """``F`` with ``F^T F = moments`` for symmetric positive semidefinite ``(blocks, K, K)``."""
     values, vectors = torch.linalg.eigh(moments.double())
-    return (values.clamp(min=0).sqrt().unsqueeze(-1) * vectors.transpose(1, 2)).float()
+    root: Tensor = values.clamp(min=0).sqrt().unsqueeze(-1) * vectors.transpose(1, 2)
+    return root.float()

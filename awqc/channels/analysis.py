@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 import awqc.channels.rules  # noqa: F401  registers the rules
-from awqc.channels.flow import Flow, describe
+from awqc.channels.flow import Flow
 from awqc.channels.labels import PINNED
 from awqc.channels.shapes import Shapes
 from awqc.linears import CONVOLUTIONS, Linear, find_linears
@@ -36,16 +35,10 @@ def find_sites(program: Program, exclude: Callable[[str], bool] = lambda name: F
         site, covered = analysis.site(linear, taken)
         count = names[site.name] = names.get(site.name, 0) + 1
         if count > 1:
-            site = _renamed(site, f"{site.name}#{count}")
+            site = replace(site, name=f"{site.name}#{count}")
         taken |= covered
         sites.append(site)
     return sites
-
-
-def _renamed(site: Site, name: str) -> Site:
-    from dataclasses import replace
-
-    return replace(site, name=name)
 
 
 @dataclass
@@ -78,15 +71,15 @@ class _Analysis:
             )
             site = Site(name, seed.input.name, readers, channels, 0, {}, "refused", reason)
             return site, {r.node for r in mine}
-        readers = self._covered(flow, kept)
+        covered = self._covered(flow, kept)
         edits = {
             str(n.target): _renumber(flow.get(n), kept) for n in self.parameters if flow.scaled(n)
         }
         site = Site(
-            name, seed.input.name, tuple(readers.values()), channels, int(kept.numel()), edits,
+            name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()), edits,
             "foldable", reason,
         )
-        return site, set(readers)
+        return site, set(covered)
 
     def _spread(self, seed: Linear) -> Flow:
         """Labels for a scale on each channel of ``seed``'s input, spread over the graph."""
@@ -178,9 +171,3 @@ def _shared_storage(program: Program) -> dict[str, str]:
     return shared
 
 
-def readable(name: str) -> str:
-    """A name that is safe in files and node names."""
-    return re.sub(r"[^\w.]+", "_", name)
-
-
-__all__ = ["describe", "find_sites", "readable"]

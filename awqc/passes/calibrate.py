@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from awqc.errors import CalibrationError
+from awqc.linears import find_linears
 from awqc.passes.base import Change
 from awqc.passes.insert_observers import Observer
 from awqc.progress import track
@@ -28,8 +29,9 @@ class Calibrate:
     def apply(self, program: Program) -> list[Change]:
         """Run every batch once."""
         calls = [n for n in program.graph.nodes if n.op == "call_module"]
-        observers = {n: program.graph_module.get_submodule(str(n.target)) for n in calls}
-        found = [o for o in observers.values() if isinstance(o, Observer)]
+        modules = [(n, program.graph_module.get_submodule(str(n.target))) for n in calls]
+        observers = {n: module for n, module in modules if isinstance(module, Observer)}
+        found = list(observers.values())
         for index, batch in enumerate(track(program.calibration, "calibrate")):
             mask = batch.get(program.mask_input) if program.mask_input else None
             for observer in found:
@@ -42,13 +44,17 @@ class Calibrate:
                         f"batch {index}; the float model itself overflows on this data. "
                         "Check the data and the weights, or leave the layer out with --exclude"
                     )
+        readers: dict[str, list[str]] = {}
+        for linear in find_linears(program.graph):
+            readers.setdefault(linear.observed, []).append(linear.node.name)
         changes = []
         for call, observer in observers.items():
-            assert isinstance(observer, Observer)
             if observer.accumulator.tokens == 0:
                 changes.append(Change(observer.reads, "saw no token in calibration", refused=True))
             else:
-                program.statistics[observer.key] = observer.accumulator.finish()
+                statistics = observer.accumulator.finish()
+                for reader in readers[observer.key]:
+                    program.statistics[reader] = statistics
                 changes.append(
                     Change(observer.reads, f"calibrated on {observer.accumulator.tokens} tokens")
                 )

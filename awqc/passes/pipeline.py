@@ -15,6 +15,7 @@ from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.fold_scales import FoldScales
 from awqc.passes.insert_observers import InsertObservers
+from awqc.passes.load_scales import LoadScales
 from awqc.passes.invariants import check_invariants
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
@@ -28,11 +29,15 @@ PASSES: dict[str, type[Any]] = {
         InsertObservers,
         Calibrate,
         SearchScales,
+        LoadScales,
         FoldScales,
         QuantizeWeights,
     )
 }
-DEFAULT = ",".join(PASSES)
+DEFAULT = (
+    "canonicalize,insert-observers,calibrate,search-scales,fold-scales,quantize-weights"
+)
+FROM_RECIPE = "canonicalize,load-scales,fold-scales,quantize-weights"
 
 Observe = Callable[[Pass, Program, Program, list[Change]], None]
 """Called after each pass with the pass, the program before and after, and the changes."""
@@ -54,8 +59,15 @@ class Pipeline:
         """The one line that `parse_pipeline` reads back."""
         return ",".join(_spell(step) for step in self.passes)
 
-    def run(self, program: Program, observe: Observe | None = None) -> list[Change]:
+    def run(
+        self,
+        program: Program,
+        observe: Observe | None = None,
+        before_quantization: Callable[[Program], None] = lambda program: None,
+    ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
+
+        ``before_quantization`` is called with the last program that is still float.
 
         Raises:
             InvariantError: a pass broke one; the message names both.
@@ -66,7 +78,11 @@ class Pipeline:
         if program.reference is None:
             program.reference = program.run(program.example)
         changes: list[Change] = []
+        still_float = True
         for step in self.passes:
+            if still_float and not step.keeps_output:
+                still_float = False
+                before_quantization(program)
             started = time.perf_counter()
             before = program.clone() if observe is not None else None
             made = step.apply(program)

@@ -41,7 +41,9 @@ class QuantizeWeights(QuantizationSpec):
                 changes.append(Change(name, reason, refused=True))
                 continue
             granularity = self.granularity(linear)
-            quantized = quantize(program.weight(name), linear.rows, granularity)
+            quantized = quantize(
+                program.weight(name), linear.rows, granularity, program.scale_dtype
+            )
             program.quantized[name] = quantized
             replace_weight(program, linear, quantized)
             changes.append(

@@ -94,7 +94,7 @@ def _parts(program: Program, site: Site, linears: dict[str, Linear]) -> list[Par
     parts = []
     for reader in site.readers:
         linear = linears[reader.node]
-        statistics = program.statistics.get(linear.observed)
+        statistics = program.statistics.get(reader.node)
         if statistics is None or linear.weight_name in program.skipped:
             continue
         weight = program.weight(linear.weight_name)

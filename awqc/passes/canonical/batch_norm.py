@@ -60,7 +60,9 @@ def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None
     weight, bias, mean, var = (None if t is None else program.weight(t.target) for t in tensors)
     if mean is None or var is None:
         return None
-    factor = torch.rsqrt(var + eps) * (1.0 if weight is None else weight)  # type: ignore[operator]
+    assert isinstance(eps, float)
+    factor = torch.rsqrt(var + eps)
+    factor = factor if weight is None else factor * weight
     shift = (0.0 if bias is None else bias) - mean * factor
     return factor, shift, result
 

@@ -73,7 +73,7 @@ def _keeps(node: Node) -> bool:
     if not isinstance(value, Tensor) or any(isinstance(s, torch.SymInt) for s in value.shape):
         return False
     made_of = sum(n.meta["val"].numel() for n in _leaves(node))
-    return value.numel() <= max(MAX_GROWTH * made_of, 1024)
+    return bool(value.numel() <= max(MAX_GROWTH * made_of, 1024))
 
 
 def _leaves(node: Node) -> set[Node]:
@@ -128,4 +128,5 @@ def name_after(program: Program, reader: Node, sources: set[Node]) -> str:
 
 
 def _first(program: Program) -> Node:
-    return next(iter(program.graph.nodes))
+    node: Node = next(iter(program.graph.nodes))
+    return node

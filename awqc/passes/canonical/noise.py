@@ -75,15 +75,16 @@ def _returns_input(node: Node) -> bool:
     """Whether the value of ``node`` is its first argument, element by element."""
     if not node.args or not isinstance(node.args[0], Node):
         return False
-    source = node.args[0].meta.get("val")
+    source, value = node.args[0].meta.get("val"), node.meta["val"]
+    if not isinstance(source, torch.Tensor):
+        return False
     if node.target in DROPOUTS:
         train = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", False)
-        return not train or node.args[1] == 0
+        return not train or bool(node.args[1] == 0)
     if node.target in IDENTITIES:
         # A copy that also makes strided memory dense matters to a view behind it.
-        return isinstance(source, torch.Tensor) and _same_layout(source, node.meta["val"])
+        return _same_layout(source, value)
     if node.target in CASTS:
-        value = node.meta["val"]
         return bool(source.dtype == value.dtype and source.device == value.device)
     return False
 

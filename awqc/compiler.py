@@ -1,0 +1,282 @@
+"""compile(): capture -> pipeline -> export -> verify -> report. Read this and you know awqc."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
+from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
+from awqc.errors import UsageError
+from awqc.export.formats import FORMATS, check_formats
+from awqc.export.graph_module import restore_calls
+from awqc.layers import Layer, LayerRecord
+from awqc.passes.convert_dtype import HALVES, ConvertDtype
+from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, Observe, Pipeline, parse_pipeline
+from awqc.program import Program
+from awqc.publish import check_replaceable, staging
+from awqc.qparams import Bits
+from awqc.quantization import QuantizationSpec
+from awqc.recipe import read_recipe, write_recipe
+from awqc.report.content import build_report, stored_bytes, write_report
+from awqc.runtime import Provider, resolve_provider
+from awqc.verify import Reference, Verification, check, take_reference, verify
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile; see `compile` for what each means."""
+
+    bits: Bits = 4
+    group_size: int | str = "auto"
+    symmetric: bool = False
+    exclude: tuple[str, ...] = ()
+    pipeline: str | None = None
+    formats: tuple[str, ...] = ("onnx", "pt2")
+    provider: Provider = "auto"
+    device: str = "cpu"
+    max_loss: float | None = None
+    recipe: str | Path | None = None
+    num_samples: int | None = None
+    seed: int = 0
+    runtime_scales: str = "auto"
+
+    def build_pipeline(self) -> Pipeline:
+        """The passes, with these options as their defaults."""
+        spec = {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "symmetric": self.symmetric,
+            "exclude": self.exclude,
+        }
+        text = self.pipeline or DEFAULT
+        options: dict[str, dict[str, Any]] = {
+            "quantize_weights": spec,
+            "insert_observers": {"seed": self.seed},
+            "search_scales": {"runtime_scales": self.runtime_scales},
+        }
+        if self.recipe is not None:
+            recipe = read_recipe(self.recipe)
+            text = self.pipeline or FROM_RECIPE
+            options["load_scales"] = {"recipe": str(self.recipe)}
+            options["quantize_weights"] = {
+                **recipe.quantization,
+                "exclude": tuple(recipe.quantization["exclude"]),
+            }
+        return parse_pipeline(text, **options)
+
+
+@dataclass
+class Compiled:
+    """A compiled model.
+
+    Attributes:
+        graph_module: the quantized model, called as the original was.
+        report: the content of report.json.
+    """
+
+    graph_module: GraphModule
+    report: dict[str, Any]
+    _files: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    def save(self, output_dir: str | Path) -> Path:
+        """Write all artifacts into ``output_dir``, at once or not at all; returns its path.
+
+        Raises:
+            UsageError: the folder holds something that awqc did not write.
+            ExportError: it cannot be written.
+        """
+        target = Path(output_dir)
+        with staging(target) as folder:
+            shutil.copytree(self._files.name, folder, dirs_exist_ok=True)
+        return target
+
+
+def compile(
+    model: nn.Module | Program,
+    example_inputs: ExampleInputs | None = None,
+    calib: Iterable[Any] | CalibrationData | str | Path | None = None,
+    *,
+    bits: Bits = 4,
+    group_size: int | str = "auto",
+    output_dir: str | Path | None = None,
+    dynamic: DynamicAxes | None = None,
+    observe: Observe | None = None,
+    **options: Any,
+) -> Compiled:
+    """Quantize the weights of ``model``, export it, and verify the result against it.
+
+    Args:
+        model: a module (it is not changed), or a captured program (it is consumed).
+        example_inputs: a tuple of positional or a dict of keyword inputs.
+        calib: calibration data: an iterable of batches in the form of ``example_inputs``, or
+            a file (see README). None: random inputs are made up, and the report says so.
+        bits: 2, 3, 4 or 8.
+        group_size: weights that share a scale; -1: one scale an output channel; ``"auto"``:
+            the largest of 128, 64, 32 that divides the input channels.
+        output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
+        dynamic: axes besides the batch that may vary, by input name.
+        observe: called after each pass.
+        **options: fields of `Options`: symmetric, exclude, pipeline, formats, provider,
+            device, max_loss, recipe, num_samples, seed, runtime_scales.
+
+    Raises:
+        UsageError: an argument is wrong.
+        CaptureError: the model cannot be captured.
+        CalibrationError: the data does not fit, or makes the model overflow.
+        VerificationError: the result is not the model that was asked for; nothing is written.
+    """
+    chosen = _options(bits=bits, group_size=group_size, **options)
+    if output_dir is not None:
+        check_replaceable(Path(output_dir))
+    timing: dict[str, float] = {}
+    if isinstance(model, Program):
+        program = model
+    elif example_inputs is None:
+        raise UsageError("example_inputs is missing: a tuple, or a dict, of inputs of the model")
+    else:
+        with _timed(timing, "capture"):
+            program = capture_module(model, example_inputs, dynamic=dynamic)
+    result = _compile(program, calib, chosen, timing, observe)
+    if output_dir is not None:
+        result.save(output_dir)
+    return result
+
+
+def _options(**given: Any) -> Options:
+    known = set(Options.__dataclass_fields__)
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise UsageError(
+            f"compile() has no option {unknown[0]!r}; options: {', '.join(sorted(known))}"
+        )
+    for key in ("exclude", "formats"):
+        if isinstance(given.get(key), str):
+            given[key] = tuple(filter(None, given[key].split(",")))
+        elif key in given:
+            given[key] = tuple(given[key])
+    options = Options(**given)
+    check_formats(options.formats)
+    QuantizationSpec(options.bits, options.group_size, options.symmetric, options.exclude)
+    return options
+
+
+def _compile(
+    program: Program,
+    calib: Iterable[Any] | CalibrationData | str | Path | None,
+    options: Options,
+    timing: dict[str, float],
+    observe: Observe | None,
+) -> Compiled:
+    provider = resolve_provider(options.provider)
+    pipeline = options.build_pipeline()
+    original_bytes = stored_bytes(program)
+    if program.source_dtype in HALVES:
+        program.scale_dtype = program.source_dtype
+        ConvertDtype("float32").apply(program)
+        program.tidy()
+    with _timed(timing, "data"):
+        data = _calibration(program, calib, options)
+    with _timed(timing, "reference"):
+        program.calibration = data.batches
+        reference = take_reference(program, data.held_out)
+    records: list[LayerRecord] = []
+    pipeline.run(
+        program, observe, lambda last: records.append(LayerRecord(last, reference.batches[0]))
+    )
+    timing.update(pipeline.timing)
+    program.calibration = ()
+    layers = records[0].layers(program) if records else []
+    files = tempfile.TemporaryDirectory(prefix="awqc-")
+    folder = Path(files.name)
+    with _timed(timing, "export"):
+        final = _final(program)
+        _write(program, final, folder, options.formats)
+    with _timed(timing, "verify"):
+        verification = _verify(program, final, reference, folder, provider)
+        check(verification, program.source_dtype, options.max_loss, program.name)
+    report = build_report(
+        final, layers, verification, original_bytes, timing, str(pipeline), _describe(data)
+    )
+    write_recipe(final, str(pipeline), folder)
+    write_report(report, folder)
+    return Compiled(restore_calls(final), report, files)
+
+
+def _calibration(
+    program: Program,
+    calib: Iterable[Any] | CalibrationData | str | Path | None,
+    options: Options,
+) -> CalibrationData:
+    if calib is None:
+        return synthetic(program, options.num_samples or 64, options.seed)
+    if isinstance(calib, CalibrationData):
+        return calib
+    if isinstance(calib, str | Path):
+        return load_calibration(calib, program, options.num_samples)
+    return from_iterable(calib, program, options.num_samples)
+
+
+def _final(program: Program) -> Program:
+    """The program in the dtype that the model came in."""
+    if program.source_dtype not in HALVES:
+        return program
+    final = program.clone()
+    ConvertDtype(str(program.source_dtype).removeprefix("torch.")).apply(final)
+    final.tidy()
+    return final
+
+
+def _write(program: Program, final: Program, folder: Path, formats: Sequence[str]) -> None:
+    """All formats; ONNX of a bfloat16 model is written in float32, which runs everywhere."""
+    metadata = {"awqc.bits": str(program.quantization.bits)}
+    for name in formats:
+        wide = name == "onnx" and final.source_dtype == torch.bfloat16
+        FORMATS[name](program if wide else final, folder, metadata)
+
+
+def _verify(
+    program: Program, final: Program, reference: Reference, folder: Path, provider: str
+) -> Verification:
+    """Measure the exported model against the program that it was written from."""
+    path = folder / "model.onnx"
+    wide = program.source_dtype == torch.bfloat16
+    judged = program if wide else final
+    batches = tuple(_in_dtype(judged, batch) for batch in reference.batches)
+    return verify(
+        judged,
+        Reference(batches, reference.outputs),
+        path if path.exists() else None,
+        "cuda" if provider == "cuda" else "cpu",
+    )
+
+
+def _in_dtype(program: Program, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs}
+
+
+def _describe(data: CalibrationData) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "synthetic": data.synthetic,
+        "batches": len(data.batches),
+        "held_out_batches": len(data.held_out),
+        "notes": list(data.notes),
+    }
+
+
+@contextmanager
+def _timed(timing: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    timing[stage] = time.perf_counter() - started

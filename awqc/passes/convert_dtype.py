@@ -1,0 +1,202 @@
+"""The pass ``convert-dtype``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from awqc.errors import UsageError
+from awqc.linears import CONVOLUTIONS
+from awqc.nodes import fake_like, fake_mode_of
+from awqc.passes.base import Change
+from awqc.program import Program
+from awqc.qparams import dequantize_packed
+
+aten = torch.ops.aten
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LOWER = {
+    aten.linear.default,
+    aten.matmul.default,
+    aten.mm.default,
+    aten.bmm.default,
+    aten.addmm.default,
+    aten.baddbmm.default,
+    aten.einsum.default,
+    aten.scaled_dot_product_attention.default,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+    *CONVOLUTIONS,
+}
+RAISE = {
+    "pow", "rsqrt", "sqrt", "exp", "expm1", "log", "log1p", "softmax", "_softmax", "log_softmax",
+    "_log_softmax", "mean", "sum", "var", "var_mean", "std", "norm", "linalg_vector_norm",
+    "cumsum", "cumprod", "prod", "logsumexp", "layer_norm", "native_layer_norm", "rms_norm",
+    "group_norm", "native_group_norm", "batch_norm", "instance_norm", "sin", "cos", "reciprocal",
+    "square", "softplus", "_native_batch_norm_legit_no_training",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConvertDtype:
+    """Compute in another floating dtype, keeping in float32 what would overflow or cancel.
+
+        before:  linear(x, W)             softmax(x)
+        after:   linear(half(x), half(W))  softmax(float(x))
+
+    To float16 or bfloat16, products run in half, and powers, roots, exponentials, sums and
+    norms in float32; other operations take the wider dtype of what they read.  To float32,
+    everything does.  Inputs and outputs take the dtype as well.
+    Options: ``dtype``, float32, float16 or bfloat16.
+    """
+
+    dtype: str = "float32"
+    name: ClassVar[str] = "convert-dtype"
+    keeps_output: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+
+    def apply(self, program: Program) -> list[Change]:
+        """Convert tensors, inputs and calls."""
+        dtype = DTYPES[self.dtype]
+        if dtype is torch.float32:
+            return _widen(program)
+        return _Narrowing(program, dtype).run()
+
+
+def _widen(program: Program) -> list[Change]:
+    """All half tensors, inputs and casts become float32."""
+    changes = []
+    for name, value in program.parameters().items():
+        if value.dtype in HALVES:
+            program.set_weight(name, value.float())
+            changes.append(Change(name, f"{value.dtype} -> float32"))
+    for node in program.graph.nodes:
+        node.args, node.kwargs = torch.fx.node.map_aggregate((node.args, node.kwargs), _widened)
+    _retype_inputs(program, lambda dtype: torch.float32 if dtype in HALVES else dtype)
+    if changes:
+        _propagate(program)
+    return changes
+
+
+def _widened(argument: Any) -> Any:
+    half = isinstance(argument, torch.dtype) and argument in HALVES
+    return torch.float32 if half else argument
+
+
+def _retype_inputs(program: Program, convert: Any) -> None:
+    program.inputs = tuple(replace(s, dtype=convert(s.dtype)) for s in program.inputs)
+    program.example = {
+        name: value.to(convert(value.dtype)) for name, value in program.example.items()
+    }
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    for node in placeholders:
+        node.meta["val"] = node.meta["val"].to(convert(node.meta["val"].dtype))
+
+
+def _propagate(program: Program) -> None:
+    """Shapes and dtypes of all calls anew."""
+    first = next(iter(program.graph.nodes))
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            node.meta["val"] = fake_like(program.weight(str(node.target)), first)
+        elif node.op == "call_function":
+            node.meta["val"] = _evaluate(node)
+
+
+def _evaluate(node: Node) -> Any:
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    mode = fake_mode_of((args, kwargs))
+    if mode is None:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    with mode:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class _Narrowing:
+    """Casts before each call, as its operation needs them."""
+
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
+        self._program = program
+        self._dtype = dtype
+        self._casts: dict[tuple[Node, torch.dtype], Node] = {}
+        self._count = 0
+
+    def run(self) -> list[Change]:
+        program, dtype = self._program, self._dtype
+        for name, value in program.parameters().items():
+            if value.dtype == torch.float32 and self._fits(value):
+                program.set_weight(name, value.to(dtype))
+        for name, quantized in program.quantized.items():
+            program.quantized[name] = replace(quantized, scale=quantized.scale.to(dtype))
+        first = next(iter(program.graph.nodes))
+        for node in program.graph.nodes:
+            if node.op == "get_attr":
+                node.meta["val"] = fake_like(program.weight(str(node.target)), first)
+        _retype_inputs(program, lambda old: dtype if old == torch.float32 else old)
+        for node in list(program.graph.nodes):
+            if node.op == "call_function":
+                self._convert(node)
+            elif node.op == "output":
+                self._cast_inputs(node, dtype)
+        return [Change(program.name, f"computes in {dtype}, {self._count} casts")]
+
+    def _fits(self, value: Tensor) -> bool:
+        """Whether no finite element becomes infinite."""
+        limit = torch.finfo(self._dtype).max
+        finite = value[torch.isfinite(value)]
+        return finite.numel() == 0 or float(finite.abs().max()) <= limit
+
+    def _convert(self, node: Node) -> None:
+        if node.target is dequantize_packed:
+            pass
+        elif node.target in LOWER:
+            self._cast_inputs(node, self._dtype)
+        else:
+            name = getattr(node.target, "__name__", "").split(".")[0]
+            operands = [n for n in node.all_input_nodes if _is_float(n)]
+            dtypes = {n.meta["val"].dtype for n in operands}
+            if name in RAISE or len(dtypes & {torch.float32, self._dtype}) > 1:
+                self._cast_inputs(node, torch.float32)
+        node.meta["val"] = _evaluate(node)
+
+    def _cast_inputs(self, node: Node, dtype: torch.dtype) -> None:
+        for operand in node.all_input_nodes:
+            if _is_float(operand) and operand.meta["val"].dtype in (torch.float32, self._dtype):
+                node.replace_input_with(operand, self._cast(node, operand, dtype))
+
+    def _cast(self, before: Node, value: Node, dtype: torch.dtype) -> Node:
+        if value.meta["val"].dtype == dtype:
+            return value
+        key = (value, dtype)
+        if key not in self._casts:
+            self._count += 1
+            source = value
+            if dtype == self._dtype and _is_mask(before, value):
+                # The lowest float32, a usual mask value, would become -inf in float16, and
+                # the softmax of a row that is all -inf is NaN.
+                info = torch.finfo(dtype)
+                source = self._program.call_op(before, aten.clamp.default, value, info.min)
+            self._casts[key] = self._program.call_op(
+                before, aten._to_copy.default, source, dtype=dtype
+            )
+        return self._casts[key]
+
+
+def _is_float(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype.is_floating_point
+
+
+def _is_mask(node: Node, value: Node) -> bool:
+    if node.target is not aten.scaled_dot_product_attention.default:
+        return False
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    return mask is value

@@ -1,0 +1,65 @@
+"""The pass ``load-scales``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from awqc.channels.analysis import find_sites
+from awqc.errors import UsageError
+from awqc.linears import find_linears
+from awqc.passes.base import Change
+from awqc.program import Program
+from awqc.recipe import read_recipe
+
+
+@dataclass(frozen=True)
+class LoadScales:
+    """Take the scales of an earlier compile from its recipe, in place of a search.
+
+    Finds the sites again and gives each the scales and the treatment that it had.
+    Options: ``recipe``, the path of a ``recipe.json`` with ``scales.safetensors`` beside it.
+    Refuses: a recipe whose sites are not those of this model.
+    """
+
+    recipe: str = "recipe.json"
+    name: ClassVar[str] = "load-scales"
+    keeps_output: ClassVar[bool] = True
+
+    def apply(self, program: Program) -> list[Change]:
+        """Fill in sites and scales."""
+        recipe = read_recipe(self.recipe)
+        for linear in find_linears(program.graph):
+            reason = program.quantization.refusal(linear)
+            if reason is not None:
+                program.skipped[linear.weight_name] = reason
+        sites = {site.name: site for site in find_sites(program, program.skipped.__contains__)}
+        missing = sorted(set(recipe.status) ^ set(sites))
+        if missing:
+            raise UsageError(
+                f"{self.recipe}: belongs to another model or to other --exclude: "
+                f"{missing[0]!r} is a site of only one of them"
+            )
+        changes = []
+        for name, site in sites.items():
+            status = recipe.status[name]
+            if (status == "folded") != (site.status == "foldable"):
+                raise UsageError(
+                    f"{self.recipe}: site {name!r} was {status} then and is {site.status} now: "
+                    "the recipe belongs to another model"
+                )
+            if status == "runtime":
+                sites[name] = site.with_status("runtime")
+            found = recipe.scales.get(name)
+            needed = site.channels if status == "runtime" else site.scales
+            if found is not None and status != "refused":
+                if found.scale.numel() != needed:
+                    raise UsageError(
+                        f"{self.recipe}: site {name!r} has {found.scale.numel()} scales, "
+                        f"{needed} are needed: the recipe belongs to another model"
+                    )
+            if found is not None:
+                program.scales[name] = found
+            changes.append(Change(name, f"{status}, from the recipe"))
+        program.sites = tuple(sites.values())
+        return changes

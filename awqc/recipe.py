@@ -1,0 +1,120 @@
+"""The recipe of a compile: all that was decided, enough to do it again without data.
+
+``recipe.json`` holds the decisions, ``scales.safetensors`` beside it the scales of each site.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from awqc.errors import UsageError
+from awqc.program import Program
+from awqc.sites import SiteScale
+
+SCHEMA = 1
+SCALES_FILE = "scales.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Decisions of an earlier compile.
+
+    Attributes:
+        pipeline: the passes that ran, as one line.
+        quantization: bits, group_size, symmetric, exclude.
+        status: of each site by name.
+        scales: of each site that was searched, by name.
+    """
+
+    pipeline: str
+    quantization: dict[str, Any]
+    status: dict[str, str]
+    scales: dict[str, SiteScale]
+
+
+def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
+    """The content of ``recipe.json``."""
+    spec = program.quantization
+    return {
+        "schema": SCHEMA,
+        "pipeline": pipeline,
+        "quantization": {
+            "bits": spec.bits,
+            "group_size": spec.group_size,
+            "symmetric": spec.symmetric,
+            "exclude": list(spec.exclude),
+        },
+        "sites": {
+            site.name: {
+                "status": site.status,
+                **{
+                    key: value
+                    for key, value in _record(program.scales.get(site.name)).items()
+                    if key != "scale"
+                },
+            }
+            for site in program.sites
+        },
+    }
+
+
+def _record(scale: SiteScale | None) -> dict[str, Any]:
+    return {} if scale is None else asdict(scale)
+
+
+def write_recipe(program: Program, pipeline: str, folder: Path) -> None:
+    """Write ``recipe.json`` and ``scales.safetensors`` into ``folder``."""
+    text = json.dumps(describe_recipe(program, pipeline), indent=2)
+    (folder / "recipe.json").write_text(text + "\n")
+    scales = {
+        site.name: program.scales[site.name].scale.contiguous()
+        for site in program.sites
+        if site.name in program.scales
+    }
+    save_file(scales, folder / SCALES_FILE)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe; ``path`` is the file or the folder that holds it.
+
+    Raises:
+        UsageError: it is missing, or not a recipe.
+    """
+    file = Path(path)
+    file = file / "recipe.json" if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text())
+        scales = load_file(file.parent / SCALES_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(
+            f"{file}: cannot be read as a recipe ({error}); give the recipe.json of an earlier "
+            f"compile, with {SCALES_FILE} beside it"
+        ) from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise UsageError(f"{file}: is no recipe of schema {SCHEMA}")
+    sites = content["sites"]
+    missing = [n for n, s in sites.items() if "candidate" in s and n not in scales]
+    if missing:
+        raise UsageError(f"{file.parent / SCALES_FILE}: has no scales for {missing[0]!r}")
+    return Recipe(
+        pipeline=content["pipeline"],
+        quantization=content["quantization"],
+        status={name: site["status"] for name, site in sites.items()},
+        scales={
+            name: SiteScale(
+                scales[name].to(torch.float32),
+                site["candidate"],
+                site["loss_nearest"],
+                site["loss"],
+            )
+            for name, site in sites.items()
+            if "candidate" in site
+        },
+    )
