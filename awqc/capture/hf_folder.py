@@ -43,8 +43,11 @@ class HFFolder:
             UsageError: a file is missing or unreadable, or transformers is not installed.
             CaptureError: the model is quantized already.
         """
-        if path.is_file() and path.suffix == ".gguf":
+        if path.is_file():
             path, gguf_file = path.parent, path.name
+        elif gguf_file is None and not (path / "config.json").is_file():
+            files = sorted(file.name for file in path.glob("*.gguf"))
+            gguf_file = files[0] if len(files) == 1 else None
         folder = cls(path, gguf_file, trust_remote_code)
         require_transformers()
         folder.check()

@@ -56,7 +56,8 @@ def replace_weight(program: Program, linear: Linear, quantized: QuantizedWeight)
     """Let the readers of ``linear``'s weight read the dequantized codes instead."""
     name, granularity = linear.weight_name, quantized.granularity
     packed = pack(quantized.codes, granularity.storage_bits)
-    anchor = linear.weight
+    # Close to the first reader, so that the dequantized weight lives as briefly as possible.
+    anchor = next(node for node in program.graph.nodes if linear.weight in node.all_input_nodes)
     reads = [
         program.add_weight(f"{name}.packed", packed, anchor),
         program.add_weight(f"{name}.scale", quantized.scale, anchor),
@@ -73,5 +74,5 @@ def replace_weight(program: Program, linear: Linear, quantized: QuantizedWeight)
         granularity.group_size,
         like=linear.node,
     )
-    anchor.replace_all_uses_with(call)
-    program.graph.erase_node(anchor)
+    linear.weight.replace_all_uses_with(call)
+    program.graph.erase_node(linear.weight)
