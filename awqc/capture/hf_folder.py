@@ -220,9 +220,9 @@ def _check_weights(path: Path) -> None:
 
 
 def _check_native(path: Path, config: dict[str, Any]) -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+    if config.get("model_type") not in CONFIG_MAPPING:
         raise UsageError(
             f"{path}: the model is Python code of its own (auto_map in config.json), which runs "
             "only when you say that you trust it: --trust-remote-code"

@@ -68,22 +68,15 @@ def empty_cache(model: Any, where: str) -> Any:
 
     cache = DynamicCache(config=model.config)
     for index, layer in enumerate(cache.layers):
-        kind = type(layer)
-        if kind is DynamicSlidingWindowLayer:
+        if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
             cache.layers[index] = DynamicLayer()
-        elif kind is not DynamicLayer and hasattr(layer, "keys"):
-            raise _unknown_state(where, index, layer)
-        elif hasattr(layer, "conv_states") or hasattr(layer, "recurrent_states"):
-            raise _unknown_state(where, index, layer)
+        elif any(hasattr(layer, state) for state in ("keys", "conv_states", "recurrent_states")):
+            raise CaptureError(
+                f"{where}: layer {index} carries a {type(layer).__name__} from token to token; "
+                "only keys and values of attention can be carried. Capture it without a cache: "
+                "--task feature-extraction"
+            )
     return cache
-
-
-def _unknown_state(where: str, index: int, layer: Any) -> CaptureError:
-    return CaptureError(
-        f"{where}: layer {index} carries a {type(layer).__name__} from token to token; only "
-        "keys and values of attention can be carried. Capture it without a cache: "
-        "--task feature-extraction"
-    )
 
 
 def cached_forward(model: Any, where: str) -> Callable[..., tuple[Tensor, ...]]:
