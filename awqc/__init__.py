@@ -1,0 +1,36 @@
+"""awqc: the quantizing compiler for PyTorch.
+
+``compile`` takes a model and gives back the same model with low-bit weights, exported and
+verified. Names are loaded when they are first used, so that what runs without torch
+(``awqc.generate``) stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from awqc.compiler import Compiled as Compiled
+    from awqc.compiler import compile as compile
+    from awqc.errors import AwqcError as AwqcError
+    from awqc.runtime import load as load
+
+_HOMES = {
+    "AwqcError": "awqc.errors",
+    "Compiled": "awqc.compiler",
+    "compile": "awqc.compiler",
+    "load": "awqc.runtime",
+}
+
+__all__ = ["AwqcError", "Compiled", "compile", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'awqc' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,12 +21,11 @@ from awqc.errors import UsageError
 from awqc.export.formats import FORMATS, check_formats
 from awqc.export.graph_module import restore_calls
 from awqc.layers import Layer, LayerRecord
-from awqc.passes.convert_dtype import HALVES, ConvertDtype
+from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, Observe, Pipeline, parse_pipeline
 from awqc.program import Program
 from awqc.publish import check_replaceable, staging
 from awqc.qparams import Bits
-from awqc.quantization import QuantizationSpec
 from awqc.recipe import read_recipe, write_recipe
 from awqc.report.content import build_report, stored_bytes, write_report
 from awqc.runtime import Provider, resolve_provider
@@ -50,6 +49,7 @@ class Options:
     num_samples: int | None = None
     seed: int = 0
     runtime_scales: str = "auto"
+    dtype: str = "auto"
 
     def build_pipeline(self) -> Pipeline:
         """The passes, with these options as their defaults."""
@@ -128,7 +128,7 @@ def compile(
         dynamic: axes besides the batch that may vary, by input name.
         observe: called after each pass.
         **options: fields of `Options`: symmetric, exclude, pipeline, formats, provider,
-            device, max_loss, recipe, num_samples, seed, runtime_scales.
+            device, max_loss, recipe, num_samples, seed, runtime_scales, dtype.
 
     Raises:
         UsageError: an argument is wrong.
@@ -136,7 +136,7 @@ def compile(
         CalibrationError: the data does not fit, or makes the model overflow.
         VerificationError: the result is not the model that was asked for; nothing is written.
     """
-    chosen = _options(bits=bits, group_size=group_size, **options)
+    chosen = parse_options(bits=bits, group_size=group_size, **options)
     if output_dir is not None:
         check_replaceable(Path(output_dir))
     timing: dict[str, float] = {}
@@ -153,7 +153,12 @@ def compile(
     return result
 
 
-def _options(**given: Any) -> Options:
+def parse_options(**given: Any) -> Options:
+    """`Options` of keyword arguments.
+
+    Raises:
+        UsageError: an option is unknown, or its value unusable.
+    """
     known = set(Options.__dataclass_fields__)
     unknown = [key for key in given if key not in known]
     if unknown:
@@ -167,7 +172,9 @@ def _options(**given: Any) -> Options:
             given[key] = tuple(given[key])
     options = Options(**given)
     check_formats(options.formats)
-    QuantizationSpec(options.bits, options.group_size, options.symmetric, options.exclude)
+    if options.dtype not in ("auto", *DTYPES):
+        raise UsageError(f"dtype {options.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
+    options.build_pipeline()
     return options
 
 
@@ -182,9 +189,12 @@ def _compile(
     pipeline = options.build_pipeline()
     original_bytes = stored_bytes(program)
     if program.source_dtype in HALVES:
-        program.scale_dtype = program.source_dtype
         ConvertDtype("float32").apply(program)
         program.tidy()
+    if options.dtype != "auto":
+        program.source_dtype = DTYPES[options.dtype]
+    if program.source_dtype in HALVES:
+        program.scale_dtype = program.source_dtype
     with _timed(timing, "data"):
         data = _calibration(program, calib, options)
     with _timed(timing, "reference"):

@@ -59,7 +59,10 @@ def staging(target: Path) -> Iterator[Path]:
 
 def _replace(folder: Path, target: Path) -> None:
     """Move ``folder`` to ``target``; the old target is put back if that fails."""
-    os.chmod(folder, 0o777 & ~_umask())
+    mask = _umask()
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
     if not target.exists():
         folder.rename(target)
         return

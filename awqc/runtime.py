@@ -136,3 +136,25 @@ def float_outputs(names: Sequence[str], outputs: Sequence[Tensor]) -> dict[str, 
         for name, value in zip(names, outputs, strict=True)
         if value.is_floating_point()
     }
+
+
+def load(
+    path: str | Path, provider: Provider = "auto", accuracy_level: int | None = None
+) -> Session:
+    """Open a compiled model in onnxruntime.
+
+    Args:
+        path: an output folder of a compile, or an ``.onnx`` file.
+        provider: ``auto``, ``cuda`` or ``cpu``; cuda raises where it does not work.
+        accuracy_level: of low-bit products: 1 computes in float32, 4 with int8
+            activations; None leaves onnxruntime's default, which is 4.
+
+    Raises:
+        UsageError: there is no model, or the provider does not work here.
+        VerificationError: onnxruntime does not load the model.
+    """
+    file = Path(path)
+    file = file / "model.onnx" if file.is_dir() else file
+    if not file.is_file():
+        raise UsageError(f"{path}: there is no model; give the output folder of awqc compile")
+    return Session(file, provider, None if accuracy_level is None else str(accuracy_level))

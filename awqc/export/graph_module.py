@@ -34,7 +34,7 @@ def restore_calls(program: Program) -> GraphModule:
             made[node] = graph.node_copy(node, made.__getitem__)
     graph.output(_output_leaves(program, made))
     graph.set_codegen(
-        _PyTreeCodeGen(_PyTreeInfo(_argument_names(call.in_spec), call.in_spec, call.out_spec))
+        _PyTreeCodeGen(_PyTreeInfo(_argument_names(program), call.in_spec, call.out_spec))
     )
     return GraphModule(program.graph_module, graph, class_name="GraphModule")
 
@@ -51,10 +51,21 @@ def _output_leaves(program: Program, made: dict[Node, Node]) -> list[Any]:
     return [made[leaf] if isinstance(leaf, Node) else leaf for leaf in leaves]
 
 
-def _argument_names(in_spec: pytree.TreeSpec) -> list[str]:
-    """Names of the arguments of a call: ``arg_0, arg_1, …``, then the keywords."""
-    args, kwargs = in_spec.child(0), in_spec.child(1)
-    return [*(f"arg_{index}" for index in range(args.num_children)), *kwargs.context]
+def _argument_names(program: Program) -> list[str]:
+    """Names of the arguments of a call: inputs go by their names, nests are ``arg_0, …``."""
+    call = program.call
+    args, kwargs = call.in_spec.child(0), call.in_spec.child(1)
+    specs = iter(program.inputs)
+    leaves = [
+        None if index in call.constants else next(specs).name
+        for index in range(call.in_spec.num_leaves)
+    ]
+    names, position = [], 0
+    for index, child in enumerate(args.children()):
+        name = leaves[position] if child.is_leaf() else None
+        names.append(name if name and name.isidentifier() else f"arg_{index}")
+        position += child.num_leaves
+    return [*names, *kwargs.context]
 
 
 def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -70,7 +81,7 @@ def dynamic_shapes(program: Program) -> Any:
         for spec in program.inputs
     ]
     args, kwargs = _unflatten_call(program, axes, constant=lambda _: None)
-    return {**dict(zip(_argument_names(program.call.in_spec), args, strict=False)), **kwargs}
+    return {**dict(zip(_argument_names(program), args, strict=False)), **kwargs}
 
 
 def _unflatten_call(program: Program, tensors: list[Any], constant: Any = lambda c: c) -> Any:

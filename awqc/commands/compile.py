@@ -1,0 +1,142 @@
+"""``awqc compile``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from awqc.commands.options import (
+    SOURCE_HELP,
+    calibration_options,
+    load_data,
+    load_model,
+    model_options,
+    parse_group_size,
+    quantization_options,
+)
+
+
+@click.command(
+    "compile",
+    help=f"""Quantize the weights of MODEL, export it, and verify the result against it.
+
+{SOURCE_HELP}
+
+Writes a folder with model.onnx (QDQ form, for onnxruntime), model.pt2 (for plain torch),
+report.json, recipe.json and scales.safetensors. Nothing is written, and the exit code is 1,
+when the exported model does not compute what the quantized one does, or when the loss passes
+--max-loss.
+
+\b
+Examples:
+  awqc compile model.pt2 --calib data.npz
+  awqc compile model.pt --bits 8 --input "x=float32[batch,64]" -o out
+  awqc compile my_package.models:make --group-size 32 --exclude 'head'
+  awqc compile model.pt2 --recipe model-awq/recipe.json""",
+)
+@model_options
+@quantization_options
+@calibration_options
+@click.option("--pipeline", metavar="SPEC", help="Passes to run, see awqc passes.")
+@click.option("--runtime-scales", type=click.Choice(["auto", "never", "always"]), default="auto",
+              show_default=True,
+              help="Multiply by scales when the model runs, where they cannot be folded: if it "
+              "pays, never, or whenever the loss falls.")
+@click.option("--formats", default="onnx,pt2", show_default=True, help="What to write.")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+              default="auto", show_default=True,
+              help="What the exported model computes in; auto: as the model came.")
+@click.option("--device", default="cpu", show_default=True, help="Where calibration runs.")
+@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
+              show_default=True, help="Where onnxruntime verifies.")
+@click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",
+              help="Fail if the outputs differ from the original's by more than this, as "
+              "|quantized - original| / |original|.")
+@click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE",
+              help="Repeat the decisions of an earlier compile; no calibration is run.")
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where to write.  [default: MODEL's stem + -awq, beside it]")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
+@click.option("--print-changed", is_flag=True, help="Print what each pass changed, on stderr.")
+@click.option("--dump-dir", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write the graph after each pass into DIR.")
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    dynamic: tuple[str, ...],
+    trust_pickle: bool,
+    task: str | None,
+    trust_remote_code: bool,
+    calib: Path | None,
+    num_samples: int | None,
+    seq_len: int | None,
+    seed: int,
+    bits: str,
+    group_size: str,
+    output_dir: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    print_after: str | None,
+    print_changed: bool,
+    dump_dir: Path | None,
+    formats: str,
+    **options: Any,
+) -> None:
+    from awqc.commands.watch import Watch
+    from awqc.compiler import compile, parse_options
+    from awqc.publish import check_replaceable
+    from awqc.report.terminal import console, print_report
+
+    err = console(stderr=True)
+    target = output_dir or default_output(model)
+    chosen = {
+        "bits": int(bits),
+        "group_size": parse_group_size(group_size),
+        "seed": seed,
+        "formats": tuple(filter(None, formats.split(","))),
+        **options,
+    }
+    parse_options(**chosen)
+    check_replaceable(target)
+    watch = Watch(err, print_after, print_changed, dump_dir)
+    err.print(f"capturing {model}")
+    program = load_model(
+        model,
+        inputs=inputs,
+        dynamic=dynamic,
+        trust_pickle=trust_pickle,
+        task=task,
+        trust_remote_code=trust_remote_code,
+        calib=calib,
+        seed=seed,
+    )
+    if dry_run:
+        from awqc.commands.plan import print_plan
+
+        print_plan(program, target, as_json, **chosen)
+        return
+    data = load_data(program, model, calib, num_samples, seq_len, seed)
+    for note in data.notes:
+        err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {note}")
+    compiled = compile(program, calib=data, observe=watch.observe, **chosen)
+    compiled.save(target)
+    if as_json:
+        click.echo(json.dumps(compiled.report, indent=2, allow_nan=False))
+        return
+    out = console()
+    print_report(compiled.report, out)
+    out.print(f"wrote {target}")
+
+
+def default_output(model: str) -> Path:
+    """The folder that a compile of MODEL writes to where none is given."""
+    path = Path(model)
+    if not path.exists() and ":" in model:
+        return Path(f"{model.partition(':')[0].rpartition('.')[2]}-awq")
+    stem = path.resolve().name if path.is_dir() else path.stem
+    return path.resolve().parent / f"{stem}-awq"

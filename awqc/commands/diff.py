@@ -1,0 +1,41 @@
+"""``awqc diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("diff")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--trust-pickle", is_flag=True, help="As in awqc compile.")
+def command(before: Path, after: Path, trust_pickle: bool) -> None:
+    """Show what differs between two graphs, values included.
+
+    BEFORE and AFTER are torch.export archives (.pt2), output folders of awqc compile, or text
+    dumps (--dump-dir of awqc compile). Prints nothing where they are equal.
+    """
+    from awqc.dump import compare_weights, diff, dump
+
+    first, second = (_read(path, trust_pickle) for path in (before, after))
+    texts = [side if isinstance(side, str) else dump(side) for side in (first, second)]
+    click.echo(diff(*texts), nl=False)
+    if not isinstance(first, str) and not isinstance(second, str):
+        for line in compare_weights(first, second):
+            click.echo(line)
+
+
+def _read(path: Path, trust_pickle: bool):  # type: ignore[no-untyped-def]
+    """The text of a dump, or the graph of an archive."""
+    from awqc.capture.source import load_program
+    from awqc.errors import UsageError
+
+    path = path / "model.pt2" if path.is_dir() else path
+    if path.suffix == ".txt":
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read as a dump: {error}") from error
+    return load_program(path, trust_pickle=trust_pickle).graph_module

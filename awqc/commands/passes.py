@@ -1,0 +1,29 @@
+"""``awqc passes``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import click
+
+
+@click.command("passes")
+def command() -> None:
+    """List the passes, their options and defaults.
+
+    \b
+    A pipeline is written as
+      canonicalize,insert-observers,calibrate,search-scales{grid=10},fold-scales,quantize-weights
+    and given to awqc compile --pipeline.
+    """
+    from awqc.passes.pipeline import DEFAULT, PASSES
+
+    for name, cls in PASSES.items():
+        click.echo(name)
+        text = inspect.cleandoc(cls.__doc__ or "")
+        click.echo("".join(f"    {line}\n" if line else "\n" for line in text.splitlines()), nl=False)
+        for option in dataclasses.fields(cls):
+            click.echo(f"    {option.name.replace('_', '-')}={option.default}")
+        click.echo()
+    click.echo(f"default pipeline:\n    {DEFAULT}")

@@ -1,0 +1,79 @@
+"""What a compile would do: sites, and how each weight would be stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from awqc.channels.analysis import find_sites
+from awqc.linears import find_linears
+from awqc.passes.canonicalize import Canonicalize
+from awqc.program import Program
+from awqc.quantization import QuantizationSpec
+from awqc.report.content import describe_site
+
+
+def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
+    """Sites, weights to be quantized, and weights left alone; ``program`` is canonicalized."""
+    Canonicalize().apply(program)
+    program.tidy()
+    layers, skipped = [], {}
+    for linear in find_linears(program.graph):
+        reason = spec.refusal(linear)
+        if reason is not None:
+            skipped[linear.weight_name] = reason
+            continue
+        granularity = spec.granularity(linear)
+        layers.append(
+            {
+                "name": linear.weight_name,
+                "op": linear.op,
+                "rows": linear.rows,
+                "columns": linear.columns,
+                "bits": granularity.bits,
+                "group_size": granularity.group_size,
+            }
+        )
+    sites = find_sites(program, exclude=skipped.__contains__)
+    return {
+        "model": program.name,
+        "inputs": [str(spec) for spec in program.inputs],
+        "sites": [describe_site(site, None) for site in sites],
+        "layers": layers,
+        "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
+    }
+
+
+def print_plan(
+    program: Program,
+    target: Path | None,
+    as_json: bool,
+    *,
+    bits: Any = 4,
+    group_size: int | str = "auto",
+    symmetric: bool = False,
+    exclude: tuple[str, ...] = (),
+    **_: Any,
+) -> None:
+    """Print the plan for ``program``: as JSON, or for people."""
+    from awqc.report.terminal import console, print_sites
+
+    plan = make_plan(program, QuantizationSpec(bits, group_size, symmetric, tuple(exclude)))
+    if as_json:
+        click.echo(json.dumps(plan, indent=2))
+        return
+    out = console()
+    out.print(f"{program.name}: {', '.join(plan['inputs'])}", markup=False)
+    print_sites(plan["sites"], out)
+    for entry in plan["skipped"]:
+        out.print(f"left in float: {entry['name']}: {entry['reason']}", markup=False)
+    folds = sum(site["status"] == "foldable" for site in plan["sites"])
+    out.print(
+        f"{folds} of {len(plan['sites'])} sites fold; {len(plan['layers'])} weights would be "
+        f"quantized, {len(plan['skipped'])} left in float"
+    )
+    if target is not None:
+        out.print(f"would write {target}", markup=False)

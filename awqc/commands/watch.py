@@ -1,0 +1,57 @@
+"""Show the graph between passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from awqc.dump import compare_weights, diff, dump
+from awqc.errors import UsageError
+from awqc.passes.base import Change, Pass
+from awqc.passes.pipeline import PASSES, Observe
+from awqc.program import Program
+
+
+@dataclass
+class Watch:
+    """What --print-after, --print-changed and --dump-dir ask for."""
+
+    err: Console
+    print_after: str | None
+    print_changed: bool
+    dump_dir: Path | None
+    _count: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.print_after not in (None, "all", *PASSES):
+            raise UsageError(
+                f"--print-after {self.print_after!r}: give all, or one of {', '.join(PASSES)}"
+            )
+
+    @property
+    def observe(self) -> Observe | None:
+        """The callback for the pipeline, or None if nothing was asked for."""
+        wanted = self.print_after or self.print_changed or self.dump_dir
+        return self._observe if wanted else None
+
+    def _observe(
+        self, step: Pass, before: Program, after: Program, changes: list[Change]
+    ) -> None:
+        text = dump(after.graph_module)
+        if self.print_after in ("all", step.name):
+            self._print(f"graph after {step.name}:\n{text}")
+        if self.print_changed:
+            self._print(f"{step.name}: {len(changes)} changes\n")
+            self._print("".join(f"  {change}\n" for change in changes))
+            self._print(diff(dump(before.graph_module), text))
+            lines = compare_weights(before.graph_module, after.graph_module)
+            self._print("".join(f"{line}\n" for line in lines))
+        if self.dump_dir is not None:
+            self.dump_dir.mkdir(parents=True, exist_ok=True)
+            (self.dump_dir / f"{self._count:02}-{step.name}.txt").write_text(text)
+        self._count += 1
+
+    def _print(self, text: str) -> None:
+        self.err.print(text, markup=False, soft_wrap=True, end="")

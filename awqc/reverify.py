@@ -1,0 +1,76 @@
+"""Verify an output folder again, from its files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from awqc.array_files import read_arrays
+from awqc.calibration import CalibrationData, load_calibration, synthetic
+from awqc.capture.source import load_program
+from awqc.errors import UsageError
+from awqc.program import Program
+from awqc.verify import Verification, check, take_reference, verify
+
+
+def reverify(
+    folder: Path,
+    *,
+    calib: Path | None = None,
+    num_samples: int | None = None,
+    against: str | None = None,
+    trust_pickle: bool = False,
+    provider: str = "auto",
+    max_loss: float | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Compare ``model.onnx`` with ``model.pt2``, and with the original where it is given.
+
+    Raises:
+        UsageError: a file is missing, or the inputs of the two models differ.
+        VerificationError: they disagree, or the loss is beyond ``max_loss``.
+    """
+    for name in ("model.onnx", "model.pt2"):
+        if not (folder / name).is_file():
+            raise UsageError(
+                f"{folder}: has no {name}; give the output folder of a compile with "
+                "--formats onnx,pt2"
+            )
+    quantized = load_program(folder / "model.pt2")
+    quantized.name = folder.name
+    data = _data(quantized, calib, num_samples, seed)
+    batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
+    original = quantized if against is None else _original(against, quantized, calib, trust_pickle)
+    reference = take_reference(original, batches)
+    verification = verify(quantized, reference, folder / "model.onnx", provider)  # type: ignore[arg-type]
+    check(verification, _dtype(quantized), max_loss if against else None, folder.name)
+    return verification
+
+
+def _data(
+    program: Program, calib: Path | None, num_samples: int | None, seed: int
+) -> CalibrationData:
+    if calib is None:
+        return synthetic(program, num_samples or 64, seed)
+    return load_calibration(calib, program, num_samples)
+
+
+def _original(
+    against: str, quantized: Program, calib: Path | None, trust_pickle: bool
+) -> Program:
+    arrays = None if calib is None else read_arrays(calib)
+    specs = [] if against.endswith(".pt2") or calib else [str(s) for s in quantized.inputs]
+    original = load_program(against, inputs=specs, calib=arrays, trust_pickle=trust_pickle)
+    wanted, found = ({spec.name for spec in p.inputs} for p in (quantized, original))
+    if wanted != found:
+        raise UsageError(
+            f"{against}: has the inputs {', '.join(sorted(found))}; the compiled model has "
+            f"{', '.join(sorted(wanted))}"
+        )
+    return original
+
+
+def _dtype(program: Program) -> torch.dtype:
+    half = (torch.float16, torch.bfloat16)
+    return program.source_dtype if program.source_dtype in half else torch.float32
