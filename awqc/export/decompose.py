@@ -13,13 +13,20 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
+from torch.export.graph_signature import TensorArgument
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from awqc.export.attention import attention
 from awqc.nodes import fake_mode_of
 
+aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
+OWN: Decompositions = {aten.scaled_dot_product_attention.default: attention}
+"""Operations that are always expanded, by functions of ours."""
+KEPT = frozenset({aten.reshape.default})
+"""Composite operations that dissolve in tracing, but that translators know as they are."""
 
 
 class LocalProgram(ExportedProgram):
@@ -40,10 +47,30 @@ class LocalProgram(ExportedProgram):
             return whole
         defaults = torch.export.default_decompositions()
         for node in list(self.graph.nodes):
+            if node.target is aten.view.default:
+                # A view asks for strides that an expanded node need not have.
+                node.target = aten.reshape.default
             if _needs_expanding(node, decomp_table, defaults):
                 _expand(node, decomp_table)
+        self._settle_outputs()
+        self.graph.eliminate_dead_code()
         self.graph_module.recompile()
         return self
+
+    def _settle_outputs(self) -> None:
+        """Make each output a value of its own, and let the signature name it."""
+        (output,) = (node for node in self.graph.nodes if node.op == "output")
+        results: list[Node] = []
+        for result, spec in zip(output.args[0], self.graph_signature.output_specs, strict=True):
+            if result.op == "placeholder" or result in results:
+                value = result.meta["val"]
+                with self.graph.inserting_before(output):
+                    result = self.graph.call_function(aten.clone.default, (result,))
+                result.meta["val"] = value
+            assert isinstance(spec.arg, TensorArgument)
+            spec.arg.name = result.name
+            results.append(result)
+        output.args = (tuple(results),)
 
 
 def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions) -> bool:
@@ -55,7 +82,9 @@ def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions
     target = node.target
     if not isinstance(target, OpOverload) or node.meta.get("val") is None:
         return False
-    if target in table:
+    if target in KEPT:
+        return False
+    if target in table or target in OWN:
         return True
     return target not in defaults and _is_composite(target)
 
@@ -101,7 +130,7 @@ def _trace(node: Node, table: Decompositions) -> GraphModule:
     """Trace ``node`` alone on its fake arguments, decomposing by ``table``."""
     leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
     sources = _node_arguments(node)
-    target: Any = node.target
+    target: Any = OWN.get(node.target, node.target)
 
     def call(*values: Any) -> Any:
         bound = dict(zip(sources, values, strict=True))
@@ -109,8 +138,20 @@ def _trace(node: Node, table: Decompositions) -> GraphModule:
         args, kwargs = pytree.tree_unflatten(filled, spec)
         return target(*args, **kwargs)
 
+    values = [source.meta["val"] for source in sources]
     with node_mode(node), torch.no_grad():
-        return make_fx(call, decomposition_table=dict(table))(*(s.meta["val"] for s in sources))
+        traced = make_fx(call, decomposition_table=dict(table))(*values)
+        if _is_functional(traced):
+            return traced
+        # Some decompositions write into tensors of their own making.
+        pure = torch.func.functionalize(traced, remove="mutations_and_views")
+        return make_fx(pure, decomposition_table=dict(table))(*values)
+
+
+def _is_functional(module: GraphModule) -> bool:
+    module.graph.eliminate_dead_code()
+    targets = (node.target for node in module.graph.nodes)
+    return not any(isinstance(t, OpOverload) and t._schema.is_mutable for t in targets)
 
 
 def _node_arguments(node: Node) -> list[Node]:

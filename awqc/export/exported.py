@@ -30,8 +30,6 @@ from awqc.nodes import fake_like, module_path
 from awqc.program import Program
 from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed, unpack
 
-aten = torch.ops.aten
-
 
 @dataclass(frozen=True)
 class PackedWeight:
@@ -97,14 +95,13 @@ def packed_weight(node: Node) -> PackedWeight:
     )
 
 
-def lower(program: Program) -> Lowered:
-    """``program`` as an exported program; no tensor is copied.
+def lower(program: Program, kind: type[ExportedProgram] = LocalProgram) -> Lowered:
+    """``program`` as an exported program of class ``kind``; no tensor is copied.
 
     Raises:
         ExportError: the graph calls a module, or an output is a number.
     """
-    lowering = _Lowering(program)
-    return lowering.run()
+    return _Lowering(program).run(kind)
 
 
 class _Lowering:
@@ -116,7 +113,7 @@ class _Lowering:
         self.state: dict[str, Tensor] = {}
         self.weights: list[PackedWeight] = []
 
-    def run(self) -> Lowered:
+    def run(self, kind: type[ExportedProgram]) -> Lowered:
         nodes = list(self.program.graph.nodes)
         self._add_tensors([n for n in nodes if n.op == "get_attr" and self._is_tensor(n)])
         self._add_weights([n for n in nodes if n.target is dequantize_packed])
@@ -124,7 +121,7 @@ class _Lowering:
             if node not in self.made and node.op != "output" and not _is_check(node):
                 self._copy(node)
         names, outputs = self._add_outputs(nodes[-1])
-        return Lowered(self._exported(outputs), tuple(self.weights), names)
+        return Lowered(self._exported(kind, outputs), tuple(self.weights), names)
 
     def _is_tensor(self, node: Node) -> bool:
         value = self.program.graph_module
@@ -192,7 +189,7 @@ class _Lowering:
                 )
             result = self.made[value]
             if result.op == "placeholder" or result in results:
-                result = self.graph.call_function(aten.clone.default, (result,))
+                result = self.graph.call_function(torch.ops.aten.clone.default, (result,))
                 result.meta["val"] = value.meta["val"]
             names.append(name)
             results.append(result)
@@ -200,7 +197,9 @@ class _Lowering:
         specs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(r.name), None) for r in results]
         return tuple(names), specs
 
-    def _exported(self, outputs: list[OutputSpec]) -> ExportedProgram:
+    def _exported(
+        self, kind: type[ExportedProgram], outputs: list[OutputSpec]
+    ) -> ExportedProgram:
         inputs = [spec.arg for spec in self.specs if spec.kind is InputKind.USER_INPUT]
         signature = ModuleCallSignature(
             inputs=inputs,
@@ -208,7 +207,7 @@ class _Lowering:
             in_spec=pytree.tree_structure(((0,) * len(inputs), {})),
             out_spec=pytree.tree_structure((0,) * len(outputs)),
         )
-        return LocalProgram(
+        return kind(
             root=self.program.graph_module,
             graph=self.graph,
             graph_signature=ExportGraphSignature(self.specs, outputs),

@@ -20,6 +20,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from torch.export import ExportedProgram
 
 from awqc.errors import ExportError, UsageError
 from awqc.export.exported import Lowered, lower
@@ -120,20 +121,16 @@ def _resolve_opset(opset: int | None, lowered: Lowered) -> int:
 def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
     """The float model; its first inputs stand for the quantized weights."""
     weights = [f"awqc.weight.{index}" for index in range(len(lowered.weights))]
+    names = [*weights, *(spec.name for spec in program.inputs)]
     try:
-        with _quiet():
-            translated = torch.onnx.export(
-                lowered.exported,
-                dynamo=True,
-                optimize=False,
-                opset_version=opset,
-                input_names=[*weights, *(spec.name for spec in program.inputs)],
-                output_names=list(lowered.outputs),
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        raise ExportError(f"{program.name}: no ONNX form: {_root_cause(error)}") from error
-    assert translated is not None
+        translated = _run_translator(lowered, opset, names)
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError):
+        # Node by node failed: the general way decomposes the whole graph, slowly.
+        whole = lower(program, ExportedProgram)
+        try:
+            translated = _run_translator(whole, opset, names)
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(f"{program.name}: no ONNX form: {_root_cause(error)}") from error
     model = translated.model
     found = model.opset_imports.get("")
     if found != opset:
@@ -142,6 +139,21 @@ def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
             f"{opset}; ask for another opset"
         )
     return model
+
+
+def _run_translator(lowered: Lowered, opset: int, input_names: list[str]) -> torch.onnx.ONNXProgram:
+    with _quiet():
+        translated = torch.onnx.export(
+            lowered.exported,
+            dynamo=True,
+            optimize=False,
+            opset_version=opset,
+            input_names=input_names,
+            output_names=list(lowered.outputs),
+            verbose=False,
+        )
+    assert translated is not None
+    return translated
 
 
 def _place_weights(model: Any, program: Program, lowered: Lowered, opset: int) -> None:
