@@ -12,6 +12,7 @@ from torch.fx import Node
 import awqc.channels.rules  # noqa: F401  registers the rules
 from awqc.channels.flow import Flow
 from awqc.channels.labels import PINNED
+from awqc.channels.neutral import neutral_values
 from awqc.channels.shapes import Shapes
 from awqc.linears import CONVOLUTIONS, Linear, find_linears
 from awqc.program import Program
@@ -53,8 +54,8 @@ class _Analysis:
             self.readers.setdefault(linear.input, []).append(linear)
         placeholders = [n for n in graph.nodes if n.op == "placeholder"]
         self.states = _state_nodes(self.program, placeholders)
+        self.neutral = neutral_values(self.program)
         self.shared = _shared_storage(self.program)
-        self.parameters = [n for n in graph.nodes if n.op == "get_attr"]
 
     def site(self, seed: Linear, taken: set[Node]) -> tuple[Site, set[Node]]:
         """The site of the value that ``seed`` reads, and the products that it covers."""
@@ -73,7 +74,9 @@ class _Analysis:
             return site, {r.node for r in mine}
         covered = self._covered(flow, kept)
         edits = {
-            str(n.target): _renumber(flow.get(n), kept) for n in self.parameters if flow.scaled(n)
+            str(n.target): _renumber(flow.get(n), kept)
+            for n in sorted(flow.labels)
+            if n.op == "get_attr" and flow.scaled(n)
         }
         site = Site(
             name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()), edits,
@@ -94,7 +97,7 @@ class _Analysis:
         raise AssertionError
 
     def _spread_with(self, seed: Linear, shapes: Shapes) -> Flow:
-        flow = Flow(shapes, self.states, seed.channels)
+        flow = Flow(shapes, self.states, seed.channels, self.neutral)
         labels = -(torch.arange(seed.channels) + PINNED + 1)
         scales = -labels
 
@@ -108,8 +111,8 @@ class _Analysis:
         flow.assign(seed.input, labels.reshape([-1 if i == axis else 1 for i in range(rank)]))
         flow = flow.settle(finished)
         flow.recheck(finished)
-        for node in self.parameters:
-            if str(node.target) in self.shared:
+        for node in list(flow.labels):
+            if node.op == "get_attr" and str(node.target) in self.shared:
                 other = self.shared[str(node.target)]
                 flow.pin(node, f"{node.target} shares its memory with {other}")
         return flow
@@ -117,9 +120,9 @@ class _Analysis:
     def _covered(self, flow: Flow, kept: Tensor) -> dict[Node, Reader]:
         """The products whose weight columns undo the scale."""
         covered = {}
-        for value, readers in self.readers.items():
+        for value in sorted(flow.labels):
             if flow.scaled(value):
-                for linear in readers:
+                for linear in self.readers.get(value, ()):
                     labels = flow.get(value)
                     classes = _renumber(labels, kept).abs() - 1
                     axis = labels.ndim - 1

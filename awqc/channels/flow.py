@@ -48,12 +48,19 @@ class Flow:
         pins: (number of classes, reason) of each pin, in order.
     """
 
-    def __init__(self, shapes: Shapes, states: dict[Node, Node], scales: int) -> None:
+    def __init__(
+        self,
+        shapes: Shapes,
+        states: dict[Node, Node],
+        scales: int,
+        neutral: frozenset[Node] = frozenset(),
+    ) -> None:
         """Start without labels.
 
         ``states`` maps each carried state, as an input, to the node that leaves through the
-        paired output, and back.
+        paired output, and back. ``neutral`` values are what any scale makes of them.
         """
+        self.neutral = neutral
         self.shapes = shapes
         self.states = states
         self.classes = ScaleClasses(scales)
@@ -78,7 +85,7 @@ class Flow:
     def assign(self, node: Any, labels: Tensor) -> None:
         """Demand that ``node`` has ``labels``, or what they become where it is broadcast."""
         assert isinstance(node, Node), node
-        if not bool((labels != 0).any()):
+        if node in self.neutral or not bool((labels != 0).any()):
             return
         shape = self.shapes.shape(node)
         labels = fit(self.classes, labels, shape)
@@ -96,10 +103,10 @@ class Flow:
             self.pin(node, f"{describe(node)} is not floating point")
         self._touch(node)
 
-    def pin(self, node: Any, reason: str) -> None:
-        """Fix all scales on ``node`` at 1, because of ``reason``."""
+    def pin(self, node: Any, reason: str, labels: Tensor | None = None) -> None:
+        """Fix all scales on ``node``, or those in ``labels``, at 1 because of ``reason``."""
         if isinstance(node, Node) and node in self.labels:
-            count = self.classes.pin(self.labels[node])
+            count = self.classes.pin(self.labels[node] if labels is None else labels)
             if count:
                 self.pins.append((count, reason + self._trail(node)))
 
@@ -178,7 +185,7 @@ class Flow:
         self._queue[node] = None
 
     def _copy(self) -> Flow:
-        other = Flow(self.shapes, self.states, 0)
+        other = Flow(self.shapes, self.states, 0, self.neutral)
         other.classes = self.classes.copy()
         other.labels = dict(self.labels)
         other.pins = list(self.pins)

@@ -54,14 +54,15 @@ class ScaleClasses:
         if not bool(differ.any()):
             return False
         pairs = torch.stack([a[differ], b[differ]], dim=1).unique(dim=0)
-        before = self._roots.clone()
-        for left, right in pairs.tolist():
-            if (left < 0) == (right < 0) or PINNED in (abs(left), abs(right)):
-                self._union(abs(left), abs(right))
-            else:
-                self._union(abs(left), PINNED)
-                self._union(abs(right), PINNED)
-        return not torch.equal(before, self._roots)
+        left, right = pairs.abs().unbind(1)
+        fixed = (left == PINNED) | (right == PINNED)
+        inverse = (pairs.prod(dim=1) < 0) & ~fixed
+        pinned = torch.full_like(left, PINNED)
+        self._join(
+            torch.cat([left, right[inverse]]),
+            torch.cat([torch.where(inverse, pinned, right), pinned[inverse]]),
+        )
+        return True
 
     def pin(self, labels: Tensor) -> int:
         """Fix all scales in ``labels`` at 1; returns how many classes that newly pinned."""
@@ -71,10 +72,18 @@ class ScaleClasses:
             self._roots[torch.isin(self._roots, classes)] = PINNED
         return int(classes.numel())
 
-    def _union(self, left: int, right: int) -> None:
-        a, b = int(self._roots[left]), int(self._roots[right])
-        if a != b:
-            self._roots[self._roots == max(a, b)] = min(a, b)
+    def _join(self, left: Tensor, right: Tensor) -> None:
+        """Make one class of each pair: all take the smallest index that they are joined to."""
+        parent = torch.arange(self._roots.numel())
+        ends = torch.cat([left, right])
+        while True:
+            low = torch.minimum(parent[left], parent[right])
+            lower = parent.scatter_reduce(0, ends, torch.cat([low, low]), "amin")
+            lower = lower[lower]
+            if torch.equal(lower, parent):
+                break
+            parent = lower
+        self._roots = parent[self._roots]
 
 
 def compress(labels: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Shapes:
     def size(self, value: Any) -> int:
         """``value`` (int or SymInt) as an int."""
         if isinstance(value, torch.SymInt):
-            if not self._small:
+            if not self._small and value.node.has_hint():
                 return int(value.node.hint)
             expression = value.node.expr
             for symbol in sorted(expression.free_symbols, key=str):
@@ -34,8 +34,17 @@ class Shapes:
         return int(value)
 
     def shape(self, node: Node) -> tuple[int, ...]:
-        """Sizes of the tensor that ``node`` makes."""
-        return tuple(self.size(size) for size in node.meta["val"].shape)
+        """Sizes of the tensor that ``node`` makes.
+
+        Raises:
+            RuntimeError: a dynamic axis comes out empty, and would hide its labels.
+        """
+        given = node.meta["val"].shape
+        shape = tuple(self.size(size) for size in given)
+        for size, made in zip(given, shape, strict=True):
+            if made < 1 and isinstance(size, torch.SymInt):
+                raise RuntimeError(f"{node.name} is empty")
+        return shape
 
     def concrete(self, argument: Any) -> Any:
         """An argument of a call: nodes of symbolic sizes become ints, the rest stays."""

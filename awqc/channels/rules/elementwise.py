@@ -132,6 +132,24 @@ def _select(flow: Flow, node: Node, *branches: Any) -> None:
     same(flow, *branches, node)
 
 
+# glu(x) = x[:half] * sigmoid(x[half:])
+@rule(aten.glu.default)
+def glu(flow: Flow, node: Node) -> None:
+    """The first half along the axis passes; the second, under a sigmoid, cannot be scaled."""
+    x = node.args[0]
+    assert isinstance(x, Node)
+    shape = flow.shapes.shape(x)
+    axis = int(node.args[1] if len(node.args) > 1 else -1) % len(shape)  # type: ignore[arg-type]
+    if flow.scaled(x):
+        first, second = flow.get(x).expand(shape).chunk(2, axis)
+        flow.pin(x, f"{describe(node)} takes a sigmoid of it", second)
+        flow.assign(node, flow.classes.active(first))
+    if flow.scaled(node):
+        labels = flow.get(node)
+        labels = labels.expand([shape[axis] // 2 if i == axis else -1 for i in range(labels.ndim)])
+        flow.assign(x, torch.cat([labels, torch.zeros_like(labels)], axis))
+
+
 # (a / s) * b = (a * b) / s
 @rule(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
 def multiply(flow: Flow, node: Node) -> None:
@@ -173,6 +191,7 @@ def multiply_alternatives(flow: Flow, node: Node) -> list[Alternative]:
     if not bool((missing != 0).any()):
         return []
     options = [Alternative(first, missing), Alternative(second, _exponent(node) * missing)]
+    options = [option for option in options if option.node not in flow.neutral]
     return sorted(options, key=lambda option: _reluctance(flow, option, missing))
 
 

@@ -18,6 +18,7 @@ from awqc.channels.labels import merge_axes
 
 aten = torch.ops.aten
 PADDING = -1
+PADS = (aten.constant_pad_nd.default, aten.pad.default)
 
 
 @rule(
@@ -71,6 +72,10 @@ PADDING = -1
     aten.view_as.default,
     aten.reshape_as.default,
     aten.as_strided.default,
+    aten.slice_scatter.default,
+    aten.select_scatter.default,
+    aten.diagonal_scatter.default,
+    aten.copy.default,
     aten.index.Tensor,
     aten.index_select.default,
 )
@@ -137,7 +142,7 @@ def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | Non
     args, kwargs = _concrete(flow, node, value)
     if any(isinstance(n, Node) for n in torch.utils._pytree.tree_leaves((args, kwargs))):
         return None
-    if node.target in (aten.constant_pad_nd.default, aten.pad.default):
+    if node.target in PADS:
         if not _pads_zero(node):
             flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
         args = (*args[:2], "constant", PADDING) if _is_constant_pad(node) else args
@@ -170,34 +175,65 @@ def _pads_zero(node: Node) -> bool:
 
 
 def _rows(flow: Flow, node: Node) -> None:
-    """Rows picked by unknown numbers: labels must not depend on the axis picked from."""
+    """Rows picked by unknown numbers: labels must not depend on the axes picked from."""
     x = node.args[0]
     assert isinstance(x, Node)
     if node.target is aten.index_select.default:
-        axes = [int(node.args[1]) % len(flow.shapes.shape(x))]  # type: ignore[arg-type]
+        axes, made, at = [int(node.args[1]) % len(x.meta["val"].shape)], 1, None  # type: ignore[arg-type]
     elif node.target is aten.index.Tensor:
-        axes = [i for i, part in enumerate(node.args[1]) if part is not None]  # type: ignore[arg-type, union-attr]
+        axes, made, at = picked_axes(node.args[1])
     else:
         for value in (*node.all_input_nodes, *flow.outputs(node).values()):
             flow.pin(value, f"{describe(node)} moves elements by numbers known only when it runs")
         return
-    picked_from_first = axes == list(range(len(axes)))
-    if node.target is aten.index.Tensor and not picked_from_first:
-        for value in (x, node):
-            flow.pin(value, f"{describe(node)} picks along inner axes")
-        return
-    _pick(flow, node, x, axes)
-
-
-def _pick(flow: Flow, node: Node, x: Node, axes: list[int]) -> None:
-    """``y[...] = x[i]``: labels of the axes that are not picked from agree, the others merge."""
+    at = axes[0] if at is None else at
     labels = merge_axes(flow.classes, flow.get(x), axes)
-    rank = len(flow.shapes.shape(node))
-    if node.target is aten.index_select.default:
-        flow.assign(node, labels)
-        flow.assign(x, merge_axes(flow.classes, flow.get(node), axes))
+    flow.assign(x, labels)
+    flow.assign(node, _exchange(labels, axes, at, made))
+    back = merge_axes(flow.classes, flow.get(node), range(at, at + made))
+    flow.assign(node, back)
+    kept = back.reshape([size for i, size in enumerate(back.shape) if not at <= i < at + made])
+    for axis in axes:
+        kept = kept.unsqueeze(axis)
+    flow.assign(x, kept)
+
+
+def picked_axes(parts: Any) -> tuple[list[int], int, int]:
+    """The axes that ``x[parts]`` picks from, how many axes it makes, and where they go."""
+    axes: list[int] = []
+    axis = made = 0
+    for part in parts:
+        if part is None:
+            axis += 1
+            continue
+        value = part.meta["val"]
+        mask = value.dtype in (torch.bool, torch.uint8)
+        count = value.ndim if mask else 1
+        axes += range(axis, axis + count)
+        axis += count
+        made = max(made, 1 if mask else value.ndim)
+    together = axes == list(range(axes[0], axes[-1] + 1))
+    return axes, made, axes[0] if together else 0
+
+
+def _exchange(labels: Tensor, axes: list[int], at: int, made: int) -> Tensor:
+    """``labels`` with ``axes``, of size 1, taken out and ``made`` of size 1 put in at ``at``."""
+    kept = labels.reshape([size for i, size in enumerate(labels.shape) if i not in axes])
+    return kept.reshape(*kept.shape[:at], *(1,) * made, *kept.shape[at:])
+
+
+@rule(aten.gather.default)
+def gather(flow: Flow, node: Node) -> None:
+    """``y[i, j] = x[index[i, j], j]``: labels are constant along the axis picked from."""
+    x, axis = node.args[0], int(node.args[1]) % max(len(node.meta["val"].shape), 1)  # type: ignore[arg-type]
+    assert isinstance(x, Node)
+    if flow.shapes.shape(x)[:axis] + flow.shapes.shape(x)[axis + 1 :] != (
+        flow.shapes.shape(node)[:axis] + flow.shapes.shape(node)[axis + 1 :]
+    ):
+        for value in (x, node):
+            flow.pin(value, f"{describe(node)} gathers a part of the other axes")
         return
-    kept = labels.ndim - len(axes)
-    flow.assign(node, labels.reshape((1,) * (rank - kept) + labels.shape[len(axes) :]))
-    result = merge_axes(flow.classes, flow.get(node), range(rank - kept))
-    flow.assign(x, result.reshape((1,) * len(axes) + result.shape[rank - kept :]))
+    for source, target in ((x, node), (node, x)):
+        labels = merge_axes(flow.classes, flow.get(source), [axis])
+        flow.assign(source, labels)
+        flow.assign(target, labels)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from awqc.channels.flow import Flow, rule
+from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
 from awqc.channels.rules.elementwise import same
+from awqc.channels.rules.moving import picked_axes
 
 aten = torch.ops.aten
 
@@ -66,8 +67,10 @@ _spatial(
 
 
 # sum(x / s) = sum(x) / s with s constant along the summed axes
-@rule(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.max.dim,
-      aten.min.dim)
+@rule(
+    aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default,
+    aten.amin.default, aten.max.dim, aten.min.dim, aten.max.default, aten.min.default,
+)
 def reduction(flow: Flow, node: Node) -> None:
     """Sums, means and extremes along axes."""
     x = node.args[0]
@@ -106,6 +109,14 @@ def cumulative(flow: Flow, node: Node) -> None:
     mixing(flow, node, [axis], node.args[0], node)
 
 
+# sample(x / s, grid) = sample(x, grid) / s with s constant over space
+@rule(aten.grid_sampler.default)
+def grid_sample(flow: Flow, node: Node) -> None:
+    """Interpolation at given places; padding is with zeros or the border."""
+    mixing(flow, node, list(range(2, len(node.meta["val"].shape))), node.args[0], node)
+    flow.pin(node.args[1], f"{describe(node)} samples at it")
+
+
 # y = x;  y[i] += src   scaled alike, s constant along the picked axis
 @rule(aten.index_add.default, aten.index_copy.default, aten.scatter_add.default, aten.scatter.src)
 def scatter(flow: Flow, node: Node) -> None:
@@ -117,7 +128,7 @@ def scatter(flow: Flow, node: Node) -> None:
 @rule(aten.index_put.default)
 def index_put(flow: Flow, node: Node) -> None:
     """Values put or added at places along the leading axes."""
-    axes = [i for i, part in enumerate(node.args[1]) if part is not None]  # type: ignore[arg-type, union-attr]
+    axes, _, _ = picked_axes(node.args[1])
     mixing(flow, node, axes, node.args[0], node)
     values = node.args[2]
     assert isinstance(values, Node)
@@ -125,7 +136,7 @@ def index_put(flow: Flow, node: Node) -> None:
     kept = rank - len(axes)
     if axes != list(range(len(axes))) or len(values.meta["val"].shape) < kept:
         for value in (*node.all_input_nodes, node):
-            flow.pin(value, f"{node.name} puts values along inner axes")
+            flow.pin(value, f"{describe(node)} puts values along inner axes")
         return
     labels = flow.get(node)
     lead = len(values.meta["val"].shape) - kept
