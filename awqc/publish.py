@@ -67,13 +67,13 @@ def _replace(folder: Path, target: Path) -> None:
         folder.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "content")
     try:
+        target.rename(old / "content")
         folder.rename(target)
-    except OSError:
-        (old / "content").rename(target)
-        raise
     finally:
+        # Also after an interrupt between the two moves.
+        if not target.exists():
+            (old / "content").rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -165,11 +165,12 @@ def choose_qparams(
         scale = high / granularity.quant_max - low / granularity.quant_max
     scale = scale.clamp(min=info.tiny, max=info.max).to(dtype).float()
     if granularity.symmetric:
-        return scale, torch.full_like(scale, float(granularity.midpoint))
-    zero_point = torch.round(-low / scale).clamp(0, granularity.quant_max)
-    # The farthest code from the zero point must still be finite in dtype.
-    farthest = torch.maximum(zero_point, granularity.quant_max - zero_point)
-    return torch.minimum(scale, _floor(info.max / farthest, dtype)), zero_point
+        zero_point = torch.full_like(scale, float(granularity.midpoint))
+    else:
+        zero_point = torch.round(-low / scale).clamp(0, granularity.quant_max)
+    reach = torch.maximum(zero_point, granularity.quant_max - zero_point)
+    # What the farthest code stands for must still be finite in dtype.
+    return torch.minimum(scale, _floor(info.max / reach, dtype)), zero_point
 
 
 def _floor(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -61,9 +61,12 @@ class Gap:
             now, reference = now[mask], reference[mask]
         if now.numel() == 0:
             return
-        both_infinite = torch.isinf(reference) & (now == reference)
-        self._finite &= bool((torch.isfinite(now) | both_infinite).all())
-        now, reference = (torch.nan_to_num(v, posinf=0, neginf=0) for v in (now, reference))
+        # Where the reference is not finite there is nothing to compare.
+        same = torch.isnan(reference) | (torch.isinf(reference) & (now == reference))
+        self._finite &= bool((torch.isfinite(now) | same).all())
+        now, reference = (
+            torch.where(same, 0, value).nan_to_num(posinf=0, neginf=0) for value in (now, reference)
+        )
         difference = now - reference
         self.max_abs = max(self.max_abs, float(difference.abs().max()))
         self.signal += float(reference.square().sum())

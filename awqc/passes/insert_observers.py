@@ -35,10 +35,15 @@ class Observer(nn.Module):
         """Add ``x`` to the statistics; tokens that ``mask`` marks as padding are left out."""
         with torch.no_grad():
             kept = x
-            if self.mask is not None and x.shape[: self.mask.ndim] == self.mask.shape:
+            if self.mask is not None and self._has_tokens(x, self.mask):
                 kept = x[self.mask]
             if not self.accumulator.add(self._linear.input_rows(kept)) and self.bad is None:
                 self.bad = "nan" if bool(torch.isnan(x).any()) else "inf"
+
+    def _has_tokens(self, x: Tensor, mask: Tensor) -> bool:
+        """Whether ``x`` is ``(batch, tokens, …, K)`` for a mask ``(batch, tokens)``."""
+        fits = x.ndim > mask.ndim and x.shape[: mask.ndim] == mask.shape
+        return fits and not self._linear.kernel
 
     def __deepcopy__(self, memo: object) -> Observer:
         return self
@@ -65,12 +70,11 @@ class InsertObservers:
         """Insert one call a distinct input matrix."""
         changes = []
         wanted: dict[str, Linear] = {}
+        decisions = program.quantization.decide(program)
+        program.skipped.update(decisions.refused)
+        changes += [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         for linear in find_linears(program.graph):
-            reason = program.quantization.refusal(linear)
-            if reason is not None:
-                program.skipped[linear.weight_name] = reason
-                changes.append(Change(linear.weight_name, reason, refused=True))
-            else:
+            if linear.weight_name in decisions.granularity:
                 wanted.setdefault(linear.observed, linear)
         program.sites = tuple(
             find_sites(program, exclude=lambda name: name in program.skipped)
