@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from awqc.capture.hf_folder import HFFolder, context_length
+from awqc.capture.hf_folder import HFFolder, context_length, read_json
 from awqc.errors import UsageError
 from awqc.program import Program
 
@@ -46,6 +46,7 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
             for file in folder.path.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
+    _name_tokenizer(target / "tokenizer_config.json")
     if program.states:
         made = genai_config(program, config, tokenizer)
         (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
@@ -107,6 +108,15 @@ def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[s
             "top_p": 1.0,
         },
     }
+
+
+def _name_tokenizer(path: Path) -> None:
+    """Name the general tokenizer class so that releases of transformers before 5 know it."""
+    if path.is_file():
+        content = read_json(path)
+        if content.get("tokenizer_class") == "TokenizersBackend":
+            content["tokenizer_class"] = "PreTrainedTokenizerFast"
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _token_id(key: str, config: Any, tokenizer: Any) -> Any:
