@@ -40,6 +40,8 @@ class Options:
     group_size: int | str = "auto"
     symmetric: bool = False
     exclude: tuple[str, ...] = ()
+    head_bits: int = 8
+    embed_bits: int = 8
     pipeline: str | None = None
     formats: tuple[str, ...] = ("onnx", "pt2")
     provider: Provider = "auto"
@@ -58,6 +60,8 @@ class Options:
             "group_size": self.group_size,
             "symmetric": self.symmetric,
             "exclude": self.exclude,
+            "head_bits": self.head_bits,
+            "embed_bits": self.embed_bits,
         }
         text = self.pipeline or DEFAULT
         options: dict[str, dict[str, Any]] = {
@@ -127,7 +131,8 @@ def compile(
         output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
         dynamic: axes besides the batch that may vary, by input name.
         observe: called after each pass.
-        **options: fields of `Options`: symmetric, exclude, pipeline, formats, provider,
+        **options: fields of `Options`: symmetric, exclude, head_bits, embed_bits,
+            pipeline, formats, provider,
             device, max_loss, recipe, num_samples, seed, runtime_scales, dtype.
 
     Raises:

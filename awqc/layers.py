@@ -58,30 +58,33 @@ class LayerRecord:
             name: _energy(program, linear, program.weight(name))
             for name, linear in self._linears.items()
         }
-        self._weights = {name: program.weight(name) for name in self._linears}
+        decided = program.quantization.decide(program).granularity
+        self._weights = {name: program.weight(name) for name in decided}
 
     def layers(self, program: Program) -> list[Layer]:
         """One entry for each quantized weight, in graph order."""
         outputs = _layer_outputs(program, self._batch)
         made = []
         for name, quantized in program.quantized.items():
-            linear, weight = self._linears[name], self._weights[name]
+            linear, weight = self._linears.get(name), self._weights.pop(name)
             error = quantized.dequantize().float() - weight.float()
-            noise = _energy(program, linear, error)
-            key = linear.node.name
+            noise = None if linear is None else _energy(program, linear, error)
+            accumulated = None
+            if linear is not None:
+                key = linear.node.name
+                accumulated = _sqnr(self._outputs[key], outputs[key])
             made.append(
                 Layer(
                     name=name,
-                    op=linear.op,
+                    op="embedding" if linear is None else linear.op,
                     bits=quantized.granularity.bits,
                     group_size=quantized.granularity.group_size,
                     weight_error=_ratio(float(error.norm()), float(weight.float().norm())),
-                    output_sqnr_db=_decibel(self._signal[name], noise),
-                    accumulated_sqnr_db=_sqnr(self._outputs[key], outputs[key]),
+                    output_sqnr_db=_decibel(self._signal.get(name), noise),
+                    accumulated_sqnr_db=accumulated,
                     bytes=quantized.nbytes,
                 )
             )
-        self._weights.clear()
         return made
 
 

@@ -80,6 +80,7 @@ class Program:
         example: one batch that fits ``inputs``.
         mask_input: name of the input ``(batch, tokens)`` that is 0 where a token is padding,
             which statistics and measures leave out.
+        head_outputs: names of outputs that are logits over a vocabulary.
         states: pairs (input, output) of a carried state such as a KV cache: what leaves
             through the output comes back through the input at the next call.
         source_dtype: the floating dtype that the model had when it came; passes
@@ -102,6 +103,7 @@ class Program:
     call: CallSpec
     example: Batch
     mask_input: str | None = None
+    head_outputs: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)

@@ -148,7 +148,7 @@ class QuantizationSpec:
 
 def embedding_tables(program: Program) -> list[Node]:
     """Reads of floating 2-D tensors of the program that an embedding looks rows up in."""
-    found = {}
+    found: dict[Node, None] = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target is aten.embedding.default:
             table = node.args[0]

@@ -50,6 +50,8 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
             "group_size": spec.group_size,
             "symmetric": spec.symmetric,
             "exclude": list(spec.exclude),
+            "head_bits": spec.head_bits,
+            "embed_bits": spec.embed_bits,
         },
         "sites": {
             site.name: {

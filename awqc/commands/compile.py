@@ -14,6 +14,7 @@ from awqc.commands.options import (
     load_data,
     load_model,
     model_options,
+    parse_bits,
     parse_group_size,
     quantization_options,
 )
@@ -77,6 +78,8 @@ def command(
     seq_len: int | None,
     seed: int,
     bits: str,
+    head_bits: str,
+    embed_bits: str,
     group_size: str,
     output_dir: Path | None,
     dry_run: bool,
@@ -96,6 +99,8 @@ def command(
     target = output_dir or default_output(model)
     chosen = {
         "bits": int(bits),
+        "head_bits": parse_bits(head_bits),
+        "embed_bits": parse_bits(embed_bits),
         "group_size": parse_group_size(group_size),
         "seed": seed,
         "formats": tuple(filter(None, formats.split(","))),

@@ -21,7 +21,7 @@ def command(before: Path, after: Path, trust_pickle: bool) -> None:
 
     first, second = (_read(path, trust_pickle) for path in (before, after))
     texts = [side if isinstance(side, str) else dump(side) for side in (first, second)]
-    click.echo(diff(*texts), nl=False)
+    click.echo(diff(texts[0], texts[1]), nl=False)
     if not isinstance(first, str) and not isinstance(second, str):
         for line in compare_weights(first, second):
             click.echo(line)

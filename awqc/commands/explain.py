@@ -27,12 +27,14 @@ def command(
     task: str | None,
     trust_remote_code: bool,
     bits: str,
+    head_bits: str,
+    embed_bits: str,
     group_size: str,
     symmetric: bool,
     exclude: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    from awqc.commands.options import parse_group_size
+    from awqc.commands.options import parse_bits, parse_group_size
     from awqc.commands.plan import print_plan
 
     program = load_model(
@@ -48,6 +50,8 @@ def command(
         None,
         as_json,
         bits=int(bits),
+        head_bits=parse_bits(head_bits),
+        embed_bits=parse_bits(embed_bits),
         group_size=parse_group_size(group_size),
         symmetric=symmetric,
         exclude=exclude,

@@ -43,6 +43,11 @@ def model_options(function: F) -> F:
 def quantization_options(function: F) -> F:
     """Bits, groups and what is left alone."""
     for option in (
+        click.option("--embed-bits", type=click.Choice(["8", "none"]), default="8",
+                     show_default=True, help="Width of embedding tables."),
+        click.option("--head-bits", type=click.Choice(["2", "3", "4", "8", "none"]), default="8",
+                     show_default=True, help="Width of the product that makes a language "
+                     "model's logits."),
         click.option("--exclude", multiple=True, metavar="REGEX",
                      help="Leave weights whose name matches in float; repeatable."),
         click.option("--symmetric", is_flag=True, help="Fix zero points at the midpoint."),
@@ -71,6 +76,11 @@ def calibration_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def parse_bits(text: str) -> int:
+    """A number, or 0 for ``none``."""
+    return 0 if text == "none" else int(text)
 
 
 def parse_group_size(text: str) -> int | str:

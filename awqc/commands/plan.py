@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from awqc.channels.analysis import find_sites
-from awqc.linears import find_linears
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.quantization import QuantizationSpec
@@ -20,23 +19,17 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
     """Sites, weights to be quantized, and weights left alone; ``program`` is canonicalized."""
     Canonicalize().apply(program)
     program.tidy()
-    layers, skipped = [], {}
-    for linear in find_linears(program.graph):
-        reason = spec.refusal(linear)
-        if reason is not None:
-            skipped[linear.weight_name] = reason
-            continue
-        granularity = spec.granularity(linear)
-        layers.append(
-            {
-                "name": linear.weight_name,
-                "op": linear.op,
-                "rows": linear.rows,
-                "columns": linear.columns,
-                "bits": granularity.bits,
-                "group_size": granularity.group_size,
-            }
-        )
+    decisions = spec.decide(program)
+    skipped = decisions.refused
+    layers = [
+        {
+            "name": name,
+            "shape": list(program.weight(name).shape),
+            "bits": granularity.bits,
+            "group_size": granularity.group_size,
+        }
+        for name, granularity in decisions.granularity.items()
+    ]
     sites = find_sites(program, exclude=skipped.__contains__)
     return {
         "model": program.name,
@@ -56,12 +49,17 @@ def print_plan(
     group_size: int | str = "auto",
     symmetric: bool = False,
     exclude: tuple[str, ...] = (),
+    head_bits: int = 8,
+    embed_bits: int = 8,
     **_: Any,
 ) -> None:
     """Print the plan for ``program``: as JSON, or for people."""
     from awqc.report.terminal import console, print_sites
 
-    plan = make_plan(program, QuantizationSpec(bits, group_size, symmetric, tuple(exclude)))
+    spec = QuantizationSpec(
+        bits, group_size, symmetric, tuple(exclude), head_bits, embed_bits
+    )
+    plan = make_plan(program, spec)
     if as_json:
         click.echo(json.dumps(plan, indent=2))
         return

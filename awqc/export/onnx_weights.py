@@ -16,6 +16,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from awqc.export.onnx_codes import code_tensor, float_tensor, fusable_block
+from awqc.export.onnx_tables import is_lookup, place_lookup
 from awqc.qparams import QuantizedWeight
 
 CLAMPS = frozenset({"Relu", "Clip"})
@@ -35,6 +36,8 @@ class WeightPlacer:
 
     def place(self, value: Any) -> None:
         """Let every reader of ``value``, the float weight, read dequantized codes instead."""
+        if any(is_lookup(reader, index) for reader, index in value.uses()):
+            self._place_table(value)
         matrix = len(self.weight.shape) == 2
         for reader, index in list(value.uses()):
             if matrix and _is_transpose(reader):
@@ -45,6 +48,33 @@ class WeightPlacer:
         if rest:
             dequantized = self._shaped_value(_first(self.graph, [reader for reader, _ in rest]))
             for reader, index in rest:
+                reader.replace_input_with(index, dequantized)
+
+    def _place_table(self, value: Any) -> None:
+        """Look rows up in the codes; products that share the table share its initializers."""
+        granularity, weight = self.weight.granularity, self.weight
+        assert granularity.bits == 8
+        assert granularity.symmetric
+        assert weight.scale.shape[1] == 1
+        tensors = [
+            code_tensor(weight.codes, granularity, self.opset), float_tensor(weight.scale[:, 0])
+        ]
+        tensors[0].name, tensors[1].name = self.name, f"{self.name}.scale"
+        codes, scale = (self._initializer(tensor) for tensor in tensors)
+        self.copies += 1
+        for reader, index in list(value.uses()):
+            if is_lookup(reader, index):
+                place_lookup(self.graph, reader, codes, scale, tensors[1].dtype)
+        readers = [reader for reader, _ in value.uses()]
+        if readers:
+            first = _first(self.graph, readers)
+            shape = tuple(weight.shape)
+            own = float_tensor(weight.scale[:, 0])
+            own.name = f"{self.name}.head_scale"
+            type_ = ir.TensorType(own.dtype)
+            inputs = [codes, self._initializer(own)]  # a scale with two readers does not fuse
+            dequantized = self._node("DequantizeLinear", inputs, first, type_, shape, {"axis": 0})
+            for reader, index in list(value.uses()):
                 reader.replace_input_with(index, dequantized)
 
     def _place_transposed(self, transpose: Any) -> None:

@@ -12,7 +12,7 @@ from awqc.channels.analysis import find_sites
 from awqc.linears import Linear, find_linears
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.statistics import Accumulator
+from awqc.statistics import LARGEST, Accumulator
 
 OBSERVERS = "_observers"
 
@@ -38,7 +38,7 @@ class Observer(nn.Module):
             if self.mask is not None and self._has_tokens(x, self.mask):
                 kept = x[self.mask]
             if not self.accumulator.add(self._linear.input_rows(kept)) and self.bad is None:
-                self.bad = "nan" if bool(torch.isnan(x).any()) else "inf"
+                self.bad = "nan" if bool(torch.isnan(kept).any()) else f"values beyond {LARGEST:g}"
 
     def _has_tokens(self, x: Tensor, mask: Tensor) -> bool:
         """Whether ``x`` is ``(batch, tokens, …, K)`` for a mask ``(batch, tokens)``."""

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from awqc.channels.analysis import find_sites
 from awqc.errors import UsageError
-from awqc.linears import find_linears
 from awqc.passes.base import Change
 from awqc.program import Program
 from awqc.recipe import read_recipe
@@ -29,10 +28,7 @@ class LoadScales:
     def apply(self, program: Program) -> list[Change]:
         """Fill in sites and scales."""
         recipe = read_recipe(self.recipe)
-        for linear in find_linears(program.graph):
-            reason = program.quantization.refusal(linear)
-            if reason is not None:
-                program.skipped[linear.weight_name] = reason
+        program.skipped.update(program.quantization.decide(program).refused)
         sites = {site.name: site for site in find_sites(program, program.skipped.__contains__)}
         missing = sorted(set(recipe.status) ^ set(sites))
         if missing:

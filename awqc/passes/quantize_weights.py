@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from awqc.linears import Linear, find_linears
+from torch.fx import Node
+
 from awqc.passes.base import Change
 from awqc.program import Program
 from awqc.qparams import QuantizedWeight, dequantize_packed, pack, quantize
@@ -19,7 +20,9 @@ class QuantizeWeights(QuantizationSpec):
         before:  linear(x, W)
         after:   linear(x, dequantize(W.packed, W.scale, W.zero_point))
 
-    Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``; the search reads them too.
+    Embedding tables get 8 bits and a scale a row, and so does a head that shares its table.
+    Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``, ``head-bits`` and
+    ``embed-bits`` (0: left in float); the search reads them too.
     Refuses: weights that something else reads as well, and depthwise convolutions.
     """
 
@@ -28,36 +31,27 @@ class QuantizeWeights(QuantizationSpec):
 
     def apply(self, program: Program) -> list[Change]:
         """Quantize every weight that is not refused."""
-        changes = []
-        done: set[str] = set()
-        for linear in find_linears(program.graph):
-            name = linear.weight_name
-            if name in done:
-                continue
-            done.add(name)
-            reason = self.refusal(linear)
-            if reason is not None:
-                program.skipped[name] = reason
-                changes.append(Change(name, reason, refused=True))
-                continue
-            granularity = self.granularity(linear)
-            quantized = quantize(
-                program.weight(name), linear.rows, granularity, program.scale_dtype
-            )
+        decisions = self.decide(program)
+        program.skipped.update(decisions.refused)
+        changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
+        reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
+        for name, granularity in decisions.granularity.items():
+            weight = program.weight(name)
+            quantized = quantize(weight, weight.shape[0], granularity, program.scale_dtype)
             program.quantized[name] = quantized
-            replace_weight(program, linear, quantized)
+            replace_weight(program, reads[name], quantized)
             changes.append(
                 Change(name, f"{granularity.bits} bits, group {granularity.group_size}")
             )
         return changes
 
 
-def replace_weight(program: Program, linear: Linear, quantized: QuantizedWeight) -> None:
-    """Let the readers of ``linear``'s weight read the dequantized codes instead."""
-    name, granularity = linear.weight_name, quantized.granularity
+def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:
+    """Let the readers of ``weight`` read the dequantized codes instead."""
+    name, granularity = str(weight.target), quantized.granularity
     packed = pack(quantized.codes, granularity.storage_bits)
     # Close to the first reader, so that the dequantized weight lives as briefly as possible.
-    anchor = next(node for node in program.graph.nodes if linear.weight in node.all_input_nodes)
+    anchor = next(node for node in program.graph.nodes if weight in node.all_input_nodes)
     reads = [
         program.add_weight(f"{name}.packed", packed, anchor),
         program.add_weight(f"{name}.scale", quantized.scale, anchor),
@@ -72,7 +66,6 @@ def replace_weight(program: Program, linear: Linear, quantized: QuantizedWeight)
         list(quantized.shape),
         granularity.bits,
         granularity.group_size,
-        like=linear.node,
     )
-    linear.weight.replace_all_uses_with(call)
-    program.graph.erase_node(linear.weight)
+    weight.replace_all_uses_with(call)
+    program.graph.erase_node(weight)

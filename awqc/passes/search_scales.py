@@ -12,6 +12,7 @@ from awqc.linears import Linear, find_linears
 from awqc.passes.base import Change
 from awqc.passes.scale_search import Part, Search
 from awqc.program import Program
+from awqc.qparams import Granularity
 from awqc.progress import track
 from awqc.sites import Site, SiteScale
 
@@ -53,10 +54,11 @@ class SearchScales:
     def apply(self, program: Program) -> list[Change]:
         """Search every site that has statistics; only the record changes, not the graph."""
         linears = {linear.node.name: linear for linear in find_linears(program.graph)}
+        granularity = program.quantization.decide(program).granularity
         changes: list[Change] = []
         sites = []
         for site in track(program.sites, "search scales"):
-            parts = _parts(program, site, linears)
+            parts = _parts(program, site, linears, granularity)
             if not parts:
                 sites.append(site)
                 changes.append(Change(site.name, "no statistics", refused=True))
@@ -89,13 +91,18 @@ class SearchScales:
         return site, SiteScale(ones, "identity", nearest, nearest)
 
 
-def _parts(program: Program, site: Site, linears: dict[str, Linear]) -> list[Part]:
+def _parts(
+    program: Program,
+    site: Site,
+    linears: dict[str, Linear],
+    granularity: dict[str, Granularity],
+) -> list[Part]:
     """The products of ``site`` that are to be quantized and were seen in calibration."""
     parts = []
     for reader in site.readers:
         linear = linears[reader.node]
         statistics = program.statistics.get(reader.node)
-        if statistics is None or linear.weight_name in program.skipped:
+        if statistics is None or linear.weight_name not in granularity:
             continue
         weight = program.weight(linear.weight_name)
         parts.append(
@@ -103,7 +110,7 @@ def _parts(program: Program, site: Site, linears: dict[str, Linear]) -> list[Par
                 weight=linear.matrix(weight).float(),
                 classes=reader.classes[linear.column_channels()],
                 statistics=statistics,
-                granularity=program.quantization.granularity(linear),
+                granularity=granularity[linear.weight_name],
                 dtype=program.scale_dtype,
             )
         )
