@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 EXACT_COLUMNS = 256
+LARGEST = 1e16
+"""Activations beyond this cannot be squared and summed in float32."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ class Accumulator:
         return self._tokens
 
     def add(self, x: Tensor) -> bool:
-        """Take in ``x``; returns whether all of it was finite (if not, nothing is summed)."""
+        """Take in ``x``; returns whether it could be (no NaN, nothing beyond `LARGEST`)."""
         x = x.detach().float()
         magnitude = x.abs()
         peak = magnitude.amax(dim=1) if x.shape[1] else torch.zeros_like(x[:, 0])
-        if not bool(torch.isfinite(peak).all()):
+        if not bool((peak <= LARGEST).all()):
             return False
         if self._abs_sum is None or self._abs_max is None or self._moments is None:
             blocks, _, columns = x.shape
@@ -96,8 +98,10 @@ class Accumulator:
 
     def finish(self) -> Statistics:
         """The statistics of everything that was added; at least one token is needed."""
-        assert self._abs_sum is not None and self._abs_max is not None
-        assert self._moments is not None and self._tokens > 0
+        assert self._tokens > 0
+        assert self._abs_sum is not None
+        assert self._abs_max is not None
+        assert self._moments is not None
         factor = self._moments
         if self._exact:
             factor = _square_root(factor / self._tokens)
