@@ -1,0 +1,46 @@
+"""What all tests share: small programs, one thread count, and golden texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from awqc.program import Program
+from tests.tiny import MODELS, captured
+
+GOLDEN = Path(__file__).parent / "golden"
+Golden = Callable[[str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write tests/golden anew, to be reviewed"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=list(MODELS))
+def program(request: pytest.FixtureRequest) -> Program:
+    """Each of the small models, captured."""
+    return captured(request.param)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares a text with the one in ``tests/golden``."""
+    update = bool(request.config.getoption("--update-golden"))
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / f"{name}.txt"
+        if update:
+            path.write_text(text)
+        assert path.exists(), f"{path.name} is missing: run pytest --update-golden and review it"
+        assert text == path.read_text()
+
+    return check
