@@ -7,6 +7,7 @@ the number of nodes to expand, and everything else stays as it is.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
 OWN: Decompositions = {aten.scaled_dot_product_attention.default: attention}
 """Operations that are always expanded, by functions of ours."""
-KEPT = frozenset({aten.reshape.default})
+KEPT = frozenset({aten.reshape.default, aten.matmul.default})
 """Composite operations that dissolve in tracing, but that translators know as they are."""
 
 
@@ -46,12 +47,16 @@ class LocalProgram(ExportedProgram):
             whole: ExportedProgram = super().run_decompositions(decomp_table)
             return whole
         defaults = torch.export.default_decompositions()
-        for node in list(self.graph.nodes):
+        waiting = deque(self.graph.nodes)
+        while waiting:
+            node = waiting.popleft()
             if node.target is aten.view.default:
                 # A view asks for strides that an expanded node need not have.
                 node.target = aten.reshape.default
-            if _needs_expanding(node, decomp_table, defaults):
-                _expand(node, decomp_table)
+            if node.target in OWN:
+                waiting.extendleft(reversed(_expand(node, _trace_own(node))))
+            elif _needs_expanding(node, decomp_table, defaults):
+                _expand(node, _trace(node, decomp_table))
         self._settle_outputs()
         self.graph.eliminate_dead_code()
         self.graph_module.recompile()
@@ -84,7 +89,7 @@ def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions
         return False
     if target in KEPT:
         return False
-    if target in table or target in OWN:
+    if target in table:
         return True
     return target not in defaults and _is_composite(target)
 
@@ -95,11 +100,11 @@ def _is_composite(target: OpOverload) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
-def _expand(node: Node, table: Decompositions) -> None:
-    """Replace ``node`` by the nodes that it decomposes into."""
-    inner = _trace(node, table)
+def _expand(node: Node, inner: GraphModule) -> list[Node]:
+    """Replace ``node`` by the nodes of ``inner``, and return the new ones."""
     sources = iter(_node_arguments(node))
     replaced: dict[Node, Any] = {}
+    made: list[Node] = []
     with node.graph.inserting_before(node):
         for inside in inner.graph.nodes:
             if inside.op == "placeholder":
@@ -108,6 +113,8 @@ def _expand(node: Node, table: Decompositions) -> None:
                 _replace(node, torch.fx.node.map_arg(inside.args[0], replaced.__getitem__))
             else:
                 replaced[inside] = _copy_into(node, inside, replaced)
+                made.append(replaced[inside])
+    return made
 
 
 def _copy_into(node: Node, inside: Node, replaced: dict[Node, Any]) -> Node:
@@ -126,11 +133,10 @@ def _copy_into(node: Node, inside: Node, replaced: dict[Node, Any]) -> Node:
     return copied
 
 
-def _trace(node: Node, table: Decompositions) -> GraphModule:
-    """Trace ``node`` alone on its fake arguments, decomposing by ``table``."""
+def _caller(node: Node, target: Any) -> Callable[..., Any]:
+    """A function of the values of ``node``'s arguments that does what ``target`` does."""
     leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
     sources = _node_arguments(node)
-    target: Any = OWN.get(node.target, node.target)
 
     def call(*values: Any) -> Any:
         bound = dict(zip(sources, values, strict=True))
@@ -138,7 +144,20 @@ def _trace(node: Node, table: Decompositions) -> GraphModule:
         args, kwargs = pytree.tree_unflatten(filled, spec)
         return target(*args, **kwargs)
 
-    values = [source.meta["val"] for source in sources]
+    return call
+
+
+def _trace_own(node: Node) -> GraphModule:
+    """Trace our function for ``node``, down to the operations that it calls."""
+    values = [source.meta["val"] for source in _node_arguments(node)]
+    with node_mode(node), torch.no_grad():
+        return make_fx(_caller(node, OWN[node.target]), pre_dispatch=True)(*values)
+
+
+def _trace(node: Node, table: Decompositions) -> GraphModule:
+    """Trace ``node`` alone on its fake arguments, decomposing by ``table``."""
+    call = _caller(node, node.target)
+    values = [source.meta["val"] for source in _node_arguments(node)]
     with node_mode(node), torch.no_grad():
         traced = make_fx(call, decomposition_table=dict(table))(*values)
         if _is_functional(traced):

@@ -44,7 +44,8 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
                 restore_calls(program), args, kwargs, dynamic_shapes=dynamic_shapes(program)
             )
             for node in exported.graph.nodes:
-                node.meta.pop("stack_trace", None)  # holds paths of this machine
+                # The rest is for debugging: it is large, and holds paths of this machine.
+                node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
             torch.export.save(exported, path)
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()

@@ -25,7 +25,7 @@ def quantized(program: Program, granularity: Granularity) -> Program:
             done.add(name)
             weight = quantize(program.weight(name), linear.rows, granularity)
             program.quantized[name] = weight
-            replace_weight(program, linear, weight)
+            replace_weight(program, linear.weight, weight)
     program.tidy()
     return program
 
