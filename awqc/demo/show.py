@@ -1,0 +1,190 @@
+"""The demonstration for people, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from awqc.report.wording import byte_count, decibel, group_size, shorten
+
+NAME_WIDTH = 20
+CLASSES_SHOWN = 10
+
+
+def print_demo(report: Mapping[str, Any], out: Console) -> None:
+    """Everything that the demonstration found, in the order in which it happens."""
+    _weights(report, out)
+    _activations(report, out)
+    for entry in report["compiles"]:
+        _search(entry, out)
+        _quantized(entry, report["weights"], out)
+        _errors(entry, out)
+    _outputs(report["outputs"], out)
+    _summary(report, out)
+    for entry in report["compiles"]:
+        out.print(_verdict(entry), markup=False)
+
+
+def _heading(number: int, text: str, out: Console) -> None:
+    out.print(f"\n[bold]{number}. {text}[/]")
+
+
+def _table(*headings: str, left: Sequence[int] = (0,)) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index in left else "right", no_wrap=True)
+    return table
+
+
+def _weights(report: Mapping[str, Any], out: Console) -> None:
+    widths = " → ".join(str(width) for width in report["dims"])
+    _heading(1, f"Original weights: {widths}, ReLU, no bias", out)
+    data = report["data"]
+    out.print(f"{report['float']['parameters']:,} parameters, {report['epochs']} epochs, seed "
+              f"{report['seed']}", highlight=False)
+    out.print(f"{data['description']}: {data['train']} samples to train on, {data['calibration']} "
+              f"of them to calibrate, {data['test']} held out", markup=False)
+    for weight in report["weights"]:
+        rows, columns = weight["shape"]
+        out.print(
+            f"{shorten(weight['name'], NAME_WIDTH)}  {rows} x {columns}, standard deviation "
+            f"{weight['std']:.3f}, from {weight['min']:.3f} to {weight['max']:.3f}",
+            markup=False,
+        )
+        for row in weight["excerpt"]:
+            out.print(_row(row, columns, "{:9.4f}"), markup=False)
+
+
+def _row(values: Sequence[float], columns: int, pattern: str) -> str:
+    more = " …" if columns > len(values) else ""
+    return "  " + "".join(pattern.format(value) for value in values) + more
+
+
+def _activations(report: Mapping[str, Any], out: Console) -> None:
+    _heading(2, "Activations: what each layer reads, by channel", out)
+    table = _table("layer", "channels", "silent", "mean|x|", "top tenth", "loudest channels", left=(0, 5))
+    for entry in report["activations"]:
+        loudest = ", ".join(f"#{top['channel']} {top['mean']:.2f}" for top in entry["top"][:3])
+        table.add_row(
+            shorten(entry["name"], NAME_WIDTH),
+            str(entry["channels"]),
+            str(entry["silent"]),
+            f"{entry['mean']:.3f}",
+            f"{entry['top_tenth_share']:.0%}",
+            loudest,
+        )
+    out.print(table)
+    out.print("silent: always zero; top tenth: the share of all mean|x| in the loudest tenth")
+
+
+def _search(entry: Mapping[str, Any], out: Console) -> None:
+    bits = entry["bits"]
+    _heading(3, f"Scale search at {bits} bits: x^a/w^b is mean|x|^a / mean|w|^b", out)
+    table = _table("weight", "scales go into", "candidate", "nearest", "chosen", "left", left=(0, 1, 2))
+    for site in entry["sites"]:
+        into = {"folded": ", ".join(site["carriers"]), "runtime": "a multiply at run time"}
+        table.add_row(
+            shorten(", ".join(site["linears"]), NAME_WIDTH),
+            shorten(into.get(site["status"], "nothing: refused"), 22),
+            site["candidate"] or "-",
+            _loss(site["loss_nearest"]),
+            _loss(site["loss"]),
+            f"{site['loss'] / site['loss_nearest']:.0%}" if site["loss_nearest"] else "-",
+        )
+    out.print(table)
+    out.print("nearest, chosen: squared output error on the calibration samples, in total")
+    for site in entry["sites"]:
+        if site["status"] != "folded":
+            out.print(f"{', '.join(site['linears'])} is not folded: {site['reason']}", markup=False)
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _quantized(
+    entry: Mapping[str, Any], weights: Sequence[Mapping[str, Any]], out: Console
+) -> None:
+    _heading(4, f"Quantized weights at {entry['bits']} bits: codes, and what they stand for", out)
+    columns = {weight["name"]: weight["shape"][1] for weight in weights}
+    for weight in entry["quantized"]:
+        name = weight["name"]
+        group = group_size(weight["group_size"])
+        spread = f"group {group}" if group != "row" else "one group a row"
+        out.print(
+            f"{shorten(name, NAME_WIDTH)}  {spread}, {weight['scales']} scales from "
+            f"{weight['smallest_scale']:.3g} to {weight['largest_scale']:.3g}",
+            markup=False,
+        )
+        for codes, restored in zip(weight["codes"], weight["restored"], strict=True):
+            out.print(_row(codes, columns[name], "{:9.0f}"), style="dim", markup=False)
+            out.print(_row(restored, columns[name], "{:9.4f}"), markup=False)
+
+
+def _errors(entry: Mapping[str, Any], out: Console) -> None:
+    _heading(5, f"Error of each layer at {entry['bits']} bits, and what piles up", out)
+    table = _table(
+        "layer", "weight error", "output dB", "accumulated dB", "nearest: weight", "accumulated dB"
+    )
+    rounded = {layer["name"]: layer for layer in entry["nearest"]["layers"]}
+    for layer in entry["awq"]["layers"]:
+        other = rounded[layer["name"]]
+        table.add_row(
+            shorten(layer["name"], NAME_WIDTH - 4),
+            f"{layer['weight_error']:.2%}",
+            decibel(layer["output_sqnr_db"]),
+            decibel(layer["accumulated_sqnr_db"]),
+            f"{other['weight_error']:.2%}",
+            decibel(other["accumulated_sqnr_db"]),
+        )
+    out.print(table)
+    worst = min(
+        entry["awq"]["layers"],
+        key=lambda layer: (layer["output_sqnr_db"] is None, layer["output_sqnr_db"]),
+    )
+    out.print(f"most affected: {worst['name']} ({decibel(worst['output_sqnr_db'])} dB by itself)", markup=False)
+
+
+def _outputs(samples: Sequence[Mapping[str, Any]], out: Console) -> None:
+    _heading(6, "Outputs before and after; the last sample is the one that moved most", out)
+    for sample in samples:
+        rows = {key: row for key, row in sample.items() if isinstance(row, list)}
+        out.print(f"held-out sample {sample['sample']}, class {sample['class']}")
+        for key, row in rows.items():
+            shown = " ".join(f"{value:5.1f}" for value in row[:CLASSES_SHOWN])
+            more = " …" if len(row) > CLASSES_SHOWN else ""
+            out.print(f"  {key:<6} {shown}{more} -> {row.index(max(row))}", markup=False)
+
+
+def _summary(report: Mapping[str, Any], out: Console) -> None:
+    _heading(7, f"Compared, on {report['data']['test']} held-out samples", out)
+    table = _table("", "in torch", "onnxruntime", "SQNR dB", "size", "ratio")
+    first = report["compiles"][0]["awq"]["size"]["original_bytes"]
+    table.add_row("float", f"{report['float']['accuracy']:.2%}", "", "", byte_count(first), "")
+    for entry in report["compiles"]:
+        for key, label in (("awq", "AWQ"), ("nearest", "nearest")):
+            result = entry[key]
+            table.add_row(
+                f"{label}, {entry['bits']} bits",
+                f"{result['accuracy']['torch']:.2%}",
+                f"{result['accuracy']['onnxruntime']:.2%}",
+                decibel(result["original"]["sqnr_db"]),
+                byte_count(result["size"]["quantized_bytes"]),
+                f"{result['size']['ratio']:.2f}",
+            )
+    out.print(table)
+
+
+def _verdict(entry: Mapping[str, Any]) -> str:
+    """One sentence that says what the numbers say, whichever way they turn out."""
+    awq, nearest = entry["awq"], entry["nearest"]
+    ours, theirs = awq["original"]["rel"], nearest["original"]["rel"]
+    size = awq["size"]
+    smaller = 1 - size["quantized_bytes"] / size["original_bytes"]
+    gain = awq["accuracy"]["torch"] - nearest["accuracy"]["torch"]
+    points = "the same accuracy" if abs(gain) < 5e-5 else f"{gain * 100:+.2f} points of accuracy"
+    error = f"AWQ's output error is {ours / theirs:.0%} of plain rounding's" if theirs else "no error"
+    return f"{entry['bits']} bits: {smaller:.1%} smaller; {error}, {points}"

@@ -1,0 +1,48 @@
+"""How numbers and names are written for people; for terminals and pages alike."""
+
+from __future__ import annotations
+
+ELLIPSIS = "…"
+
+
+def decibel(value: float | None) -> str:
+    """One decimal; ``-`` where nothing was measured, or nothing is lost."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Two digits; what is None in a report was not finite."""
+    return "not finite" if value is None else f"{value:.2g}"
+
+
+def byte_count(count: float) -> str:
+    """Bytes with three to four digits and a decimal unit.
+
+    >>> byte_count(296960)
+    '297 KB'
+    """
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def group_size(size: int) -> str:
+    """``row`` for one scale a row."""
+    return "row" if size == -1 else str(size)
+
+
+def shorten(text: str, width: int) -> str:
+    """``text`` in at most ``width`` characters; what is left out comes from the middle.
+
+    The end says most about a weight's name, so it gets the larger half.
+
+    >>> shorten("model.layers.0.self_attn.q_proj.weight", 24)
+    'model.laye…q_proj.weight'
+    """
+    if len(text) <= width:
+        return text
+    kept = max(width - len(ELLIPSIS), 2)
+    head = kept * 9 // 20
+    return text[:head] + ELLIPSIS + text[-(kept - head) :]
