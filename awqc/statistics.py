@@ -63,9 +63,11 @@ class Accumulator:
 
     def add(self, x: Tensor) -> bool:
         """Take in ``x``; returns whether it could be (no NaN, nothing beyond `LARGEST`)."""
+        if x.shape[1] == 0:
+            return True
         x = x.detach().float()
         magnitude = x.abs()
-        peak = magnitude.amax(dim=1) if x.shape[1] else torch.zeros_like(x[:, 0])
+        peak = magnitude.amax(dim=1)
         if not bool((peak <= LARGEST).all()):
             return False
         if self._abs_sum is None or self._abs_max is None or self._moments is None:
