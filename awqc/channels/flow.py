@@ -100,7 +100,7 @@ class Flow:
         self.labels[node] = labels
         self._came_from.setdefault(node, self._current)
         if not node.meta["val"].dtype.is_floating_point:
-            self.pin(node, f"{describe(node)} is not floating point")
+            self.pin(node, f"{describe(node)} holds {node.meta['val'].dtype}, which has no scale")
         self._touch(node)
 
     def pin(self, node: Any, reason: str, labels: Tensor | None = None) -> None:
@@ -212,8 +212,11 @@ class Flow:
             node = next(iter(self._queue))
             del self._queue[node]
             self._current = node
-            before = len(self.pins)
+            before, conflicts = len(self.pins), self.classes.conflicts
             _apply(self, node)
+            if self.classes.conflicts > conflicts:
+                reason = f"{describe(node)} would need a scale and its inverse in one place"
+                self.pins.append((self.classes.conflicts - conflicts, reason))
             if len(self.pins) > before and finished(self):
                 return
 

@@ -17,16 +17,22 @@ PINNED = 1
 
 
 class ScaleClasses:
-    """Union-find over scale indices; merging with `PINNED` fixes a scale at 1."""
+    """Union-find over scale indices; merging with `PINNED` fixes a scale at 1.
+
+    Attributes:
+        conflicts: how many pairs were pinned because a scale met an inverse.
+    """
 
     def __init__(self, count: int) -> None:
         """Make scales ``PINNED + 1 … PINNED + count``, each in a class of its own."""
         self._roots = torch.arange(PINNED + 1 + count)
+        self.conflicts = 0
 
     def copy(self) -> ScaleClasses:
         """An independent copy."""
         other = ScaleClasses(0)
         other._roots = self._roots.clone()
+        other.conflicts = self.conflicts
         return other
 
     def equal(self, other: ScaleClasses) -> bool:
@@ -57,6 +63,7 @@ class ScaleClasses:
         left, right = pairs.abs().unbind(1)
         fixed = (left == PINNED) | (right == PINNED)
         inverse = (pairs.prod(dim=1) < 0) & ~fixed
+        self.conflicts += int(inverse.sum())
         pinned = torch.full_like(left, PINNED)
         self._join(
             torch.cat([left, right[inverse]]),

@@ -9,6 +9,7 @@ from awqc.passes.base import Change
 from awqc.passes.canonical.batch_norm import fold_batch_norms
 from awqc.passes.canonical.constants import fold_constants, merge_reads
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
+from awqc.passes.canonical.norms import give_norms_weights
 from awqc.passes.canonical.products import products_to_linear
 from awqc.program import Program
 
@@ -22,8 +23,8 @@ class Canonicalize:
 
     Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
     computes expressions of constant tensors once, folds batch norms into the convolutions
-    before them, and writes each product of an activation with a tensor of the program as
-    ``linear``.  Keeps: float outputs, to rounding.
+    before them, gives norms without a weight one of ones, and writes each product of an
+    activation with a tensor of the program as ``linear``.  Keeps: float outputs, to rounding.
     """
 
     name: ClassVar[str] = "canonicalize"
@@ -39,6 +40,7 @@ class Canonicalize:
             fold_constants,
             products_to_linear,
             fold_batch_norms,
+            give_norms_weights,
         ):
             changes += rewrite(program)
             program.tidy()

@@ -104,6 +104,44 @@ def add(flow: Flow, node: Node) -> None:
     same(flow, *node.args[:2], node)
 
 
+# zeros_like(x / s) = zeros_like(x): only the shape of x matters
+@rule(
+    aten.zeros.default,
+    aten.zeros_like.default,
+    aten.new_zeros.default,
+    aten.ones_like.default,
+    aten.new_ones.default,
+    aten.full.default,
+    aten.full_like.default,
+    aten.new_full.default,
+    aten.fill.Scalar,
+    aten.scalar_tensor.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
+    aten.rand_like.default,
+    aten.randn_like.default,
+    aten.sym_size.int,
+    aten.sym_numel.default,
+    aten.sym_stride.int,
+)
+def shape_only(flow: Flow, node: Node) -> None:
+    """The operand is free; the result is a constant, see `awqc.channels.neutral` for zeros."""
+    flow.pin(node, f"{describe(node)} is a constant")
+
+
+# x / s > 0  is  x > 0
+@rule(
+    aten.gt.Scalar, aten.ge.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.eq.Scalar,
+    aten.ne.Scalar, aten.sign.default, aten.isnan.default, aten.isinf.default,
+)
+def sign(flow: Flow, node: Node) -> None:
+    """Only the sign of the operand matters; a comparison with another number is refused."""
+    bound = node.args[1] if len(node.args) > 1 else 0
+    if not (isinstance(bound, int | float) and _scale_free(bound)):
+        flow.pin(node.args[0], f"{describe(node)} compares it with {bound}")
+    flow.pin(node, f"{describe(node)} is a sign")
+
+
 # min(a / s, b / s) = min(a, b) / s
 @rule(aten.maximum.default, aten.minimum.default, aten.fmax.default, aten.fmin.default)
 def extreme(flow: Flow, node: Node) -> None:

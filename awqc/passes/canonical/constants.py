@@ -17,19 +17,22 @@ RANDOM = frozenset({"rand", "randn", "randint", "randperm", "bernoulli", "normal
 
 
 def merge_reads(program: Program) -> list[Change]:
-    """One ``get_attr`` a tensor, at the head of the graph."""
-    first: dict[str, Node] = {}
+    """One ``get_attr`` a tensor, whatever names it goes by."""
+    first: dict[Any, Node] = {}
     changes = []
     for node in list(program.graph.nodes):
         if node.op != "get_attr":
             continue
         name = str(node.target)
-        if name in first:
-            node.replace_all_uses_with(first[name])
+        value = program.weight(name)
+        same = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        key = name if value.numel() == 0 else same
+        if key in first:
+            node.replace_all_uses_with(first[key])
             program.graph.erase_node(node)
-            changes.append(Change(name, "merged two reads of one tensor"))
+            changes.append(Change(name, f"merged with {first[key].target}: it is one tensor"))
         else:
-            first[name] = node
+            first[key] = node
     return changes
 
 

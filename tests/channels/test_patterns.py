@@ -1,0 +1,139 @@
+"""What the analysis finds in well-known structures, exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from awqc.sites import Site
+from tests.channels.proving import by_weight, prove
+
+
+class Attention(nn.Module):
+    """Causal attention in which ``heads`` queries share ``shared`` keys and values."""
+
+    def __init__(self, heads: int, shared: int, size: int, fused: bool = False) -> None:
+        super().__init__()
+        width = heads * size
+        self.heads, self.shared, self.size, self.fused = heads, shared, size, fused
+        self.norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, (heads + 2 * shared) * size)
+        self.o = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens = x.shape[0], x.shape[1]
+        parts = self.qkv(self.norm(x)).view(batch, tokens, -1, self.size).transpose(1, 2)
+        q, k, v = parts.split([self.heads, self.shared, self.shared], dim=1)
+        k = k.repeat_interleave(self.heads // self.shared, dim=1)
+        v = v[:, :, None].expand(-1, -1, self.heads // self.shared, -1, -1).flatten(1, 2)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class Gated(nn.Module):
+    """Gated feed-forward block behind a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(8)
+        self.gate, self.up = nn.Linear(8, 16, bias=False), nn.Linear(8, 16, bias=False)
+        self.down = nn.Linear(16, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x + self.down(functional.silu(self.gate(y)) * self.up(y))
+
+
+def rows_of(site: Site, name: str) -> list[int]:
+    """The scale that each row of a weight is divided by, 0 for none."""
+    labels = site.edits[name]
+    assert labels.shape[1:] == (1,) * (labels.ndim - 1)
+    return (-labels).flatten().tolist()
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(8, 8), (8, 2), (8, 1)])
+def test_attention_ties_the_heads_that_share_a_value(heads: int, shared: int) -> None:
+    size = 4
+    sites = by_weight(prove(Attention(heads, shared, size), torch.randn(2, 5, heads * size)))
+    site = sites["o.weight"]
+    assert (site.status, site.channels, site.scales) == ("foldable", heads * size, shared * size)
+    assert set(site.edits) == {"qkv.weight", "qkv.bias", "o.weight"}
+    values = list(range(1, shared * size + 1))
+    assert rows_of(site, "qkv.weight") == [0] * (heads + shared) * size + values
+    repeat = heads // shared
+    expected = torch.arange(shared * size).reshape(shared, 1, size).expand(-1, repeat, -1)
+    assert torch.equal(site.readers[0].classes, expected.flatten())
+
+
+def test_norm_takes_the_scale_of_all_that_reads_it() -> None:
+    sites = by_weight(prove(Gated(), torch.randn(2, 5, 8)))
+    site = sites["gate.weight"]
+    assert site is sites["up.weight"]
+    assert (site.status, site.scales) == ("foldable", 8)
+    assert set(site.edits) == {"norm.weight", "gate.weight", "up.weight"}
+    assert site.edits["norm.weight"].tolist() == [-k for k in range(1, 9)]
+
+
+def test_gated_product_takes_the_scale_in_its_linear_side() -> None:
+    site = by_weight(prove(Gated(), torch.randn(2, 5, 8)))["down.weight"]
+    assert (site.status, site.scales) == ("foldable", 16)
+    assert set(site.edits) == {"up.weight", "down.weight"}
+    assert rows_of(site, "up.weight") == list(range(1, 17))
+
+
+def test_stream_of_convolutions_has_one_set_of_scales() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+            self.norm = nn.BatchNorm2d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x + self.norm(self.two(torch.relu(self.one(x)))))
+
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), Block(), Block(), nn.Flatten(2))
+    sites = by_weight(prove(net, torch.randn(2, 3, 8, 8)))
+    stream = sites["2.one.weight"]
+    assert stream is sites["3.one.weight"]
+    assert stream.scales == 6
+    assert stream.status == "refused"  # the stream leaves the model
+    inner = sites["3.two.weight"]
+    assert (inner.status, inner.scales) == ("foldable", 6)
+    assert set(inner.edits) == {"3.one.weight", "3.one.bias", "3.two.weight"}
+
+
+def test_grouped_convolution_keeps_its_channels_apart() -> None:
+    net = nn.Sequential(
+        nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 8, 3, padding=1, groups=4),
+        nn.ReLU(), nn.Conv1d(8, 4, 1),
+    )
+    sites = by_weight(prove(net, torch.randn(2, 4, 9)))
+    assert (sites["2.weight"].scales, sites["4.weight"].scales) == (8, 8)
+
+
+def test_tied_embedding_and_head() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(11, 8)
+            self.norm = nn.LayerNorm(8)
+            self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+            self.last = nn.RMSNorm(8)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.table(tokens)
+            x = x + self.down(torch.relu(self.up(self.norm(x))))
+            return functional.linear(self.last(x), self.table.weight)
+
+    sites = by_weight(prove(Tied(), torch.randint(0, 11, (2, 5))))
+    assert sites["up.weight"].status == sites["down.weight"].status == "foldable"
+    head = sites["table.weight"]
+    assert head.status == "refused"
+    assert "normalises it" in head.reason
+
+
+def test_carried_state_is_scaled_on_both_ends() -> None:
+    sites = prove(Gated(), torch.randn(2, 5, 8), dynamic={"x": {1: "tokens"}})
+    assert all(site.status == "foldable" for site in sites)
