@@ -1,0 +1,106 @@
+"""Tiny random Hugging Face models and tokenizers for tests, written as folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+VOCABULARY = 128
+_DECODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+_GROUPED = {**_DECODER, "num_key_value_heads": 2}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+DECODERS: dict[str, dict[str, Any]] = {
+    "llama": _GROUPED,  # grouped queries, gated MLP, rotary
+    "gpt2": _GPT,  # Conv1D, fused qkv, learned positions, tied head
+    "gpt_neox": _DECODER,  # parallel blocks, fused qkv
+    "gpt_bigcode": {**_GPT, "multi_query": True},  # one key/value head
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},  # alibi, no position_ids
+    "opt": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 64,
+    },
+    "phi3": {**_GROUPED, "pad_token_id": 0},  # fused qkv and fused gate and up
+    "gemma2": {**_GROUPED, "head_dim": 8, "sliding_window": 4},  # sandwich norms, (1 + w)
+    "gemma3_text": {**_GROUPED, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
+    "mistral": {**_GROUPED, "sliding_window": 4, "head_dim": 8},
+    "olmo2": _GROUPED,  # norms after, query and key norms
+    "cohere": {**_GROUPED, "num_key_value_heads": 4},  # parallel blocks, LayerNorm, tied
+    "gptj": {**_GPT, "rotary_dim": 4},
+}
+_ENCODER = {**_DECODER, "type_vocab_size": 2}
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertModel", _ENCODER),
+    "roberta": ("RobertaForSequenceClassification", {**_ENCODER, "type_vocab_size": 1}),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64},
+    ),
+    "electra": ("ElectraForTokenClassification", {**_ENCODER, "embedding_size": 16}),
+    "albert": ("AlbertModel", {**_ENCODER, "embedding_size": 16}),
+    "modernbert": (
+        "ModernBertForMaskedLM",
+        {**_DECODER, "pad_token_id": 0, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+}
+
+
+def save_decoder(kind: str, folder: Path, **changes: Any) -> Any:
+    """Write a random decoder of the family ``kind``; returns the model."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    options = {"vocab_size": VOCABULARY, **DECODERS[kind], **changes}
+    config = AutoConfig.for_model(kind, **options)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def save_encoder(kind: str, folder: Path) -> Any:
+    """Write a random encoder of the family ``kind``; returns the model."""
+    import transformers
+
+    torch.manual_seed(0)
+    name, options = ENCODERS[kind]
+    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, **options)
+    model = getattr(transformers, name)(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def save_tokenizer(folder: Path, *, words: int = VOCABULARY, bos: bool = False) -> None:
+    """Write a tokenizer of ``words`` words: ``<pad> <s> </s> <unk>``, then ``w4 w5 …``."""
+    vocabulary = {word: index for index, word in enumerate(("<pad>", "<s>", "</s>", "<unk>"))}
+    vocabulary |= {f"w{index}": index for index in range(4, words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    described = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "chat_template": "{% for m in messages %}<s> {{ m['content'] }} </s> {% endfor %}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
