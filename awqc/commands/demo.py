@@ -39,7 +39,7 @@ def command(
     comparison, by plain rounding to nearest: weights, activations, the search, errors, outputs,
     accuracy and size before and after.
     """
-    from awqc.demo.show import print_demo
+    from awqc.demo.show import print_demo, print_next
     from awqc.demo.walk import parse_dims, run_demo
     from awqc.publish import staging
     from awqc.report.terminal import console
@@ -63,4 +63,4 @@ def command(
     out = console()
     print_demo(demo.report, out)
     first = next(iter(demo.compiled))
-    out.print(f"\nwrote {output_dir}", markup=False)
+    print_next(output_dir, first, out)

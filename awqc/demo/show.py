@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from awqc.report.wording import byte_count, decibel, group_size, shorten
+from awqc.report.wording import byte_count, decibel, shorten
 
-NAME_WIDTH = 20
+NAME_WIDTH = 12
 CLASSES_SHOWN = 10
 
 
@@ -18,14 +19,13 @@ def print_demo(report: Mapping[str, Any], out: Console) -> None:
     """Everything that the demonstration found, in the order in which it happens."""
     _weights(report, out)
     _activations(report, out)
-    for entry in report["compiles"]:
-        _search(entry, out)
-        _quantized(entry, report["weights"], out)
-        _errors(entry, out)
+    _searches(report["compiles"], out)
+    _quantized(report, out)
+    _errors(report["compiles"], out)
     _outputs(report["outputs"], out)
     _summary(report, out)
     for entry in report["compiles"]:
-        out.print(_verdict(entry), markup=False)
+        out.print(_verdict(entry, report["data"]["test"]), markup=False)
 
 
 def _heading(number: int, text: str, out: Console) -> None:
@@ -45,8 +45,9 @@ def _weights(report: Mapping[str, Any], out: Console) -> None:
     data = report["data"]
     out.print(f"{report['float']['parameters']:,} parameters, {report['epochs']} epochs, seed "
               f"{report['seed']}", highlight=False)
-    out.print(f"{data['description']}: {data['train']} samples to train on, {data['calibration']} "
-              f"of them to calibrate, {data['test']} held out", markup=False)
+    out.print(f"data: {data['description']}", markup=False)
+    out.print(f"{data['train']} samples to train on, {data['calibration']} of them to calibrate, "
+              f"{data['test']} held out", markup=False)
     for weight in report["weights"]:
         rows, columns = weight["shape"]
         out.print(
@@ -58,9 +59,13 @@ def _weights(report: Mapping[str, Any], out: Console) -> None:
             out.print(_row(row, columns, "{:9.4f}"), markup=False)
 
 
-def _row(values: Sequence[float], columns: int, pattern: str) -> str:
+def _row(values: Sequence[float], columns: int, pattern: str, label: str = "") -> str:
     more = " …" if columns > len(values) else ""
-    return "  " + "".join(pattern.format(value) for value in values) + more
+    return f"  {label}" + "".join(pattern.format(value) for value in values) + more
+
+
+def _label(text: str) -> str:
+    return f"{text:<11}"
 
 
 def _activations(report: Mapping[str, Any], out: Console) -> None:
@@ -80,72 +85,76 @@ def _activations(report: Mapping[str, Any], out: Console) -> None:
     out.print("silent: always zero; top tenth: the share of all mean|x| in the loudest tenth")
 
 
-def _search(entry: Mapping[str, Any], out: Console) -> None:
-    bits = entry["bits"]
-    _heading(3, f"Scale search at {bits} bits: x^a/w^b is mean|x|^a / mean|w|^b", out)
-    table = _table("weight", "scales go into", "candidate", "nearest", "chosen", "left", left=(0, 1, 2))
-    for site in entry["sites"]:
-        into = {"folded": ", ".join(site["carriers"]), "runtime": "a multiply at run time"}
-        table.add_row(
-            shorten(", ".join(site["linears"]), NAME_WIDTH),
-            shorten(into.get(site["status"], "nothing: refused"), 22),
-            site["candidate"] or "-",
-            _loss(site["loss_nearest"]),
-            _loss(site["loss"]),
-            f"{site['loss'] / site['loss_nearest']:.0%}" if site["loss_nearest"] else "-",
-        )
-    out.print(table)
-    out.print("nearest, chosen: squared output error on the calibration samples, in total")
-    for site in entry["sites"]:
+def _searches(compiles: Sequence[Mapping[str, Any]], out: Console) -> None:
+    _heading(3, "Scale search: x^a/w^b is mean|x|^a / mean|w|^b", out)
+    for entry in compiles:
+        table = _table(
+            f"{entry['bits']} bits", "scales go into", "candidate", "nearest", "chosen", "left",
+            left=(0, 1, 2),
+        )  # fmt: skip
+        for site in entry["sites"]:
+            into = {"folded": ", ".join(site["carriers"]), "runtime": "a multiply at run time"}
+            table.add_row(
+                shorten(", ".join(site["linears"]), NAME_WIDTH),
+                shorten(into.get(site["status"], "nothing: refused"), 22),
+                site["candidate"] or "-",
+                _loss(site["loss_nearest"]),
+                _loss(site["loss"]),
+                f"{site['loss'] / site['loss_nearest']:.0%}" if site["loss_nearest"] else "-",
+            )
+        out.print(table)
+    out.print("nearest, chosen: squared output error a calibration sample, without scales and with")
+    for site in compiles[0]["sites"]:
         if site["status"] != "folded":
-            out.print(f"{', '.join(site['linears'])} is not folded: {site['reason']}", markup=False)
+            out.print(f"{', '.join(site['linears'])} cannot fold: {site['reason']}", markup=False)
 
 
 def _loss(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _quantized(
-    entry: Mapping[str, Any], weights: Sequence[Mapping[str, Any]], out: Console
-) -> None:
-    _heading(4, f"Quantized weights at {entry['bits']} bits: codes, and what they stand for", out)
-    columns = {weight["name"]: weight["shape"][1] for weight in weights}
-    for weight in entry["quantized"]:
-        name = weight["name"]
-        group = group_size(weight["group_size"])
-        spread = f"group {group}" if group != "row" else "one group a row"
-        out.print(
-            f"{shorten(name, NAME_WIDTH)}  {spread}, {weight['scales']} scales from "
-            f"{weight['smallest_scale']:.3g} to {weight['largest_scale']:.3g}",
-            markup=False,
-        )
-        for codes, restored in zip(weight["codes"], weight["restored"], strict=True):
-            out.print(_row(codes, columns[name], "{:9.0f}"), style="dim", markup=False)
-            out.print(_row(restored, columns[name], "{:9.4f}"), markup=False)
+def _quantized(report: Mapping[str, Any], out: Console) -> None:
+    _heading(4, "Quantized weights: codes, and what they stand for with scales undone", out)
+    for index, weight in enumerate(report["weights"]):
+        columns = weight["shape"][1]
+        out.print(f"{weight['name']}, first row", markup=False)
+        out.print(_row(weight["excerpt"][0], columns, "{:9.4f}", _label("original")), markup=False)
+        for entry in report["compiles"]:
+            codes, bits = entry["quantized"][index], f"{entry['bits']}-bit"
+            out.print(_row(codes["codes"][0], columns, "{:9.0f}", _label(f"{bits} code")), style="dim")
+            out.print(_row(codes["restored"][0], columns, "{:9.4f}", _label(f"{bits} value")))
+    if any(entry["silent"] for entry in report["activations"]):
+        out.print("A weight that reads a silent channel may be far off: it costs nothing.")
 
 
-def _errors(entry: Mapping[str, Any], out: Console) -> None:
-    _heading(5, f"Error of each layer at {entry['bits']} bits, and what piles up", out)
-    table = _table(
-        "layer", "weight error", "output dB", "accumulated dB", "nearest: weight", "accumulated dB"
-    )
-    rounded = {layer["name"]: layer for layer in entry["nearest"]["layers"]}
-    for layer in entry["awq"]["layers"]:
-        other = rounded[layer["name"]]
-        table.add_row(
-            shorten(layer["name"], NAME_WIDTH - 4),
-            f"{layer['weight_error']:.2%}",
-            decibel(layer["output_sqnr_db"]),
-            decibel(layer["accumulated_sqnr_db"]),
-            f"{other['weight_error']:.2%}",
-            decibel(other["accumulated_sqnr_db"]),
-        )
-    out.print(table)
-    worst = min(
-        entry["awq"]["layers"],
-        key=lambda layer: (layer["output_sqnr_db"] is None, layer["output_sqnr_db"]),
-    )
-    out.print(f"most affected: {worst['name']} ({decibel(worst['output_sqnr_db'])} dB by itself)", markup=False)
+def _errors(compiles: Sequence[Mapping[str, Any]], out: Console) -> None:
+    _heading(5, "Error of each layer, alone and piled up along the network", out)
+    for entry in compiles:
+        table = _table(
+            f"{entry['bits']} bits", "weight error", "output dB", "piled up dB",
+            "nearest error", "piled up dB",
+        )  # fmt: skip
+        rounded = {layer["name"]: layer for layer in entry["nearest"]["layers"]}
+        for layer in entry["awq"]["layers"]:
+            other = rounded[layer["name"]]
+            table.add_row(
+                shorten(layer["name"], NAME_WIDTH),
+                f"{layer['weight_error']:.2%}",
+                decibel(layer["output_sqnr_db"]),
+                decibel(layer["accumulated_sqnr_db"]),
+                f"{other['weight_error']:.2%}",
+                decibel(other["accumulated_sqnr_db"]),
+            )
+        out.print(table)
+        out.print(f"most affected: {_worst(entry['awq']['layers'])}", markup=False)
+
+
+def _worst(layers: Sequence[Mapping[str, Any]]) -> str:
+    measured = [layer for layer in layers if layer["output_sqnr_db"] is not None]
+    if not measured:
+        return "none"
+    worst = min(measured, key=lambda layer: float(layer["output_sqnr_db"]))
+    return f"{worst['name']}, {decibel(worst['output_sqnr_db'])} dB by itself"
 
 
 def _outputs(samples: Sequence[Mapping[str, Any]], out: Console) -> None:
@@ -178,13 +187,30 @@ def _summary(report: Mapping[str, Any], out: Console) -> None:
     out.print(table)
 
 
-def _verdict(entry: Mapping[str, Any]) -> str:
+def _verdict(entry: Mapping[str, Any], samples: int) -> str:
     """One sentence that says what the numbers say, whichever way they turn out."""
     awq, nearest = entry["awq"], entry["nearest"]
     ours, theirs = awq["original"]["rel"], nearest["original"]["rel"]
     size = awq["size"]
     smaller = 1 - size["quantized_bytes"] / size["original_bytes"]
-    gain = awq["accuracy"]["torch"] - nearest["accuracy"]["torch"]
-    points = "the same accuracy" if abs(gain) < 5e-5 else f"{gain * 100:+.2f} points of accuracy"
+    gain = round((awq["accuracy"]["torch"] - nearest["accuracy"]["torch"]) * samples)
+    right = (
+        f"{abs(gain)} of {samples} samples {'more' if gain > 0 else 'fewer'} right"
+        if gain
+        else "the same number of samples right"
+    )
     error = f"AWQ's output error is {ours / theirs:.0%} of plain rounding's" if theirs else "no error"
-    return f"{entry['bits']} bits: {smaller:.1%} smaller; {error}, {points}"
+    return f"{entry['bits']} bits: {smaller:.1%} smaller. {error}; {right}."
+
+
+def print_next(folder: Path, bits: int, out: Console) -> None:
+    """Where things lie, and what to do with them."""
+    made = folder / f"{bits}-bit"
+    for line in (
+        f"\nwrote {folder}: model.pt, its data, and a folder for each width. Next:",
+        f"  look at {made / 'report.html'}",
+        f"  awqc explain {folder / 'model.pt'}",
+        f"  awqc compile {folder / 'model.pt'} --calib {folder / 'calib.npz'} --bits 3",
+        f"  awqc verify {made} --calib {folder / 'test.npz'} --against {folder / 'model.pt'}",
+    ):
+        out.print(line, markup=False, soft_wrap=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,18 @@ def run_demo(
     Raises:
         UsageError: scikit-learn is needed and missing, or the provider does not work.
     """
+    with _one_thread():
+        return _run(dims, bits, epochs, seed, provider, say)
+
+
+def _run(
+    dims: Sequence[int],
+    bits: Sequence[Bits],
+    epochs: int,
+    seed: int,
+    provider: Provider,
+    say: Callable[[str], object],
+) -> Demo:
     started = time.perf_counter()
     task = load_task(dims, seed)
     network = build_network(dims, seed)
@@ -128,6 +141,17 @@ def run_demo(
         },
     }
     return Demo(report, network, task, compiled)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On matrices this small, threads wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compile_both(
