@@ -36,7 +36,7 @@ class WeightPlacer:
 
     def place(self, value: Any) -> None:
         """Let every reader of ``value``, the float weight, read dequantized codes instead."""
-        if any(is_lookup(reader, index) for reader, index in value.uses()):
+        if self._is_table() and any(is_lookup(*use) for use in value.uses()):
             self._place_table(value)
         matrix = len(self.weight.shape) == 2
         for reader, index in list(value.uses()):
@@ -50,12 +50,15 @@ class WeightPlacer:
             for reader, index in rest:
                 reader.replace_input_with(index, dequantized)
 
+    def _is_table(self) -> bool:
+        """Whether rows can be looked up as codes: one byte a code, one scale a row."""
+        granularity = self.weight.granularity
+        bytewise = granularity.bits == 8 and granularity.symmetric
+        return bytewise and self.weight.scale.shape[1] == 1
+
     def _place_table(self, value: Any) -> None:
         """Look rows up in the codes; products that share the table share its initializers."""
         granularity, weight = self.weight.granularity, self.weight
-        assert granularity.bits == 8
-        assert granularity.symmetric
-        assert weight.scale.shape[1] == 1
         tensors = [
             code_tensor(weight.codes, granularity, self.opset), float_tensor(weight.scale[:, 0])
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,18 @@ from awqc.qparams import Granularity, quantize
 from torch import Tensor, nn
 
 
-def quantized(program: Program, granularity: Granularity) -> Program:
-    """``program`` with every product's weight packed; the program itself is changed."""
+def quantized(program: Program, *granularities: Granularity) -> Program:
+    """``program`` with every product's weight packed; the program itself is changed.
+
+    The granularities go round; a group as wide as the weight becomes one scale a row.
+    """
     done: set[str] = set()
     for linear in find_linears(program.graph):
         name = linear.weight_name
         if name not in done:
+            granularity = granularities[len(done) % len(granularities)]
+            if granularity.group_size >= linear.columns:
+                granularity = replace(granularity, group_size=-1)
             done.add(name)
             weight = quantize(program.weight(name), linear.rows, granularity)
             program.quantized[name] = weight

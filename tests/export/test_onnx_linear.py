@@ -40,20 +40,24 @@ def stack(width: int) -> nn.Sequential:
     )
 
 
-@pytest.mark.parametrize(("bits", "group"), list(product([2, 3, 4, 8], GROUPS)))
-def test_every_product_fuses_and_is_exact(bits: Any, group: int, tmp_path: Path) -> None:
-    for symmetric in (False, True):
-        program = captured(stack(128), torch.randn(3, 128))
-        quantized(program, Granularity(bits, group, symmetric))
-        assert check(program, tmp_path / "m.onnx", torch.randn(5, 128)) == 3
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("columns", [128, 72])  # 72: ragged for every group but 8
+def test_every_product_fuses_and_is_exact(bits: Any, columns: int, tmp_path: Path) -> None:
+    kinds = [Granularity(bits, group, s) for group, s in product(GROUPS, (False, True))]
+    layers = [nn.Linear(columns, columns, bias) for bias in (False, True) for _ in kinds]
+    model = nn.Sequential(*(nn.Sequential(layer, nn.Tanh()) for layer in layers))
+    program = quantized(captured(model, torch.randn(3, columns)), *kinds)
+    assert check(program, tmp_path / "m.onnx", torch.randn(5, columns)) == len(layers)
 
 
 @pytest.mark.parametrize("shape", [(64,), (4, 64), (2, 3, 64), (2, 3, 2, 64)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_inputs_of_any_rank(shape: tuple[int, ...], bias: bool, tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(64, 24, bias), nn.ReLU(), nn.Linear(24, 8, bias), nn.ReLU6())
+def test_inputs_of_any_rank_with_clamps_behind(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 24, bias=False), nn.ReLU6(),
+        nn.Linear(24, 24, bias=False), nn.ReLU(), nn.Linear(24, 8), nn.Hardtanh(),
+    )
     program = quantized(captured(model, torch.randn(*shape)), Granularity(4, 16))
-    assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 2
+    assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 4
 
 
 def test_a_group_of_512_becomes_blocks_of_256(tmp_path: Path) -> None:
