@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from awqc.layers import Layer, LayerRecord
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, Observe, Pipeline, parse_pipeline
 from awqc.program import Program
-from awqc.publish import check_replaceable, staging
+from awqc.publish import ScratchFolder, check_replaceable, staging
 from awqc.qparams import Bits
 from awqc.recipe import read_recipe, write_recipe
 from awqc.report.content import build_report, stored_bytes, write_report
@@ -91,7 +90,7 @@ class Compiled:
 
     graph_module: GraphModule
     report: dict[str, Any]
-    _files: tempfile.TemporaryDirectory[str] = field(repr=False)
+    _files: ScratchFolder = field(repr=False)
 
     def save(self, output_dir: str | Path) -> Path:
         """Write all artifacts into ``output_dir``, at once or not at all; returns its path.
@@ -102,7 +101,7 @@ class Compiled:
         """
         target = Path(output_dir)
         with staging(target) as folder:
-            shutil.copytree(self._files.name, folder, dirs_exist_ok=True)
+            shutil.copytree(self._files.path, folder, dirs_exist_ok=True)
         return target
 
 
@@ -180,6 +179,8 @@ def parse_options(**given: Any) -> Options:
     if options.dtype not in ("auto", *DTYPES):
         raise UsageError(f"dtype {options.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
     options.build_pipeline()
+    if options.provider != "auto":
+        resolve_provider(options.provider)
     return options
 
 
@@ -212,8 +213,8 @@ def _compile(
     timing.update(pipeline.timing)
     program.calibration = ()
     layers = records[0].layers(program) if records else []
-    files = tempfile.TemporaryDirectory(prefix="awqc-")
-    folder = Path(files.name)
+    files = ScratchFolder()
+    folder = files.path
     with _timed(timing, "export"):
         final = _final(program)
         _write(program, final, folder, options.formats)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,18 @@ def check_replaceable(target: Path) -> None:
             f"{target}: holds files that awqc did not write (there is no {MARK}); "
             "give another --output-dir, or empty it"
         )
+
+
+class ScratchFolder:
+    """A temporary folder that is removed when nothing holds it any more.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="awqc-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.errors import UsageError
-from awqc.linears import Linear, find_linears
+from awqc.linears import Linear, as_linear, find_linears
 from awqc.qparams import BITS, Bits, Granularity, resolve_group_size
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class QuantizationSpec:
         if linear.blocks > 1 and linear.rows == linear.blocks:
             return f"depthwise: only {linear.columns} weights share a scale"
         for user in linear.weight.users:
-            if len(user.args) < 2 or user.args[1] is not linear.weight:
+            product = as_linear(user)
+            if product is None or product.weight is not linear.weight:
                 return f"the weight is also read by {user.name}"
         return None
 
