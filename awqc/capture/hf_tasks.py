@@ -17,12 +17,14 @@ class Task:
         auto_class: name of the class in transformers that loads a model for it.
         mapping: name of transformers' table of the architectures that can do it.
         cached: whether the graph carries a key/value cache.
+        vocabulary: whether the logits are over the vocabulary.
     """
 
     name: str
     auto_class: str
     mapping: str
     cached: bool = False
+    vocabulary: bool = False
 
     def load_class(self) -> Any:
         """The auto class itself."""
@@ -46,8 +48,14 @@ TASKS = (
         "AutoModelForCausalLM",
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         cached=True,
+        vocabulary=True,
     ),
-    Task("fill-mask", "AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING_NAMES"),
+    Task(
+        "fill-mask",
+        "AutoModelForMaskedLM",
+        "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+        vocabulary=True,
+    ),
     Task(
         "text-classification",
         "AutoModelForSequenceClassification",

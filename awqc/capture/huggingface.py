@@ -60,6 +60,7 @@ def load_program(
     capture = _capture_cached if chosen.cached else _capture_encoder
     program = capture(model, source.name)
     program.mask_input = "attention_mask"
+    program.head_outputs = ("logits",) if chosen.vocabulary else ()
     program.source_dtype = _dtype(config)
     return program
 
