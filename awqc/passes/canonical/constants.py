@@ -117,7 +117,10 @@ def _fold(program: Program, node: Node) -> Change:
 
 
 def name_after(program: Program, reader: Node, sources: set[Node]) -> str:
-    """A name for what replaces ``sources``: the largest one's own, if nobody else reads it."""
+    """A name for what replaces ``sources``: the largest one's own, if nobody else reads it.
+
+    Nobody else may read a step between them either: a second half of a split, say.
+    """
     largest = max(sources, key=lambda n: (n.meta["val"].numel(), str(n.target)))
     name = str(largest.target)
     stack, region = [reader], {reader}
@@ -126,7 +129,7 @@ def name_after(program: Program, reader: Node, sources: set[Node]) -> str:
             if source not in region:
                 region.add(source)
                 stack.append(source)
-    inside = all(user in region for user in largest.users)
+    inside = all(user in region for n in region - {reader} for user in n.users)
     return name if inside else program.fresh_name(name)
 
 
