@@ -1,0 +1,115 @@
+"""Shrunken configurations of the architectures that transformers knows.
+
+The harness may know the names of configuration fields; the compiler does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+WIDTH = 64
+SIZES: dict[str, int] = {
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "n_embd", "embed_dim", "embedding_size", "dim", "width",
+         "hidden_dim", "decoder_hidden_size", "encoder_hidden_size", "emb_dim", "model_dim",
+         "text_embed_dim", "projection_dim", "decoder_hidden_dim", "d_embed", "block_dim"),
+        WIDTH,
+    ),
+    **dict.fromkeys(
+        ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim",
+         "ffn_hidden_size", "decoder_intermediate_size", "d_inner", "dff",
+         "shared_intermediate_size", "prefix_projection_dim"),
+        2 * WIDTH,
+    ),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"),
+        WIDTH,
+    ),
+    **dict.fromkeys(
+        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers",
+         "decoder_layers", "num_encoder_layers", "num_decoder_layers", "decoder_num_layers",
+         "depth", "num_blocks", "num_hidden_groups"),
+        2,
+    ),
+    **dict.fromkeys(
+        ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
+         "decoder_attention_heads", "decoder_num_attention_heads", "num_encoder_heads"),
+        4,
+    ),
+    **dict.fromkeys(
+        ("head_dim", "d_kv", "v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "qk_head_dim",
+         "attention_head_size", "attention_head_dim"),
+        16,
+    ),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "dt_rank", "time_step_rank"), 32),
+    **dict.fromkeys(
+        ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4
+    ),
+    **dict.fromkeys(
+        ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k", "top_k"), 2
+    ),
+    **dict.fromkeys(("n_shared_experts", "n_group", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(
+        ("vocab_size", "decoder_vocab_size", "src_vocab_size", "tgt_vocab_size",
+         "vocab_size_per_layer_input"),
+        300,
+    ),
+    **dict.fromkeys(
+        ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
+         "max_source_positions", "max_target_positions", "n_ctx", "seq_length"),
+        128,
+    ),
+    "image_size": 32,
+    "num_mel_bins": 16,
+    "hidden_size_per_layer_input": 16,
+    "num_kv_shared_layers": 0,
+    "state_size": 8,
+    "ssm_state_size": 8,
+    "mamba_d_state": 8,
+    "mamba_d_head": 32,
+    "mamba_n_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "relative_attention_num_buckets": 8,
+    "num_queries": 6,
+    "decoder_start_token_id": 1,
+}
+TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+STAGES = ("hidden_sizes", "embed_dims", "dims", "channels", "encoder_hidden_sizes")
+
+
+def shrunken(cls: type[Any]) -> Any:
+    """A configuration of class ``cls``, made small."""
+    return cls(**_fields(cls))
+
+
+def _fields(cls: type[Any]) -> dict[str, Any]:
+    default = cls()
+    given = default.to_dict()
+    fields: dict[str, Any] = {
+        name: value for name, value in SIZES.items() if isinstance(given.get(name), int)
+    }
+    if isinstance(given.get("patch_size"), int):
+        fields["patch_size"] = 8 if given["patch_size"] > 8 else given["patch_size"]
+    for name in HEADS:
+        if isinstance(given.get(name), int):
+            heads = given.get("num_attention_heads", given.get("n_head", 4))
+            fields[name] = {True: 4, False: 2}[given[name] == heads]
+            fields[name] = 1 if given[name] == 1 else fields[name]
+    for name in STAGES:
+        if isinstance(given.get(name), list | tuple):
+            fields[name] = [16 * 2 ** min(i, 2) for i in range(len(given[name]))]
+    if isinstance(given.get("depths"), list | tuple):
+        fields["depths"] = [1] * len(given["depths"])
+    for index, name in enumerate(TOKENS):
+        if isinstance(given.get(name), int) and given[name] >= 300:
+            fields[name] = index
+    if "use_cache" in given:
+        fields["use_cache"] = False
+    for name, sub in getattr(cls, "sub_configs", {}).items():
+        if sub.__name__ != "AutoConfig" and given.get(name) is not None:
+            fields[name] = _fields(sub)
+    return fields

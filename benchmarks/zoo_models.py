@@ -1,0 +1,237 @@
+"""Builders of the zoo: a name to a small random model and example inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.zoo_configs import shrunken
+
+Built = tuple[nn.Module, dict[str, Tensor] | tuple[Tensor, ...]]
+TASKS = {
+    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "seq2seq-lm": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "speech-seq2seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+    "ctc": "MODEL_FOR_CTC_MAPPING_NAMES",
+    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "semantic-segmentation": "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+    "object-detection": "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
+    "zero-shot-image": "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "image": "MODEL_FOR_IMAGE_MAPPING_NAMES",
+}
+FIRST = (
+    "causal-lm/llama causal-lm/gemma causal-lm/gemma2 causal-lm/gpt2 causal-lm/gpt_neox "
+    "causal-lm/bloom causal-lm/falcon causal-lm/opt causal-lm/mpt causal-lm/phi causal-lm/qwen2 "
+    "causal-lm/qwen3 causal-lm/mixtral masked-lm/bert masked-lm/roberta masked-lm/deberta-v2 "
+    "seq2seq-lm/t5 seq2seq-lm/bart image-classification/vit image-classification/convnext "
+    "zero-shot-image/clip speech-seq2seq/whisper causal-lm/mamba image-classification/resnet "
+    "image-classification/swin image-classification/mobilenet_v2 causal-lm/gptj causal-lm/phi3 "
+    "causal-lm/gpt_oss causal-lm/qwen2_moe causal-lm/cohere causal-lm/olmo2 causal-lm/stablelm "
+    "causal-lm/deepseek_v3 masked-lm/albert masked-lm/distilbert masked-lm/modernbert ctc/wav2vec2 "
+    "semantic-segmentation/segformer"
+).split()
+
+
+def names() -> list[str]:
+    """All models of the zoo, the most telling first; one task for each architecture."""
+    from transformers.models.auto import modeling_auto
+
+    found = {f"torch/{name}": None for name in PLAIN} | dict.fromkeys(FIRST)
+    seen = {name.split("/")[1] for name in FIRST}
+    for task, mapping in TASKS.items():
+        for kind in getattr(modeling_auto, mapping):
+            if kind not in seen:
+                seen.add(kind)
+                found[f"{task}/{kind}"] = None
+    return list(found)
+
+
+def build(name: str) -> Built:
+    """The model and example inputs of ``name``."""
+    torch.manual_seed(0)
+    task, _, kind = name.partition("/")
+    model, inputs = PLAIN[kind]() if task == "torch" else _transformer(task, kind)
+    model.eval()
+    _roughen(model)
+    return model, inputs
+
+
+def _roughen(model: nn.Module) -> None:
+    """Weights with outlier channels and biases that are not zero, so that folds matter."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.is_floating_point():
+                continue
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.mul_(torch.exp(0.5 * torch.randn_like(parameter)))
+            elif parameter.ndim == 2:
+                parameter.mul_(torch.exp(0.5 * torch.randn(parameter.shape[0], 1)))
+
+
+def _transformer(task: str, kind: str) -> Built:
+    import transformers
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    known = getattr(modeling_auto, TASKS[task])[kind]
+    cls = getattr(transformers, known if isinstance(known, str) else known[0])
+    config = shrunken(CONFIG_MAPPING[kind])
+    return cls(config), _inputs(cls, config)
+
+
+def _inputs(cls: type[Any], config: Any) -> dict[str, Tensor]:
+    accepted = inspect.signature(cls.forward).parameters
+    tokens = torch.randint(3, 290, (2, 12))
+    size = _find(config, "image_size", 32)
+    height, wide = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    channels = int(_find(config, "num_channels", 3))
+    mels = int(_find(config, "num_mel_bins", 80))
+    frames = 2 * int(_find(config, "max_source_positions", 64))
+    choices: dict[str, Callable[[], Tensor]] = {
+        "input_ids": lambda: tokens,
+        "attention_mask": lambda: torch.ones_like(tokens),
+        "decoder_input_ids": lambda: tokens[:, :7],
+        "pixel_values": lambda: torch.randn(2, channels, height, wide),
+        "input_features": lambda: torch.randn(2, mels, frames),
+        "input_values": lambda: torch.randn(2, 4000),
+    }
+    given = {key: make() for key, make in choices.items() if key in accepted}
+    if "input_ids" not in given:
+        given.pop("attention_mask", None)
+    if cls.main_input_name in ("input_features", "input_values", "pixel_values"):
+        text = "input_ids" in given and cls.main_input_name != "pixel_values"
+        if text:
+            given.pop("input_ids")
+            given.pop("attention_mask", None)
+    return given
+
+
+def _find(config: Any, name: str, default: Any) -> Any:
+    """A field of the configuration or of one inside it."""
+    inside = [getattr(config, key, None) for key in getattr(config, "sub_configs", {})]
+    for place in (config, *inside):
+        value = getattr(place, name, None)
+        if value is not None:
+            return value
+    return default
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, cls: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.cells = cls(64, 64, num_layers=2, batch_first=True)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.cells(x)[0][:, -1])
+        return out
+
+
+class _UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = _double(3, 16), _double(16, 32)
+        self.middle = _double(32, 64)
+        self.up2, self.join2 = nn.ConvTranspose2d(64, 32, 2, 2), _double(64, 32)
+        self.up1, self.join1 = nn.ConvTranspose2d(32, 16, 2, 2), _double(32, 16)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.down1(x)
+        second = self.down2(functional.max_pool2d(first, 2))
+        deep = self.middle(functional.max_pool2d(second, 2))
+        deep = self.join2(torch.cat([self.up2(deep), second], 1))
+        out: Tensor = self.head(self.join1(torch.cat([self.up1(deep), first], 1)))
+        return out
+
+
+def _double(inside: int, outside: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(inplace=True),
+        nn.Conv2d(outside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(inplace=True),
+    )
+
+
+class _Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 64, 8, 8)
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(5))
+        self.tokens = nn.ModuleList(_mlp(16) for _ in range(2))
+        self.channels = nn.ModuleList(_mlp(64) for _ in range(2))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        for i in range(2):
+            mixed = self.tokens[i](self.norms[2 * i](x).transpose(1, 2))
+            x = x + mixed.transpose(1, 2)
+            x = x + self.channels[i](self.norms[2 * i + 1](x))
+        out: Tensor = self.head(self.norms[4](x).mean(1))
+        return out
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+class _GraphConv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.own, self.head = nn.Linear(64, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        for layer in (self.first, self.second):
+            sent = torch.zeros_like(x).index_add(0, edges[1], layer(x)[edges[0]])
+            x = torch.relu(sent + self.own(x))
+        out: Tensor = self.head(x)
+        return out
+
+
+class _Seq2Seq(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = nn.Transformer(64, 4, 2, 2, 128, batch_first=True, norm_first=True)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        out: Tensor = self.core(source, target)
+        return out
+
+
+def _images(model: nn.Module) -> Built:
+    return model, (torch.randn(2, 3, 32, 32),)
+
+
+def _vector(model: nn.Module) -> Built:
+    return model, (torch.randn(4, 64),)
+
+
+PLAIN: dict[str, Callable[[], Built]] = {
+    "mlp-relu": lambda: _vector(
+        nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
+                      nn.Linear(128, 10))
+    ),
+    "transformer-pre-norm": lambda: (_Seq2Seq(), (torch.randn(2, 9, 64), torch.randn(2, 7, 64))),
+    "encoder-post-norm": lambda: (
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2),
+        (torch.randn(2, 9, 64),),
+    ),
+    "lstm": lambda: (_Recurrent(nn.LSTM), (torch.randn(2, 7, 64),)),
+    "gru": lambda: (_Recurrent(nn.GRU), (torch.randn(2, 7, 64),)),
+    "conv-net": lambda: _images(
+        nn.Sequential(_double(3, 32), nn.MaxPool2d(2), _double(32, 64), nn.AdaptiveAvgPool2d(1),
+                      nn.Flatten(), nn.Linear(64, 10))
+    ),
+    "unet": lambda: _images(_UNet()),
+    "mlp-mixer": lambda: _images(_Mixer()),
+    "graph-conv": lambda: (_GraphConv(), (torch.randn(20, 64), torch.randint(0, 20, (2, 60)))),
+}
