@@ -35,6 +35,7 @@ class Calibrate:
         for index, batch in enumerate(track(program.calibration, "calibrate")):
             mask = batch.get(program.mask_input) if program.mask_input else None
             for observer in found:
+                observer.active = True
                 observer.mask = None if mask is None else mask.bool()
             program.run(batch)
             for observer in found:

@@ -45,9 +45,14 @@ class FoldScales:
             if site.status == "refused" or found is None:
                 changes.append(Change(site.name, site.reason or "not searched", refused=True))
                 sites.append(site)
+            elif site.status == "folded":
+                changes.append(Change(site.name, "folded before", refused=True))
+                sites.append(site)
             elif site.status == "runtime":
-                _insert(program, site, found.scale)
-                changes.append(Change(site.name, f"{found.candidate} by a mul at run time"))
+                if _insert(program, site, found.scale):
+                    changes.append(Change(site.name, f"{found.candidate} by a mul at run time"))
+                else:
+                    changes.append(Change(site.name, "scaled before", refused=True))
                 sites.append(site)
             else:
                 for name, labels in site.edits.items():
@@ -62,10 +67,19 @@ class FoldScales:
         return changes
 
 
-def _insert(program: Program, site: Site, scale: Tensor) -> None:
-    """Multiply the value by ``1 / s`` for the products of the site, and their columns by ``s``."""
+def _insert(program: Program, site: Site, scale: Tensor) -> bool:
+    """Multiply the value by ``1 / s`` for the products of the site, and their columns by ``s``.
+
+    Returns whether that was still to be done.
+    """
     own = {reader.node for reader in site.readers}
-    linears = [linear for linear in find_linears(program.graph) if linear.node.name in own]
+    linears = [
+        linear
+        for linear in find_linears(program.graph)
+        if linear.node.name in own and linear.input.name == site.value
+    ]
+    if not linears:
+        return False
     first = linears[0]
     rank = len(first.input.meta["val"].shape)
     axis = rank - 1 - len(first.kernel)
@@ -80,6 +94,7 @@ def _insert(program: Program, site: Site, scale: Tensor) -> None:
         linear.node.replace_input_with(linear.input, scaled)
     for weight_name, linear in {linear.weight_name: linear for linear in linears}.items():
         _scale_columns(program, weight_name, linear, scale)
+    return True
 
 
 def _scale_columns(program: Program, name: str, linear: Linear, scale: Tensor) -> None:

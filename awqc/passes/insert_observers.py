@@ -18,7 +18,12 @@ OBSERVERS = "_observers"
 
 
 class Observer(nn.Module):
-    """Takes statistics of the activation that it is called with; returns nothing."""
+    """Takes statistics of the activation that it is called with; returns nothing.
+
+    Attributes:
+        active: whether it looks at all; on while calibrate runs, so that no other run of
+            the program counts.
+    """
 
     _is_impure = True  # torch.fx: do not drop the call although nobody reads its result
 
@@ -27,12 +32,15 @@ class Observer(nn.Module):
         self.key = linear.observed
         self.reads = linear.name
         self.accumulator = Accumulator(rows, seed)
+        self.active = False
         self.bad: str | None = None
         self.mask: Tensor | None = None
         self._linear = linear
 
     def forward(self, x: Tensor) -> None:
         """Add ``x`` to the statistics; tokens that ``mask`` marks as padding are left out."""
+        if not self.active:
+            return
         with torch.no_grad():
             kept = x
             if self.mask is not None and self._has_tokens(x, self.mask):
