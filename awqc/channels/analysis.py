@@ -54,6 +54,8 @@ class _Analysis:
             self.readers.setdefault(linear.input, []).append(linear)
         placeholders = [n for n in graph.nodes if n.op == "placeholder"]
         self.states = _state_nodes(self.program, placeholders)
+        constants = _integers(self.program)
+        self.small, self.example = Shapes(True, constants), Shapes(False, constants)
         self.neutral = neutral_values(self.program)
         self.shared = _shared_storage(self.program)
 
@@ -86,15 +88,12 @@ class _Analysis:
 
     def _spread(self, seed: Linear) -> Flow:
         """Labels for a scale on each channel of ``seed``'s input, spread over the graph."""
-        for small in (True, False):
-            try:
-                return self._spread_with(seed, Shapes(small))
-            except (RuntimeError, IndexError):
-                # Small sizes can break what the model assumes of a dynamic axis, for
-                # example that it can be split in four; the example's own sizes cannot.
-                if not small:
-                    raise
-        raise AssertionError
+        try:
+            return self._spread_with(seed, self.small)
+        except (RuntimeError, IndexError, ValueError):
+            # Small sizes can break what the model assumes of a dynamic axis, for example
+            # that it can be split in four; the example's own sizes cannot.
+            return self._spread_with(seed, self.example)
 
     def _spread_with(self, seed: Linear, shapes: Shapes) -> Flow:
         flow = Flow(shapes, self.states, seed.channels, self.neutral)
@@ -156,6 +155,15 @@ def _state_nodes(program: Program, placeholders: list[Node]) -> dict[Node, Node]
     leaving = dict(zip(program.outputs, output.args[0], strict=True))
     pairs = {entering[name]: leaving[other] for name, other in program.states}
     return pairs | {value: key for key, value in pairs.items()}
+
+
+def _integers(program: Program) -> dict[Node, Tensor]:
+    """The integer and boolean tensors that the graph holds."""
+    return {
+        node: program.weight(str(node.target))
+        for node in program.graph.nodes
+        if node.op == "get_attr" and not node.meta["val"].dtype.is_floating_point
+    }
 
 
 def _shared_storage(program: Program) -> dict[str, str]:

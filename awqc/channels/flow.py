@@ -263,6 +263,9 @@ def _role(node: Node) -> str:
     operands = [n for n in node.all_input_nodes if n.op != "get_attr"]
     if node.target is torch.ops.aten.add.Tensor and len(operands) == 2:
         return f"the residual add {describe(node)}, which reads it too"
+    shared = [n for n in node.all_input_nodes if n.op == "get_attr" and len(n.users) > 1]
+    if shared and len(operands) == 1:
+        return f"{describe(node)}, which shares {shared[0].target}"
     return node.name
 
 

@@ -59,10 +59,10 @@ class ScaleClasses:
         differ = a != b
         if not bool(differ.any()):
             return False
-        pairs = torch.stack([a[differ], b[differ]], dim=1).unique(dim=0)
-        left, right = pairs.abs().unbind(1)
+        a, b = a[differ], b[differ]
+        left, right = a.abs(), b.abs()
         fixed = (left == PINNED) | (right == PINNED)
-        inverse = (pairs.prod(dim=1) < 0) & ~fixed
+        inverse = ((a < 0) != (b < 0)) & ~fixed
         self.conflicts += int(inverse.sum())
         pinned = torch.full_like(left, PINNED)
         self._join(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sympy
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 SMALL = (2, 3, 5, 7, 11, 13, 17, 19)
@@ -16,11 +18,19 @@ class Shapes:
 
     The analysis runs shape operations on index tensors; small sizes keep that cheap, and
     distinct ones keep different axes apart. ``small=False`` takes the example's sizes.
+
+    ``constants`` are the integer tensors of the program, which pick elements.
+
+    Attributes:
+        sources: what operations that move elements do to these sizes, kept for the next site.
     """
 
-    def __init__(self, small: bool = True) -> None:
+    def __init__(self, small: bool = True, constants: Mapping[Node, Tensor] | None = None) -> None:
         self._small = small
+        self._constants = constants or {}
         self._sizes: dict[sympy.Symbol, int] = {}
+        self._shapes: dict[Node, tuple[int, ...]] = {}
+        self.sources: dict[Node, list[Tensor] | None] = {}
 
     def size(self, value: Any) -> int:
         """``value`` (int or SymInt) as an int."""
@@ -39,15 +49,20 @@ class Shapes:
         Raises:
             RuntimeError: a dynamic axis comes out empty, and would hide its labels.
         """
+        if node in self._shapes:
+            return self._shapes[node]
         given = node.meta["val"].shape
         shape = tuple(self.size(size) for size in given)
         for size, made in zip(given, shape, strict=True):
             if made < 1 and isinstance(size, torch.SymInt):
                 raise RuntimeError(f"{node.name} is empty")
+        self._shapes[node] = shape
         return shape
 
     def concrete(self, argument: Any) -> Any:
-        """An argument of a call: nodes of symbolic sizes become ints, the rest stays."""
+        """An argument of a call: symbolic sizes become ints, constants tensors, the rest stays."""
+        if isinstance(argument, Node) and argument in self._constants:
+            return self._constants[argument]
         value = argument.meta.get("val") if isinstance(argument, Node) else argument
         return self.size(value) if isinstance(value, torch.SymInt) else argument
 

@@ -18,6 +18,7 @@ from awqc.channels.labels import merge_axes
 
 aten = torch.ops.aten
 PADDING = -1
+MAX_KEPT = 100_000
 PADS = (aten.constant_pad_nd.default, aten.pad.default)
 
 
@@ -85,7 +86,12 @@ def moving(flow: Flow, node: Node) -> None:
     results = flow.outputs(node)
     if not any(flow.scaled(value) for value in (*operands, *results.values())):
         return
-    sources = _sources(flow, node, operands)
+    if node.target in PADS and not _pads_zero(node):
+        flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
+    known = flow.shapes.sources
+    sources = known[node] if node in known else _sources(flow, node, operands)
+    if sources is None or sum(source.numel() for source in sources) <= MAX_KEPT:
+        known[node] = sources
     if sources is None:
         _rows(flow, node)
         return
@@ -143,8 +149,6 @@ def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | Non
     if any(isinstance(n, Node) for n in torch.utils._pytree.tree_leaves((args, kwargs))):
         return None
     if node.target in PADS:
-        if not _pads_zero(node):
-            flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
         args = (*args[:2], "constant", PADDING) if _is_constant_pad(node) else args
         args = (args[0], args[1], PADDING) if node.target is aten.constant_pad_nd.default else args
     result = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.passes.base import Change
-from awqc.passes.canonical.constants import name_after
 from awqc.program import Program
 
 aten = torch.ops.aten
@@ -43,7 +42,8 @@ def _is_weight(node: object, rank: int | None = 2) -> bool:
 
 def _with_matrix(program: Program, node: Node, weight: Node, matrix: Tensor) -> Node:
     """A read of ``matrix``, which replaces ``weight`` in ``node``."""
-    name = name_after(program, node, {weight})
+    name = str(weight.target)
+    name = name if set(weight.users) == {node} else program.fresh_name(name)
     return program.add_weight(name, matrix.contiguous(), next(iter(program.graph.nodes)))
 
 
