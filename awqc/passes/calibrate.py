@@ -9,8 +9,8 @@ from awqc.errors import CalibrationError
 from awqc.linears import find_linears
 from awqc.passes.base import Change
 from awqc.passes.insert_observers import Observer
-from awqc.progress import track
 from awqc.program import Program
+from awqc.progress import track
 
 
 @dataclass(frozen=True)

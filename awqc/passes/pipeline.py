@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from awqc.errors import UsageError
 from awqc.passes.base import Change, Pass
@@ -15,8 +16,8 @@ from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.fold_scales import FoldScales
 from awqc.passes.insert_observers import InsertObservers
-from awqc.passes.load_scales import LoadScales
 from awqc.passes.invariants import check_invariants
+from awqc.passes.load_scales import LoadScales
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
 from awqc.program import Program
@@ -99,7 +100,7 @@ def parse_pipeline(spec: str, **options: dict[str, Any]) -> Pipeline:
     """Read ``pass-a,pass-b{option=1,other-option=x}``.
 
     ``options`` are defaults for passes by name with underscores
-    (``quantize_weights={"bits": 8}``); what ``spec`` says wins.
+    (``quantize_weights={"bits": 8}``); what ``spec`` says wins.  In a value, ``%2C`` is a comma.
 
     Raises:
         UsageError: a pass or option that does not exist, or a value that does not fit.
@@ -161,16 +162,21 @@ def _convert(owner: str, key: str, value: str, default: Any) -> Any:
         if isinstance(default, bool):
             return {"true": True, "false": False, "": True}[value.lower()]
         if isinstance(default, tuple):
-            return tuple(filter(None, value.split("|")))
+            return tuple(unquote(item) for item in value.split("|") if item)
         if isinstance(default, int):
             return int(value)
         if isinstance(default, float):
             return float(value)
-        return int(value) if re.fullmatch(r"-?\d+", value) else value
+        return int(value) if re.fullmatch(r"-?\d+", value) else unquote(value)
     except (KeyError, ValueError):
         raise UsageError(
             f"{owner}{{{key}={value}}}: a {type(default).__name__} is needed"
         ) from None
+
+
+def _escape(text: str) -> str:
+    """``text`` with what the pipeline's own grammar uses written as ``%2C``."""
+    return re.sub(r"[%,{}|\s]", lambda match: f"%{ord(match[0]):02X}", text)
 
 
 def _spell(step: Pass) -> str:
@@ -180,7 +186,8 @@ def _spell(step: Pass) -> str:
     for option in dataclasses.fields(step):
         value = getattr(step, option.name)
         if value != _default(option):
-            text = "|".join(value) if isinstance(value, tuple) else str(value)
-            text = text.lower() if isinstance(value, bool) else text
+            text = "|".join(map(_escape, value)) if isinstance(value, tuple) else str(value)
+            if isinstance(value, str | bool):
+                text = _escape(value) if isinstance(value, str) else text.lower()
             shown.append(f"{option.name.replace('_', '-')}={text}")
     return step.name + (f"{{{','.join(shown)}}}" if shown else "")

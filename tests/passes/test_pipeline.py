@@ -1,0 +1,212 @@
+"""The pipeline's text, and the invariants that must fire when a pass is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from awqc.errors import InvariantError, UsageError
+from awqc.passes.base import Change, Pass
+from awqc.passes.invariants import TOLERANCE, check_invariants, relative_change
+from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, PASSES, Pipeline, parse_pipeline
+from awqc.program import Program
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tiny import captured, run
+
+SPECS = [
+    DEFAULT,
+    FROM_RECIPE,
+    "search-scales{grid=5,runtime-scales=never,runtime-threshold=0.5}",
+    "quantize-weights{bits=8,group-size=-1,symmetric=true,exclude=head|embed}",
+    "insert-observers{rows=64,seed=3}",
+    "load-scales{recipe=some/recipe.json}",
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_text_and_back(spec: str) -> None:
+    pipeline = parse_pipeline(spec)
+    assert str(pipeline) == spec
+    assert parse_pipeline(str(pipeline)).passes == pipeline.passes
+
+
+PATTERNS = st.text(st.characters(codec="ascii", exclude_characters="\x00"), min_size=1, max_size=9)
+
+
+@given(st.lists(PATTERNS, max_size=3), st.integers(1, 99), st.sampled_from([2, 3, 4, 8]))
+def test_any_option_survives_its_text(patterns: list[str], grid: int, bits: int) -> None:
+    # Regular expressions hold commas, bars and braces themselves.
+    given = {
+        "search_scales": {"grid": grid},
+        "quantize_weights": {"bits": bits, "exclude": tuple(map(re.escape, patterns))},
+    }
+    pipeline = parse_pipeline("search-scales,quantize-weights", **given)
+    assert parse_pipeline(str(pipeline)).passes == pipeline.passes
+
+
+def test_spaces_and_options_beat_defaults() -> None:
+    pipeline = parse_pipeline(
+        " canonicalize , quantize-weights{ bits=8 , symmetric }", quantize_weights={"bits": 2}
+    )
+    assert str(pipeline) == "canonicalize,quantize-weights{bits=8,symmetric=true}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("canonicalise", "no pass is called 'canonicalise'; passes: canonicalize, "),
+        ("search-scales{gird=3}", "no option 'gird'; options: grid, "),
+        ("canonicalize{a=1}", "options: none"),
+        ("search-scales{grid=many}", "a int is needed"),
+        ("search-scales{grid=0}", "at least 1"),
+        ("search-scales{runtime-scales=maybe}", "auto, never, always"),
+        ("search-scales{runtime-threshold=x}", "a float is needed"),
+        ("quantize-weights{symmetric=perhaps}", "a bool is needed"),
+        ("quantize-weights{bits=5}", r"\(2, 3, 4, 8\)"),
+        ("quantize-weights{group-size=0}", "group size"),
+        ("quantize-weights{exclude=(}", "no regular expression"),
+        ("quantize-weights{bits=4", "cannot read the pipeline at 'quantize-weights"),
+        ("canonicalize;calibrate", "cannot read the pipeline"),
+        ("", "the pipeline is empty"),
+    ],
+)
+def test_what_does_not_fit_is_a_usage_error(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_pipeline(spec)
+
+
+def test_passes_are_frozen_and_named_for_their_class() -> None:
+    for name, cls in PASSES.items():
+        assert isinstance(cls(), Pass)
+        words = "".join(word.title() for word in name.split("-"))
+        assert (cls.__name__, cls.name) == (words, name)
+        assert cls.__dataclass_params__.frozen
+        module = cls.__module__.rpartition(".")[2]
+        assert module == name.replace("-", "_")
+        assert "before:" in cls.__doc__ or name in ("search-scales", "load-scales")
+        assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(cls))
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A pass that breaks something."""
+
+    breaks: Callable[[Program], object]
+    name: ClassVar[str] = "wrong"
+    keeps_output: ClassVar[bool] = True
+
+    def apply(self, program: Program) -> list[Change]:
+        self.breaks(program)
+        return [Change("everywhere", "broken")]
+
+
+def _scale_one_row(program: Program) -> None:
+    weight = program.weight("2.weight").clone()
+    weight[3] *= 1.05
+    program.set_weight("2.weight", weight)
+
+
+def _poison(program: Program) -> None:
+    program.set_weight("4.bias", torch.full((8,), float("nan")))
+
+
+def _forget_shape(program: Program) -> None:
+    del next(node for node in program.graph.nodes if node.op == "call_function").meta["val"]
+
+
+def _call_method(program: Program) -> None:
+    relu = next(node for node in program.graph.nodes if node.name == "relu")
+    with program.graph.inserting_after(relu):
+        call = program.graph.call_method("abs", (relu,))
+    call.meta["val"] = relu.meta["val"]
+    relu.replace_all_uses_with(call, lambda user: user is not call)
+
+
+def _leave_observer(program: Program) -> None:
+    run(program, "insert-observers,calibrate")
+    parse_pipeline("insert-observers").passes[0].apply(program)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (_scale_one_row, r"after wrong: the output '.*' moved by"),
+        (_poison, r"after wrong: the output '.*' moved by nan"),
+        (_forget_shape, "after wrong: linear has no shape and dtype"),
+        (_call_method, "after wrong: .* is a call_method"),
+        (_leave_observer, "after wrong: the observer .* is still there"),
+    ],
+)
+def test_a_wrong_pass_is_named(breaks: Callable[[Program], object], message: str) -> None:
+    program = captured("mlp")
+    with pytest.raises(InvariantError, match=message) as error:
+        Pipeline([Wrong(breaks)]).run(program)
+    if "output" in message:
+        assert repr(program.outputs[0]) in str(error.value)
+
+
+def _break_qparams(program: Program, **fields: torch.Tensor) -> None:
+    name, quantized = next(iter(program.quantized.items()))
+    program.quantized[name] = replace(quantized, **fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scale", torch.ones(32, 2), "has scales"),
+        ("scale", torch.zeros(32, 1), "a scale that is not positive"),
+        ("scale", torch.full((32, 1), float("inf")), "a scale that is not positive"),
+        ("codes", torch.full((32, 16), 16, dtype=torch.uint8), "a code beyond its bits"),
+        ("zero_point", torch.zeros(32, 3, dtype=torch.uint8), "0.weight"),
+    ],
+)
+def test_qparams_that_do_not_fit_are_found(
+    field: str, value: torch.Tensor, message: str
+) -> None:
+    program = run(captured("mlp"), "canonicalize,quantize-weights")
+    step = parse_pipeline("quantize-weights").passes[0]
+    check_invariants(program, step)
+    _break_qparams(program, **{field: value})
+    with pytest.raises(InvariantError, match=message):
+        check_invariants(program, step)
+
+
+def test_rounding_passes_the_check_and_more_does_not() -> None:
+    before = torch.randn(100)
+    assert relative_change(before * (1 + 0.5 * TOLERANCE), before) < TOLERANCE
+    assert relative_change(before * (1 + 2 * TOLERANCE), before) > TOLERANCE
+    assert relative_change(before[:50], before) == float("inf")
+    same = torch.tensor([float("inf"), float("nan"), 1.0])
+    assert relative_change(same, same.clone()) == 0
+    assert not relative_change(torch.tensor([1.0, 1.0, 1.0]), same) <= TOLERANCE
+
+
+def test_observe_sees_each_pass_before_and_after() -> None:
+    seen = []
+    parse_pipeline(DEFAULT).run(
+        captured("mlp"),
+        lambda step, before, after, made: seen.append((step.name, len(before.quantized))),
+    )
+    assert [name for name, _ in seen] == DEFAULT.split(",")
+    assert [count for _, count in seen] == [0] * 6
+
+
+def test_time_is_taken_of_every_pass() -> None:
+    pipeline = parse_pipeline(DEFAULT)
+    pipeline.run(captured("mlp"))
+    assert list(pipeline.timing) == DEFAULT.split(",")
+
+
+def test_the_users_module_is_not_changed() -> None:
+    from tests.tiny import capture, inputs, model
+
+    module = model("gated")
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    run(capture(module, inputs("gated")), DEFAULT)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
