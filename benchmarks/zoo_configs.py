@@ -60,6 +60,7 @@ SIZES: dict[str, int] = {
         128,
     ),
     "image_size": 32,
+    "rotary_dim": 16,
     "num_mel_bins": 16,
     "hidden_size_per_layer_input": 16,
     "num_kv_shared_layers": 0,
@@ -102,8 +103,9 @@ def _fields(cls: type[Any]) -> dict[str, Any]:
     for name in STAGES:
         if isinstance(given.get(name), list | tuple):
             fields[name] = [16 * 2 ** min(i, 2) for i in range(len(given[name]))]
-    if isinstance(given.get("depths"), list | tuple):
-        fields["depths"] = [1] * len(given["depths"])
+    for name in ("depths", "num_heads", "num_attention_heads"):
+        if isinstance(given.get(name), list | tuple):
+            fields[name] = [1 if name == "depths" else 2] * len(given[name])
     for index, name in enumerate(TOKENS):
         if isinstance(given.get(name), int) and given[name] >= 300:
             fields[name] = index

@@ -8,6 +8,7 @@ from typing import ClassVar
 from awqc.passes.base import Change
 from awqc.passes.canonical.batch_norm import fold_batch_norms
 from awqc.passes.canonical.constants import fold_constants, merge_reads
+from awqc.passes.canonical.experts import count_by_comparing, unstack_products
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
 from awqc.passes.canonical.norms import give_norms_weights
 from awqc.passes.canonical.products import products_to_linear
@@ -24,7 +25,7 @@ class Canonicalize:
     Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
     computes expressions of constant tensors once, folds batch norms into the convolutions
     before them, gives norms without a weight one of ones, and writes each product of an
-    activation with a tensor of the program as ``linear``.  Keeps: float outputs, to rounding.
+    activation with a tensor of the program as ``linear``, stacks of matrices one by one.  Keeps: float outputs, to rounding.
     """
 
     name: ClassVar[str] = "canonicalize"
@@ -39,6 +40,8 @@ class Canonicalize:
             drop_no_ops,
             fold_constants,
             products_to_linear,
+            unstack_products,
+            count_by_comparing,
             fold_batch_norms,
             give_norms_weights,
         ):

@@ -229,7 +229,11 @@ def multiply_alternatives(flow: Flow, node: Node) -> list[Alternative]:
     if not bool((missing != 0).any()):
         return []
     options = [Alternative(first, missing), Alternative(second, _exponent(node) * missing)]
-    options = [option for option in options if option.node not in flow.neutral]
+    options = [
+        option
+        for option in options
+        if option.node not in flow.neutral and option.node.meta["val"].dtype.is_floating_point
+    ]
     return sorted(options, key=lambda option: _reluctance(flow, option, missing))
 
 

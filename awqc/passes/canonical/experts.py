@@ -1,0 +1,141 @@
+"""Write products with a stack of matrices as one ``linear`` a matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from awqc.passes.base import Change
+from awqc.program import Program
+
+aten = torch.ops.aten
+GROUPED = frozenset({"_grouped_mm", "grouped_mm", "grouped_mm_fallback"})
+
+
+def unstack_products(program: Program) -> list[Change]:
+    """Grouped and batched products with a constant ``(matrices, K, N)``, matrix by matrix.
+
+    Each matrix becomes a weight that can be scaled and quantized by itself. In a grouped
+    product every matrix is applied to every row, and rows of other groups are masked: right
+    for any routing, at the cost of computing what a sparse kernel would skip.
+    """
+    changes = []
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or len(node.args) < 2:
+            continue
+        if node.target in (aten.bmm.default, aten.matmul.default):
+            made = _batched(program, node)
+        elif _op_name(node) in GROUPED:
+            made = _grouped(program, node)
+        else:
+            continue
+        if made is not None:
+            node.replace_all_uses_with(made)
+            program.graph.erase_node(node)
+            changes.append(Change(node.name, "written as one linear a matrix"))
+    return changes
+
+
+def _op_name(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name).split("::")[-1]
+
+
+def _is_stack(node: Any) -> bool:
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return False
+    value = node.meta["val"]
+    return bool(value.is_floating_point() and value.ndim == 3)
+
+
+def _matrices(program: Program, node: Node, weight: Node) -> list[Node]:
+    """Reads of the matrices of ``weight``, each ``(N, K)`` as ``linear`` takes it."""
+    name = str(weight.target)
+    value = program.weight(name)
+    base = name if set(weight.users) == {node} else program.fresh_name(name)
+    first = next(iter(program.graph.nodes))
+    return [
+        program.add_weight(f"{base}.{index}", matrix.t().contiguous(), first)
+        for index, matrix in enumerate(value)
+    ]
+
+
+def _batched(program: Program, node: Node) -> Node | None:
+    """``stack_e(x_e W_e)``."""
+    x, weight = node.args[:2]
+    if not _is_stack(weight) or not isinstance(x, Node) or x.op == "get_attr":
+        return None
+    assert isinstance(weight, Node)
+    if x.meta["val"].ndim != 3 or x.meta["val"].shape[0] != weight.meta["val"].shape[0]:
+        return None
+    parts = [
+        program.call_op(
+            node, aten.linear.default, program.call_op(node, aten.select.int, x, 0, index), matrix
+        )
+        for index, matrix in enumerate(_matrices(program, node, weight))
+    ]
+    return program.call_op(node, aten.stack.default, parts, 0)
+
+
+def _grouped(program: Program, node: Node) -> Node | None:
+    """``sum_e where(group(row) = e, x W_e, 0)``, with groups that end at ``ends``."""
+    x, weight = node.args[:2]
+    ends = node.args[2] if len(node.args) > 2 else node.kwargs.get("offs")
+    plain = len(node.args) <= 3 and not any(
+        value is not None for key, value in node.kwargs.items() if key != "offs"
+    )
+    if not (plain and _is_stack(weight) and isinstance(x, Node) and isinstance(ends, Node)):
+        return None
+    assert isinstance(weight, Node)
+    if x.meta["val"].ndim != 2:
+        return None
+    # Rows are numbered without their count, which may be symbolic: row r is number r + 1.
+    first = program.call_op(node, aten.select.int, x, 1, 0)
+    ones = program.call_op(node, aten.ones_like.default, first, dtype=ends.meta["val"].dtype)
+    rows = program.call_op(node, aten.cumsum.default, ones, 0, dtype=ends.meta["val"].dtype)
+    rows = program.call_op(node, aten.unsqueeze.default, rows, 1)
+    passed = program.call_op(node, aten.gt.Tensor, rows, ends)
+    group = program.call_op(node, aten.sum.dim_IntList, passed, [1], True)
+    total: Node | None = None
+    for index, matrix in enumerate(_matrices(program, node, weight)):
+        made = program.call_op(node, aten.linear.default, x, matrix)
+        mine = program.call_op(node, aten.eq.Scalar, group, index)
+        made = program.call_op(node, aten.where.ScalarOther, mine, made, 0.0)
+        total = made if total is None else program.call_op(node, aten.add.Tensor, total, made)
+    return total
+
+
+def count_by_comparing(program: Program) -> list[Change]:
+    """``histc(x, bins, low, high)`` of whole numbers, one a bin, as sums of comparisons."""
+    changes = []
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or node.target is not aten.histc.default:
+            continue
+        x, bins, low, high = (*node.args, 100, 0, 0)[:4] if len(node.args) < 4 else node.args
+        assert isinstance(x, Node)
+        if not (isinstance(bins, int) and high - low + 1 == bins and _holds_integers(x)):  # type: ignore[operator]
+            continue
+        values = torch.arange(low, high + 1, dtype=x.meta["val"].dtype)  # type: ignore[operator, arg-type]
+        first = next(iter(program.graph.nodes))
+        read = program.add_weight(program.fresh_name(f"{node.name}.bins"), values, first)
+        flat = program.call_op(node, aten.reshape.default, x, [-1, 1])
+        equal = program.call_op(node, aten.eq.Tensor, flat, read)
+        counts = program.call_op(node, aten.sum.dim_IntList, equal, [0])
+        made = program.call_op(node, aten._to_copy.default, counts, dtype=node.meta["val"].dtype)
+        node.replace_all_uses_with(made)
+        program.graph.erase_node(node)
+        changes.append(Change(node.name, "counted by comparing"))
+    return changes
+
+
+def _holds_integers(node: Node) -> bool:
+    """Whether ``node`` is integer, or a cast of an integer tensor."""
+    if not node.meta["val"].dtype.is_floating_point:
+        return True
+    source = node.args[0] if node.args else None
+    casts = (aten._to_copy.default, aten.to.dtype, aten.to.device, aten.to.dtype_layout)
+    if node.target not in casts or not isinstance(source, Node):
+        return False
+    return not source.meta["val"].dtype.is_floating_point
