@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.errors import UsageError
 from awqc.export.formats import FORMATS, check_formats
 from awqc.export.graph_module import restore_calls
-from awqc.layers import Layer, LayerRecord
+from awqc.layers import LayerRecord
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, Observe, Pipeline, parse_pipeline
 from awqc.program import Program
@@ -92,6 +92,11 @@ class Compiled:
     report: dict[str, Any]
     _files: ScratchFolder = field(repr=False)
 
+    @property
+    def folder(self) -> Path:
+        """Where the artifacts lie until they are saved; it goes when this object goes."""
+        return self._files.path
+
     def save(self, output_dir: str | Path) -> Path:
         """Write all artifacts into ``output_dir``, at once or not at all; returns its path.
 
@@ -115,6 +120,7 @@ def compile(
     output_dir: str | Path | None = None,
     dynamic: DynamicAxes | None = None,
     observe: Observe | None = None,
+    beside: Callable[[Program, Path], object] | None = None,
     **options: Any,
 ) -> Compiled:
     """Quantize the weights of ``model``, export it, and verify the result against it.
@@ -130,6 +136,7 @@ def compile(
         output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
         dynamic: axes besides the batch that may vary, by input name.
         observe: called after each pass.
+        beside: called with the program and the folder of artifacts, to put more files there.
         **options: fields of `Options`: symmetric, exclude, head_bits, embed_bits,
             pipeline, formats, provider,
             device, max_loss, recipe, num_samples, seed, runtime_scales, dtype.
@@ -152,6 +159,8 @@ def compile(
         with _timed(timing, "capture"):
             program = capture_module(model, example_inputs, dynamic=dynamic)
     result = _compile(program, calib, chosen, timing, observe)
+    if beside is not None:
+        beside(program, result.folder)
     if output_dir is not None:
         result.save(output_dir)
     return result

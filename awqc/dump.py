@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -159,7 +159,8 @@ def _tensors(module: GraphModule) -> dict[str, Tensor]:
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
+    alike = first.shape == second.shape and first.dtype == second.dtype
+    return alike and torch.equal(first, second)
 
 
 def _summary(value: Tensor) -> str:
@@ -171,5 +172,6 @@ def _change(old: Tensor, new: Tensor) -> str:
     if old.shape != new.shape or old.dtype != new.dtype:
         return f"{_summary(old)} -> {_summary(new)}"
     difference = float((new.double() - old.double()).abs().max())
-    peak: Callable[[Tensor], float] = lambda value: float(value.double().abs().max())  # noqa: E731
-    return f"{_summary(old)}  max {peak(old):.4g} -> {peak(new):.4g}, largest change {difference:.4g}"
+    peaks = [float(value.double().abs().max()) for value in (old, new)]
+    change = f"max {peaks[0]:.4g} -> {peaks[1]:.4g}, largest change {difference:.4g}"
+    return f"{_summary(old)}  {change}"

@@ -134,7 +134,8 @@ def as_linear(node: Node) -> Linear | None:
     else:
         return None
     x, weight = node.args[0], node.args[1]
-    assert isinstance(x, Node) and isinstance(weight, Node)
+    assert isinstance(x, Node)
+    assert isinstance(weight, Node)
     if weight.op != "get_attr" or not weight.meta["val"].dtype.is_floating_point:
         return None
     return Linear(node, x, weight, blocks, kernel)

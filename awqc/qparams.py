@@ -196,9 +196,12 @@ def fake_quantize(matrix: Tensor, granularity: Granularity, dtype: torch.dtype) 
     grouped = to_groups(matrix.float(), granularity)
     low, high = torch.aminmax(grouped, dim=-1)
     scale, zero_point = choose_qparams(low, high, granularity, dtype)
-    codes = round_to_grid(grouped, scale, zero_point, granularity)
-    restored = (codes - zero_point.unsqueeze(-1)) * scale.unsqueeze(-1)
-    return from_groups(restored, matrix.shape[-1])
+    # clamp(round(w / s) + z, 0, max) - z, without adding z and taking it away again.
+    steps = (grouped / scale.unsqueeze(-1)).round_()
+    below, above = -zero_point.unsqueeze(-1), (granularity.quant_max - zero_point).unsqueeze(-1)
+    torch.maximum(steps, below, out=steps)
+    torch.minimum(steps, above, out=steps)
+    return from_groups(steps.mul_(scale.unsqueeze(-1)), matrix.shape[-1])
 
 
 def quantize(

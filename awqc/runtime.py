@@ -1,8 +1,8 @@
-"""onnxruntime sessions: on the provider that was asked for, or an error, never a silent fallback."""
+"""onnxruntime sessions: on the provider that was asked for, never silently on another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,25 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError, VerificationError
-from awqc.program import Batch
+from awqc.program import Batch, InputSpec
 
 Provider = Literal["auto", "cuda", "cpu"]
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
 ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, DEFAULT = "1", None
+PAST, PRESENT = "past_key_values.", "present."
+DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+    "tensor(float16)": torch.float16,
+    "tensor(bfloat16)": torch.bfloat16,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(int16)": torch.int16,
+    "tensor(int8)": torch.int8,
+    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+}
 
 
 class Session:
@@ -25,6 +38,8 @@ class Session:
 
     Attributes:
         provider: ``cuda`` or ``cpu``, where it really runs.
+        inputs: what it takes; dynamic axes by name.
+        outputs: names of the outputs, in order.
     """
 
     def __init__(self, path: Path, provider: Provider = "auto", level: str | None = DEFAULT):
@@ -50,23 +65,38 @@ class Session:
             wanted.insert(0, "CUDAExecutionProvider")
         try:
             self._session = ort.InferenceSession(str(path), options, providers=wanted)
-        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
+        except Exception as error:
             reason = str(error).strip().splitlines()[0]
-            raise VerificationError(f"{path.name}: onnxruntime does not load it: {reason}") from error
+            raise VerificationError(
+                f"{path.name}: onnxruntime does not load it: {reason}"
+            ) from error
         if self.provider == "cuda" and self._session.get_providers()[0] != wanted[0]:
             raise UsageError("CUDA was asked for, but the session runs on the CPU")
-        self._inputs = {value.name for value in self._session.get_inputs()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
 
-    def run(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Outputs in order, on the CPU."""
-        feeds = {name: to_numpy(batch[name]) for name in batch if name in self._inputs}
+    @property
+    def states(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (input, output) of a key/value cache, by the ecosystem's names."""
+        pairs = [(s.name, s.name.replace(PAST, PRESENT)) for s in self.inputs if PAST in s.name]
+        return tuple(pair for pair in pairs if pair[1] in self.outputs)
+
+    def run(self, batch: Batch, only: Sequence[str] | None = None) -> tuple[Tensor, ...]:
+        """Outputs in order, on the CPU; of ``only`` some, if they are named."""
+        known = {spec.name for spec in self.inputs}
+        feeds = {name: to_numpy(batch[name]) for name in batch if name in known}
         try:
-            values = self._session.run(self._outputs, feeds)
-        except Exception as error:  # noqa: BLE001  as above
+            values = self._session.run(list(only or self.outputs), feeds)
+        except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise VerificationError(f"onnxruntime cannot run the model: {reason}") from error
         return tuple(torch.from_numpy(np.array(value)) for value in values)
+
+
+def _spec(value: Any) -> InputSpec:
+    """An input of a session as a spec."""
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return InputSpec(value.name, DTYPES[value.type], shape)
 
 
 def to_numpy(value: Tensor) -> Any:
@@ -116,26 +146,10 @@ def _tiny_model() -> bytes:
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", value[:1], value[1:])
+    add = helper.make_node("Add", ["x", "x"], ["y"])
+    graph = helper.make_graph([add], "g", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return bytes(model.SerializeToString())
-
-
-def cast_batch(batch: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> Batch:
-    """``batch`` with its floating inputs in ``dtypes``."""
-    return {
-        name: value.to(dtypes[name]) if value.is_floating_point() and name in dtypes else value
-        for name, value in batch.items()
-    }
-
-
-def float_outputs(names: Sequence[str], outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The floating outputs by name, in float32."""
-    return {
-        name: value.float()
-        for name, value in zip(names, outputs, strict=True)
-        if value.is_floating_point()
-    }
 
 
 def load(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from awqc.calibration import CalibrationData, embedding_rows
 from awqc.capture.hf_folder import HFFolder, context_length
 from awqc.errors import CalibrationError, UsageError
-from awqc.program import Batch, Program
+from awqc.program import Batch, InputSpec, Program
 from awqc.text_files import read_documents, read_lines
 from awqc.text_generated import GENERATED, generate_text
 
@@ -152,7 +152,14 @@ def packed_sequences(model: TextModel, path: Path, count: int | None, length: in
     return torch.cat([torch.tensor(prefix, dtype=torch.long).expand(found, -1), text], dim=1)
 
 
-def token_batch(program: Program, ids: Tensor, mask: Tensor | None = None) -> Batch:
+class TakesTokens(Protocol):
+    """What has inputs for tokens: a program, or a model that was made of one."""
+
+    inputs: tuple[InputSpec, ...]
+    states: tuple[tuple[str, str], ...]
+
+
+def token_batch(program: TakesTokens, ids: Tensor, mask: Tensor | None = None) -> Batch:
     """A batch for ``program``, nothing cached yet, of token ids ``(batch, sequence)``.
 
     ``mask`` ``(batch, sequence)`` is 0 on padding, which follows the text.

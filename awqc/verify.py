@@ -19,6 +19,7 @@ from torch import Tensor
 from awqc.errors import VerificationError
 from awqc.program import Batch, Program
 from awqc.runtime import DEFAULT, EXACT, Provider, Session
+from awqc.text_quality import TextQuality
 
 EXACT_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 6e-2}
 """Largest relative L2 difference between exported and quantized that counts as rounding.
@@ -123,6 +124,7 @@ class Verification:
         unfused: quantized weights of matrix products that are dequantized at each run.
         dequantized: quantized weights of other operations (convolutions), likewise.
         batches: held-out batches that were compared.
+        text: perplexity, KL divergence and top-1 agreement of language models, by form.
         notes: what the user should know.
     """
 
@@ -135,6 +137,7 @@ class Verification:
     unfused: list[str]
     dequantized: list[str]
     batches: int
+    text: dict[str, Any] | None
     notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -181,13 +184,17 @@ def verify(
         sessions["exact"] = Session(onnx_path, provider, EXACT)
         sessions["default"] = Session(onnx_path, provider, DEFAULT)
     gaps = {key: Gap() for key in ("original", "exact", "default", "exported_original")}
+    texts: dict[str, TextQuality] = {}
     for batch, wanted in zip(reference.batches, reference.outputs, strict=True):
         mask = batch[program.mask_input].bool() if program.mask_input else None
         quantized = program.run(batch)
         _gather(program, gaps["original"], quantized, wanted, mask, states=False)
+        _read(program, texts, "original", wanted, batch, None)
+        _read(program, texts, "quantized", quantized, batch, wanted)
         for key, session in sessions.items():
             exported = session.run(batch)
             _gather(program, gaps[key], exported, quantized, mask, states=True)
+            _read(program, texts, f"exported_{key}", exported, batch, wanted)
             if key == "default":
                 _gather(program, gaps["exported_original"], exported, wanted, mask, states=False)
     fusion = _fusion(onnx_path, sessions)
@@ -201,6 +208,7 @@ def verify(
         unfused=fusion[1],
         dequantized=fusion[2],
         batches=len(reference.batches),
+        text={name: score.as_dict() for name, score in texts.items()} or None,
         notes=_notes(gaps, bool(sessions)),
     )
 
@@ -230,6 +238,25 @@ def _gather(
     for name, value, reference in zip(program.outputs, now, wanted, strict=True):
         if reference.is_floating_point() and (states or name not in carried):
             gap.add(value, reference, mask)
+
+
+def _read(
+    program: Program,
+    texts: dict[str, TextQuality],
+    form: str,
+    outputs: Sequence[Tensor],
+    batch: Batch,
+    reference: Sequence[Tensor] | None,
+) -> None:
+    """Judge the logits of a decoder against the text that it read."""
+    ids = batch.get("input_ids")
+    if ids is None or not program.head_outputs or not program.states:
+        return
+    index = program.outputs.index(program.head_outputs[0])
+    mask = batch[program.mask_input] if program.mask_input else torch.ones_like(ids)
+    texts.setdefault(form, TextQuality()).add(
+        outputs[index], ids, mask, None if reference is None else reference[index]
+    )
 
 
 def _small(gap: Gap) -> dict[str, float]:

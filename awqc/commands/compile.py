@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,9 @@ from awqc.commands.options import (
     parse_group_size,
     quantization_options,
 )
+
+if TYPE_CHECKING:
+    from awqc.program import Program
 
 
 @click.command(
@@ -90,6 +94,7 @@ def command(
     formats: str,
     **options: Any,
 ) -> None:
+    """Compile; the help text is above, since it names the sources."""
     from awqc.commands.watch import Watch
     from awqc.compiler import compile, parse_options
     from awqc.publish import check_replaceable
@@ -128,7 +133,9 @@ def command(
     data = load_data(program, model, calib, num_samples, seq_len, seed)
     for note in data.notes:
         err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {note}")
-    compiled = compile(program, calib=data, observe=watch.observe, **chosen)
+    compiled = compile(
+        program, calib=data, observe=watch.observe, beside=companions(model), **chosen
+    )
     compiled.save(target)
     if as_json:
         click.echo(json.dumps(compiled.report, indent=2, allow_nan=False))
@@ -136,6 +143,18 @@ def command(
     out = console()
     print_report(compiled.report, out)
     out.print(f"wrote {target}")
+
+
+def companions(model: str) -> Callable[[Program, Path], object] | None:
+    """What puts the files of a Hugging Face model that runners need beside the artifacts."""
+    path = Path(model)
+    if not path.is_dir() and path.suffix != ".gguf":
+        return None
+    from awqc.capture.hf_folder import HFFolder
+    from awqc.export.genai import write_runner_files
+
+    folder = HFFolder.at(path)
+    return lambda program, target: write_runner_files(program, folder, target)
 
 
 def default_output(model: str) -> Path:

@@ -34,6 +34,7 @@ def command(
     exclude: tuple[str, ...],
     as_json: bool,
 ) -> None:
+    """Explain; the help text is above, since it names the sources."""
     from awqc.commands.options import parse_bits, parse_group_size
     from awqc.commands.plan import print_plan
 

@@ -22,7 +22,8 @@ def command() -> None:
     for name, cls in PASSES.items():
         click.echo(name)
         text = inspect.cleandoc(cls.__doc__ or "")
-        click.echo("".join(f"    {line}\n" if line else "\n" for line in text.splitlines()), nl=False)
+        for line in text.splitlines():
+            click.echo(f"    {line}".rstrip())
         for option in dataclasses.fields(cls):
             click.echo(f"    {option.name.replace('_', '-')}={option.default}")
         click.echo()

@@ -39,7 +39,7 @@ def place_lookup(graph: Any, gather: Any, codes: Any, scale: Any, dtype: ir.Data
 
     axes = ir.tensor([-1], dtype=ir.DataType.INT64, name=f"{result.name}.axes")
     axes_value = ir.Value(
-        name=axes.name, type=ir.TensorType(axes.dtype), shape=axes.shape, const_value=axes
+        name=axes.name, type=ir.TensorType(axes.dtype), shape=ir.Shape([1]), const_value=axes
     )
     graph.register_initializer(axes_value)
     rows = add("Cast", [add("Gather", [codes, ids], "codes", axis=0)], "floats", to=dtype)

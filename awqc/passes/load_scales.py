@@ -48,12 +48,11 @@ class LoadScales:
                 sites[name] = site.with_status("runtime")
             found = recipe.scales.get(name)
             needed = site.channels if status == "runtime" else site.scales
-            if found is not None and status != "refused":
-                if found.scale.numel() != needed:
-                    raise UsageError(
-                        f"{self.recipe}: site {name!r} has {found.scale.numel()} scales, "
-                        f"{needed} are needed: the recipe belongs to another model"
-                    )
+            if found is not None and status != "refused" and found.scale.numel() != needed:
+                raise UsageError(
+                    f"{self.recipe}: site {name!r} has {found.scale.numel()} scales, "
+                    f"{needed} are needed: the recipe belongs to another model"
+                )
             if found is not None:
                 program.scales[name] = found
             changes.append(Change(name, f"{status}, from the recipe"))

@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from awqc.qparams import Granularity, fake_quantize
+from awqc.qparams import Granularity, fake_quantize, from_groups, to_groups
 from awqc.statistics import Statistics
 
 FLOOR = 1e-4
 SCALE_LIMIT = 256.0
-FINALISTS = 3
+FINALISTS = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Search:
 
     def __init__(self, parts: Sequence[Part], scales: int, sample_rows: int) -> None:
         self._parts = parts
-        self._sampled = [part.rows(sample_rows) for part in parts]
+        self._sampled = [part.rows(max(sample_rows // len(parts), 1)) for part in parts]
         self._scales = scales
 
     @cached_property
@@ -91,16 +91,15 @@ class Search:
 
     def run(self, grid: int) -> Candidate:
         """The best scales found."""
-        coarse = self._try(
-            (alpha, beta)
-            for alpha in _steps(grid)
+        pairs = {
+            (alpha, beta): None
+            for alpha in (step / grid for step in range(grid + 1))
             for beta in (0.0, (1 - alpha) / 2, 1 - alpha)
-        )
+        }
+        coarse = self._try(pairs)
         fine = self._try(_around(coarse[:FINALISTS], 1 / grid))
-        best = sorted({(alpha, beta) for _, alpha, beta in coarse + fine}, key=lambda p: p)
-        ranked = {(a, b): loss for loss, a, b in coarse + fine}
-        best = sorted(best, key=lambda pair: ranked[pair])[:FINALISTS]
-        candidates = [self._judge(alpha, beta) for alpha, beta in best]
+        best = sorted(coarse + fine)[:FINALISTS]
+        candidates = [self._judge(alpha, beta) for _, alpha, beta in best]
         candidates.append(Candidate("identity", torch.ones(self._scales), self.nearest))
         return min(candidates, key=lambda candidate: candidate.loss)
 
@@ -147,16 +146,10 @@ class Search:
 
 
 def _relative_weight(part: Part) -> Tensor:
-    """Mean of \\|w\\| over rows, relative to the largest in the row's group: ``(blocks, columns)``."""
-    from awqc.qparams import from_groups, to_groups
-
+    """Mean of |w| over rows, relative to the largest in its group: ``(blocks, columns)``."""
     grouped = to_groups(part.weight.abs(), part.granularity)
     peak = grouped.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return from_groups(grouped / peak, part.weight.shape[-1]).mean(dim=1)
-
-
-def _steps(grid: int) -> list[float]:
-    return [step / grid for step in range(grid + 1)]
 
 
 def _around(

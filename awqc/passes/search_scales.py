@@ -12,8 +12,8 @@ from awqc.linears import Linear, find_linears
 from awqc.passes.base import Change
 from awqc.passes.scale_search import Part, Search
 from awqc.program import Program
-from awqc.qparams import Granularity
 from awqc.progress import track
+from awqc.qparams import Granularity
 from awqc.sites import Site, SiteScale
 
 RUNTIME_CHOICES = ("auto", "never", "always")
@@ -31,11 +31,11 @@ class SearchScales:
     Where folding is refused, ``x / s`` may be computed when the model runs, by one ``mul``:
     ``runtime-scales`` says ``auto`` (if the loss falls below ``runtime-threshold`` times that
     of rounding to nearest), ``never`` or ``always`` (if the loss falls at all).
-    Options: ``grid`` steps of the exponents, ``sample-rows`` of each weight for the grid.
+    Options: ``grid`` steps of the exponents, ``sample-rows`` of a site's weights for the grid.
     Requires: calibrate.  Source: AWQ, arXiv 2306.00978, section 3.2.
     """
 
-    grid: int = 20
+    grid: int = 10
     sample_rows: int = 256
     runtime_scales: str = "auto"
     runtime_threshold: float = 0.9

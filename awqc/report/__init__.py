@@ -1,0 +1,1 @@
+"""What a compile tells: report.json, and for people."""

@@ -109,8 +109,18 @@ def print_verification(verify: Mapping[str, Any], out: Console) -> None:
         f"cosine {original['cosine']:.6f}, max difference {_number(original['max_abs'])}"
         + (f", same argmax {agreement:.1%}" if agreement is not None else "")
     )
+    for form, text in (verify["text"] or {}).items():
+        print_quality(form.replace("_", " "), text, out)
     for note in verify["notes"]:
         out.print(f"[yellow]warning:[/] {escape(note)}")
+
+
+def print_quality(form: str, text: Mapping[str, Any], out: Console) -> None:
+    """Perplexity, and distance from the original where it was measured."""
+    line = f"{form}: perplexity {text['perplexity']:.2f}"
+    if "kl_divergence" in text:
+        line += f", KL {text['kl_divergence']:.4f}, same top token {text['top1_agreement']:.1%}"
+    out.print(line)
 
 
 def print_sites(sites: list[dict[str, Any]], out: Console) -> None:
