@@ -12,7 +12,8 @@ from awqc.program import Program
 from awqc.quantization import QuantizationSpec
 from tests.tiny import capture, captured, inputs, model, relative, run
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import embedding
+from torch.nn.functional import linear as product
 
 CALIBRATED = "canonicalize,insert-observers,calibrate"
 
@@ -137,9 +138,9 @@ class Tied(nn.Module):
         self.shared = nn.Parameter(torch.randn(16, 16) / 4)
 
     def forward(self, ids: Tensor) -> Tensor:
-        h = F.embedding(ids, self.table)
-        h = h + F.linear(torch.tanh(F.linear(h, self.shared)), self.shared)
-        return F.linear(h, self.table)
+        h = embedding(ids, self.table)
+        h = h + product(torch.tanh(product(h, self.shared)), self.shared)
+        return product(h, self.table)
 
 
 def test_a_small_table_that_is_also_the_head_stays_float() -> None:
@@ -171,7 +172,7 @@ class AlsoMultiplied(nn.Module):
         self.weight = nn.Parameter(torch.randn(6, 6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(F.linear(x, self.weight)) @ (x.mT * self.weight)
+        return torch.relu(product(x, self.weight)) @ (x.mT * self.weight)
 
 
 def test_a_weight_with_another_reader_is_refused() -> None:

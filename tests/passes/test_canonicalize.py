@@ -1,0 +1,164 @@
+"""Each rewrite of canonicalize keeps the outputs and leaves the regular form behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from awqc.capture.module import capture_module
+from awqc.passes.base import Change
+from awqc.passes.canonicalize import Canonicalize
+from awqc.program import Program
+
+aten = torch.ops.aten
+
+
+def canonical(model: nn.Module, *inputs: Tensor) -> tuple[Program, list[Change]]:
+    """The program after canonicalize, which must not have moved an output."""
+    torch.manual_seed(0)
+    program = capture_module(model.eval(), inputs)
+    before = program.run(program.example)
+    changes = Canonicalize().apply(program)
+    for old, new in zip(before, program.run(program.example), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=1e-4)
+    assert Canonicalize().apply(program) == []
+    return program, changes
+
+
+def targets(program: Program) -> list[object]:
+    return [node.target for node in program.graph.nodes if node.op == "call_function"]
+
+
+class Apply(nn.Module):
+    """A function of the input and some parameters."""
+
+    def __init__(self, function: object, **parameters: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.function(self, x)  # type: ignore[operator]
+        return out
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: x @ m.w,
+        lambda m, x: torch.addmm(m.b, x, m.w),
+        lambda m, x: torch.einsum("bk,kn->bn", x, m.w),
+        lambda m, x: functional.linear(x, m.w.t()),
+    ],
+)
+def test_products_with_a_matrix_become_linear(function: object) -> None:
+    model = Apply(function, w=torch.randn(8, 6), b=torch.randn(6))
+    program, _ = canonical(model, torch.randn(3, 8))
+    assert targets(program) == [aten.linear.default]
+    assert program.weight("w").shape == (6, 8)
+
+
+def test_a_matrix_that_is_read_twice_keeps_its_first_form() -> None:
+    model = Apply(lambda m, x: (x @ m.w) @ m.w.t(), w=torch.randn(8, 6))
+    program, _ = canonical(model, torch.randn(3, 8))
+    assert targets(program) == [aten.linear.default] * 2
+
+
+def test_expressions_of_constants_are_computed_once() -> None:
+    model = Apply(
+        lambda m, x: functional.linear(x, m.w + m.up @ m.down) * (1 + m.g),
+        w=torch.randn(6, 8), up=torch.randn(6, 2), down=torch.randn(2, 8), g=torch.randn(6),
+    )
+    program, changes = canonical(model, torch.randn(3, 8))
+    assert targets(program) == [aten.linear.default, aten.mul.Tensor]
+    assert set(program.parameters()) == {"w", "g"}
+    assert changes
+
+
+def test_parts_of_a_split_weight_stay_apart() -> None:
+    def halves(m: Apply, x: Tensor) -> Tensor:
+        first, second = m.w.split([2, 4])
+        return torch.cat([functional.linear(x, second), functional.linear(x, first)], -1)
+
+    program, _ = canonical(Apply(halves, w=torch.randn(6, 8)), torch.randn(3, 8))
+    assert len(program.parameters()) == 2
+
+
+def test_weight_norm_becomes_a_weight() -> None:
+    model = torch.nn.utils.parametrizations.weight_norm(nn.Linear(8, 6))
+    program, _ = canonical(model, torch.randn(3, 8))
+    assert targets(program) == [aten.linear.default]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_batch_norm_folds_into_the_convolution(bias: bool) -> None:
+    norm = nn.BatchNorm2d(6)
+    assert norm.running_mean is not None
+    norm.running_mean.normal_()
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, bias=bias), norm, nn.Dropout())
+    program, _ = canonical(model, torch.randn(2, 3, 5, 5))
+    assert targets(program) == [aten.conv2d.default]
+
+
+def test_batch_norm_stays_where_the_convolution_is_read_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            out: Tensor = self.norm(y) + y
+            return out
+
+    program, _ = canonical(Twice(), torch.randn(2, 3, 5))
+    assert aten.batch_norm.default in targets(program)
+
+
+def test_norm_without_weight_gets_one() -> None:
+    model = nn.Sequential(nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 4))
+    program, _ = canonical(model, torch.randn(3, 8))
+    assert "layer_norm.weight" in program.parameters()
+
+
+def test_one_tensor_under_two_names_is_read_once() -> None:
+    weight = torch.randn(8, 8)
+    model = Apply(lambda m, x: functional.linear(functional.linear(x, weight), weight))
+    program, _ = canonical(model, torch.randn(3, 8))
+    assert len(program.parameters()) == 1
+
+
+def test_batched_product_is_one_linear_a_matrix() -> None:
+    model = Apply(lambda m, x: torch.bmm(x, m.w), w=torch.randn(3, 8, 6))
+    program, _ = canonical(model, torch.randn(3, 5, 8))
+    assert targets(program).count(aten.linear.default) == 3
+
+
+class Experts(nn.Module):
+    """Routes each row to one of three experts, by a grouped product over sorted rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, 3)
+        self.weight = nn.Parameter(torch.randn(3, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = self.router(x).argmax(-1)
+        order = chosen.argsort()
+        ends = torch.histc(chosen.float(), 3, 0, 2).cumsum(0).to(torch.int32)
+        made = torch._grouped_mm(x[order].bfloat16(), self.weight.bfloat16(), ends)
+        return made.float()[order.argsort()]
+
+
+def test_grouped_product_is_one_linear_an_expert() -> None:
+    torch.manual_seed(0)
+    program = capture_module(Experts().eval(), (torch.randn(10, 16),))
+    before = program.run(program.example)[0]
+    Canonicalize().apply(program)
+    assert targets(program).count(aten.linear.default) == 4
+    assert aten.histc.default not in targets(program)
+    after = program.run(program.example)[0]
+    assert float((after - before).abs().max()) <= 0.02 * float(before.abs().max())

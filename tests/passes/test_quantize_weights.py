@@ -1,0 +1,138 @@
+"""Quantized products: graph, onnxruntime and a NumPy reference give the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from awqc.export.onnx import export_onnx
+from awqc.program import Program
+from awqc.qparams import BITS, QuantizedWeight
+from numpy.typing import NDArray
+from tests.export.quantizing import run_onnx
+from tests.tiny import captured, relative, run
+from tests.tiny import capture as capture_model
+from torch import nn
+
+
+def dequantized(q: QuantizedWeight) -> NDArray[np.float64]:
+    """``(code - zero_point) * scale`` element by element, in float64."""
+    codes, scale = q.codes.numpy().astype(np.float64), q.scale.double().numpy()
+    width = codes.shape[1] if q.granularity.group_size == -1 else q.granularity.group_size
+    zeros = (
+        np.full(scale.shape, 2 ** (q.granularity.bits - 1))
+        if q.zero_point is None
+        else q.zero_point.numpy().astype(np.float64)
+    )
+    column = np.arange(codes.shape[1]) // width
+    matrix: NDArray[np.float64] = (codes - zeros[:, column]) * scale[:, column]
+    return matrix
+
+
+SHAPES = [(-1, 140, 5), (16, 100, 7), (32, 33, 1), (64, 128, 40), ("auto", 1, 3), (48, 96, 9)]
+"""Group size, columns and rows; most groups are ragged."""
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", BITS)
+def test_graph_onnx_and_numpy_agree(bits: int, symmetric: bool, tmp_path: Path) -> None:
+    for group, columns, rows in SHAPES:
+        program = capture_model(nn.Linear(columns, rows), torch.randn(3, columns))
+        run(
+            program,
+            f"canonicalize,quantize-weights{{bits={bits},group-size={group},"
+            f"symmetric={str(symmetric).lower()}}}",
+        )
+        (x,) = (value.double().numpy() for value in program.example.values())
+        matrix = dequantized(program.quantized["weight"])
+        bias = program.weight("bias").double().numpy()
+        wanted = x @ matrix.T + bias
+        # Sums of up to 140 float32 products against float64: each step rounds by 6e-8 of
+        # the partial sum, at most the sum of magnitudes.
+        limit = 1e-6 * (np.abs(x) @ np.abs(matrix).T + np.abs(bias))
+        path = export_onnx(program, tmp_path / "model.onnx").path
+        for found in (*program.run(program.example), *run_onnx(path, program.example)):
+            assert (np.abs(found.double().numpy() - wanted) <= limit).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_more_bits_are_nearer(program: Program, bits: int) -> None:
+    before = program.run(program.example)[0]
+    run(program, f"canonicalize,quantize-weights{{bits={bits}}}")
+    # A step is 2 / 2^bits of a group's range, the error a fifth of a step; depth adds up.
+    assert relative(program.run(program.example)[0], before) < {4: 0.4, 8: 0.02}[bits]
+
+
+class Convolutions(nn.Module):
+    """Convolutions of one to three axes, grouped, 1x1 and with a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv1d(6, 12, 3, groups=3)
+        self.two = nn.Conv2d(6, 16, (2, 1), groups=2)
+        self.three = nn.Conv3d(1, 4, 2)
+        self.point = nn.Conv2d(16, 8, 1, stride=2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        images = x.unflatten(2, (4, 5))
+        return self.one(x), self.point(self.two(images).relu()), self.three(images.unsqueeze(1))
+
+
+def test_convolutions_of_any_rank(tmp_path: Path) -> None:
+    program = capture_model(Convolutions().eval(), torch.randn(2, 6, 20))
+    before = program.run(program.example)
+    run(
+        program,
+        "canonicalize,insert-observers,calibrate,search-scales,fold-scales,"
+        "quantize-weights{bits=8,group-size=8}",
+    )
+    sizes = {name: q.granularity.group_size for name, q in program.quantized.items()}
+    assert sizes == {"one.weight": -1, "two.weight": -1, "point.weight": 8, "three.weight": -1}
+    assert program.quantized["two.weight"].codes.shape == (16, 6)
+    now = program.run(program.example)
+    path = export_onnx(program, tmp_path / "model.onnx").path
+    for wanted, graph, exported in zip(before, now, run_onnx(path, program.example), strict=True):
+        assert relative(graph, wanted) < 0.02
+        assert relative(exported, graph) < 1e-6
+
+
+def test_refusals_leave_the_weight_in_float() -> None:
+    program = captured("conv")
+    before = program.weight("3.weight").clone()
+    run(program, "canonicalize,quantize-weights{exclude=^11}")
+    assert set(program.quantized) == {"0.weight", "5.weight", "7.weight"}
+    assert program.skipped["3.weight"].startswith("depthwise")
+    assert program.skipped["11.weight"] == "excluded by the user"
+    assert torch.equal(program.weight("3.weight"), before)
+
+
+def test_float_weights_leave_the_program() -> None:
+    program = run(captured("gated"), "canonicalize,quantize-weights")
+    names = set(program.parameters())
+    assert "up.weight" not in names
+    assert {"up.weight.packed", "up.weight.scale", "up.weight.zero_point"} <= names
+    assert program.weight("up.weight.packed").dtype == torch.uint8
+    assert program.weight("up.weight.packed").shape == (64, 16)
+
+
+def test_symmetric_weights_store_no_zero_points() -> None:
+    program = run(captured("gated"), "canonicalize,quantize-weights{symmetric=true}")
+    assert not any("zero_point" in name for name in program.parameters())
+
+
+@pytest.mark.parametrize("kind", ["zero", "constant", "outlier", "denormal", "huge"])
+def test_hostile_weights_run_in_onnxruntime(kind: str, tmp_path: Path) -> None:
+    module = nn.Linear(64, 8, bias=False)
+    with torch.no_grad():
+        value = {"zero": 0.0, "constant": 0.3, "outlier": 1e6, "denormal": 1e-40, "huge": 3e38}
+        rows = {"outlier": (slice(2, 3), slice(5, 6))}.get(kind, (slice(0, 4), slice(None)))
+        module.weight[rows] = value[kind]
+    x = torch.randn(3, 64)
+    program = run(capture_model(module, x), "canonicalize,quantize-weights{group-size=32}")
+    path = export_onnx(program, tmp_path / "model.onnx").path
+    graph, exported = program.run(program.example)[0], run_onnx(path, program.example)[0]
+    finite = torch.isfinite(graph)
+    assert bool(finite.all()) or kind == "huge"  # sums of 64 such weights overflow by themselves
+    torch.testing.assert_close(exported[finite], graph[finite], rtol=1e-4, atol=1e-6)
