@@ -7,7 +7,6 @@ from awqc.capture.module import capture_module
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 SEARCHED = "canonicalize,insert-observers,calibrate,search-scales"
 
@@ -24,7 +23,7 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        out: Tensor = x + self.down(F.silu(self.gate(h)) * self.up(h))
+        out: Tensor = x + self.down(nn.functional.silu(self.gate(h)) * self.up(h))
         return out
 
 
@@ -46,7 +45,7 @@ class GroupedAttention(nn.Module):
         q = self.q(h).view(batch, tokens, self.heads, self.size).transpose(1, 2)
         k = self._repeat(self.k(h).view(batch, tokens, self.kv_heads, self.size))
         v = self._repeat(self.v(h).view(batch, tokens, self.kv_heads, self.size))
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
         out: Tensor = x + self.o(y.transpose(1, 2).reshape(batch, tokens, -1))
         return out
 
@@ -58,7 +57,9 @@ class GroupedAttention(nn.Module):
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    return nn.Sequential(
+        nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8)
+    )
 
 
 def encoder_layer(norm_first: bool) -> nn.Module:

@@ -73,10 +73,12 @@ def _channels(flow: Flow, node: Any, spatial: int) -> Tensor:
     """Labels along the channel axis, made equal along all others: ``(channels,)``."""
     labels = flow.get(node)
     axis = labels.ndim - 1 - spatial
-    if flow.scaled(node):
-        labels = merge_axes(flow.classes, labels, [i for i in range(labels.ndim) if i != axis])
-        flow.assign(node, labels)
-    return labels.reshape(-1).expand(flow.shapes.shape(node)[axis])
+    size = flow.shapes.shape(node)[axis]
+    if not flow.scaled(node):
+        return torch.zeros(size, dtype=torch.int64)
+    labels = merge_axes(flow.classes, labels, [i for i in range(labels.ndim) if i != axis])
+    flow.assign(node, labels)
+    return labels.reshape(-1).expand(size)
 
 
 def _assign_channels(flow: Flow, node: Any, spatial: int, labels: Tensor) -> None:
