@@ -26,7 +26,7 @@ aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
 OWN: Decompositions = {aten.scaled_dot_product_attention.default: attention}
 """Operations that are always expanded, by functions of ours."""
-KEPT = frozenset({aten.reshape.default, aten.matmul.default})
+KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints})
 """Composite operations that dissolve in tracing, but that translators know as they are."""
 
 
