@@ -15,7 +15,7 @@ from typing import Any
 import onnx_ir as ir
 from torch import Tensor
 
-from awqc.export.onnx_codes import code_tensor, float_tensor, fusable_block
+from awqc.export.onnx_codes import TWO_BIT_OPSET, code_tensor, float_tensor, fusable_block
 from awqc.export.onnx_tables import is_lookup, place_lookup
 from awqc.qparams import QuantizedWeight
 
@@ -30,8 +30,10 @@ class WeightPlacer:
         self.graph = graph
         self.name = name
         self.weight = weight
-        self.opset = opset
         self.rows = weight.shape[0]
+        # onnxruntime 1.31 reads beyond 2-bit codes when it fuses a product whose rows 4 does
+        # not divide; such codes take 4 bits, as before there were 2-bit types.
+        self.opset = opset if self.rows % 4 == 0 else min(opset, TWO_BIT_OPSET - 1)
         self.copies = 0
 
     def place(self, value: Any) -> None:
