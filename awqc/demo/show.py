@@ -70,7 +70,9 @@ def _label(text: str) -> str:
 
 def _activations(report: Mapping[str, Any], out: Console) -> None:
     _heading(2, "Activations: what each layer reads, by channel", out)
-    table = _table("layer", "channels", "silent", "mean|x|", "top tenth", "loudest channels", left=(0, 5))
+    table = _table(
+        "layer", "channels", "silent", "mean|x|", "top tenth", "loudest channels", left=(0, 5)
+    )
     for entry in report["activations"]:
         loudest = ", ".join(f"#{top['channel']} {top['mean']:.2f}" for top in entry["top"][:3])
         table.add_row(
@@ -121,7 +123,8 @@ def _quantized(report: Mapping[str, Any], out: Console) -> None:
         out.print(_row(weight["excerpt"][0], columns, "{:9.4f}", _label("original")), markup=False)
         for entry in report["compiles"]:
             codes, bits = entry["quantized"][index], f"{entry['bits']}-bit"
-            out.print(_row(codes["codes"][0], columns, "{:9.0f}", _label(f"{bits} code")), style="dim")
+            code = _row(codes["codes"][0], columns, "{:9.0f}", _label(f"{bits} code"))
+            out.print(code, style="dim")
             out.print(_row(codes["restored"][0], columns, "{:9.4f}", _label(f"{bits} value")))
     if any(entry["silent"] for entry in report["activations"]):
         out.print("A weight that reads a silent channel may be far off: it costs nothing.")
@@ -199,8 +202,8 @@ def _verdict(entry: Mapping[str, Any], samples: int) -> str:
         if gain
         else "the same number of samples right"
     )
-    error = f"AWQ's output error is {ours / theirs:.0%} of plain rounding's" if theirs else "no error"
-    return f"{entry['bits']} bits: {smaller:.1%} smaller. {error}; {right}."
+    error = f"{ours / theirs:.0%} of plain rounding's" if theirs else "none, as plain rounding's"
+    return f"{entry['bits']} bits: {smaller:.1%} smaller. AWQ's output error is {error}; {right}."
 
 
 def print_next(folder: Path, bits: int, out: Console) -> None:

@@ -50,9 +50,10 @@ class Demo:
     def write(self, folder: Path) -> None:
         """Write the network, its data and each compile into ``folder``."""
         torch.save(self.network, folder / "model.pt")
-        name = self.report["input"]
-        np.savez(folder / "calib.npz", **{name: _calibration_samples(self.task).numpy()})
-        np.savez(folder / "test.npz", **{name: self.task.test_x.numpy()})
+        samples = {"calib": _calibration_samples(self.task), "test": self.task.test_x}
+        for file, inputs in samples.items():
+            arrays: dict[str, Any] = {self.report["input"]: inputs.numpy()}
+            np.savez(folder / f"{file}.npz", **arrays)
         np.save(folder / "test-labels.npy", self.task.test_y.numpy())
         for bits, compiled in self.compiled.items():
             compiled.save(folder / f"{bits}-bit")

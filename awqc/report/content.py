@@ -16,6 +16,7 @@ import torch
 from awqc.layers import Layer
 from awqc.program import Program
 from awqc.recipe import describe_recipe
+from awqc.report.html import write_html
 from awqc.sites import Site, SiteScale
 from awqc.verify import Verification
 
@@ -117,5 +118,6 @@ def _plain(value: Any) -> Any:
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write ``report.json`` into ``folder``."""
+    """Write ``report.json`` and ``report.html`` into ``folder``."""
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_html(report, folder)

@@ -1,0 +1,269 @@
+"""report.html: the report as one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from awqc.report.markup import Markup, join, tag
+from awqc.report.tables import Cell, bar, table, text, value
+from awqc.report.wording import byte_count, decibel, group_size, number
+
+WORST = 3
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+STATUS = {
+    "folded": "folded",
+    "foldable": "foldable",
+    "runtime": "at run time",
+    "refused": "refused",
+}
+
+
+def write_html(report: Mapping[str, Any], folder: Path) -> Path:
+    """Write ``report``, the content of report.json, as ``report.html`` into ``folder``."""
+    path = folder / "report.html"
+    path.write_text(render_html(report), encoding="utf-8")
+    return path
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """The page: layers, sites, verification, time, recipe and environment."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{report['model']}: quantized by awqc"),
+        tag("style", _file("page.css")),
+    )
+    body = tag(
+        "body",
+        _top(report),
+        _layers(report["layers"]),
+        _sites(report["sites"]),
+        _skipped(report["skipped"]),
+        _verification(report["verify"]),
+        _timing(report["timing_s"]),
+        _background(report),
+        tag("script", _file("page.js")),
+    )
+    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def _file(name: str) -> Markup:
+    """A file that lies beside this one, as it is."""
+    return Markup(files("awqc.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _top(report: Mapping[str, Any]) -> Markup:
+    calibration, verify = report["calibration"], report["verify"]
+    warnings = [
+        *(calibration["notes"] if calibration["synthetic"] else ()),
+        *(verify["notes"] if verify else ()),
+    ]
+    return tag(
+        "header",
+        tag("h1", report["model"]),
+        tag("p", "takes ", tag("code", ", ".join(report["inputs"])), "; calibrated on ",
+            calibration["source"], class_="soft"),
+        tag("p", *_verdict(report), class_="verdict"),
+        *(tag("p", warning, class_="warning") for warning in warnings),
+        tag("div", *_tiles(report), class_="tiles"),
+    )  # fmt: skip
+
+
+def _verdict(report: Mapping[str, Any]) -> list[str]:
+    """Whether one may use the model, in a sentence."""
+    widths = sorted({layer["bits"] for layer in report["layers"]})
+    bits = " and ".join(map(str, widths))
+    made = f"{len(report['layers'])} weights in {bits} bits" if widths else "no weight quantized"
+    verify = report["verify"]
+    if not verify or verify["export_exact"] is None:
+        return [f"{made}. No exported model was run in onnxruntime."]
+    return [
+        tag("b", "Verified."),
+        f" {made}; onnxruntime computes what the quantized model does, within "
+        f"{number(verify['export_exact']['rel'])}.",
+    ]
+
+
+def _tiles(report: Mapping[str, Any]) -> list[Markup]:
+    size, verify = report["size"], report["verify"]
+    before, after = (byte_count(size[key]) for key in ("original_bytes", "quantized_bytes"))
+    tiles = [_tile(f"{size['ratio']:.2f}×", "smaller", f"{before} → {after}")]
+    if not verify:
+        return tiles
+    original = verify["original"]
+    against = "outputs against the original"
+    tiles.append(_tile(f"{decibel(original['sqnr_db'])} dB", "SQNR", against))
+    if original["cosine"] is not None:
+        tiles.append(_tile(f"{original['cosine']:.5f}", "cosine", against))
+    if original["argmax_agreement"] is not None:
+        agreement = f"{original['argmax_agreement']:.2%}"
+        tiles.append(_tile(agreement, "same argmax", _batches(verify["batches"])))
+    if verify["export_exact"] is not None:
+        slow = len(verify["unfused"])
+        note = f"{slow} products not fused" if slow else "every product is fused"
+        tiles.append(_tile(str(verify["fused_kernels"]), "low-bit kernels", note))
+    return tiles
+
+
+def _tile(figure: str, label: str, note: str) -> Markup:
+    return tag("div", tag("strong", figure), label, tag("span", note), class_="tile")
+
+
+def _batches(count: int) -> str:
+    return f"{count} held-out batch" + ("" if count == 1 else "es")
+
+
+def _section(title: str, *children: str) -> Markup:
+    return tag("section", tag("h2", title), *children)
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Markup:
+    """Each weight with its errors; the worst marked."""
+    if not layers:
+        return _section("Layers", tag("p", "No weight was quantized."))
+    known = [layer for layer in layers if layer["accumulated_sqnr_db"] is not None]
+    worst = sorted(known, key=lambda layer: float(layer["accumulated_sqnr_db"]))
+    marked = {layer["name"] for layer in worst[: min(WORST, len(layers) // 4)]}
+    peak = {
+        key: max((layer[key] or 0.0 for layer in layers), default=0.0)
+        for key in ("weight_error", "output_sqnr_db", "accumulated_sqnr_db")
+    }
+    rows = []
+    for layer in layers:
+        cells = [
+            text(layer["name"], "name"),
+            text(layer["op"]),
+            value(layer["bits"], str(layer["bits"])),
+            value(layer["group_size"], group_size(layer["group_size"])),
+            bar(layer["weight_error"], f"{layer['weight_error']:.2%}", peak["weight_error"]),
+        ]
+        for key in ("output_sqnr_db", "accumulated_sqnr_db"):
+            cells.append(bar(layer[key], decibel(layer[key]), peak[key]))
+        cells.append(value(layer["bytes"], byte_count(layer["bytes"])))
+        rows.append((cells, "worst" if layer["name"] in marked else None))
+    headings = [
+        "weight", "operation", "bits", "group", "weight error", "output dB", "accumulated dB",
+        "size",
+    ]  # fmt: skip
+    return _section(
+        "Layers",
+        tag("p", "Output dB: the layer's output when it alone is quantized. Accumulated dB: when "
+            "everything before it is as well. Higher is better; the lowest are marked. ",
+            "Click a heading to sort.", class_="soft"),
+        table(headings, rows, numbers=range(2, 8)),
+    )  # fmt: skip
+
+
+def _sites(sites: Sequence[Mapping[str, Any]]) -> Markup:
+    """Each site with what became of it and what the search gained."""
+    if not sites:
+        return _section("Sites", tag("p", "There are no sites: no scales were looked for."))
+    rows: list[tuple[list[Cell], str | None]] = []
+    for site in sites:
+        ties = "" if site["scales"] in (0, site["channels"]) else f"tied to {site['scales']}"
+        share = site["loss"] / site["loss_nearest"] if site["loss_nearest"] else None
+        into = ", ".join(site["carriers"]) if site["status"] in ("folded", "foldable") else ""
+        status = tag("span", STATUS[site["status"]], class_=f"chip {site['status']}")
+        rows.append(
+            (
+                [
+                    text(", ".join(site["linears"]), "name"),
+                    text(status),
+                    text(into, "name"),
+                    value(site["channels"], f"{site['channels']} {ties}".strip()),
+                    text(site["candidate"] or "-", "name"),
+                    value(site["loss_nearest"], _loss(site["loss_nearest"])),
+                    bar(share, "-" if share is None else f"{share:.0%}", 1.0),
+                    text(site["reason"], "reason"),
+                ],
+                None,
+            )
+        )
+    headings = [
+        "weights that read it", "scales", "go into", "channels", "candidate", "loss of nearest",
+        "left of it", "reason",
+    ]  # fmt: skip
+    return _section(
+        "Sites",
+        tag("p", "A site is a value and the weights that read it. Its scales fold into what makes "
+            "the value, are multiplied in at run time, or are refused. The loss is the squared "
+            "output error on the calibration data.", class_="soft"),
+        table(headings, rows, numbers=(3, 5, 6)),
+    )  # fmt: skip
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.3g}"
+
+
+def _skipped(skipped: Sequence[Mapping[str, str]]) -> Markup:
+    if not skipped:
+        return Markup("")
+    rows = [([text(entry["name"], "name"), text(entry["reason"])], None) for entry in skipped]
+    return _section("Left in float", table(["weight", "reason"], rows))
+
+
+def _verification(verify: Mapping[str, Any] | None) -> Markup:
+    """The comparisons, the provider, and what runs slowly."""
+    if not verify:
+        return _section("Verification", tag("p", "Nothing was verified."))
+    questions = (
+        ("export_exact", "exported, float32 products, against quantized", "Is the exporter right?"),
+        ("export_default", "exported, as a session runs it, against quantized",
+         "What does the runtime's int8 arithmetic add?"),
+        ("original", "quantized against original", "What did quantization cost?"),
+        ("exported_original", "exported, as a session runs it, against original",
+         "What will a user get?"),
+    )  # fmt: skip
+    rows: list[tuple[list[Cell], str | None]] = []
+    for key, what, question in questions:
+        gap = verify.get(key)
+        if gap is None:
+            continue
+        cells = [text(question), text(what)]
+        cells += [value(gap[part], number(gap[part])) for part in ("rel", "max_abs")]
+        sqnr, agreement = gap.get("sqnr_db"), gap.get("argmax_agreement")
+        cells.append(value(sqnr, decibel(sqnr)))
+        cells.append(value(agreement, "-" if agreement is None else f"{agreement:.2%}"))
+        rows.append((cells, None))
+    slow = [*verify["unfused"], *verify["dequantized"]]
+    return _section(
+        "Verification",
+        tag("p", f"On {_batches(verify['batches'])}"
+            + (f", in onnxruntime on {verify['provider']}." if verify["provider"] else "."),
+            class_="soft"),
+        table(["question", "compared", "relative error", "largest difference", "SQNR dB",
+               "same argmax"], rows, numbers=range(2, 6), sortable=False),
+        tag("p", "Dequantized at each run, because no low-bit kernel takes them: ",
+            tag("code", ", ".join(slow))) if slow else "",
+    )  # fmt: skip
+
+
+def _timing(timing: Mapping[str, float]) -> Markup:
+    longest = max(timing.values(), default=0.0)
+    rows = [
+        ([text(name), bar(seconds, f"{seconds:.2f} s", longest)], None)
+        for name, seconds in timing.items()
+    ]
+    total = f"Time: {sum(timing.values()):.1f} s"
+    headings = ["stage", "seconds"]
+    return _section(total, table(headings, rows, numbers=(1,), sortable=False, class_="narrow"))
+
+
+def _background(report: Mapping[str, Any]) -> Markup:
+    environment = [
+        join(tag("dt", key), tag("dd", "-" if item is None else str(item)))
+        for key, item in report["environment"].items()
+    ]
+    return _section(
+        "Recipe and environment",
+        tag("dl", *environment),
+        tag("details", tag("summary", "Recipe"),
+            tag("pre", json.dumps(report["recipe"], indent=2))),
+    )  # fmt: skip
