@@ -17,6 +17,7 @@ from awqc.nodes import module_path
 Rule = Callable[["Flow", Node], None]
 RULES: dict[Any, Rule] = {}
 MAX_TRIALS = 64
+MAX_TRAIL = 4
 
 
 def rule(*targets: Any) -> Callable[[Rule], Rule]:
@@ -222,14 +223,15 @@ class Flow:
 
     def _trail(self, node: Node) -> str:
         """How the labels came to ``node``, for a reason."""
-        names: list[str] = []
-        seen: set[Node] = set()
+        steps: list[Node] = []
         step: Node | None = self._came_from.get(node)
-        while step is not None and step not in seen:
-            seen.add(step)
-            names.append(_role(step))
+        while step is not None and step not in steps:
+            steps.insert(0, step)
             step = self._came_from.get(step)
-        return f" (reached through {', '.join(reversed(names))})" if names else ""
+        names = [_role(step) for step in steps]
+        if len(names) > MAX_TRAIL:
+            names = [*names[: MAX_TRAIL - 1], "…", names[-1]]
+        return f" (reached through {', '.join(names)})" if names else ""
 
 
 ALTERNATIVES: dict[Any, Callable[[Flow, Node], list[Alternative]]] = {}
@@ -259,9 +261,10 @@ def describe(node: Node) -> str:
 
 
 def _role(node: Node) -> str:
-    """A node on the way of a scale: a sum of two activations is called a residual add."""
+    """A node on the way of a scale; a sum of what two modules made is called a residual add."""
     operands = [n for n in node.all_input_nodes if n.op != "get_attr"]
-    if node.target is torch.ops.aten.add.Tensor and len(operands) == 2:
+    joins = len({module_path(operand) for operand in operands}) > 1
+    if node.target is torch.ops.aten.add.Tensor and joins:
         return f"the residual add {describe(node)}, which reads it too"
     shared = [n for n in node.all_input_nodes if n.op == "get_attr" and len(n.users) > 1]
     if shared and len(operands) == 1:

@@ -68,11 +68,20 @@ def describe_site(site: Site, scale: SiteScale | None) -> dict[str, Any]:
         "status": site.status,
         "reason": site.reason,
         "channels": site.channels,
+        "largest_tie": _largest_tie(site),
         "scales": site.channels if site.status == "runtime" else site.scales,
         "candidate": scale.candidate if scale else None,
         "loss_nearest": scale.loss_nearest if scale else None,
         "loss": scale.loss if scale else None,
     }
+
+
+def _largest_tie(site: Site) -> int:
+    """How many channels of one product share one scale, at most; 1 where none is tied."""
+    if site.scales == 0:
+        return 1
+    counts = [reader.classes[reader.classes >= 0].bincount().max() for reader in site.readers]
+    return int(max(counts, default=1))
 
 
 def stored_bytes(program: Program) -> int:
