@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
-from awqc.errors import UsageError
+from awqc.errors import ExportError, UsageError
 from awqc.export.formats import FORMATS, check_formats
 from awqc.export.graph_module import restore_calls
 from awqc.layers import LayerRecord
@@ -267,7 +267,13 @@ def _write(program: Program, final: Program, folder: Path, formats: Sequence[str
     metadata = {"awqc.bits": str(program.quantization.bits)}
     for name in formats:
         wide = name == "onnx" and final.source_dtype == torch.bfloat16
-        FORMATS[name](program if wide else final, folder, metadata)
+        try:
+            FORMATS[name](program if wide else final, folder, metadata)
+        except OSError as error:
+            raise ExportError(
+                f"{folder}: {name} could not be written: {error.strerror or error}; "
+                "nothing was published"
+            ) from error
 
 
 def _verify(

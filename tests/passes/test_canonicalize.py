@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from awqc.capture.module import capture_module
 from awqc.passes.base import Change
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
+from torch import Tensor, nn
+from torch.nn import functional
 
 aten = torch.ops.aten
 
