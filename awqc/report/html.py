@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from awqc.report.markup import Markup, join, tag
-from awqc.report.tables import Cell, bar, table, text, value
+from awqc.report.tables import Cell, bar, names, table, text, value
 from awqc.report.wording import byte_count, decibel, group_size, number
 
 WORST = 3
@@ -106,7 +106,7 @@ def _tiles(report: Mapping[str, Any]) -> list[Markup]:
         tiles.append(_tile(agreement, "same argmax", _batches(verify["batches"])))
     if verify["export_exact"] is not None:
         slow = len(verify["unfused"])
-        note = f"{slow} products not fused" if slow else "every product is fused"
+        note = f"{slow} product{'s' * (slow > 1)} not fused" if slow else "every product is fused"
         tiles.append(_tile(str(verify["fused_kernels"]), "low-bit kernels", note))
     return tiles
 
@@ -137,7 +137,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Markup:
     rows = []
     for layer in layers:
         cells = [
-            text(layer["name"], "name"),
+            names(layer["name"]),
             text(layer["op"]),
             value(layer["bits"], str(layer["bits"])),
             value(layer["group_size"], group_size(layer["group_size"])),
@@ -168,34 +168,35 @@ def _sites(sites: Sequence[Mapping[str, Any]]) -> Markup:
     for site in sites:
         ties = "" if site["scales"] in (0, site["channels"]) else f"tied to {site['scales']}"
         share = site["loss"] / site["loss_nearest"] if site["loss_nearest"] else None
-        into = ", ".join(site["carriers"]) if site["status"] in ("folded", "foldable") else ""
-        status = tag("span", STATUS[site["status"]], class_=f"chip {site['status']}")
-        rows.append(
-            (
-                [
-                    text(", ".join(site["linears"]), "name"),
-                    text(status),
-                    text(into, "name"),
-                    value(site["channels"], f"{site['channels']} {ties}".strip()),
-                    text(site["candidate"] or "-", "name"),
-                    value(site["loss_nearest"], _loss(site["loss_nearest"])),
-                    bar(share, "-" if share is None else f"{share:.0%}", 1.0),
-                    text(site["reason"], "reason"),
-                ],
-                None,
-            )
-        )
+        cells = [
+            names(*site["linears"]),
+            text(_scales(site)),
+            value(site["channels"], f"{site['channels']} {ties}".strip()),
+            text(site["candidate"] or "-", "name"),
+            value(site["loss_nearest"], _loss(site["loss_nearest"])),
+            bar(share, "-" if share is None else f"{share:.0%}", 1.0),
+        ]
+        rows.append((cells, None))
     headings = [
-        "weights that read it", "scales", "go into", "channels", "candidate", "loss of nearest",
-        "left of it", "reason",
+        "weights that read it", "scales", "channels", "candidate", "loss of nearest", "left of it",
     ]  # fmt: skip
     return _section(
         "Sites",
         tag("p", "A site is a value and the weights that read it. Its scales fold into what makes "
             "the value, are multiplied in at run time, or are refused. The loss is the squared "
             "output error on the calibration data.", class_="soft"),
-        table(headings, rows, numbers=(3, 5, 6)),
+        table(headings, rows, numbers=(2, 4, 5)),
     )  # fmt: skip
+
+
+def _scales(site: Mapping[str, Any]) -> Markup:
+    """What became of the scales of ``site``, and why."""
+    chip = tag("span", STATUS[site["status"]], class_=f"chip {site['status']}")
+    carriers: Sequence[str] = ()
+    if site["status"] in ("folded", "foldable") and site["carriers"]:
+        carriers = (" into ", names(*site["carriers"]).content)
+    reason = tag("div", site["reason"], class_="soft") if site["reason"] else ""
+    return join(chip, *carriers, reason)
 
 
 def _loss(loss: float | None) -> str:
@@ -205,7 +206,7 @@ def _loss(loss: float | None) -> str:
 def _skipped(skipped: Sequence[Mapping[str, str]]) -> Markup:
     if not skipped:
         return Markup("")
-    rows = [([text(entry["name"], "name"), text(entry["reason"])], None) for entry in skipped]
+    rows = [([names(entry["name"]), text(entry["reason"])], None) for entry in skipped]
     return _section("Left in float", table(["weight", "reason"], rows))
 
 
@@ -240,9 +241,24 @@ def _verification(verify: Mapping[str, Any] | None) -> Markup:
             class_="soft"),
         table(["question", "compared", "relative error", "largest difference", "SQNR dB",
                "same argmax"], rows, numbers=range(2, 6), sortable=False),
+        *_quality(verify.get("text") or {}),
         tag("p", "Dequantized at each run, because no low-bit kernel takes them: ",
             tag("code", ", ".join(slow))) if slow else "",
     )  # fmt: skip
+
+
+def _quality(text: Mapping[str, Any]) -> list[Markup]:
+    """Perplexities of a language model, and how far they are from the original's."""
+    lines = []
+    for form, measured in text.items():
+        line = f"{form.replace('_', ' ')}: perplexity {measured['perplexity']:.2f}"
+        if "kl_divergence" in measured:
+            line += (
+                f", KL divergence {measured['kl_divergence']:.4f}, "
+                f"same top token {measured['top1_agreement']:.1%}"
+            )
+        lines.append(tag("p", line))
+    return lines
 
 
 def _timing(timing: Mapping[str, float]) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from awqc.report.markup import Markup, tag
+from awqc.report.markup import Markup, join, markup, tag
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,13 @@ class Cell:
 def text(content: str, class_: str | None = None) -> Cell:
     """A cell of words."""
     return Cell(content, class_)
+
+
+def names(*given: str) -> Cell:
+    """Names of tensors, one a line, that may break after a dot."""
+    broken = (Markup(markup(name).replace(".", ".<wbr>")) for name in given)
+    lines = [tag("span", name, class_="name line") for name in broken]
+    return Cell(join(*lines), "name")
 
 
 def value(number: float | None, shown: str) -> Cell:
