@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from awqc.report.wording import byte_count, decibel, fit_names, group_size, number, shorten
 
 WORST = 3
+LABEL = 9
+FIGURES = 52
+"""Columns that the figures of the layer table take."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -23,14 +30,14 @@ def console(stderr: bool = False) -> Console:
 def print_report(report: Mapping[str, Any], out: Console) -> None:
     """Layers, sites, sizes, verification and time, in one screen where possible."""
     if report["layers"]:
-        out.print(_layer_table(report["layers"]))
-        out.print(_worst(report["layers"]))
+        out.print(_layer_table(report["layers"], out.width - FIGURES))
+        out.print(_worst(report["layers"], out.width // 2))
     out.print(_sites(report["sites"]))
     for entry in _grouped(report["skipped"]):
         out.print(f"left in float: {escape(entry)}")
     size = report["size"]
     out.print(
-        f"size: {_bytes(size['original_bytes'])} -> {_bytes(size['quantized_bytes'])}, "
+        f"size: {byte_count(size['original_bytes'])} -> {byte_count(size['quantized_bytes'])}, "
         f"{size['ratio']:.2f} times smaller"
     )
     if report["verify"]:
@@ -41,29 +48,32 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
     out.print(f"time: {total:.1f} s ({parts})")
 
 
-def _layer_table(layers: list[dict[str, Any]]) -> Table:
+def _layer_table(layers: list[dict[str, Any]], width: int) -> Table:
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer")
-    for heading in ("bits", "group", "weight error", "output dB", "accumulated dB", "size"):
-        table.add_column(heading, justify="right")
-    for layer in layers:
+    table.add_column("layer", no_wrap=True)
+    for heading in ("bits", "group", "error", "output dB", "accum. dB", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    names = fit_names([layer["name"].removesuffix(".weight") for layer in layers], max(width, 18))
+    for name, layer in zip(names, layers, strict=True):
         table.add_row(
-            escape(layer["name"]),
+            escape(name),
             str(layer["bits"]),
-            "row" if layer["group_size"] == -1 else str(layer["group_size"]),
+            group_size(layer["group_size"]),
             f"{layer['weight_error']:.2%}",
-            _decibel(layer["output_sqnr_db"]),
-            _decibel(layer["accumulated_sqnr_db"]),
-            _bytes(layer["bytes"]),
+            decibel(layer["output_sqnr_db"]),
+            decibel(layer["accumulated_sqnr_db"]),
+            byte_count(layer["bytes"]),
         )
     return table
 
 
-def _worst(layers: list[dict[str, Any]]) -> str:
+def _worst(layers: list[dict[str, Any]], width: int) -> str:
     known = [layer for layer in layers if layer["accumulated_sqnr_db"] is not None]
     ranked = sorted(known, key=lambda layer: float(layer["accumulated_sqnr_db"]))[:WORST]
-    names = ", ".join(f"{escape(layer['name'])} ({_decibel(layer['accumulated_sqnr_db'])} dB)"
-                      for layer in ranked)
+    names = ", ".join(
+        f"{escape(shorten(layer['name'], width))} ({decibel(layer['accumulated_sqnr_db'])} dB)"
+        for layer in ranked
+    )
     return f"most affected: {names}" if names else "most affected: none"
 
 
@@ -94,25 +104,29 @@ def print_verification(verify: Mapping[str, Any], out: Console) -> None:
         exact, default = verify["export_exact"], verify["export_default"]
         out.print(
             f"verified in onnxruntime on {verify['provider']}: exported = quantized within "
-            f"{_number(exact['rel'])} (exact level), {_number(default['rel'])} (default level)"
+            f"{number(exact['rel'])} (exact level), {number(default['rel'])} (default level)"
         )
-        fused = f"{verify['fused_kernels']} low-bit kernels"
+        fused = _count(verify["fused_kernels"], "low-bit kernel")
         if verify["unfused"]:
-            fused += f", {len(verify['unfused'])} products not fused"
+            fused += f", not fused: {_count(len(verify['unfused']), 'product')}"
         if verify["dequantized"]:
             fused += f", {len(verify['dequantized'])} other weights dequantized at each run"
         out.print(f"kernels: {fused}")
     original = verify["original"]
     agreement = original["argmax_agreement"]
     out.print(
-        f"against the original: SQNR {_decibel(original['sqnr_db'])} dB, "
-        f"cosine {original['cosine']:.6f}, max difference {_number(original['max_abs'])}"
+        f"against the original: SQNR {decibel(original['sqnr_db'])} dB, "
+        f"cosine {original['cosine']:.6f}, max difference {number(original['max_abs'])}"
         + (f", same argmax {agreement:.1%}" if agreement is not None else "")
     )
     for form, text in (verify["text"] or {}).items():
         print_quality(form.replace("_", " "), text, out)
     for note in verify["notes"]:
         out.print(f"[yellow]warning:[/] {escape(note)}")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def print_quality(form: str, text: Mapping[str, Any], out: Console) -> None:
@@ -128,30 +142,22 @@ def print_sites(sites: list[dict[str, Any]], out: Console) -> None:
     for site in sites:
         names = ", ".join(site["linears"])
         if site["status"] == "refused":
-            out.print(f"[red]refused[/]  {escape(names)}")
-            out.print(f"         {escape(site['reason'])}")
+            _print_hanging("refused", "red", [names, site["reason"]], out)
             continue
         tied = "" if site["scales"] == site["channels"] else (
             f", {site['channels']} channels tied to {site['scales']} scales"
         )
-        out.print(f"[green]folds[/]    {escape(names)}")
         carriers = ", ".join(site["carriers"]) or "the products' own weights"
-        out.print(f"         into {escape(carriers)}{tied}")
+        lines = [names, f"into {carriers}{tied}"]
         if site["reason"]:
-            out.print(f"         some channels stay: {escape(site['reason'])}")
+            lines.append(f"some channels stay: {site['reason']}")
+        _print_hanging("folds", "green", lines, out)
 
 
-def _decibel(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.2g}"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} GB"
+def _print_hanging(label: str, style: str, lines: list[str], out: Console) -> None:
+    """``label``, and beside it ``lines``, each folded under its own beginning."""
+    head = Text(f"{label:<{LABEL}}", style)
+    for line in lines:
+        for part in textwrap.wrap(line, max(out.width - LABEL, 40), break_on_hyphens=False):
+            out.print(head + Text(part), soft_wrap=True)
+            head = Text(" " * LABEL)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from os.path import commonprefix
+
 ELLIPSIS = "…"
 
 
@@ -46,3 +49,17 @@ def shorten(text: str, width: int) -> str:
     kept = max(width - len(ELLIPSIS), 2)
     head = kept * 9 // 20
     return text[:head] + ELLIPSIS + text[-(kept - head) :]
+
+
+def fit_names(names: Sequence[str], width: int) -> list[str]:
+    """``names`` in ``width`` characters; first goes the path that all share, which says least.
+
+    >>> fit_names(["model.layers.0.attn.q", "model.layers.1.attn.q"], 10)
+    ['…0.attn.q', '…1.attn.q']
+    """
+    if all(len(name) <= width for name in names):
+        return list(names)
+    shared = commonprefix(list(names)).rpartition(".")[0]
+    if len(names) > 1 and shared:
+        names = [ELLIPSIS + name[len(shared) + 1 :] for name in names]
+    return [shorten(name, width) for name in names]
