@@ -181,9 +181,10 @@ class _Narrowing:
             source = value
             if dtype == self._dtype and _is_mask(before, value):
                 # The lowest float32, a usual mask value, would become -inf in float16, and
-                # the softmax of a row that is all -inf is NaN.
-                info = torch.finfo(dtype)
-                source = self._program.call_op(before, aten.clamp.default, value, info.min)
+                # the softmax of a row that is all -inf is NaN. Half of the lowest leaves
+                # room for the scores that are added.
+                low = torch.finfo(dtype).min / 2
+                source = self._program.call_op(before, aten.clamp.default, value, low)
             self._casts[key] = self._program.call_op(
                 before, aten._to_copy.default, source, dtype=dtype
             )
