@@ -38,7 +38,8 @@ class Site:
         scales: number of independent scales, after ties; 0 where the site is refused.
         edits: for each tensor that must change, the signed scale index of its elements
             (broadcastable to the tensor): ``k > 0`` multiplies by ``scale[k - 1]``,
-            ``k < 0`` divides by ``scale[-k - 1]``, 0 leaves the element alone.
+            ``k < 0`` divides by ``scale[-k - 1]``, 0 leaves the element alone; ``k`` beyond
+            the number of scales stands for the square root of the scale ``k - scales``.
         status: what became of the site.
         reason: why a site is refused, or why some of its channels cannot move.
     """
@@ -62,8 +63,9 @@ def scale_factor(labels: Tensor, scale: Tensor) -> Tensor:
 
     ``labels`` are as in `Site.edits`, ``scale`` is ``(scales,)``.
     """
-    both = torch.cat([scale.float().reciprocal().flip(0), torch.ones(1), scale.float()])
-    return both[labels + scale.numel()]
+    factors = torch.cat([scale.float(), scale.float().sqrt()])
+    both = torch.cat([factors.reciprocal().flip(0), torch.ones(1), factors])
+    return both[labels + factors.numel()]
 
 
 @dataclass(frozen=True)

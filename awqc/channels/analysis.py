@@ -76,7 +76,7 @@ class _Analysis:
             return site, {r.node for r in mine}
         covered = self._covered(flow, kept)
         edits = {
-            str(n.target): _renumber(flow.get(n), kept)
+            str(n.target): _renumber(flow, flow.get(n), kept)
             for n in sorted(flow.labels)
             if n.op == "get_attr" and flow.scaled(n)
         }
@@ -123,7 +123,8 @@ class _Analysis:
             if flow.scaled(value):
                 for linear in self.readers.get(value, ()):
                     labels = flow.get(value)
-                    classes = _renumber(labels, kept).abs() - 1
+                    classes = _renumber(flow, labels, kept).abs() - 1
+                    classes = torch.where(classes < kept.numel(), classes, -1)
                     axis = labels.ndim - 1
                     if linear.kernel:
                         axis = labels.ndim - len(linear.kernel) - 1
@@ -134,11 +135,14 @@ class _Analysis:
         return covered
 
 
-def _renumber(labels: Tensor, kept: Tensor) -> Tensor:
-    """Signed scale numbers 1 … n for the classes in ``kept``, 0 for the rest."""
-    numbers = torch.searchsorted(kept, labels.abs().clamp(max=int(kept[-1])))
-    present = torch.isin(labels.abs(), kept)
-    return torch.where(present, (numbers + 1) * labels.sign(), 0)
+def _renumber(flow: Flow, labels: Tensor, kept: Tensor) -> Tensor:
+    """Labels with the classes in ``kept`` numbered 1 … n, their square roots n + 1 … 2n."""
+    indices = labels.abs()
+    halves = flow.classes.are_roots(labels)
+    indices = torch.where(halves, indices - flow.classes.count, indices)
+    numbers = torch.searchsorted(kept, indices.clamp(max=int(kept[-1]))) + 1
+    numbers += halves * kept.numel()
+    return torch.where(torch.isin(indices, kept), numbers * labels.sign(), 0)
 
 
 def _main_reason(flow: Flow) -> str:

@@ -216,7 +216,7 @@ class Flow:
             before, conflicts = len(self.pins), self.classes.conflicts
             _apply(self, node)
             if self.classes.conflicts > conflicts:
-                reason = f"{describe(node)} would need a scale and its inverse in one place"
+                reason = f"{describe(node)} would need a scale and another power of it in one place"
                 self.pins.append((self.classes.conflicts - conflicts, reason))
             if len(self.pins) > before and finished(self):
                 return

@@ -2,8 +2,8 @@
 
 A label tensor is int64, has the rank of its value and is broadcastable to its shape: axes
 along which all labels are equal have size 1. ``+k`` means multiplied by scale k, ``-k``
-divided by it, 0 unscaled. Scales are merged with a union-find; the class `PINNED` is the
-scale that is 1.
+divided by it, 0 unscaled. A scale has a second index for its square root, which is what goes
+into a square. Scales are merged with a union-find; the class `PINNED` is the scale that is 1.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ class ScaleClasses:
     """Union-find over scale indices; merging with `PINNED` fixes a scale at 1.
 
     Attributes:
-        conflicts: how many pairs were pinned because a scale met an inverse.
+        conflicts: how many pairs were pinned because a scale met an inverse or a power.
     """
 
     def __init__(self, count: int) -> None:
-        """Make scales ``PINNED + 1 … PINNED + count``, each in a class of its own."""
-        self._roots = torch.arange(PINNED + 1 + count)
+        """Make scales ``PINNED + 1 … PINNED + count``, each in a class of its own.
+
+        ``count`` further on stands the square root of each.
+        """
+        self.count = count
+        self._roots = torch.arange(PINNED + 1 + 2 * count)
         self.conflicts = 0
 
     def copy(self) -> ScaleClasses:
         """An independent copy."""
         other = ScaleClasses(0)
+        other.count = self.count
         other._roots = self._roots.clone()
         other.conflicts = self.conflicts
         return other
@@ -51,7 +56,7 @@ class ScaleClasses:
     def merge(self, first: Tensor, second: Tensor) -> bool:
         """Make the scales of two label tensors of one shape equal where both are labelled.
 
-        A scale that must equal its own inverse, or another's inverse, is pinned. Returns
+        A scale that must equal an inverse, or a square root, is pinned. Returns
         whether any class changed.
         """
         both = (first != 0) & (second != 0)
@@ -62,7 +67,9 @@ class ScaleClasses:
         a, b = a[differ], b[differ]
         left, right = a.abs(), b.abs()
         fixed = (left == PINNED) | (right == PINNED)
-        inverse = ((a < 0) != (b < 0)) & ~fixed
+        inverse = ((a < 0) != (b < 0)) | (self.are_roots(a) != self.are_roots(b))
+        inverse &= ~fixed
+        left, right = self._whole(left), self._whole(right)
         self.conflicts += int(inverse.sum())
         pinned = torch.full_like(left, PINNED)
         self._join(
@@ -73,11 +80,29 @@ class ScaleClasses:
 
     def pin(self, labels: Tensor) -> int:
         """Fix all scales in ``labels`` at 1; returns how many classes that newly pinned."""
-        classes = self.active(labels).abs().unique()
+        classes = self._whole(self.active(labels).abs()).unique()
         classes = classes[classes != 0]
         if classes.numel():
             self._roots[torch.isin(self._roots, classes)] = PINNED
+            self._update_square_roots()
         return int(classes.numel())
+
+    def are_roots(self, labels: Tensor) -> Tensor:
+        """Where ``labels`` are of square roots."""
+        return labels.abs() > PINNED + self.count
+
+    def shift(self, labels: Tensor, step: int) -> Tensor:
+        """Labels of the square roots (``step`` 1) of whole scales, or back (-1)."""
+        return torch.where(labels != 0, labels + labels.sign() * step * self.count, 0)
+
+    def _whole(self, indices: Tensor) -> Tensor:
+        """Indices of scales for those of their square roots."""
+        return torch.where(self.are_roots(indices), indices - self.count, indices)
+
+    def _update_square_roots(self) -> None:
+        whole = self._roots[PINNED + 1 : PINNED + 1 + self.count]
+        halves = torch.where(whole == PINNED, PINNED, whole + self.count)
+        self._roots[PINNED + 1 + self.count :] = halves
 
     def _join(self, left: Tensor, right: Tensor) -> None:
         """Make one class of each pair: all take the smallest index that they are joined to."""
@@ -91,6 +116,7 @@ class ScaleClasses:
                 break
             parent = lower
         self._roots = parent[self._roots]
+        self._update_square_roots()
 
 
 def compress(labels: Tensor) -> Tensor:

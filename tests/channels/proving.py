@@ -27,11 +27,11 @@ def captured(model: nn.Module, *inputs: Tensor, dynamic: Any = None) -> Program:
 
 
 def fold_random(program: Program, sites: Sequence[Site], seed: int = 0) -> Program:
-    """A copy of ``program`` with powers of two, which are exact, folded at all ``sites``."""
+    """A copy of ``program`` with powers of four, exact as their roots are, folded at all ``sites``."""
     folded = program.clone()
     generator = torch.Generator().manual_seed(seed)
     for site in sites:
-        scale = 2.0 ** torch.randint(-5, 6, (site.scales,), generator=generator)
+        scale = 4.0 ** torch.randint(-3, 4, (site.scales,), generator=generator)
         for name, labels in site.edits.items():
             value = folded.weight(name)
             factor = scale_factor(labels, scale).double()

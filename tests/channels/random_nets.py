@@ -62,7 +62,7 @@ class RandomNet(nn.Module):
                 torch.relu, torch.abs, torch.neg, torch.tanh, functional.gelu,
                 lambda x: functional.leaky_relu(x, 0.1), lambda x: x.clamp(min=0),
                 functional.relu6, lambda x: x * 0.5, lambda x: x / 3, lambda x: x + 1,
-                self._part(nn.PReLU()), lambda x: torch.where(x > 0, x, 0.0),
+                self._part(nn.PReLU()), lambda x: torch.relu(x).square(), lambda x: x * x, lambda x: torch.where(x > 0, x, 0.0),
                 lambda x: torch.softmax(x, -1), lambda x: functional.dropout(x, 0.5, False),
             ]
         )

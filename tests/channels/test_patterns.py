@@ -83,6 +83,22 @@ def test_gated_product_takes_the_scale_in_its_linear_side() -> None:
     assert rows_of(site, "up.weight") == list(range(1, 17))
 
 
+def test_square_takes_the_square_root() -> None:
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 4, bias=False), nn.Linear(4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.down(torch.relu(self.up(x)).square())
+            return out
+
+    site = by_weight(prove(Squared(), torch.randn(2, 8)))["down.weight"]
+    assert (site.status, site.scales) == ("foldable", 4)
+    assert rows_of(site, "up.weight") == [5, 6, 7, 8]
+    assert site.edits["down.weight"].flatten().tolist() == [1, 2, 3, 4]
+
+
 def test_stream_of_convolutions_has_one_set_of_scales() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:

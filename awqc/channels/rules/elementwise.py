@@ -200,9 +200,12 @@ def multiply(flow: Flow, node: Node) -> None:
         else:
             same(flow, first, second, node)
         return
+    if first is second and _exponent(node) > 0:
+        _square(flow, node)
+        return
     if first is second:
         for value in (first, node):
-            flow.pin(value, f"{describe(node)} multiplies the value by itself")
+            flow.pin(value, f"{describe(node)} divides the value by itself")
         return
     a, b, out = torch.broadcast_tensors(
         flow.get(first), _exponent(node) * flow.get(second), flow.get(node)
@@ -216,6 +219,30 @@ def multiply(flow: Flow, node: Node) -> None:
     flow.assign(node, torch.where((a == 0), b, 0))
     if bool(((a == 0) & (b == 0) & (out != 0)).any()):
         flow.choose(node)
+
+
+# (x / sqrt(s))^2 = x^2 / s
+@rule(aten.square.default, aten.pow.Tensor_Scalar)
+def power(flow: Flow, node: Node) -> None:
+    """The square root of a scale may go into a square; other powers are refused."""
+    exponent = node.args[1] if len(node.args) > 1 else 2
+    if exponent == 2:
+        _square(flow, node)
+        return
+    for value in (node.args[0], node):
+        flow.pin(value, f"{describe(node)}: a scale cannot pass through pow with {exponent}")
+
+
+def _square(flow: Flow, node: Node) -> None:
+    x = node.args[0]
+    if flow.scaled(x):
+        whole = torch.where(flow.classes.are_roots(flow.get(x)), 0, flow.get(x))
+        flow.pin(x, f"{describe(node)} squares it", whole)
+        flow.assign(node, flow.classes.shift(flow.get(x), -1))
+    if flow.scaled(node):
+        roots = torch.where(flow.classes.are_roots(flow.get(node)), flow.get(node), 0)
+        flow.pin(node, f"{describe(node)} is a square inside a square", roots)
+        flow.assign(x, flow.classes.shift(flow.get(node), 1))
 
 
 @alternatives(aten.mul.Tensor, aten.div.Tensor)
