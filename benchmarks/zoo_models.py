@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -40,16 +41,19 @@ FIRST = (
 
 
 def names() -> list[str]:
-    """All models of the zoo, the most telling first; one task for each architecture."""
+    """All models of the zoo: the most telling, then the tasks by turns; no kind twice."""
     from transformers.models.auto import modeling_auto
 
     found = {f"torch/{name}": None for name in PLAIN} | dict.fromkeys(FIRST)
     seen = {name.split("/")[1] for name in FIRST}
-    for task, mapping in TASKS.items():
-        for kind in getattr(modeling_auto, mapping):
-            if kind not in seen:
-                seen.add(kind)
-                found[f"{task}/{kind}"] = None
+    columns = [
+        [(task, kind) for kind in getattr(modeling_auto, mapping)]
+        for task, mapping in TASKS.items()
+    ]
+    for task, kind in filter(None, chain.from_iterable(zip_longest(*columns))):
+        if kind not in seen:
+            seen.add(kind)
+            found[f"{task}/{kind}"] = None
     return list(found)
 
 

@@ -223,12 +223,17 @@ class Flow:
 
     def _trail(self, node: Node) -> str:
         """How the labels came to ``node``, for a reason."""
+        age = {known: index for index, known in enumerate(self.labels)}
         steps: list[Node] = []
-        step: Node | None = self._came_from.get(node)
+        step = self._came_from.get(node)
         while step is not None and step not in steps:
             steps.insert(0, step)
-            step = self._came_from.get(step)
-        names = [_role(step) for step in steps]
+            maker = self._came_from.get(step)
+            if maker is step:
+                older = [n for n in step.all_input_nodes if age.get(n, age[step]) < age[step]]
+                maker = min(older, key=age.__getitem__, default=None)
+            step = maker
+        names = [_role(s) for s in steps if s.op != "get_attr" and self._came_from.get(s)]
         if len(names) > MAX_TRAIL:
             names = [*names[: MAX_TRAIL - 1], "…", names[-1]]
         return f" (reached through {', '.join(names)})" if names else ""
