@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 ELLIPSIS = "…"
 
@@ -59,7 +59,9 @@ def fit_names(names: Sequence[str], width: int) -> list[str]:
     """
     if all(len(name) <= width for name in names):
         return list(names)
-    shared = commonprefix(list(names)).rpartition(".")[0]
-    if len(names) > 1 and shared:
-        names = [ELLIPSIS + name[len(shared) + 1 :] for name in names]
+    parts = [name.split(".") for name in names]
+    heads = zip(*(part[:-1] for part in parts), strict=False)
+    shared = sum(1 for _ in takewhile(lambda head: len(set(head)) == 1, heads))
+    if shared:
+        names = [ELLIPSIS + ".".join(part[shared:]) for part in parts]
     return [shorten(name, width) for name in names]
