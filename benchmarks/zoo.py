@@ -74,7 +74,6 @@ def _isolated(name: str, timeout: float) -> dict[str, Any]:
 def run_one(name: str) -> dict[str, Any]:
     """Build, run and compile one model; what went wrong first, if anything."""
     import torch
-
     from awqc.compiler import compile as compile_model
     from benchmarks.zoo_models import build
 

@@ -8,10 +8,9 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import torch
+from benchmarks.zoo_configs import shrunken
 from torch import Tensor, nn
 from torch.nn import functional
-
-from benchmarks.zoo_configs import shrunken
 
 Built = tuple[nn.Module, dict[str, Tensor] | tuple[Tensor, ...]]
 TASKS = {
@@ -28,16 +27,18 @@ TASKS = {
     "image": "MODEL_FOR_IMAGE_MAPPING_NAMES",
 }
 FIRST = (
-    "causal-lm/llama causal-lm/gemma causal-lm/gemma2 causal-lm/gpt2 causal-lm/gpt_neox "
-    "causal-lm/bloom causal-lm/falcon causal-lm/opt causal-lm/mpt causal-lm/phi causal-lm/qwen2 "
-    "causal-lm/qwen3 causal-lm/mixtral masked-lm/bert masked-lm/roberta masked-lm/deberta-v2 "
-    "seq2seq-lm/t5 seq2seq-lm/bart image-classification/vit image-classification/convnext "
-    "zero-shot-image/clip speech-seq2seq/whisper causal-lm/mamba image-classification/resnet "
-    "image-classification/swin image-classification/mobilenet_v2 causal-lm/gptj causal-lm/phi3 "
-    "causal-lm/gpt_oss causal-lm/qwen2_moe causal-lm/cohere causal-lm/olmo2 causal-lm/stablelm "
-    "causal-lm/deepseek_v3 masked-lm/albert masked-lm/distilbert masked-lm/modernbert ctc/wav2vec2 "
-    "semantic-segmentation/segformer"
-).split()
+    "causal-lm/llama", "causal-lm/gemma", "causal-lm/gemma2", "causal-lm/gpt2",
+    "causal-lm/gpt_neox", "causal-lm/bloom", "causal-lm/falcon", "causal-lm/opt",
+    "causal-lm/mpt", "causal-lm/phi", "causal-lm/qwen2", "causal-lm/qwen3", "causal-lm/mixtral",
+    "masked-lm/bert", "masked-lm/roberta", "masked-lm/deberta-v2", "seq2seq-lm/t5",
+    "seq2seq-lm/bart", "image-classification/vit", "image-classification/convnext",
+    "zero-shot-image/clip", "speech-seq2seq/whisper", "causal-lm/mamba",
+    "image-classification/resnet", "image-classification/swin",
+    "image-classification/mobilenet_v2", "causal-lm/gptj", "causal-lm/phi3",
+    "causal-lm/gpt_oss", "causal-lm/qwen2_moe", "causal-lm/cohere", "causal-lm/olmo2",
+    "causal-lm/stablelm", "causal-lm/deepseek_v3", "masked-lm/albert", "masked-lm/distilbert",
+    "masked-lm/modernbert", "ctc/wav2vec2", "semantic-segmentation/segformer",
+)
 
 
 def names() -> list[str]:
@@ -129,7 +130,7 @@ def _find(config: Any, name: str, default: Any) -> Any:
 
 
 class _Recurrent(nn.Module):
-    def __init__(self, cls: type[nn.RNNBase]) -> None:
+    def __init__(self, cls: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
         self.cells = cls(64, 64, num_layers=2, batch_first=True)
         self.head = nn.Linear(64, 10)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from awqc.capture.module import capture_module
 from awqc.channels.analysis import find_sites
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.sites import Site, scale_factor
+from torch import Tensor, nn
 
 TOLERANCE = 1e-10
 
@@ -27,7 +26,7 @@ def captured(model: nn.Module, *inputs: Tensor, dynamic: Any = None) -> Program:
 
 
 def fold_random(program: Program, sites: Sequence[Site], seed: int = 0) -> Program:
-    """A copy of ``program`` with powers of four, exact as their roots are, folded at all ``sites``."""
+    """A copy with powers of four, exact as their roots are, folded at all ``sites``."""
     folded = program.clone()
     generator = torch.Generator().manual_seed(seed)
     for site in sites:

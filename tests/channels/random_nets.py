@@ -32,7 +32,8 @@ class RandomNet(nn.Module):
         x = self.table(x) if self.table is not None else self.entry(x)
         for _, step in self.steps:
             x = step(x)
-        return self.head(x)
+        out: Tensor = self.head(x)
+        return out
 
     def _build(self, name: str) -> Step:
         step: Step = getattr(self, f"_{name}")()
@@ -57,19 +58,21 @@ class RandomNet(nn.Module):
         return self._linear()
 
     def _activation(self) -> Step:
-        return self.random.choice(
+        steps: list[Step] = (
             [
                 torch.relu, torch.abs, torch.neg, torch.tanh, functional.gelu,
                 lambda x: functional.leaky_relu(x, 0.1), lambda x: x.clamp(min=0),
                 functional.relu6, lambda x: x * 0.5, lambda x: x / 3, lambda x: x + 1,
-                self._part(nn.PReLU()), lambda x: torch.relu(x).square(), lambda x: x * x, lambda x: torch.where(x > 0, x, 0.0),
+                self._part(nn.PReLU()), lambda x: torch.relu(x).square(), lambda x: x * x,
+                lambda x: torch.where(x > 0, x, 0.0),
                 lambda x: torch.softmax(x, -1), lambda x: functional.dropout(x, 0.5, False),
             ]
         )
+        return self.random.choice(steps)
 
     def _norm(self) -> Step:
         weight = self._vector()
-        return self.random.choice(
+        steps: list[Step] = (
             [
                 self._part(nn.LayerNorm(WIDTH)),
                 self._part(nn.RMSNorm(WIDTH)),
@@ -78,6 +81,7 @@ class RandomNet(nn.Module):
                 lambda x: x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + weight),
             ]
         )
+        return self.random.choice(steps)
 
     def _batch_norm(self) -> Step:
         norm = self._part(nn.BatchNorm1d(WIDTH))
@@ -100,7 +104,8 @@ class RandomNet(nn.Module):
         if self.random.random() < 0.5:
             def halves(x: Tensor) -> Tensor:
                 gate, up = both(x).chunk(2, dim=-1)
-                return down(functional.silu(gate) * up)
+                out: Tensor = down(functional.silu(gate) * up)
+                return out
 
             return halves
         return lambda x: down(both(x)[..., :12] * both(x)[..., 12:].sigmoid())
@@ -137,7 +142,8 @@ class RandomNet(nn.Module):
                 mixed = functional.scaled_dot_product_attention(
                     queries, keys, values, is_causal=True, enable_gqa=kind == "gqa"
                 )
-            return o(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+            out: Tensor = o(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+            return out
 
         return attend
 
@@ -165,7 +171,8 @@ class RandomNet(nn.Module):
 
         def image(x: Tensor) -> Tensor:
             grid = first(x.transpose(1, 2).unflatten(2, (2, -1))).relu()
-            return x + second(pool(grid)).mean((2, 3)).unsqueeze(1)
+            out: Tensor = x + second(pool(grid)).mean((2, 3)).unsqueeze(1)
+            return out
 
         return image
 

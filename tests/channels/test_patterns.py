@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
 from awqc.sites import Site
 from tests.channels.proving import by_weight, prove
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Attention(nn.Module):
@@ -29,7 +28,8 @@ class Attention(nn.Module):
         k = k.repeat_interleave(self.heads // self.shared, dim=1)
         v = v[:, :, None].expand(-1, -1, self.heads // self.shared, -1, -1).flatten(1, 2)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return x + self.o(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.o(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class Gated(nn.Module):
@@ -43,7 +43,8 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        return x + self.down(functional.silu(self.gate(y)) * self.up(y))
+        out: Tensor = x + self.down(functional.silu(self.gate(y)) * self.up(y))
+        return out
 
 
 def rows_of(site: Site, name: str) -> list[int]:

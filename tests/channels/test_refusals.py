@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.channels.proving import by_weight, prove
 from torch import Tensor, nn
 from torch.nn import functional
-
-from tests.channels.proving import by_weight, prove
 
 
 class Net(nn.Module):
@@ -27,7 +26,8 @@ class Net(nn.Module):
         made = self.middle(self, self.a(x))
         if isinstance(made, tuple):
             return (self.b(made[0]), *made[1:])
-        return self.b(made)
+        out: Tensor = self.b(made)
+        return out
 
 
 ILLEGAL: dict[str, tuple[Callable[[Net, Tensor], Tensor | tuple[Tensor, ...]], str]] = {
@@ -91,7 +91,8 @@ def test_weight_that_is_added_elsewhere_is_refused() -> None:
             self.a, self.b = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(self.a(x)) + self.a.weight.sigmoid().sum(0)
+            out: Tensor = self.b(self.a(x)) + self.a.weight.sigmoid().sum(0)
+            return out
 
     # The sum is computed once, from a copy; the weight itself stays free to change.
     assert by_weight(prove(Shared(), torch.randn(2, 8)))["b.weight"].status == "foldable"
@@ -99,6 +100,9 @@ def test_weight_that_is_added_elsewhere_is_refused() -> None:
 
 def test_overlapping_weights_are_refused() -> None:
     class Views(nn.Module):
+        first: Tensor
+        second: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             whole = torch.randn(16, 8)

@@ -96,7 +96,7 @@ def test_weight_norm_becomes_a_weight() -> None:
 def test_batch_norm_folds_into_the_convolution(bias: bool) -> None:
     norm = nn.BatchNorm2d(6)
     assert norm.running_mean is not None
-    norm.running_mean.normal_()
+    torch.nn.init.normal_(norm.running_mean)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, bias=bias), norm, nn.Dropout())
     program, _ = canonical(model, torch.randn(2, 3, 5, 5))
     assert targets(program) == [aten.conv2d.default]
