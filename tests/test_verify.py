@@ -52,7 +52,8 @@ def test_equal_outputs_have_no_gap() -> None:
 
 
 def test_padding_does_not_count() -> None:
-    reference, mask = torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, False, False]])
+    reference = torch.randn(2, 3, 4)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
     now = reference.clone()
     now[~mask] += 100
     assert gap(now, reference, mask).rel == 0

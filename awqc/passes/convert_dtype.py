@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -163,9 +164,16 @@ class _Narrowing:
             name = getattr(node.target, "__name__", "").split(".")[0]
             operands = [n for n in node.all_input_nodes if _is_float(n)]
             dtypes = {n.meta["val"].dtype for n in operands}
-            if name in RAISE or len(dtypes & {torch.float32, self._dtype}) > 1:
+            mixed = len(dtypes & {torch.float32, self._dtype}) > 1
+            if name in RAISE or mixed or self._has_large_number(node):
                 self._cast_inputs(node, torch.float32)
         node.meta["val"] = _evaluate(node)
+
+    def _has_large_number(self, node: Node) -> bool:
+        """Whether ``node`` computes with a finite number that the dtype cannot hold."""
+        limit = torch.finfo(self._dtype).max
+        numbers = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, int | float)]
+        return any(math.isfinite(number) and abs(number) > limit for number in numbers)
 
     def _cast_inputs(self, node: Node, dtype: torch.dtype) -> None:
         for operand in node.all_input_nodes:

@@ -87,7 +87,9 @@ def test_masks_do_not_become_infinite() -> None:
     before = program.run(program.example)[0]
     (now,) = converted(program, "float16")
     assert bool(torch.isfinite(now).all())
-    assert relative(now, before) < 5e-3
+    # A query that may look nowhere has no meaning, only a finite value.
+    seen = [0, 2, 3]
+    assert relative(now[:, seen], before[:, seen]) < 5e-3
 
 
 def test_unknown_dtypes_are_usage_errors() -> None:

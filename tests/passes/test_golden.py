@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -120,5 +119,5 @@ def test_convert_dtype(dtype: str, golden: Golden) -> None:
 
 def test_every_pass_has_a_golden_text() -> None:
     files = [path.name for path in (Path(__file__).parents[1] / "golden").glob("*.txt")]
-    for name in [*PASSES, cast(str, ConvertDtype.name)]:
+    for name in [*PASSES, ConvertDtype.name]:
         assert any(file.startswith(f"{name}-") for file in files), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_tied_channels_are_searched_as_one() -> None:
     assert Search([part], 3, 256).run(4).scale.shape == (3,)
 
 
-HOSTILE = {
+HOSTILE: dict[str, Callable[[Tensor, Tensor], object]] = {
     "dead channels": (lambda x, w: x[..., ::2].zero_()),
     "no signal at all": (lambda x, w: x.zero_()),
     "zero weights": (lambda x, w: w.zero_()),
