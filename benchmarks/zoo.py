@@ -24,6 +24,7 @@ from benchmarks.models import cache_directory
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 EXACT = 1e-4
 MARK = "zoo-result: "
+BUILT = "zoo-built"
 
 
 def main() -> None:
@@ -62,8 +63,10 @@ def _isolated(name: str, timeout: float) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return {"stage": "timeout", "error": f"took more than {timeout:.0f} s"}
+    except subprocess.TimeoutExpired as error:
+        built = BUILT.encode() in (error.stdout or b"")
+        stage = "compile" if built else "build"
+        return {"stage": stage, "type": "timeout", "error": f"took more than {timeout:.0f} s"}
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
             seconds = round(time.perf_counter() - started, 1)
@@ -84,6 +87,7 @@ def run_one(name: str) -> dict[str, Any]:
             model(**inputs) if isinstance(inputs, dict) else model(*inputs)
     except Exception as error:  # noqa: BLE001 - whatever keeps a shrunken model from running
         return _failure("build", error)
+    print(BUILT, flush=True)
     try:
         result = compile_model(model, inputs, num_samples=8, formats=("onnx",))
     except Exception as error:  # noqa: BLE001 - the page is about what goes wrong
