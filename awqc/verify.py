@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.errors import VerificationError
+from awqc.errors import CalibrationError, VerificationError
 from awqc.program import Batch, Program
 from awqc.runtime import DEFAULT, EXACT, Provider, Session
 from awqc.text_quality import TextQuality
@@ -159,7 +159,11 @@ class Reference:
 
 
 def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
-    """Run the original on as many batches as fit into memory, at least one."""
+    """Run the original on as many batches as fit into memory, at least one.
+
+    Raises:
+        CalibrationError: the model fails on a batch.
+    """
     taken: list[Batch] = []
     outputs: list[tuple[Tensor, ...]] = []
     elements = 0
@@ -167,9 +171,20 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
         if taken and elements >= MAX_REFERENCE_ELEMENTS:
             break
         taken.append(batch)
-        outputs.append(program.run(batch))
+        outputs.append(_run(program, batch))
         elements += sum(value.numel() for value in outputs[-1])
     return Reference(tuple(taken), tuple(outputs))
+
+
+def _run(program: Program, batch: Batch) -> tuple[Tensor, ...]:
+    try:
+        return program.run(batch)
+    except (IndexError, RuntimeError, ValueError) as error:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        raise CalibrationError(
+            f"{program.name} fails on a calibration batch with {shapes}: {error}; "
+            "give data that the model takes, with calib"
+        ) from error
 
 
 def verify(
