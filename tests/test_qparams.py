@@ -55,7 +55,7 @@ def reference_scale(part: NDArray[np.float32], g: Granularity) -> float:
     low, high = min(float(part.min()), 0.0), max(float(part.max()), 0.0)
     if g.symmetric:
         half = 2 ** (g.bits - 1)
-        return max(-low / half, high / (half - 1))
+        return float(max(-low / half, high / (half - 1)))
     steps: int = 2**g.bits - 1
     return (high - low) / steps
 
