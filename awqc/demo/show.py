@@ -26,7 +26,7 @@ def print_demo(report: Mapping[str, Any], out: Console) -> None:
     _summary(report, out)
     for entry in report["compiles"]:
         out.print(_verdict(entry, report["data"]["test"]), markup=False)
-    out.print("The search lowers the error of each layer by itself, never raising it. How errors")
+    out.print("The search lowers the error of each layer by itself, never raises it. How errors")
     out.print("add up is also chance: other seeds give other gains, now and then none.")
 
 
@@ -107,7 +107,7 @@ def _searches(compiles: Sequence[Mapping[str, Any]], out: Console) -> None:
                 f"{site['loss'] / site['loss_nearest']:.0%}" if site["loss_nearest"] else "-",
             )
         out.print(table)
-    out.print("nearest, chosen: squared output error a calibration sample, without scales and with")
+    out.print("nearest, chosen: squared output error a sample, without scales and with")
     for site in compiles[0]["sites"]:
         if site["status"] != "folded":
             out.print(f"{', '.join(site['linears'])} cannot fold: {site['reason']}", markup=False)
@@ -201,8 +201,8 @@ def _verdict(entry: Mapping[str, Any], samples: int) -> str:
     gain = round((awq["accuracy"]["torch"] - nearest["accuracy"]["torch"]) * samples)
     plural = "" if abs(gain) == 1 else "s"
     right = f"{abs(gain)} sample{plural} {'more' if gain > 0 else 'fewer'}" if gain else "as many"
-    error = f"{ours / theirs:.0%} of plain rounding's output error" if theirs else "no error"
-    return f"{entry['bits']} bits: {smaller:.1%} smaller; {error}; {right} right"
+    error = f"{ours / theirs:.0%} of nearest's output error" if theirs else "no error"
+    return f"{entry['bits']} bits: {smaller:.1%} smaller, {error}, {right} right"
 
 
 def print_next(folder: Path, bits: int, out: Console) -> None:
