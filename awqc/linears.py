@@ -138,6 +138,8 @@ def as_linear(node: Node) -> Linear | None:
     assert isinstance(weight, Node)
     if weight.op != "get_attr" or not weight.meta["val"].dtype.is_floating_point:
         return None
+    if weight.meta["val"].ndim != (2 + len(kernel) if kernel else 2):
+        return None
     return Linear(node, x, weight, blocks, kernel)
 
 

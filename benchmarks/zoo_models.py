@@ -192,12 +192,13 @@ class _GraphConv(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
-        self.own, self.head = nn.Linear(64, 64), nn.Linear(64, 5)
+        self.own = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+        self.head = nn.Linear(64, 5)
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        for layer in (self.first, self.second):
+        for own, layer in zip(self.own, (self.first, self.second), strict=True):
             sent = torch.zeros_like(x).index_add(0, edges[1], layer(x)[edges[0]])
-            x = torch.relu(sent + self.own(x))
+            x = torch.relu(sent + own(x))
         out: Tensor = self.head(x)
         return out
 

@@ -186,6 +186,7 @@ class RandomNet(nn.Module):
                 lambda x: torch.cat(x.chunk(2, -1), -1).flip(-1),
                 lambda x: x[..., :1].expand_as(x),
                 lambda x: x[..., :4].repeat(1, 1, 2),
+                lambda x: torch.cat([x[..., :4].repeat(1, 1, 3)[..., 2:7], x[..., 5:]], -1),
                 lambda x: torch.roll(x, 1, 1),
                 lambda x: functional.pad(x, (0, 0, 1, 0))[:, :-1],
                 lambda x: x[:, order % 4],

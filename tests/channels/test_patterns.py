@@ -68,6 +68,39 @@ def test_attention_ties_the_heads_that_share_a_value(heads: int, shared: int) ->
     assert torch.equal(site.readers[0].classes, expected.flatten())
 
 
+def test_copies_of_which_only_some_are_read_by_the_site() -> None:
+    class Groups(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.entry = nn.Linear(8, 4)
+            self.parts = nn.ModuleList(nn.Linear(4, 3) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            copies = self.entry(x)[:, None].expand(-1, 3, -1)
+            parts = [part(copies[:, index]) for index, part in enumerate(self.parts)]
+            return torch.stack(parts)
+
+    site = by_weight(prove(Groups(), torch.randn(2, 8)))["parts.0.weight"]
+    assert (site.status, site.scales, len(site.readers)) == ("foldable", 4, 3)
+
+
+def test_vector_as_a_weight_is_no_site() -> None:
+    class Vector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.entry, self.w = nn.Linear(8, 4), nn.Parameter(torch.randn(4))
+            self.last = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.entry(x))
+            out: Tensor = self.last(y) + functional.linear(y, self.w)[:, None]
+            return out
+
+    site = by_weight(prove(Vector(), torch.randn(2, 8)))["last.weight"]
+    assert site.status == "refused"
+    assert "multiplies by a vector" in site.reason
+
+
 def test_norm_takes_the_scale_of_all_that_reads_it() -> None:
     sites = by_weight(prove(Gated(), torch.randn(2, 5, 8)))
     site = sites["gate.weight"]

@@ -105,9 +105,11 @@ def moving(flow: Flow, node: Node) -> None:
         real = source >= 0
         wanted = flow.get(result).expand(sources[index].shape).reshape(-1)[real]
         source = source[real]
+        source, wanted = source[wanted != 0], wanted[wanted != 0]
         scattered = merged.clone()
-        scattered[source] = torch.where(wanted != 0, wanted, merged[source])
+        scattered[source] = wanted
         flow.classes.merge(scattered[source], wanted)
+        flow.classes.merge(scattered, merged)
         merged = scattered
     for index, result in results.items():
         source = sources[index]

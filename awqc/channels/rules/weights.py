@@ -45,6 +45,11 @@ def _product(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool
     """The equation ``y[g, n] = x[g, k] + W[g, n, k] = b[g, n]`` between labels, per group g."""
     x, weight = node.args[0], node.args[1]
     bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    assert isinstance(weight, Node)
+    if len(weight.meta["val"].shape) == 1:
+        for value in (x, weight, bias, node):
+            flow.pin(value, f"{describe(node)} multiplies by a vector")
+        return
     if isinstance(bias, Node) and flow.scaled(bias):
         _assign_channels(flow, node, spatial, flow.get(bias))
     columns = _channels(flow, x, spatial).reshape(groups, 1, -1)
