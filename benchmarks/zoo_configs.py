@@ -109,6 +109,8 @@ def _fields(cls: type[Any]) -> dict[str, Any]:
     for index, name in enumerate(TOKENS):
         if isinstance(given.get(name), int) and given[name] >= 300:
             fields[name] = index
+    if "pad_token_id" in given and given["pad_token_id"] is None:
+        fields["pad_token_id"] = 0
     if "use_cache" in given:
         fields["use_cache"] = False
     for name, sub in getattr(cls, "sub_configs", {}).items():
