@@ -17,6 +17,7 @@ from awqc.channels.shapes import Shapes
 from awqc.linears import CONVOLUTIONS, Linear, find_linears
 from awqc.program import Program
 from awqc.sites import Reader, Site
+from awqc.threads import single_threaded
 
 
 def find_sites(program: Program, exclude: Callable[[str], bool] = lambda name: False) -> list[Site]:
@@ -25,6 +26,11 @@ def find_sites(program: Program, exclude: Callable[[str], bool] = lambda name: F
     Products whose weight name ``exclude`` accepts start no site; they still follow one
     that scales what they read.
     """
+    with single_threaded():
+        return _find(program, exclude)
+
+
+def _find(program: Program, exclude: Callable[[str], bool]) -> list[Site]:
     linears = find_linears(program.graph)
     analysis = _Analysis(program, linears)
     taken: set[Node] = set()
@@ -61,19 +67,26 @@ class _Analysis:
 
     def site(self, seed: Linear, taken: set[Node]) -> tuple[Site, set[Node]]:
         """The site of the value that ``seed`` reads, and the products that it covers."""
-        flow = self._spread(seed)
         channels = seed.channels
         mine = [r for r in self.readers[seed.input] if r.node not in taken]
         name = mine[0].name if mine else seed.name
-        labels = flow.classes.active(torch.arange(channels) + PINNED + 1)
-        kept = labels[labels != 0].unique()
-        reason = _main_reason(flow)
-        if kept.numel() == 0:
+
+        def refused(reason: str) -> tuple[Site, set[Node]]:
             readers = tuple(
                 Reader(r.node.name, r.weight_name, torch.arange(channels)) for r in mine
             )
             site = Site(name, seed.input.name, readers, channels, 0, {}, "refused", reason)
             return site, {r.node for r in mine}
+
+        try:
+            flow = self._spread(seed)
+        except (RuntimeError, IndexError, ValueError) as error:
+            return refused(f"shapes that follow from dynamic axes cannot be worked out ({error})")
+        labels = flow.classes.active(torch.arange(channels) + PINNED + 1)
+        kept = labels[labels != 0].unique()
+        reason = _main_reason(flow)
+        if kept.numel() == 0:
+            return refused(reason)
         covered = self._covered(flow, kept)
         edits = {
             str(n.target): _renumber(flow, flow.get(n), kept)
