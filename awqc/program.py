@@ -88,7 +88,7 @@ class Program:
         quantization: which weights are to be quantized, and how finely.
         scale_dtype: floating dtype of the quantization scales in the artifacts.
         calibration: the batches that calibrate runs.
-        reference: the float outputs for ``example``, set before the first pass.
+        reference: the float outputs for `check_batch`, set before the first pass.
         sites: where scales may go, filled by insert-observers.
         statistics: of what each product reads, by the product's node name, filled by calibrate.
         scales: what the search chose, by site name, filled by search-scales.
@@ -125,6 +125,14 @@ class Program:
         """Outputs for one batch, without gradients."""
         with torch.no_grad():
             return tuple(self.graph_module(*(batch[spec.name] for spec in self.inputs)))
+
+    def check_batch(self) -> Batch:
+        """The example with carried states at zero, which a scaled state is as well."""
+        carried = {name for name, _ in self.states}
+        return {
+            name: torch.zeros_like(value) if name in carried else value
+            for name, value in self.example.items()
+        }
 
     def scaled_outputs(self) -> set[str]:
         """Outputs that carry a state; a fold may scale it, as long as it comes back the same."""

@@ -12,11 +12,11 @@ from rich.progress import track as rich_track
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], what: str) -> Iterator[T]:
-    """``items``, with a progress bar on stderr where that is a terminal."""
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """``items``, ``total`` of them, with a progress bar on stderr where that is a terminal."""
     console = Console(stderr=True)
     shown = console.is_terminal and sys.stderr.isatty()
-    total = len(items) if isinstance(items, Sized) else None
+    total = len(items) if isinstance(items, Sized) else total
     yield from rich_track(
         items, f"{what:<18}", total=total, console=console, transient=True, disable=not shown
     )

@@ -83,7 +83,7 @@ def _outputs_are_unchanged(program: Program, step: Pass) -> None:
     """The heart: until weights are quantized, every pass keeps the model's function."""
     if not step.keeps_output:
         return
-    outputs = program.run(program.example)
+    outputs = program.run(program.check_batch())
     assert program.reference is not None
     for name, now, before in zip(program.outputs, outputs, program.reference, strict=True):
         if name in program.scaled_outputs():

@@ -77,7 +77,7 @@ class Pipeline:
             if isinstance(step, QuantizationSpec):
                 program.quantization = step
         if program.reference is None:
-            program.reference = program.run(program.example)
+            program.reference = program.run(program.check_batch())
         changes: list[Change] = []
         still_float = True
         for step in self.passes:

@@ -9,8 +9,10 @@ from torch.fx import Node
 
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.qparams import QuantizedWeight, dequantize_packed, pack, quantize
+from awqc.progress import track
+from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed, pack, quantize
 from awqc.quantization import QuantizationSpec
+from awqc.threads import parallel_map
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,34 @@ class QuantizeWeights(QuantizationSpec):
         program.skipped.update(decisions.refused)
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
-        for name, granularity in decisions.granularity.items():
-            weight = program.weight(name)
-            quantized = quantize(weight, weight.shape[0], granularity, program.scale_dtype)
+        order = {node: place for place, node in enumerate(program.graph.nodes)}
+
+        def run(item: tuple[str, Granularity]) -> QuantizedWeight:
+            weight = program.weight(item[0])
+            return quantize(weight, weight.shape[0], item[1], program.scale_dtype)
+
+        items = list(decisions.granularity.items())
+        made = track(parallel_map(run, items), "quantize weights", len(items))
+        for (name, granularity), quantized in zip(items, made, strict=True):
             program.quantized[name] = quantized
-            replace_weight(program, reads[name], quantized)
+            first = min(reads[name].users, key=order.__getitem__)
+            replace_weight(program, reads[name], quantized, first)
             changes.append(
                 Change(name, f"{granularity.bits} bits, group {granularity.group_size}")
             )
         return changes
 
 
-def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:
-    """Let the readers of ``weight`` read the dequantized codes instead."""
+def replace_weight(
+    program: Program, weight: Node, quantized: QuantizedWeight, anchor: Node
+) -> None:
+    """Let the readers of ``weight``, of which ``anchor`` is the first, read the codes instead.
+
+    The call stands just before ``anchor``: the dequantized weight lives as briefly as
+    possible.
+    """
     name, granularity = str(weight.target), quantized.granularity
     packed = pack(quantized.codes, granularity.storage_bits)
-    # Close to the first reader, so that the dequantized weight lives as briefly as possible.
-    anchor = next(node for node in program.graph.nodes if weight in node.all_input_nodes)
     reads = [
         program.add_weight(f"{name}.packed", packed, anchor),
         program.add_weight(f"{name}.scale", quantized.scale, anchor),

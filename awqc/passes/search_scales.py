@@ -15,6 +15,7 @@ from awqc.program import Program
 from awqc.progress import track
 from awqc.qparams import Granularity
 from awqc.sites import Site, SiteScale
+from awqc.threads import parallel_map
 
 RUNTIME_CHOICES = ("auto", "never", "always")
 
@@ -55,26 +56,18 @@ class SearchScales:
         """Search every site that has statistics; only the record changes, not the graph."""
         linears = {linear.node.name: linear for linear in find_linears(program.graph)}
         granularity = program.quantization.decide(program).granularity
-        changes: list[Change] = []
-        sites = []
-        for site in track(program.sites, "search scales"):
+
+        def search(site: Site) -> tuple[Site, SiteScale | None]:
             parts = _parts(program, site, linears, granularity)
             if not parts:
-                sites.append(site)
-                changes.append(Change(site.name, "no statistics", refused=True))
-                continue
-            decided, scale = self._search(site, parts, _movable(site, linears))
-            program.scales[site.name] = scale
-            sites.append(decided)
-            changes.append(
-                Change(
-                    site.name,
-                    f"{decided.status} {scale.candidate}: loss {scale.loss:.4g}, "
-                    f"nearest {scale.loss_nearest:.4g}",
-                )
-            )
-        program.sites = tuple(sites)
-        return changes
+                return site, None
+            return self._search(site, parts, _movable(site, linears))
+
+        found = parallel_map(search, program.sites)
+        decided = list(track(found, "search scales", len(program.sites)))
+        program.sites = tuple(site for site, _ in decided)
+        program.scales.update({site.name: scale for site, scale in decided if scale is not None})
+        return [_change(site, scale) for site, scale in decided]
 
     def _search(self, site: Site, parts: list[Part], movable: bool) -> tuple[Site, SiteScale]:
         """The site with what becomes of it, and its scales."""
@@ -89,6 +82,13 @@ class SearchScales:
                 return status, SiteScale(best.scale, best.name, nearest, best.loss)
         ones = torch.ones(max(site.scales, 1))
         return site, SiteScale(ones, "identity", nearest, nearest)
+
+
+def _change(site: Site, scale: SiteScale | None) -> Change:
+    if scale is None:
+        return Change(site.name, "no statistics", refused=True)
+    losses = f"loss {scale.loss:.4g}, nearest {scale.loss_nearest:.4g}"
+    return Change(site.name, f"{site.status} {scale.candidate}: {losses}")
 
 
 def _parts(
