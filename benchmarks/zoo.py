@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import cache_directory
+from benchmarks.zoo_models import build, names
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 EXACT = 1e-4
@@ -41,8 +42,6 @@ def main() -> None:
         return
     results = _read(chosen.cache)
     if not chosen.page:
-        from benchmarks.zoo_models import names
-
         wanted = chosen.only or [n for n in names() if n not in results][: chosen.limit]
         chosen.cache.parent.mkdir(parents=True, exist_ok=True)
         for name in wanted:
@@ -50,7 +49,7 @@ def main() -> None:
             print(_line(name, results[name]), flush=True)
             with chosen.cache.open("a") as file:
                 file.write(json.dumps({"name": name, **results[name]}) + "\n")
-    PAGE.write_text(_page(results))
+    PAGE.write_text(_page(results, len(names())))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -78,7 +77,6 @@ def run_one(name: str) -> dict[str, Any]:
     """Build, run and compile one model; what went wrong first, if anything."""
     import torch
     from awqc.compiler import compile as compile_model
-    from benchmarks.zoo_models import build
 
     torch.set_num_threads(1)
     try:
@@ -124,7 +122,8 @@ def _summary(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ok(result: dict[str, Any]) -> bool:
-    return result["stage"] == "done" and (result["export_rel"] or 0) <= EXACT
+    rel = result.get("export_rel")
+    return result["stage"] == "done" and rel is not None and rel <= EXACT
 
 
 def _line(name: str, result: dict[str, Any]) -> str:
@@ -146,7 +145,7 @@ def _problem(result: dict[str, Any]) -> str:
     if result["stage"] != "done":
         return f"{result.get('type', '')} {result.get('at', '')}: {result['error']}"
     if not _ok(result):
-        return f"the ONNX model differs by {result['export_rel']:.1e}"
+        return f"the ONNX model differs by {result['export_rel']}"
     if result["unfused"]:
         return f"{result['unfused']} weights run unfused"
     reasons = result["reasons"]
@@ -158,7 +157,7 @@ def _plain(text: str, length: int = 160) -> str:
     return text if len(text) <= length else text[:length] + " …"
 
 
-def _page(results: dict[str, dict[str, Any]]) -> str:
+def _page(results: dict[str, dict[str, Any]], known: int) -> str:
     built = {name: r for name, r in results.items() if r["stage"] != "build"}
     good = [name for name, r in built.items() if _ok(r)]
     stray = [n for n, r in built.items() if r["stage"] != "done" and not r.get("deliberate")]
@@ -173,7 +172,7 @@ def _page(results: dict[str, dict[str, Any]]) -> str:
             "# Coverage", "",
             "Small random-weight models, compiled at 4 bits with random calibration data. Written "
             "by `python -m benchmarks.zoo`; do not edit.", "",
-            f"- {len(results)} models tried, {len(built)} build and run from a shrunken "
+            f"- {len(results)} of {known} models tried, {len(built)} build and run from a shrunken "
             "configuration.",
             f"- {len(good)} of {len(built)} compiled, with an ONNX model equal to the graph "
             f"module within {EXACT:g} (relative, exact level).",
