@@ -72,9 +72,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        click.echo("awqc: error: the disk is full; nothing was written", err=True)
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"awqc: error: {where}{error.strerror}; nothing was written", err=True)
         return 1
 
 

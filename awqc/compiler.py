@@ -187,10 +187,20 @@ def parse_options(**given: Any) -> Options:
     check_formats(options.formats)
     if options.dtype not in ("auto", *DTYPES):
         raise UsageError(f"dtype {options.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
+    _check_device(options.device)
     options.build_pipeline()
     if options.provider != "auto":
         resolve_provider(options.provider)
     return options
+
+
+def _check_device(device: str) -> None:
+    """Calibration runs on the CPU; another device is refused, never silently replaced."""
+    if device != "cpu":
+        raise UsageError(
+            f"--device {device}: calibration runs on the CPU only; use --device cpu. "
+            "To verify in onnxruntime on CUDA, use --provider cuda"
+        )
 
 
 def _compile(

@@ -19,8 +19,13 @@ def check_replaceable(target: Path) -> None:
     """Refuse a ``target`` that holds something that awqc did not write.
 
     Raises:
-        UsageError: it is a file, or a folder with other content.
+        UsageError: it is a file, or a folder with other content, or cannot be written.
     """
+    parent = next(path for path in target.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{target}: {parent} is no folder that you may write to; give another --output-dir"
+        )
     if target.is_symlink() or target.is_file():
         raise UsageError(f"{target}: is a file; give another --output-dir")
     if target.is_dir() and any(target.iterdir()) and not (target / MARK).is_file():

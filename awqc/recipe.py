@@ -83,6 +83,16 @@ def write_recipe(program: Program, pipeline: str, folder: Path) -> None:
     save_file(scales, folder / SCALES_FILE)
 
 
+def _is_recipe(content: Any) -> bool:
+    """Whether this looks as `describe_recipe` makes it; report.json, for one, does not."""
+    kinds = {"schema": int, "pipeline": str, "quantization": dict, "sites": dict}
+    return (
+        isinstance(content, dict)
+        and all(isinstance(content.get(key), kind) for key, kind in kinds.items())
+        and content["schema"] == SCHEMA
+    )
+
+
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe; ``path`` is the file or the folder that holds it.
 
@@ -99,8 +109,10 @@ def read_recipe(path: str | Path) -> Recipe:
             f"{file}: cannot be read as a recipe ({error}); give the recipe.json of an earlier "
             f"compile, with {SCALES_FILE} beside it"
         ) from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise UsageError(f"{file}: is no recipe of schema {SCHEMA}")
+    if not _is_recipe(content):
+        raise UsageError(
+            f"{file}: is no recipe of schema {SCHEMA}; give the recipe.json of an earlier compile"
+        )
     sites = content["sites"]
     missing = [n for n, s in sites.items() if "candidate" in s and n not in scales]
     if missing:

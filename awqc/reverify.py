@@ -28,9 +28,12 @@ def reverify(
     """Compare ``model.onnx`` with ``model.pt2``, and with the original where it is given.
 
     Raises:
-        UsageError: a file is missing, or the inputs of the two models differ.
+        UsageError: a file is missing, the inputs of the two models differ, or ``max_loss``
+            is given without ``against``.
         VerificationError: they disagree, or the loss is beyond ``max_loss``.
     """
+    if max_loss is not None and against is None:
+        raise UsageError("--max-loss is a limit for the loss against the original: give --against")
     for name in ("model.onnx", "model.pt2"):
         if not (folder / name).is_file():
             raise UsageError(

@@ -94,9 +94,14 @@ def test_what_awqc_did_not_write_is_not_touched(tmp_path: Path) -> None:
     check_replaceable(tmp_path / "missing")
 
 
-def test_a_parent_that_is_a_file_is_an_export_error(tmp_path: Path) -> None:
+def test_a_parent_that_is_a_file_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match="cannot be written"), staging(tmp_path / "file" / "out"):
+    with pytest.raises(UsageError, match="no folder that you may write to"):
+        check_replaceable(tmp_path / "file" / "out")
+
+
+def test_a_parent_that_cannot_be_made_is_an_export_error() -> None:
+    with pytest.raises(ExportError, match="cannot be written"), staging(Path("/proc/none/out")):
         pass
 
 

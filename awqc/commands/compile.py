@@ -54,7 +54,8 @@ Examples:
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
               default="auto", show_default=True,
               help="What the exported model computes in; auto: as the model came.")
-@click.option("--device", default="cpu", show_default=True, help="Where calibration runs.")
+@click.option("--device", default="cpu", show_default=True,
+              help="Where calibration runs; only cpu so far.")
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
               show_default=True, help="Where onnxruntime verifies.")
 @click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",
@@ -136,6 +137,8 @@ def command(
     compiled = compile(
         program, calib=data, observe=watch.observe, beside=companions(model), **chosen
     )
+    if not compiled.report["layers"]:
+        err.print("[bold yellow]warning:[/] nothing is quantized: no weight is left to quantize")
     compiled.save(target)
     if as_json:
         click.echo(json.dumps(compiled.report, indent=2, allow_nan=False))

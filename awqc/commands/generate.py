@@ -8,7 +8,8 @@ import click
 
 
 @click.command("generate")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                metavar="DIR")
 @click.argument("prompt")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True,
               help="Where to stop at the latest.")

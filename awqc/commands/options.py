@@ -153,8 +153,13 @@ def load_data(
     seq_len: int | None,
     seed: int,
 ) -> CalibrationData:
-    """Calibration data of a file, of text, or made up."""
+    """Calibration data of a file, of text, or made up.
+
+    Raises:
+        UsageError: ``seq_len`` is given where no text is read.
+    """
     from awqc.calibration import load_calibration, synthetic
+    from awqc.errors import UsageError
 
     path = Path(model)
     folder_model = path.is_dir() or path.suffix == ".gguf"
@@ -166,6 +171,8 @@ def load_data(
         return text_calibration(
             program, folder, calib, num_samples=num_samples, seq_len=seq_len, seed=seed
         )
+    if seq_len is not None:
+        raise UsageError("--seq-len is for language models that read text; leave it out here")
     if calib is None:
         return synthetic(program, num_samples or 64, seed)
     return load_calibration(calib, program, num_samples)

@@ -9,7 +9,8 @@ import click
 
 
 @click.command("verify")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                metavar="DIR")
 @click.option("--calib", type=click.Path(path_type=Path), metavar="FILE",
               help="Data to compare on, as in awqc compile; random data without it.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Use at most this many samples.")
@@ -52,7 +53,10 @@ def command(
         max_loss=max_loss,
         seed=seed,
     )
+    result = verification.as_dict()
+    if against is None:
+        result |= {"original": None, "exported_original": None}
     if as_json:
-        click.echo(json.dumps(verification.as_dict(), indent=2))
+        click.echo(json.dumps(result, indent=2))
     else:
-        print_verification(verification.as_dict(), console())
+        print_verification(result, console())

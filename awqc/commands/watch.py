@@ -29,6 +29,14 @@ class Watch:
             raise UsageError(
                 f"--print-after {self.print_after!r}: give all, or one of {', '.join(PASSES)}"
             )
+        if self.dump_dir is not None:
+            try:
+                self.dump_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(
+                    f"--dump-dir {self.dump_dir}: cannot be made: {error.strerror or error}; "
+                    "give a folder that you may write to"
+                ) from error
 
     @property
     def observe(self) -> Observe | None:
@@ -49,7 +57,6 @@ class Watch:
             lines = compare_weights(before.graph_module, after.graph_module)
             self._print("".join(f"{line}\n" for line in lines))
         if self.dump_dir is not None:
-            self.dump_dir.mkdir(parents=True, exist_ok=True)
             (self.dump_dir / f"{self._count:02}-{step.name}.txt").write_text(text)
         self._count += 1
 

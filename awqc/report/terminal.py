@@ -113,12 +113,13 @@ def print_verification(verify: Mapping[str, Any], out: Console) -> None:
             fused += f", {len(verify['dequantized'])} other weights dequantized at each run"
         out.print(f"kernels: {fused}")
     original = verify["original"]
-    agreement = original["argmax_agreement"]
-    out.print(
-        f"against the original: SQNR {decibel(original['sqnr_db'])} dB, "
-        f"cosine {original['cosine']:.6f}, max difference {number(original['max_abs'])}"
-        + (f", same argmax {agreement:.1%}" if agreement is not None else "")
-    )
+    if original is not None:
+        agreement = original["argmax_agreement"]
+        out.print(
+            f"against the original: SQNR {decibel(original['sqnr_db'])} dB, "
+            f"cosine {original['cosine']:.6f}, max difference {number(original['max_abs'])}"
+            + (f", same argmax {agreement:.1%}" if agreement is not None else "")
+        )
     for form, text in (verify["text"] or {}).items():
         print_quality(form.replace("_", " "), text, out)
     for note in verify["notes"]:
