@@ -26,6 +26,8 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 GENAI = "genai_config.json"
+TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
+"""Inputs that tokenizers make, in their order."""
 
 
 def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list[Path]:
@@ -46,7 +48,7 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
             for file in folder.path.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
-    _name_tokenizer(target / "tokenizer_config.json")
+    _describe_tokenizer(program, target / "tokenizer_config.json")
     if program.states:
         made = genai_config(program, config, tokenizer)
         (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
@@ -110,13 +112,19 @@ def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[s
     }
 
 
-def _name_tokenizer(path: Path) -> None:
-    """Name the general tokenizer class so that releases of transformers before 5 know it."""
+def _describe_tokenizer(program: Program, path: Path) -> None:
+    """Let the tokenizer give what the model takes, in every release of transformers.
+
+    The general class has a name that releases before 5 know; by itself it would give
+    ``token_type_ids`` too, which a runner refuses to hand to a model without that input.
+    """
     if path.is_file():
         content = read_json(path)
         if content.get("tokenizer_class") == "TokenizersBackend":
             content["tokenizer_class"] = "PreTrainedTokenizerFast"
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        taken = {spec.name for spec in program.inputs}
+        content["model_input_names"] = [name for name in TOKENIZED if name in taken]
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _token_id(key: str, config: Any, tokenizer: Any) -> Any:
