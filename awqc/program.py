@@ -67,6 +67,20 @@ class CallSpec:
     out_constants: dict[int, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class WeightError:
+    """What rounding did to one weight.
+
+    Attributes:
+        weight: ``|Q - W| / |W|``.
+        output_sqnr_db: of the output of its product when it alone is quantized, over the
+            calibration data; None where there was none, or no error.
+    """
+
+    weight: float
+    output_sqnr_db: float | None
+
+
 @dataclass
 class Program:
     """A model on its way through the compiler.
@@ -93,6 +107,7 @@ class Program:
         statistics: of what each product reads, by the product's node name, filled by calibrate.
         scales: what the search chose, by site name, filled by search-scales.
         quantized: the quantized weights by name, filled by quantize-weights.
+        errors: what rounding did to them, by name.
         skipped: weights and nodes left alone, with the reason.
     """
 
@@ -114,6 +129,7 @@ class Program:
     statistics: dict[str, Statistics] = field(default_factory=dict)
     scales: dict[str, SiteScale] = field(default_factory=dict)
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
+    errors: dict[str, WeightError] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -145,6 +161,7 @@ class Program:
         copied.statistics = dict(self.statistics)
         copied.scales = dict(self.scales)
         copied.quantized = dict(self.quantized)
+        copied.errors = dict(self.errors)
         copied.skipped = dict(self.skipped)
         return copied
 

@@ -91,18 +91,25 @@ class QuantizedWeight:
     """A quantized weight matrix.
 
     Attributes:
-        codes: uint8 ``(rows, columns)``, one code a byte, in ``[0, quant_max]``.
+        packed: uint8 ``(rows, ceil(columns * storage_bits / 8))``, see `pack`.
+        columns: of the matrix.
         scale: float ``(rows, groups)``, in the dtype that the model computes in.
         zero_point: uint8 ``(rows, groups)``, or None when symmetric.
         granularity: bits, group size and symmetry.
         shape: shape of the original weight; ``rows * columns`` elements.
     """
 
-    codes: Tensor
+    packed: Tensor
+    columns: int
     scale: Tensor
     zero_point: Tensor | None
     granularity: Granularity
     shape: tuple[int, ...]
+
+    @property
+    def codes(self) -> Tensor:
+        """uint8 ``(rows, columns)``, one code a byte, in ``[0, quant_max]``."""
+        return unpack(self.packed, self.granularity.storage_bits, self.columns)
 
     def dequantize(self) -> Tensor:
         """The weight that this stands for, in ``shape``, in the dtype of ``scale``."""
@@ -113,8 +120,7 @@ class QuantizedWeight:
     def nbytes(self) -> int:
         """Bytes of the packed codes, scales and (packed) zero points."""
         per_byte = 8 // self.granularity.storage_bits
-        rows, columns = self.codes.shape
-        codes = rows * -(-columns // per_byte)
+        codes = self.packed.numel()
         scales = self.scale.numel() * self.scale.element_size()
         zeros = 0 if self.zero_point is None else -(-self.zero_point.numel() // per_byte)
         return codes + scales + zeros
@@ -215,9 +221,10 @@ def quantize(
     grouped = to_groups(matrix.float(), granularity)
     low, high = torch.aminmax(grouped, dim=-1)
     scale, zero_point = choose_qparams(low, high, granularity, scale_dtype or weight.dtype)
-    codes = round_to_grid(grouped, scale, zero_point, granularity)
+    codes = round_to_grid(grouped, scale, zero_point, granularity).to(torch.uint8)
     return QuantizedWeight(
-        codes=from_groups(codes, matrix.shape[1]).to(torch.uint8).contiguous(),
+        packed=pack(from_groups(codes, matrix.shape[1]), granularity.storage_bits).contiguous(),
+        columns=matrix.shape[1],
         scale=scale.to(weight.dtype),
         zero_point=None if granularity.symmetric else zero_point.to(torch.uint8),
         granularity=granularity,

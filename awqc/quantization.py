@@ -98,6 +98,8 @@ class QuantizationSpec:
                 granularity[name] = self._granularity(linear, head)
             else:
                 refused[name] = reason
+        for name, reader in _unknown_readers(program, {*granularity, *refused}).items():
+            refused[name] = f"read by {reader}, which is no product that awqc quantizes"
         return Decisions(granularity, frozenset(tables), refused)
 
     def _granularity(self, linear: Linear, head: bool) -> Granularity:
@@ -156,6 +158,20 @@ def embedding_tables(program: Program) -> list[Node]:
             if table.op == "get_attr" and table.meta["val"].dtype.is_floating_point:
                 found[table] = None
     return list(found)
+
+
+def _unknown_readers(program: Program, known: set[str]) -> dict[str, str]:
+    """Large float matrices that nobody decided about, with the operation that reads them."""
+    found = {}
+    for node in program.graph.nodes:
+        if node.op != "get_attr" or str(node.target) in known or not node.users:
+            continue
+        value = node.meta["val"]
+        if value.is_floating_point() and value.ndim > 1 and value.numel() >= SMALLEST_TABLE:
+            reader = next(iter(node.users)).target
+            name = getattr(reader, "__name__", str(reader)).removesuffix(".default")
+            found[str(node.target)] = name
+    return found
 
 
 def head_weights(program: Program) -> set[str]:

@@ -28,7 +28,7 @@ from awqc.errors import ExportError
 from awqc.export.decompose import LocalProgram
 from awqc.nodes import fake_like, module_path
 from awqc.program import Program
-from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed, unpack
+from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class PackedWeight:
         columns = elements // packed.shape[0] if packed.shape[0] else 0
         zero_point = None if self.zero_point is None else program.weight(self.zero_point)
         return QuantizedWeight(
-            codes=unpack(packed, self.granularity.storage_bits, columns),
+            packed=packed,
+            columns=columns,
             scale=program.weight(self.scale),
             zero_point=zero_point,
             granularity=self.granularity,

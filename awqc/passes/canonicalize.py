@@ -25,7 +25,8 @@ class Canonicalize:
     Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
     computes expressions of constant tensors once, folds batch norms into the convolutions
     before them, gives norms without a weight one of ones, and writes each product of an
-    activation with a tensor of the program as ``linear``, stacks of matrices one by one.  Keeps: float outputs, to rounding.
+    activation with a tensor of the program as ``linear``, stacks of matrices one by one.
+    Keeps: float outputs, to rounding.
     """
 
     name: ClassVar[str] = "canonicalize"

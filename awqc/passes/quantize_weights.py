@@ -7,12 +7,14 @@ from typing import ClassVar
 
 from torch.fx import Node
 
+from awqc.linears import find_linears
 from awqc.passes.base import Change
-from awqc.program import Program
+from awqc.program import Program, WeightError
 from awqc.progress import track
-from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed, pack, quantize
+from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed, quantize
 from awqc.quantization import QuantizationSpec
 from awqc.threads import parallel_map
+from awqc.weight_error import measure
 
 
 @dataclass(frozen=True)
@@ -37,34 +39,37 @@ class QuantizeWeights(QuantizationSpec):
         program.skipped.update(decisions.refused)
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
-        order = {node: place for place, node in enumerate(program.graph.nodes)}
+        linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
 
-        def run(item: tuple[str, Granularity]) -> QuantizedWeight:
-            weight = program.weight(item[0])
-            return quantize(weight, weight.shape[0], item[1], program.scale_dtype)
+        def run(item: tuple[str, Granularity]) -> tuple[QuantizedWeight, WeightError]:
+            name, granularity = item
+            weight = program.weight(name)
+            quantized = quantize(weight, weight.shape[0], granularity, program.scale_dtype)
+            return quantized, measure(program, name, linears.get(name), quantized)
 
         items = list(decisions.granularity.items())
         made = track(parallel_map(run, items), "quantize weights", len(items))
-        for (name, granularity), quantized in zip(items, made, strict=True):
-            program.quantized[name] = quantized
-            first = min(reads[name].users, key=order.__getitem__)
-            replace_weight(program, reads[name], quantized, first)
+        for (name, granularity), (quantized, error) in zip(items, made, strict=True):
+            program.quantized[name], program.errors[name] = quantized, error
+            replace_weight(program, reads[name], quantized)
             changes.append(
                 Change(name, f"{granularity.bits} bits, group {granularity.group_size}")
             )
         return changes
 
 
-def replace_weight(
-    program: Program, weight: Node, quantized: QuantizedWeight, anchor: Node
-) -> None:
-    """Let the readers of ``weight``, of which ``anchor`` is the first, read the codes instead.
+def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:
+    """Let the readers of ``weight`` read the dequantized codes instead.
 
-    The call stands just before ``anchor``: the dequantized weight lives as briefly as
+    The call stands just before the first of them: the dequantized weight lives as briefly as
     possible.
     """
+    readers = set(weight.users)
+    anchor = next(iter(readers))
+    if len(readers) > 1:
+        anchor = next(node for node in program.graph.nodes if node in readers)
     name, granularity = str(weight.target), quantized.granularity
-    packed = pack(quantized.codes, granularity.storage_bits)
+    packed = quantized.packed
     reads = [
         program.add_weight(f"{name}.packed", packed, anchor),
         program.add_weight(f"{name}.scale", quantized.scale, anchor),

@@ -14,6 +14,7 @@ from rich.text import Text
 from awqc.report.wording import byte_count, decibel, fit_names, group_size, number, shorten
 
 WORST = 3
+MOST_LAYERS = 40
 LABEL = 9
 FIGURES = 52
 """Columns that the figures of the layer table take."""
@@ -31,6 +32,9 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
     """Layers, sites, sizes, verification and time, in one screen where possible."""
     if report["layers"]:
         out.print(_layer_table(report["layers"], out.width - FIGURES))
+        if len(report["layers"]) > MOST_LAYERS:
+            hidden = len(report["layers"]) - MOST_LAYERS
+            out.print(f"… and {hidden} layers less affected, see report.html")
         out.print(_worst(report["layers"], out.width // 2))
     out.print(_sites(report["sites"]))
     for entry in _grouped(report["skipped"]):
@@ -49,6 +53,10 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
 
 
 def _layer_table(layers: list[dict[str, Any]], width: int) -> Table:
+    """All layers, or those most affected where there are more than `MOST_LAYERS`."""
+    if len(layers) > MOST_LAYERS:
+        ranked = sorted(layers, key=_affected)[:MOST_LAYERS]
+        layers = [layer for layer in layers if layer in ranked]
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
     for heading in ("bits", "group", "error", "output dB", "accum. dB", "size"):
@@ -65,6 +73,11 @@ def _layer_table(layers: list[dict[str, Any]], width: int) -> Table:
             byte_count(layer["bytes"]),
         )
     return table
+
+
+def _affected(layer: dict[str, Any]) -> float:
+    accumulated = layer["accumulated_sqnr_db"]
+    return float("inf") if accumulated is None else float(accumulated)
 
 
 def _worst(layers: list[dict[str, Any]], width: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.errors import UsageError
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import DEFAULT
 from awqc.program import Program
 from tests.tiny import capture, inputs, model, relative, run
-from torch import Tensor, nn
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 # A few roundings of 5e-4 and 4e-3.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from awqc.passes.fold_scales import FoldScales
 from awqc.program import Program
 from awqc.sites import SiteScale, scale_factor

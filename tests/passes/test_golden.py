@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.dump import compare_weights, diff, dump
 from awqc.passes.base import Change
 from awqc.passes.convert_dtype import ConvertDtype
@@ -15,7 +17,6 @@ from awqc.program import Program
 from awqc.recipe import write_recipe
 from tests.conftest import Golden
 from tests.tiny import capture, captured, run
-from torch import Tensor, nn
 
 WHOLE = 1000
 """Lines of context: all of a small graph."""

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from torch.nn.functional import linear as product
+
 from awqc.errors import CalibrationError
 from awqc.linears import find_linears
 from awqc.program import Program
 from awqc.quantization import QuantizationSpec
 from tests.tiny import capture, captured, inputs, model, relative, run
-from torch import Tensor, nn
-from torch.nn.functional import embedding
-from torch.nn.functional import linear as product
 
 CALIBRATED = "canonicalize,insert-observers,calibrate"
 

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from awqc.errors import InvariantError, UsageError
 from awqc.passes.base import Change, Pass
 from awqc.passes.invariants import TOLERANCE, check_invariants, relative_change
 from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, PASSES, Pipeline, parse_pipeline
 from awqc.program import Program
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.tiny import captured, run
 
 SPECS = [
@@ -156,13 +157,21 @@ def _break_qparams(program: Program, **fields: Any) -> None:
     program.quantized[name] = replace(quantized, **fields)
 
 
+def test_a_code_beyond_its_bits_is_found() -> None:
+    program = run(captured("mlp"), "canonicalize,quantize-weights{bits=3}")
+    step = parse_pipeline("quantize-weights").passes[0]
+    name = next(iter(program.quantized))
+    _break_qparams(program, packed=torch.full_like(program.quantized[name].packed, 0xFF))
+    with pytest.raises(InvariantError, match="a code beyond its bits"):
+        check_invariants(program, step)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("scale", torch.ones(32, 2), "has scales"),
         ("scale", torch.zeros(32, 1), "a scale that is not positive"),
         ("scale", torch.full((32, 1), float("inf")), "a scale that is not positive"),
-        ("codes", torch.full((32, 16), 16, dtype=torch.uint8), "a code beyond its bits"),
         ("zero_point", torch.zeros(32, 3, dtype=torch.uint8), "0.weight"),
     ],
 )

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import nn
+
 from awqc.export.onnx import export_onnx
 from awqc.program import Program
 from awqc.qparams import QuantizedWeight
-from numpy.typing import NDArray
 from tests.export.quantizing import run_onnx
 from tests.tiny import capture as capture_model
 from tests.tiny import captured, relative, run
-from torch import nn
 
 
 def dequantized(q: QuantizedWeight) -> NDArray[np.float64]:

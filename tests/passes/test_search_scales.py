@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from awqc.linears import find_linears
 from awqc.passes.pipeline import parse_pipeline
 from awqc.passes.scale_search import SCALE_LIMIT, Part, Search
@@ -14,7 +16,6 @@ from awqc.program import Program
 from awqc.qparams import BITS, Granularity, fake_quantize
 from awqc.statistics import Accumulator, Statistics
 from tests.tiny import SEARCHED, captured, run
-from torch import Tensor
 
 
 def observed(x: Tensor) -> Statistics:
