@@ -76,6 +76,7 @@ def _isolated(name: str, timeout: float) -> dict[str, Any]:
 def run_one(name: str) -> dict[str, Any]:
     """Build, run and compile one model; what went wrong first, if anything."""
     import torch
+
     from awqc.compiler import compile as compile_model
 
     torch.set_num_threads(1)

@@ -8,9 +8,10 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import torch
-from benchmarks.zoo_configs import shrunken
 from torch import Tensor, nn
 from torch.nn import functional
+
+from benchmarks.zoo_configs import shrunken
 
 Built = tuple[nn.Module, dict[str, Tensor] | tuple[Tensor, ...]]
 TASKS = {

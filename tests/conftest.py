@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from awqc.program import Program
 from tests.tiny import MODELS, captured
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 
+import pytest
+
 import awqc
 import awqc.errors as errors
-import pytest
 
 NAMES = ["AwqcError", "Compiled", "compile", "load"]
 COMPILE = ["model", "example_inputs", "calib"]

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from awqc.calibration import (
     CalibrationData,
     embedding_rows,
@@ -20,8 +23,6 @@ from awqc.calibration import (
 from awqc.capture.module import capture_module
 from awqc.errors import CalibrationError, UsageError
 from awqc.program import Program
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 
 class Net(nn.Module):

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import awqc.export.formats as formats
 import onnx
 import pytest
 import torch
+
+import awqc.export.formats as formats
 from awqc.compiler import Compiled, compile
 from awqc.errors import CalibrationError, ExportError, UsageError, VerificationError
 from awqc.runtime import EXACT as EXACT_LEVEL

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
 from awqc.cli import run
 from awqc.demo.data import load_task
 from awqc.demo.walk import parse_dims

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.module import capture_module
 from awqc.dump import compare_weights, diff, dump
 from tests.tiny import captured, run
-from torch import Tensor, nn
 
 
 class Two(nn.Module):

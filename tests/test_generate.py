@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from awqc.capture.hf_folder import HFFolder
 from awqc.capture.huggingface import load_program
 from awqc.errors import UsageError

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from awqc.layers import LayerRecord
 from awqc.passes.pipeline import DEFAULT, parse_pipeline
 from awqc.program import Program

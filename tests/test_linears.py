@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.module import capture_module
 from awqc.linears import MAX_PATCHES, Linear, find_linears
-from torch import Tensor, nn
 
 PRODUCTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 4), (3, 6)),

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from awqc.errors import ExportError, UsageError
 from awqc.publish import MARK, ScratchFolder, check_replaceable, staging
 

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
 from awqc.errors import UsageError
 from awqc.qparams import (
     BITS,
@@ -21,10 +26,6 @@ from awqc.qparams import (
     to_groups,
     unpack,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch import Tensor
 
 GROUPS = st.sampled_from([-1, 1, 3, 16, 32, 48, 64, 128])
 Array = NDArray[np.float64]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from awqc.errors import UsageError
 from awqc.passes.load_scales import LoadScales
 from awqc.passes.pipeline import DEFAULT
 from awqc.program import Program
 from awqc.recipe import SCALES_FILE, read_recipe, write_recipe
-from safetensors.torch import save_file
 from tests.tiny import captured, run
 
 

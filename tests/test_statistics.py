@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awqc.statistics import EXACT_COLUMNS, LARGEST, Accumulator, Statistics
 from torch import Tensor
+
+from awqc.statistics import EXACT_COLUMNS, LARGEST, Accumulator, Statistics
 
 
 def observed(*batches: Tensor, rows: int = 64, seed: int = 0) -> Statistics:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from awqc.capture.hf_folder import HFFolder
 from awqc.capture.huggingface import load_program
 from awqc.errors import CalibrationError, UsageError

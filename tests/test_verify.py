@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from awqc.errors import VerificationError
 from awqc.passes.pipeline import DEFAULT
 from awqc.verify import Gap, Verification, check, take_reference, verify
 from tests.tiny import captured, relative, run
-from torch import Tensor
 
 
 def gap(now: Tensor, reference: Tensor, mask: Tensor | None = None) -> Gap:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.module import capture_module
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
-from torch import Tensor, nn
 
 SEARCHED = "canonicalize,insert-observers,calibrate,search-scales"
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from awqc.capture.hf_folder import HFFolder
 from awqc.capture.huggingface import load_program
 from awqc.errors import AwqcError, CaptureError, UsageError
@@ -24,7 +26,6 @@ from tests.tiny_language_models import (
     save_encoder,
     save_tokenizer,
 )
-from torch import Tensor
 
 TOLERANCE = 2e-6
 

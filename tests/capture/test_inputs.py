@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.inputs import (
     dynamic_axes,
     given_inputs,
@@ -13,7 +15,6 @@ from awqc.capture.inputs import (
     parse_inputs,
 )
 from awqc.errors import UsageError
-from torch import Tensor, nn
 
 
 def test_specs_round_trip() -> None:

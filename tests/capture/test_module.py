@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.exported import program_from_exported
 from awqc.capture.module import capture_module
 from awqc.errors import CaptureError, UnsupportedGraphError, UsageError
-from torch import Tensor, nn
 
 Forward = Callable[..., Any]
 

@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from awqc.capture.source import load_program
-from awqc.errors import AwqcError, CaptureError, UsageError
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn
+
+from awqc.capture.source import load_program
+from awqc.errors import AwqcError, CaptureError, UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.module import capture_module
 from awqc.channels.analysis import find_sites
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.sites import Site, scale_factor
-from torch import Tensor, nn
 
 TOLERANCE = 1e-10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from awqc.channels.labels import PINNED, ScaleClasses, compress, fit, merge_axes, strongest
 from awqc.sites import scale_factor
 

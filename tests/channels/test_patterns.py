@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from awqc.sites import Site
-from tests.channels.proving import by_weight, prove
 from torch import Tensor, nn
 from torch.nn import functional
+
+from awqc.sites import Site
+from tests.channels.proving import by_weight, prove
 
 
 class Attention(nn.Module):

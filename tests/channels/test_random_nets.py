@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.channels.proving import prove
 from tests.channels.random_nets import STEPS, WIDTH, RandomNet
 

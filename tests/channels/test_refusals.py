@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.channels.proving import by_weight, prove
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tests.channels.proving import by_weight, prove
 
 
 class Net(nn.Module):

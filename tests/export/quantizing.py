@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.module import DynamicAxes, capture_module
 from awqc.linears import find_linears
 from awqc.passes.quantize_weights import replace_weight
 from awqc.program import Program
 from awqc.qparams import Granularity, quantize
-from torch import Tensor, nn
 
 
 def quantized(program: Program, *granularities: Granularity) -> Program:

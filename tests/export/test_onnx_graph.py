@@ -9,13 +9,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from awqc.errors import ExportError, UsageError
 from awqc.export import onnx as target
 from awqc.export.onnx import export_onnx
 from awqc.qparams import Granularity
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
-from torch import Tensor, nn
-from torch.nn import functional
 
 
 class Call(nn.Module):

@@ -9,13 +9,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.export.onnx import export_onnx
 from awqc.export.onnx_codes import TWO_BIT_OPSET
 from awqc.export.onnx_fusion import fused_kernels
 from awqc.program import Program
 from awqc.qparams import Granularity
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
-from torch import Tensor, nn
 
 GROUPS = [16, 32, 48, 64, 128, -1]
 

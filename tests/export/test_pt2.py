@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from awqc.capture.module import capture_module
 from awqc.export.graph_module import example_call, restore_calls
 from awqc.export.pt2 import export_pt2
 from awqc.qparams import Granularity
 from tests.export.quantizing import captured, quantized, relative_error
-from torch import Tensor, nn
 
 
 class Branches(nn.Module):

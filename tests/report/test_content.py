@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import awqc
 import pytest
 import torch
 from torch import nn
+
+import awqc
 
 TOP = {
     "schema", "sites", "layers", "skipped", "size", "verify", "timing_s", "recipe", "environment",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.console import Console
+
 from awqc.report.terminal import print_report, print_sites
 from awqc.report.wording import fit_names, shorten
-from rich.console import Console
 from tests.report.test_html import example
 
 
