@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +36,12 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     needs no awqc, and holds no float copy of a quantized weight. Dynamic axes stay so.
 
     Raises:
-        ExportError: torch cannot export or write the graph.
+        ExportError: torch cannot export the graph.
+        OSError: ``path`` cannot be written.
     """
     args, kwargs = example_call(program)
+    # In memory first: torch's own writer ends the whole process where the disk is full.
+    archive = io.BytesIO()
     try:
         with torch.no_grad(), _quiet():
             exported = torch.export.export(
@@ -46,13 +50,14 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
-            torch.export.save(exported, path)
-    except (RuntimeError, ValueError, OSError) as error:
+            torch.export.save(exported, archive)
+    except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ExportError(
-            f"{path}: torch.export could not write the quantized graph: "
+            f"{program.name}: torch.export could not write the quantized graph: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
+    path.write_bytes(archive.getbuffer())
     return ExportedPt2(path, tuple(program.quantized))
 
 
