@@ -21,7 +21,13 @@ from awqc.export.formats import FORMATS, check_formats
 from awqc.export.graph_module import restore_calls
 from awqc.layers import LayerRecord
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
-from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, Observe, Pipeline, parse_pipeline
+from awqc.passes.pipeline import (
+    DEFAULT,
+    Observe,
+    Pipeline,
+    parse_pipeline,
+    without_search,
+)
 from awqc.program import Program
 from awqc.publish import ScratchFolder, check_replaceable, staging
 from awqc.qparams import Bits
@@ -70,7 +76,7 @@ class Options:
         }
         if self.recipe is not None:
             recipe = read_recipe(self.recipe)
-            text = self.pipeline or FROM_RECIPE
+            text = self.pipeline or without_search(recipe.pipeline)
             options["load_scales"] = {"recipe": str(self.recipe)}
             options["quantize_weights"] = {
                 **recipe.quantization,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from awqc.channels.analysis import find_sites
@@ -21,7 +21,7 @@ class LoadScales:
     Refuses: a recipe whose sites are not those of this model.
     """
 
-    recipe: str = "recipe.json"
+    recipe: str = field(default="recipe.json", metadata={"local": True})
     name: ClassVar[str] = "load-scales"
     keeps_output: ClassVar[bool] = True
 

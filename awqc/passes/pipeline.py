@@ -38,7 +38,6 @@ PASSES: dict[str, type[Any]] = {
 DEFAULT = (
     "canonicalize,insert-observers,calibrate,search-scales,fold-scales,quantize-weights"
 )
-FROM_RECIPE = "canonicalize,load-scales,fold-scales,quantize-weights"
 
 Observe = Callable[[Pass, Program, Program, list[Change]], None]
 """Called after each pass with the pass, the program before and after, and the changes."""
@@ -105,8 +104,8 @@ def parse_pipeline(spec: str, **options: dict[str, Any]) -> Pipeline:
     Raises:
         UsageError: a pass or option that does not exist, or a value that does not fit.
 
-    >>> str(parse_pipeline("canonicalize,search-scales{grid=10}"))
-    'canonicalize,search-scales{grid=10}'
+    >>> str(parse_pipeline("canonicalize,search-scales{grid=5}"))
+    'canonicalize,search-scales{grid=5}'
     """
     steps = []
     for name, text in _split(spec):
@@ -117,6 +116,21 @@ def parse_pipeline(spec: str, **options: dict[str, Any]) -> Pipeline:
         given |= _parse_options(cls, text)
         steps.append(cls(**given))
     return Pipeline(steps)
+
+
+def without_search(spec: str) -> str:
+    """The pipeline ``spec`` with ``load-scales`` in place of what finds scales from data.
+
+    >>> without_search("canonicalize,insert-observers,calibrate,search-scales{grid=5},fold-scales")
+    'canonicalize,load-scales,fold-scales'
+    """
+    kept = []
+    for name, text in _split(spec):
+        if name == SearchScales.name:
+            kept.append(LoadScales.name)
+        elif name not in (InsertObservers.name, Calibrate.name):
+            kept.append(f"{name}{{{text}}}" if text else name)
+    return ",".join(kept)
 
 
 def _split(spec: str) -> list[tuple[str, str]]:
@@ -180,12 +194,12 @@ def _escape(text: str) -> str:
 
 
 def _spell(step: Pass) -> str:
-    """A pass with the options that differ from their defaults."""
+    """A pass with the options that differ from their defaults, but for paths on this machine."""
     assert dataclasses.is_dataclass(step)
     shown = []
     for option in dataclasses.fields(step):
         value = getattr(step, option.name)
-        if value != _default(option):
+        if value != _default(option) and not option.metadata.get("local"):
             text = "|".join(map(_escape, value)) if isinstance(value, tuple) else str(value)
             if isinstance(value, str | bool):
                 text = _escape(value) if isinstance(value, str) else text.lower()

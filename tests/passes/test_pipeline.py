@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from awqc.errors import InvariantError, UsageError
 from awqc.passes.base import Change, Pass
 from awqc.passes.invariants import TOLERANCE, check_invariants, relative_change
-from awqc.passes.pipeline import DEFAULT, FROM_RECIPE, PASSES, Pipeline, parse_pipeline
+from awqc.passes.pipeline import DEFAULT, PASSES, Pipeline, parse_pipeline, without_search
 from awqc.program import Program
 from tests.tiny import captured, run
 
 SPECS = [
     DEFAULT,
-    FROM_RECIPE,
+    without_search(DEFAULT),
     "search-scales{grid=5,runtime-scales=never,runtime-threshold=0.5}",
     "quantize-weights{bits=8,group-size=-1,symmetric=true,exclude=head|embed}",
     "insert-observers{rows=64,seed=3}",
-    "load-scales{recipe=some/recipe.json}",
+    "load-scales",
 ]
 
 
