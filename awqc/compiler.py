@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
-from awqc.errors import ExportError, UsageError
+from awqc.errors import CaptureError, ExportError, UsageError
 from awqc.export.formats import FORMATS, check_formats
 from awqc.export.graph_module import restore_calls
 from awqc.layers import LayerRecord
@@ -218,6 +218,7 @@ def _compile(
 ) -> Compiled:
     provider = resolve_provider(options.provider)
     pipeline = options.build_pipeline()
+    _check_weights(program)
     original_bytes = stored_bytes(program)
     if program.source_dtype in HALVES:
         ConvertDtype("float32").apply(program)
@@ -252,6 +253,16 @@ def _compile(
     write_recipe(final, str(pipeline), folder)
     write_report(report, folder)
     return Compiled(restore_calls(final), report, files)
+
+
+def _check_weights(program: Program) -> None:
+    """Refuse a model whose matrices are damaged before anything is computed."""
+    for name, weight in program.graph_module.named_parameters():
+        if weight.ndim > 1 and weight.is_floating_point() and not weight.isfinite().all():
+            raise CaptureError(
+                f"{program.name}: the weight {name} holds NaN or infinite values; "
+                "give a model whose weights are finite"
+            )
 
 
 def _calibration(

@@ -34,6 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = fill(tmp_path_factory.mktemp("options"))
     torch.save(mlp().state_dict(), folder / "state.pt")
     torch.save(Own(16, 8), folder / "own.pt")
+    damaged = nn.Linear(16, 8)
+    damaged.weight.data[2, 3] = torch.nan
+    torch.save(nn.Sequential(damaged), folder / "damaged.pt")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
         torch.jit.save(torch.jit.script(mlp()), folder / "script.pt")  # type: ignore[no-untyped-call]
@@ -77,6 +80,7 @@ REFUSED = {
     "no file": (("compile", "nope.pt"), 2, "there is no such file or folder"),
     "state dict": (("compile", "state.pt"), 2, "bare state dict"),
     "own class": (("compile", "own.pt"), 2, r"Own, which is not part of torch.nn.*--trust-pickle"),
+    "damaged": (("compile", "damaged.pt"), 1, "the weight 0.weight holds NaN"),
     "torchscript": (("compile", "script.pt"), 2, "is a TorchScript archive"),
     "onnx": (("compile", "model.onnx"), 2, "is an ONNX file"),
     "no model": (("compile", "text.pt"), 2, "is no model that awqc knows"),
