@@ -79,7 +79,7 @@ def evaluate(
     """Measure ``model`` on ``text``, packed into sequences.
 
     Args:
-        model: a Hugging Face folder, or the output folder of a compile.
+        model: a Hugging Face folder or GGUF file, or the output folder of a compile.
         text: a .txt or .jsonl file.
         against: the original's folder; gives KL divergence and top-1 agreement.
         num_samples: sequences; ``seq_len`` tokens each.
@@ -91,15 +91,15 @@ def evaluate(
         UsageError: a folder is not what it should be.
         CalibrationError: the text is unusable.
     """
-    original = against
     scorers: list[Scorer] = []
     if (model / "report.json").is_file():
         scorers += list(_compiled(model, provider))
     else:
-        original = original or model
-    if original is not None:
-        scorers.insert(0, _original(original, trust_remote_code))
-    tokenizer = _text_model(model if original is None else original, scorers[0])
+        name = "original" if against is None else "model"
+        scorers.append(_causal_model(name, model, trust_remote_code))
+    if against is not None:
+        scorers.insert(0, _causal_model("original", against, trust_remote_code))
+    tokenizer = _text_model(against or model, scorers[0])
     length = tokenizer.sequence_length(seq_len)
     sequences = packed_sequences(tokenizer, text, num_samples or SEQUENCES, length)
     scores = {scorer.name: TextQuality() for scorer in scorers}
@@ -108,7 +108,7 @@ def evaluate(
         for scorer in scorers:
             logits = scorer.logits(token_batch(scorer, row))
             scores[scorer.name].add(logits, row, row * 0 + 1, reference)
-            if original is not None and reference is None:
+            if against is not None and reference is None:
                 reference = logits
     return {
         "text": text.name,
@@ -118,11 +118,11 @@ def evaluate(
     }
 
 
-def _original(folder: Path, trust_remote_code: bool) -> Scorer:
+def _causal_model(name: str, folder: Path, trust_remote_code: bool) -> Scorer:
     program = load_program(folder, trust_remote_code=trust_remote_code)
     if LOGITS not in program.head_outputs or not program.states:
         raise UsageError(f"{folder}: is no causal language model; eval measures those")
-    return _torch_scorer("original", program, program.inputs, program.states, LOGITS)
+    return _torch_scorer(name, program, program.inputs, program.states, LOGITS)
 
 
 def _torch_scorer(

@@ -214,6 +214,10 @@ def _check_weights(path: Path) -> None:
                 )
             return
     if not any((path / name).is_file() for name in WEIGHTS):
+        if (path / "recipe.json").is_file() and (path / "report.json").is_file():
+            raise UsageError(
+                f"{path}: was compiled by awqc already; start from the model's float weights"
+            )
         found = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; for {found[0]} give its path itself" if found else ""
         raise UsageError(f"{path}: no weights ({' or '.join(WEIGHTS)}) are in the folder{hint}")

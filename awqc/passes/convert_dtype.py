@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
 from awqc.linears import CONVOLUTIONS
@@ -109,16 +111,34 @@ def _propagate(program: Program) -> None:
         if node.op == "get_attr":
             node.meta["val"] = fake_like(program.weight(str(node.target)), first)
         elif node.op == "call_function":
-            node.meta["val"] = _evaluate(node)
+            node.meta["val"] = _retyped(node)
 
 
-def _evaluate(node: Node) -> Any:
+def _retyped(node: Node) -> Any:
+    """The fake value of ``node`` with the dtypes that its operands give it now.
+
+    The sizes stay as they are: to work them out again would fix symbolic ones, each time
+    that an operation compares two of them.
+    """
+    former = node.meta["val"]
+    if not any(_is_floating(leaf) for leaf in pytree.tree_leaves(former)):
+        return former
     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     mode = fake_mode_of((args, kwargs))
     if mode is None:
         return node.target(*args, **kwargs)  # type: ignore[operator]
-    with mode:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+    symbols = mode.shape_env
+    with mode, symbols.suppress_guards() if symbols else nullcontext():
+        values = node.target(*args, **kwargs)  # type: ignore[operator]
+    return pytree.tree_map(
+        lambda was, now: was.to(now.dtype) if isinstance(was, Tensor) else was,
+        former,
+        values,
+    )
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype.is_floating_point
 
 
 class _Narrowing:
@@ -167,7 +187,7 @@ class _Narrowing:
             mixed = len(dtypes & {torch.float32, self._dtype}) > 1
             if name in RAISE or mixed or self._has_large_number(node):
                 self._cast_inputs(node, torch.float32)
-        node.meta["val"] = _evaluate(node)
+        node.meta["val"] = _retyped(node)
 
     def _has_large_number(self, node: Node) -> bool:
         """Whether ``node`` computes with a finite number that the dtype cannot hold."""
@@ -200,8 +220,7 @@ class _Narrowing:
 
 
 def _is_float(node: Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.dtype.is_floating_point
+    return _is_floating(node.meta.get("val"))
 
 
 def _is_mask(node: Node, value: Node) -> bool:
