@@ -103,6 +103,9 @@ def test_the_folder_describes_itself_to_other_runners(folder: Path) -> None:
     assert names <= {value.name for value in session.get_inputs()}
     assert (folder / "config.json").is_file()
     assert (folder / "tokenizer.json").is_file()
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer["model_input_names"] == ["input_ids", "attention_mask"]
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_bad_arguments_and_folders_are_refused(folder: Path, tmp_path: Path) -> None:
