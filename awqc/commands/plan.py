@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from awqc.channels.analysis import find_sites
+from awqc.decisions import decide
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.quantization import QuantizationSpec
@@ -19,7 +20,7 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
     """Sites, weights to be quantized, and weights left alone; ``program`` is canonicalized."""
     Canonicalize().apply(program)
     program.tidy()
-    decisions = spec.decide(program)
+    decisions = decide(program, spec)
     skipped = decisions.refused
     layers = [
         {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from awqc.channels.analysis import find_sites
+from awqc.decisions import decide
 from awqc.linears import Linear, find_linears
 from awqc.passes.base import Change
 from awqc.program import Program
@@ -78,7 +79,7 @@ class InsertObservers:
         """Insert one call a distinct input matrix."""
         changes = []
         wanted: dict[str, Linear] = {}
-        decisions = program.quantization.decide(program)
+        decisions = decide(program)
         program.skipped.update(decisions.refused)
         changes += [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         for linear in find_linears(program.graph):

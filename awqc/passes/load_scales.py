@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from awqc.channels.analysis import find_sites
+from awqc.decisions import decide
 from awqc.errors import UsageError
 from awqc.passes.base import Change
 from awqc.program import Program
@@ -28,7 +29,7 @@ class LoadScales:
     def apply(self, program: Program) -> list[Change]:
         """Fill in sites and scales."""
         recipe = read_recipe(self.recipe)
-        program.skipped.update(program.quantization.decide(program).refused)
+        program.skipped.update(decide(program).refused)
         sites = {site.name: site for site in find_sites(program, program.skipped.__contains__)}
         missing = sorted(set(recipe.status) ^ set(sites))
         if missing:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch.fx import Node
 
+from awqc.decisions import decide
 from awqc.linears import find_linears
 from awqc.passes.base import Change
 from awqc.program import Program, WeightError
@@ -35,7 +36,7 @@ class QuantizeWeights(QuantizationSpec):
 
     def apply(self, program: Program) -> list[Change]:
         """Quantize every weight that is not refused."""
-        decisions = self.decide(program)
+        decisions = decide(program, self)
         program.skipped.update(decisions.refused)
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}

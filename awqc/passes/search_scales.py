@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from awqc.decisions import decide
 from awqc.errors import UsageError
 from awqc.linears import Linear, find_linears
 from awqc.passes.base import Change
@@ -55,7 +56,7 @@ class SearchScales:
     def apply(self, program: Program) -> list[Change]:
         """Search every site that has statistics; only the record changes, not the graph."""
         linears = {linear.node.name: linear for linear in find_linears(program.graph)}
-        granularity = program.quantization.decide(program).granularity
+        granularity = decide(program).granularity
 
         def search(site: Site) -> tuple[Site, SiteScale | None]:
             parts = _parts(program, site, linears, granularity)

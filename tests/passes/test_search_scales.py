@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from awqc.decisions import decide
 from awqc.linears import find_linears
 from awqc.passes.pipeline import parse_pipeline
 from awqc.passes.scale_search import SCALE_LIMIT, Part, Search
@@ -51,7 +52,7 @@ def test_the_reported_loss_is_the_models_own() -> None:
     run(program, SEARCHED)
     found = program.scales[program.sites[0].name]
     (first, *_) = find_linears(program.graph)
-    granularity = program.quantization.decide(program).granularity[first.weight_name]
+    granularity = decide(program).granularity[first.weight_name]
     for scale, loss in ((torch.ones(16), found.loss_nearest), (found.scale, found.loss)):
         restored = fake_quantize(weight * scale, granularity, torch.float32) / scale
         truth = (x.double() @ (restored - weight).double().T).square().sum() / len(x)
