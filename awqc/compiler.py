@@ -29,6 +29,7 @@ from awqc.passes.pipeline import (
     without_search,
 )
 from awqc.program import Program
+from awqc.progress import stage as showing
 from awqc.publish import ScratchFolder, check_replaceable, staging
 from awqc.qparams import Bits
 from awqc.recipe import read_recipe, write_recipe
@@ -336,5 +337,6 @@ def _describe(data: CalibrationData) -> dict[str, Any]:
 @contextmanager
 def _timed(timing: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
-    yield
+    with showing(f"{stage} …"):
+        yield
     timing[stage] = time.perf_counter() - started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -20,3 +21,14 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
     yield from rich_track(
         items, f"{what:<18}", total=total, console=console, transient=True, disable=not shown
     )
+
+
+@contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Say on a terminal that ``what`` is going on; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not (console.is_terminal and sys.stderr.isatty()):
+        yield
+        return
+    with console.status(what):
+        yield

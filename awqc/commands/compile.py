@@ -98,6 +98,7 @@ def command(
     """Compile; the help text is above, since it names the sources."""
     from awqc.commands.watch import Watch
     from awqc.compiler import compile, parse_options
+    from awqc.progress import stage
     from awqc.publish import check_replaceable
     from awqc.report.terminal import console, print_report
 
@@ -116,16 +117,17 @@ def command(
     check_replaceable(target)
     watch = Watch(err, print_after, print_changed, dump_dir)
     err.print(f"capturing {model}")
-    program = load_model(
-        model,
-        inputs=inputs,
-        dynamic=dynamic,
-        trust_pickle=trust_pickle,
-        task=task,
-        trust_remote_code=trust_remote_code,
-        calib=calib,
-        seed=seed,
-    )
+    with stage("capture …"):
+        program = load_model(
+            model,
+            inputs=inputs,
+            dynamic=dynamic,
+            trust_pickle=trust_pickle,
+            task=task,
+            trust_remote_code=trust_remote_code,
+            calib=calib,
+            seed=seed,
+        )
     if dry_run:
         from awqc.commands.plan import print_plan
 
