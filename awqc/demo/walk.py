@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from awqc.errors import UsageError
 from awqc.program import Program
 from awqc.qparams import Bits
 from awqc.runtime import Provider, load
+from awqc.threads import single_threaded
 
 NEAREST = "canonicalize,quantize-weights"
 CALIBRATION_SAMPLES = 512
@@ -93,7 +93,8 @@ def run_demo(
     Raises:
         UsageError: scikit-learn is needed and missing, or the provider does not work.
     """
-    with _one_thread():
+    # On matrices this small, threads wait for each other longer than they work.
+    with single_threaded():
         return _run(dims, bits, epochs, seed, provider, say)
 
 
@@ -142,17 +143,6 @@ def _run(
         },
     }
     return Demo(report, network, task, compiled)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """On matrices this small, threads wait for each other longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _compile_both(

@@ -12,6 +12,15 @@ from torch.fx import Node
 from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
 
 aten = torch.ops.aten
+CASTS: tuple[Any, ...] = (
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten._to_copy.default,
+    aten.type_as.default,
+)
+"""Calls that change dtype or device, and may change nothing."""
 
 
 def is_tensor(argument: Any) -> bool:
@@ -53,15 +62,7 @@ def homogeneous(flow: Flow, node: Node) -> None:
 
 
 # cast(x / s) = cast(x) / s, as long as it casts to a floating type.
-@rule(
-    aten.to.dtype,
-    aten.to.device,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten._to_copy.default,
-    aten.type_as.default,
-    torch.ops.prims.convert_element_type.default,
-)
+@rule(*CASTS, torch.ops.prims.convert_element_type.default)
 def cast(flow: Flow, node: Node) -> None:
     """``cast(x / s) = cast(x) / s`` to a floating type; others are refused."""
     if node.meta["val"].dtype.is_floating_point:

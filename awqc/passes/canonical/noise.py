@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.channels.rules.elementwise import CASTS
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -20,14 +21,6 @@ ASSERTS: tuple[Any, ...] = (
     aten.sym_constrain_range_for_size.default,
     torch._assert,
     torch._check,
-)
-CASTS: tuple[Any, ...] = (
-    aten.to.dtype,
-    aten.to.device,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten._to_copy.default,
-    aten.type_as.default,
 )
 IDENTITIES: tuple[Any, ...] = (
     aten.alias.default,
