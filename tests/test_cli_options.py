@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     damaged.weight.data[2, 3] = torch.nan
     torch.save(nn.Sequential(damaged), folder / "damaged.pt")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit")
         torch.jit.save(torch.jit.script(mlp()), folder / "script.pt")  # type: ignore[no-untyped-call]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])

@@ -170,7 +170,7 @@ def test_input_that_forward_writes_to_stays_as_it_is() -> None:
     assert x.sum() == 16
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # torch.compile's own
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
     net = Net(plain)
@@ -283,7 +283,7 @@ def test_wrong_models() -> None:
     x = (torch.randn(2, 8),)
     with pytest.raises(UsageError, match="the model is a str"):
         capture_module("model", x)  # type: ignore[arg-type]
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         scripted = torch.jit.script(nn.Linear(8, 4))
     with pytest.raises(UsageError, match="TorchScript"):
         capture_module(scripted, x)
