@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
-from awqc.errors import CaptureError, ExportError, UsageError
+from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
 from awqc.export.formats import FORMATS, check_formats
 from awqc.export.graph_module import restore_calls
 from awqc.layers import LayerRecord
@@ -247,7 +247,10 @@ def _compile(
         _write(program, final, folder, options.formats)
     with _timed(timing, "verify"):
         verification = _verify(program, final, reference, folder, provider)
-        check(verification, program.source_dtype, options.max_loss, program.name)
+        try:
+            check(verification, program.source_dtype, options.max_loss, program.name)
+        except VerificationError as error:
+            raise VerificationError(f"{error}. Nothing was written") from error
     report = build_report(
         final, layers, verification, original_bytes, timing, str(pipeline), _describe(data)
     )

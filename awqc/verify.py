@@ -334,17 +334,17 @@ def check(
         raise VerificationError(
             f"{name}: the exported model differs from the quantized one by {exact['rel']:.2g} "
             f"(relative, at the exact level); rounding explains {limit:g}. "
-            "Nothing was written; please report the model"
+            "If its files were changed since the compile, compile again; else please report it"
         )
     loss = verification.original["rel"]
     if loss is None or not math.isfinite(loss):
         raise VerificationError(
             f"{name}: the quantized model gives NaN or infinite outputs where the original "
-            "does not. Nothing was written; use more bits, or leave layers out with --exclude"
+            "does not; use more bits, or leave layers out with --exclude"
         )
     if max_loss is not None and loss > max_loss:
         raise VerificationError(
             f"{name}: the loss against the original is {loss:.4g} (relative output error), "
-            f"--max-loss allows {max_loss:g}. Nothing was written; use more bits, smaller "
+            f"--max-loss allows {max_loss:g}; use more bits, smaller "
             "groups, more calibration data, or leave the worst layers out with --exclude"
         )
