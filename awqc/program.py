@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from awqc.qparams import QuantizedWeight
 from awqc.quantization import QuantizationSpec
 from awqc.sites import Site, SiteScale
 from awqc.statistics import Statistics
+
+if TYPE_CHECKING:
+    from awqc.capture.hf_folder import HFFolder
 
 Batch = dict[str, Tensor]
 """One batch of inputs: a tensor for each input name."""
@@ -99,6 +102,7 @@ class Program:
             through the output comes back through the input at the next call.
         source_dtype: the floating dtype that the model had when it came; passes
             compute in float32 whatever it is.
+        origin: the Hugging Face folder that it was captured from, or None.
         quantization: which weights are to be quantized, and how finely.
         scale_dtype: floating dtype of the quantization scales in the artifacts.
         calibration: the batches that calibrate runs.
@@ -121,6 +125,7 @@ class Program:
     head_outputs: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
+    origin: HFFolder | None = None
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
     scale_dtype: torch.dtype = torch.float32
     calibration: Sequence[Batch] = ()

@@ -39,6 +39,15 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
     """
     before = set(target.iterdir())
     config = folder.config()
+    tokenizer = write_model_files(program, folder, target, config)
+    if program.states:
+        made = genai_config(program, config, tokenizer)
+        (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return sorted(set(target.iterdir()) - before)
+
+
+def write_model_files(program: Program, folder: HFFolder, target: Path, config: Any) -> Any:
+    """Write ``config`` and the tokenizer into ``target``; returns the tokenizer, if any."""
     config.save_pretrained(target)
     tokenizer = _tokenizer(folder)
     if tokenizer is not None:
@@ -49,10 +58,7 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
     _describe_tokenizer(program, target / "tokenizer_config.json")
-    if program.states:
-        made = genai_config(program, config, tokenizer)
-        (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    return sorted(set(target.iterdir()) - before)
+    return tokenizer
 
 
 def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[str, Any]:
