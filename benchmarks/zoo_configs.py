@@ -113,7 +113,8 @@ def _fields(cls: type[Any]) -> dict[str, Any]:
         fields["pad_token_id"] = 0
     if "use_cache" in given:
         fields["use_cache"] = False
-    for name, sub in getattr(cls, "sub_configs", {}).items():
-        if sub.__name__ != "AutoConfig" and given.get(name) is not None:
-            fields[name] = _fields(sub)
+    for name in getattr(cls, "sub_configs", {}):
+        inner = getattr(default, name, None)
+        if inner is not None:
+            fields[name] = {**_fields(type(inner)), "model_type": inner.model_type}
     return fields
