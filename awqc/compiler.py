@@ -17,8 +17,9 @@ from torch.fx import GraphModule
 from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
-from awqc.export.formats import FORMATS, check_formats
+from awqc.export.formats import FORMATS, check_formats, serving
 from awqc.export.graph_module import restore_calls
+from awqc.export.serving import prepare_serving, serving_runtime_scales
 from awqc.layers import LayerRecord
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import (
@@ -70,10 +71,11 @@ class Options:
             "embed_bits": self.embed_bits,
         }
         text = self.pipeline or DEFAULT
+        runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
         options: dict[str, dict[str, Any]] = {
             "quantize_weights": spec,
             "insert_observers": {"seed": self.seed},
-            "search_scales": {"runtime_scales": self.runtime_scales},
+            "search_scales": {"runtime_scales": runtime_scales},
         }
         if self.recipe is not None:
             recipe = read_recipe(self.recipe)
@@ -228,6 +230,7 @@ def _compile(
         program.source_dtype = DTYPES[options.dtype]
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
+    prepare_serving(program, serving(options.formats))
     with _timed(timing, "data"):
         data = _calibration(program, calib, options)
     with _timed(timing, "reference"):

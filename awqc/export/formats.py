@@ -24,7 +24,33 @@ def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
     return path
 
 
-FORMATS: dict[str, Writer] = {"onnx": _onnx, "pt2": _pt2}
+def _awq(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    from awqc.export.awq import Awq
+    from awqc.export.serving import write_serving
+
+    return write_serving(program, folder / "awq", Awq())
+
+
+def _compressed_tensors(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    from awqc.export.compressed_tensors import CompressedTensors
+    from awqc.export.serving import write_serving
+
+    return write_serving(program, folder / "compressed-tensors", CompressedTensors())
+
+
+FORMATS: dict[str, Writer] = {
+    "onnx": _onnx,
+    "pt2": _pt2,
+    "awq": _awq,
+    "compressed-tensors": _compressed_tensors,
+}
+SERVING = ("awq", "compressed-tensors")
+"""Formats for decoders from a Hugging Face folder; they have no scales at run time."""
+
+
+def serving(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``names`` that are in `SERVING`."""
+    return tuple(name for name in names if name in SERVING)
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:

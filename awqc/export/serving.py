@@ -1,0 +1,260 @@
+"""Checkpoints for serving engines: a Hugging Face folder whose linears hold packed codes.
+
+What a format cannot hold is written in float, with the scales folded into it, and named in
+the report; the codes of the others are the program's own, value for value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from awqc.errors import ExportError, UsageError
+from awqc.export.genai import write_model_files
+from awqc.export.hf_checkpoint import Checkpoint, folded_checkpoint
+from awqc.program import Program
+from awqc.qparams import QuantizedWeight
+
+GROUP_SIZES = (128, 64, 32)
+"""What the engines have kernels for, largest first."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A quantized weight as formats hold it: ``(codes - zero_point) * scale``.
+
+    Attributes:
+        codes: uint8 ``(rows, columns)`` in ``[0, 2**bits - 1]``.
+        scale: float ``(rows, columns // group_size)``; ``zero_point``, uint8, likewise.
+        bits: width in which codes are stored.
+        symmetric: whether every zero point is ``2**(bits - 1)``.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+    symmetric: bool
+
+
+class ServingFormat(ABC):
+    """A way to store linears of low bit widths in a checkpoint.
+
+    Attributes:
+        name: on the command line.
+        bits: the widths that it holds; narrower codes are stored in the next one.
+        rows: what the output channels of a weight must be a multiple of.
+        dtype: of all floating tensors; None: as the model came.
+    """
+
+    name: ClassVar[str]
+    bits: ClassVar[tuple[int, ...]]
+    rows: ClassVar[int]
+    dtype: ClassVar[torch.dtype | None] = None
+
+    @abstractmethod
+    def tensors(self, codes: Codes) -> dict[str, Tensor]:
+        """What stands in place of ``weight``, by the last part of its name."""
+
+    @abstractmethod
+    def config(
+        self, codes: Mapping[str, Codes], group_size: int, floats: Sequence[str]
+    ) -> dict[str, Any]:
+        """``quantization_config``: ``codes`` by module, ``floats`` modules left in float."""
+
+    def width(self, bits: int) -> int | None:
+        """The width in which codes of ``bits`` are stored, if any."""
+        return next((width for width in self.bits if width >= bits), None)
+
+
+def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
+    """Write ``program`` into ``folder``: weights, config.json and the tokenizer.
+
+    Returns the path of config.json.
+
+    Raises:
+        ExportError: scales are applied at run time, the format can hold no weight of the
+            model, or a value is beyond its floating dtype.
+        OSError: the folder cannot be written.
+    """
+    _refuse_runtime_scales(program, form)
+    checkpoint = folded_checkpoint(program)
+    reasons = {name: _refuse(checkpoint, name, program, form) for name in program.quantized}
+    held = [name for name, reason in reasons.items() if reason is None]
+    if not held:
+        why = "; ".join(sorted({str(reason) for reason in reasons.values()}))
+        raise ExportError(
+            f"{program.name}: {form.name} can hold none of the quantized weights"
+            f"{f' ({why})' if why else ''}; write onnx or pt2 instead"
+        )
+    for name, reason in reasons.items():
+        if reason is not None:
+            program.skipped[f"{name} ({form.name})"] = f"written in float: {reason}"
+            checkpoint.state[name].copy_(checkpoint.folded[name])
+    group_size = next(s for s in GROUP_SIZES if all(_fits(program, name, s) for name in held))
+    codes = {
+        name.removesuffix(".weight"): regroup(program.quantized[name], group_size, form)
+        for name in held
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = form.dtype or program.source_dtype
+    _write_weights(checkpoint, codes, form, folder, dtype)
+    linears = [n for n, m in checkpoint.model.named_modules() if isinstance(m, nn.Linear)]
+    floats = [name for name in linears if name not in codes]
+    return _write_config(program, folder, form.config(codes, group_size, floats), dtype)
+
+
+def regroup(weight: QuantizedWeight, group_size: int, form: ServingFormat) -> Codes:
+    """``weight`` in groups of ``group_size``, which divides its own: the same values."""
+    granularity = weight.granularity
+    bits = form.width(granularity.bits)
+    assert bits is not None
+    codes, scale = weight.codes, weight.scale
+    if weight.zero_point is None:
+        shift = 2 ** (bits - 1) - granularity.midpoint
+        codes = codes + shift
+        zero_point = torch.full(scale.shape, 2 ** (bits - 1), dtype=torch.uint8)
+    else:
+        zero_point = weight.zero_point
+    width = granularity.width(weight.columns)
+    # A ragged last group is shorter: its repeats are cut off.
+    groups, repeats = weight.columns // group_size, width // group_size
+    scale = scale.repeat_interleave(repeats, dim=1)[:, :groups]
+    zero_point = zero_point.repeat_interleave(repeats, dim=1)[:, :groups]
+    return Codes(codes, scale, zero_point, bits, weight.zero_point is None)
+
+
+def _fits(program: Program, name: str, group_size: int) -> bool:
+    weight = program.quantized[name]
+    width = weight.granularity.width(weight.columns)
+    return math.gcd(width, weight.columns) % group_size == 0
+
+
+def _refuse_runtime_scales(program: Program, form: ServingFormat) -> None:
+    for site in program.sites:
+        if site.status == "runtime" and site.name in program.scales:
+            raise ExportError(
+                f"{program.name}: the input of {site.name} is scaled at run time, which "
+                f"{form.name} cannot hold; compile with --runtime-scales never"
+            )
+
+
+def _refuse(
+    checkpoint: Checkpoint, name: str, program: Program, form: ServingFormat
+) -> str | None:
+    """Why the format cannot hold the weight, or None if it can."""
+    weight, module = program.quantized[name], checkpoint.module(name)
+    if checkpoint.shared(name):
+        return "the table and the head share it"
+    if module is checkpoint.model.get_output_embeddings():
+        return "engines read the head in float"
+    if not isinstance(module, nn.Linear):
+        return f"a {type(module).__name__}, and the format holds Linear only"
+    if form.width(weight.granularity.bits) is None:
+        return f"{weight.granularity.bits} bits, and the format holds {form.bits[-1]} at most"
+    if weight.packed.shape[0] % form.rows:
+        return f"its {weight.packed.shape[0]} output channels are no multiple of {form.rows}"
+    if not _fits(program, name, GROUP_SIZES[-1]):
+        return f"its groups are no multiples of {GROUP_SIZES[-1]}"
+    return None
+
+
+def _write_weights(
+    checkpoint: Checkpoint,
+    codes: Mapping[str, Codes],
+    form: ServingFormat,
+    folder: Path,
+    dtype: torch.dtype,
+) -> None:
+    state: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, value in checkpoint.state.items():
+        if value.numel() and value.data_ptr() in written:
+            continue  # tied: written under its first name
+        written.add(value.data_ptr())
+        module = name.removesuffix(".weight")
+        if module in codes and name != module:
+            packed = form.tensors(codes[module])
+            state |= {
+                f"{module}.{leaf}": tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for leaf, tensor in packed.items()
+            }
+        elif value.is_floating_point():
+            state[name] = value.to(dtype)
+            if not state[name].isfinite().all():
+                raise ExportError(f"{name}: has values beyond {dtype}, in which {form.name} is")
+        else:
+            state[name] = value
+    _save(state, folder)
+
+
+def _save(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write safetensors, in shards with an index where they are large."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    split = split_torch_state_dict_into_shards(dict(state))
+    for file, names in split.filename_to_tensors.items():
+        tensors = {name: state[name].contiguous() for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2) + "\n"
+        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def _write_config(
+    program: Program, folder: Path, quantization: dict[str, Any], dtype: torch.dtype
+) -> Path:
+    """The model's own config.json and tokenizer files, and what was done to the weights."""
+    origin = program.origin
+    assert origin is not None
+    write_model_files(program, origin, folder, origin.config())
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("torch_dtype", None)
+    content["dtype"] = str(dtype).removeprefix("torch.")
+    content["quantization_config"] = quantization
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def prepare_serving(program: Program, names: Sequence[str]) -> None:
+    """Make a program ready for the serving formats ``names``, before anything is computed.
+
+    Engines hold scales in float16: scales are chosen so that it holds them exactly.
+
+    Raises:
+        UsageError: the program is no decoder from a Hugging Face folder.
+    """
+    if not names:
+        return
+    if program.origin is None or not program.states or not program.head_outputs:
+        raise UsageError(
+            f"{program.name}: the format {names[0]} is for decoders that generate text and come "
+            "from a Hugging Face folder or a GGUF file; choose onnx or pt2 for other models"
+        )
+    if program.scale_dtype == torch.float32:
+        program.scale_dtype = torch.float16
+
+
+def serving_runtime_scales(names: Sequence[str], asked: str) -> str:
+    """What ``--runtime-scales`` is, where the serving formats ``names`` are to be written.
+
+    Raises:
+        UsageError: ``always`` was asked for.
+    """
+    if names and asked == "always":
+        raise UsageError(
+            f"--runtime-scales always: the format {names[0]} has no place for them; "
+            "use auto or never"
+        )
+    return "never" if names else asked
