@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import re
-import subprocess
-import sys
 import time
+import warnings
 from collections import Counter
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,18 @@ from benchmarks.zoo_models import build, names
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 EXACT = 1e-4
-MARK = "zoo-result: "
-BUILT = "zoo-built"
+BUILT = "built"
+PRELOADED = ("awqc.compiler", "onnxruntime", "transformers", "transformers.modeling_utils")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", help="names, even if they were run before")
     parser.add_argument("--limit", type=int, default=10**6, help="how many new models to run")
-    parser.add_argument("--timeout", type=float, default=90, help="seconds a model")
+    parser.add_argument("--timeout", type=float, default=240, help="seconds a model")
     parser.add_argument("--cache", type=Path, default=cache_directory() / "zoo.jsonl")
-    parser.add_argument("--one", help="run this model in this process")
     parser.add_argument("--page", action="store_true", help="only write the page")
     chosen = parser.parse_args()
-    if chosen.one:
-        print(MARK + json.dumps(run_one(chosen.one)))
-        return
     results = _read(chosen.cache)
     if not chosen.page:
         wanted = chosen.only or [n for n in names() if n not in results][: chosen.limit]
@@ -58,23 +56,39 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _isolated(name: str, timeout: float) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo", "--one", name]
+    """`run_one` in a process of its own, forked from one that has imported what all need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.zoo_models", *PRELOADED])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(name, there))
     started = time.perf_counter()
+    process.start()
+    there.close()
+    stage, result = "build", None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired as error:
-        built = BUILT.encode() in (error.stdout or b"")
-        stage = "compile" if built else "build"
+        while result is None and here.poll(timeout - (time.perf_counter() - started)):
+            message = here.recv()
+            stage, result = ("compile", None) if message == BUILT else (stage, message)
+    except EOFError:
+        result = {"stage": "crash", "error": "the process ended without a result"}
+    process.kill()
+    process.join()
+    if result is None:
         return {"stage": stage, "type": "timeout", "error": f"took more than {timeout:.0f} s"}
-    for line in done.stdout.splitlines():
-        if line.startswith(MARK):
-            seconds = round(time.perf_counter() - started, 1)
-            return {**json.loads(line.removeprefix(MARK)), "seconds": seconds}
-    return {"stage": "crash", "error": done.stderr.strip().splitlines()[-1:] or done.returncode}
+    return {**result, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def run_one(name: str) -> dict[str, Any]:
-    """Build, run and compile one model; what went wrong first, if anything."""
+def _report(name: str, pipe: Connection) -> None:
+    """Send what came of one model."""
+    warnings.simplefilter("ignore")
+    pipe.send(run_one(name, lambda: pipe.send(BUILT)))
+
+
+def run_one(name: str, built: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Build, run and compile one model; what went wrong first, if anything.
+
+    ``built`` is called when the model itself has run.
+    """
     import torch
 
     from awqc.compiler import compile as compile_model
@@ -86,7 +100,7 @@ def run_one(name: str) -> dict[str, Any]:
             model(**inputs) if isinstance(inputs, dict) else model(*inputs)
     except Exception as error:  # noqa: BLE001 - whatever keeps a shrunken model from running
         return _failure("build", error)
-    print(BUILT, flush=True)
+    built()
     try:
         result = compile_model(model, inputs, num_samples=8, formats=("onnx",))
     except Exception as error:  # noqa: BLE001 - the page is about what goes wrong
