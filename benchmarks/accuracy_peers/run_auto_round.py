@@ -1,0 +1,44 @@
+"""auto-round: its AWQ, and its own algorithm (signed gradient descent on the rounding).
+
+The default of 200 steps of 8 sequences a block would take hours on a CPU: see STEPS and BATCH.
+"""
+
+from __future__ import annotations
+
+import torch
+from auto_round import AutoRound
+from common import Answer, Request, run
+from torch import nn
+from transformers import AutoTokenizer
+
+SEQUENCES = {"awq": 16, "signround": 64}
+STEPS, BATCH = 50, 2
+
+
+def quantize(request: Request, model: nn.Module) -> Answer:
+    few = request.first(SEQUENCES[request.method])
+    data = [{"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]} for ids in few.ids]
+    options = {"iters": STEPS} if request.method == "signround" else {}
+    compressor = AutoRound(
+        model,
+        tokenizer=AutoTokenizer.from_pretrained(request.folder),
+        scheme={"bits": request.bits, "group_size": request.group_size, "sym": False, "data_type": "int"},
+        alg_configs=request.method,
+        dataset=data,
+        nsamples=len(data),
+        seqlen=few.ids.shape[1],
+        batch_size=BATCH,
+        device_map="cpu",
+        enable_torch_compile=False,
+        seed=request.seed,
+        **options,
+    )
+    quantized, _ = compressor.quantize()
+    state = quantized.state_dict()
+    names = [name for name in state if name in model.state_dict()]
+    weights = {name: state[name] for name in names if not name.startswith("lm_head")}
+    notes = (f"{STEPS} steps of {BATCH} sequences",) if options else ()
+    return Answer(weights, zero_point_bits=request.bits, samples=len(few.ids), notes=notes)
+
+
+run(quantize)

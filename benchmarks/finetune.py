@@ -1,0 +1,115 @@
+"""A second SmolLM2 whose weights lie on no 4-bit grid: a short seeded fine-tune in float.
+
+    python -m benchmarks.finetune --text TEXT       # prints where the folder is
+
+`benchmarks.models.smollm2` came out of 4-bit codes in blocks of 32. Steps of AdamW on the weights
+of all linear layers but the head move each by a good part of a step of that grid; how far, in
+grid steps, is written beside the model as ``finetune.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from awqc.capture.hf_folder import HFFolder, context_length
+from awqc.text import TextModel, packed_sequences
+from benchmarks.models import ModelUnavailableError, cache_directory, smollm2
+
+STEPS, WARMUP, ROWS, LENGTH, SKIP = 60, 10, 1, 512, 128
+LINEAR = "_proj.weight"
+RATE, SEED, BLOCK = 8e-4, 0, 32
+
+
+def finetuned_smollm2() -> Path:
+    """The folder, which `main` makes.
+
+    Raises:
+        ModelUnavailableError: it was not made yet.
+    """
+    folder = cache_directory() / "smollm2-135m-finetuned"
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailableError("python -m benchmarks.finetune --text TEXT makes this model")
+    return folder
+
+
+def grid_steps(before: Tensor, after: Tensor) -> Tensor:
+    """How far each weight moved, in steps of the 4-bit grid of its block of 32."""
+    blocks = before.reshape(-1, BLOCK)
+    step = (blocks.amax(1) - blocks.amin(1)).clamp_min(1e-12) / 15
+    return (after - before).abs().reshape(-1, BLOCK) / step[:, None]
+
+
+def rate(step: int) -> float:
+    """Share of the peak rate: up in a line, down in a half cosine."""
+    return min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / STEPS))
+
+
+def finetune(model: Any, sequences: Tensor) -> list[float]:
+    """Train ``model`` in place on ``(steps * rows, tokens)``; the loss of each step."""
+    trained = [w.requires_grad_(name.endswith(LINEAR)) for name, w in model.named_parameters()]
+    optimizer = torch.optim.AdamW(
+        [weight for weight in trained if weight.requires_grad],
+        lr=RATE,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    losses = []
+    for ids in sequences.split(ROWS):
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        print(f"step {len(losses)}: loss {losses[-1]:.3f}", flush=True)
+    return losses
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
+    """Median and mean move of the linear layers' weights, in grid steps."""
+    steps = torch.cat(
+        [
+            grid_steps(before[name], after[name]).flatten()[::97]
+            for name in before
+            if name.endswith(LINEAR)
+        ]
+    )
+    far = float((steps > 0.1).double().mean())
+    return {"median": float(steps.median()), "mean": float(steps.mean()), "share_over_0.1": far}
+
+
+def main() -> None:
+    """Train, and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", type=Path, required=True, help="text to train on")
+    given = parser.parse_args()
+    torch.manual_seed(SEED)
+    source, target = smollm2(), cache_directory() / "smollm2-135m-finetuned"
+    folder = HFFolder.at(source)
+    tokenizer = folder.tokenizer()
+    text = TextModel(tokenizer, context_length(folder.config()), len(tokenizer), cached=True)
+    # The first sequences calibrate in the table: training takes what follows them.
+    sequences = packed_sequences(text, given.text, SKIP + STEPS * ROWS, LENGTH)[SKIP:]
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = finetune(model, sequences)
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    model.save_pretrained(target)
+    record = {"loss": losses, "grid_steps": moved(before, model.state_dict())}
+    (target / "finetune.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record["grid_steps"]), target)
+
+
+if __name__ == "__main__":
+    main()
