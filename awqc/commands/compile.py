@@ -50,7 +50,8 @@ Examples:
               show_default=True,
               help="Multiply by scales when the model runs, where they cannot be folded: if it "
               "pays, never, or whenever the loss falls.")
-@click.option("--formats", default="onnx,pt2", show_default=True, help="What to write.")
+@click.option("--formats", default="onnx,pt2", show_default=True,
+              help="What to write, of onnx, pt2, awq, compressed-tensors.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
               default="auto", show_default=True,
               help="What the exported model computes in; auto: as the model came.")
