@@ -40,7 +40,9 @@ def logits(folder: Path, ids: Tensor, **options: Any) -> Tensor:
 
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
     with torch.no_grad():
-        return model(input_ids=ids).logits
+        found = model(input_ids=ids).logits
+    assert isinstance(found, Tensor)
+    return found
 
 
 def expected(program: Program, ids: Tensor) -> Tensor:
