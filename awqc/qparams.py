@@ -221,10 +221,21 @@ def quantize(
     grouped = to_groups(matrix.float(), granularity)
     low, high = torch.aminmax(grouped, dim=-1)
     scale, zero_point = choose_qparams(low, high, granularity, scale_dtype or weight.dtype)
-    codes = round_to_grid(grouped, scale, zero_point, granularity).to(torch.uint8)
+    codes = round_to_grid(grouped, scale, zero_point, granularity)
+    codes = from_groups(codes, matrix.shape[1])
+    return quantized_weight(weight, codes, scale, zero_point, granularity)
+
+
+def quantized_weight(
+    weight: Tensor, codes: Tensor, scale: Tensor, zero_point: Tensor, granularity: Granularity
+) -> QuantizedWeight:
+    """``codes`` ``(rows, columns)`` with scale and zero point ``(rows, groups)``, for ``weight``.
+
+    All three hold their values in any dtype; the result has those that are stored.
+    """
     return QuantizedWeight(
-        packed=pack(from_groups(codes, matrix.shape[1]), granularity.storage_bits).contiguous(),
-        columns=matrix.shape[1],
+        packed=pack(codes.to(torch.uint8), granularity.storage_bits).contiguous(),
+        columns=codes.shape[1],
         scale=scale.to(weight.dtype),
         zero_point=None if granularity.symmetric else zero_point.to(torch.uint8),
         granularity=granularity,

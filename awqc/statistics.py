@@ -8,6 +8,9 @@ so a factor F of the second moments is all that the search needs; the model neve
 Up to `EXACT_COLUMNS` columns X^T X itself is summed. Beyond, F is a sketch S = R X with a
 random sign a token (a count sketch whose bucket is the token's position modulo ``rows``):
 E[S^T S] = X^T X (Charikar, Chen, Farach-Colton 2002). An observer costs one pass over X.
+
+Rounding that compensates errors solves with the moments, for which a factor of low rank will
+not do: on request their full matrix, the gram, is summed as well.
 """
 
 from __future__ import annotations
@@ -32,12 +35,15 @@ class Statistics:
         abs_max: float32 ``(blocks, K)``.
         factor: float32 ``(blocks, m, K)`` with ``factor^T factor = X^T X / tokens``, exactly or
             in expectation.
+        gram: float32 ``(blocks, K, K)``, ``X^T X / tokens``, where it was asked for or is
+            small.
     """
 
     tokens: int
     abs_mean: Tensor
     abs_max: Tensor
     factor: Tensor
+    gram: Tensor | None = None
 
 
 class Accumulator:
@@ -47,8 +53,10 @@ class Accumulator:
     kept unnormalised until `finish`.
     """
 
-    def __init__(self, rows: int, seed: int) -> None:
+    def __init__(self, rows: int, seed: int, gram: bool = False) -> None:
         self._rows = rows
+        self._wants_gram = gram
+        self._gram: Tensor | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._tokens = 0
         self._exact = False
@@ -82,6 +90,9 @@ class Accumulator:
             self._moments += (x.transpose(1, 2) @ x).cpu()
         else:
             self._moments += self._sketch(x).cpu()
+            if self._wants_gram:
+                gram = (x.transpose(1, 2) @ x).cpu()
+                self._gram = gram if self._gram is None else self._gram.add_(gram)
         self._tokens += x.shape[1]
         return True
 
@@ -104,16 +115,18 @@ class Accumulator:
         assert self._abs_sum is not None
         assert self._abs_max is not None
         assert self._moments is not None
-        factor = self._moments
         if self._exact:
-            factor = _square_root(factor / self._tokens)
+            gram = self._moments / self._tokens
+            factor = _square_root(gram)
         else:
-            factor = factor / self._tokens**0.5
+            gram = None if self._gram is None else self._gram.div_(self._tokens)
+            factor = self._moments / self._tokens**0.5
         return Statistics(
             tokens=self._tokens,
             abs_mean=(self._abs_sum / self._tokens).float(),
             abs_max=self._abs_max,
             factor=factor,
+            gram=gram,
         )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from awqc.decibel import decibel
 from awqc.linears import Linear
+from awqc.moments import column_scale, energy
 from awqc.program import Program, WeightError
 from awqc.qparams import QuantizedWeight
 
@@ -22,24 +20,11 @@ def measure(
     error = quantized.dequantize().float() - weight
     size = float(weight.norm())
     output = None
-    if linear is not None:
-        output = decibel(_energy(program, linear, weight), _energy(program, linear, error))
+    statistics = None if linear is None else program.statistics.get(linear.node.name)
+    if linear is not None and statistics is not None:
+        scale = column_scale(program, linear)
+        signal, noise = (
+            energy(statistics, linear.matrix(matrix), scale) for matrix in (weight, error)
+        )
+        output = decibel(signal, noise)
     return WeightError(float(error.norm()) / size if size > 0 else 0.0, output)
-
-
-def _energy(program: Program, linear: Linear, weight: Tensor) -> float | None:
-    """``|W X^T|^2 / tokens`` on the calibration statistics, if there are any.
-
-    Statistics were taken before scales went in; the search's scales are undone.
-    """
-    statistics = program.statistics.get(linear.node.name)
-    if statistics is None:
-        return None
-    matrix = linear.matrix(weight.float())
-    for site in program.sites:
-        found = program.scales.get(site.name)
-        for reader in site.readers if site.status in ("folded", "runtime") else ():
-            if reader.node == linear.node.name and found is not None:
-                padded = torch.cat([found.scale, torch.ones(1)])
-                matrix = matrix / padded[reader.classes[linear.column_channels()]].unsqueeze(1)
-    return float((matrix @ statistics.factor.transpose(1, 2)).square().sum())

@@ -28,11 +28,11 @@ class Observer(nn.Module):
 
     _is_impure = True  # torch.fx: do not drop the call although nobody reads its result
 
-    def __init__(self, linear: Linear, rows: int, seed: int) -> None:
+    def __init__(self, linear: Linear, rows: int, seed: int, gram: bool) -> None:
         super().__init__()
         self.key = linear.observed
         self.reads = linear.name
-        self.accumulator = Accumulator(rows, seed)
+        self.accumulator = Accumulator(rows, seed, gram)
         self.active = False
         self.bad: str | None = None
         self.mask: Tensor | None = None
@@ -66,12 +66,14 @@ class InsertObservers:
         after:   x -> linear(W1), linear(W2), observer(x)
 
     Options: ``rows`` of the sketch that an observer keeps of a wide activation, ``seed`` of
-    its random signs.  Refuses: weights that cannot be quantized, with the reason.
+    its random signs, ``gram`` to keep all second moments too, which rounding by ``gptq`` needs.
+    Refuses: weights that cannot be quantized, with the reason.
     Source: channel flow (`awqc.channels`); count sketch, Charikar et al. 2002.
     """
 
     rows: int = 256
     seed: int = 0
+    gram: bool = False
     name: ClassVar[str] = "insert-observers"
     keeps_output: ClassVar[bool] = True
 
@@ -91,7 +93,9 @@ class InsertObservers:
         holder = nn.Module()
         program.graph_module.add_module(OBSERVERS, holder)
         for index, linear in enumerate(wanted.values()):
-            holder.add_module(str(index), Observer(linear, self.rows, self.seed + index))
+            holder.add_module(
+                str(index), Observer(linear, self.rows, self.seed + index, self.gram)
+            )
             with program.graph.inserting_after(linear.input):
                 call = program.graph.call_module(f"{OBSERVERS}.{index}", (linear.input,))
             call.meta["val"] = None

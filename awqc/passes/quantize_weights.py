@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch.fx import Node
 
 from awqc.decisions import decide
+from awqc.errors import UsageError
 from awqc.linears import find_linears
 from awqc.passes.base import Change
+from awqc.passes.rounding_jobs import Job, find_jobs, round_to_nearest, run_job
 from awqc.program import Program, WeightError
 from awqc.progress import track
-from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed, quantize
+from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.quantization import QuantizationSpec
+from awqc.rounding.methods import ROUNDINGS, Rounding
 from awqc.threads import parallel_map
 from awqc.weight_error import measure
 
@@ -27,12 +31,24 @@ class QuantizeWeights(QuantizationSpec):
 
     Embedding tables get 8 bits and a scale a row, and so does a head that shares its table.
     Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``, ``head-bits`` and
-    ``embed-bits`` (0: left in float); the search reads them too.
+    ``embed-bits`` (0: left in float); the search reads them too. ``rounding`` is ``nearest``
+    or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
+    ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
+    need the grams of calibration, and round to nearest what calibration did not see.
     Refuses: weights that something else reads as well, and depthwise convolutions.
+    Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
+    rounding: str = "nearest"
+    clip: bool = False
+    sweeps: int = 0
     name: ClassVar[str] = "quantize-weights"
     keeps_output: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"rounding={self.rounding!r}: choose one of {', '.join(ROUNDINGS)}")
 
     def apply(self, program: Program) -> list[Change]:
         """Quantize every weight that is not refused."""
@@ -40,23 +56,35 @@ class QuantizeWeights(QuantizationSpec):
         program.skipped.update(decisions.refused)
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
-        linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
-
-        def run(item: tuple[str, Granularity]) -> tuple[QuantizedWeight, WeightError]:
-            name, granularity = item
-            weight = program.weight(name)
-            quantized = quantize(weight, weight.shape[0], granularity, program.scale_dtype)
-            return quantized, measure(program, name, linears.get(name), quantized)
-
-        items = list(decisions.granularity.items())
-        made = track(parallel_map(run, items), "quantize weights", len(items))
-        for (name, granularity), (quantized, error) in zip(items, made, strict=True):
+        for name, quantized, error in self._quantize(program, decisions.granularity):
             program.quantized[name], program.errors[name] = quantized, error
             replace_weight(program, reads[name], quantized)
-            changes.append(
-                Change(name, f"{granularity.bits} bits, group {granularity.group_size}")
-            )
+            how = quantized.granularity
+            changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))
         return changes
+
+    def _quantize(
+        self, program: Program, granularity: dict[str, Granularity]
+    ) -> Iterator[tuple[str, QuantizedWeight, WeightError]]:
+        """Every weight with what became of it and what that costs, as they are made."""
+        rounding = Rounding(self.rounding, self.clip, self.sweeps)
+        jobs = find_jobs(program, granularity) if rounding.learns else []
+        joined = {linear.weight_name for job in jobs for linear in job.linears}
+        linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
+
+        def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
+            if isinstance(item, Job):
+                made = run_job(program, item, rounding)
+            else:
+                made = {item: round_to_nearest(program, item, granularity[item])}
+            return [
+                (name, quantized, measure(program, name, linears.get(name), quantized))
+                for name, quantized in made.items()
+            ]
+
+        items = [*jobs, *(name for name in granularity if name not in joined)]
+        for made in track(parallel_map(run, items), "quantize weights", len(items)):
+            yield from made
 
 
 def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:

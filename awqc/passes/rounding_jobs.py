@@ -1,0 +1,81 @@
+"""Which weights are rounded together, and on what moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from awqc.linears import Linear, find_linears
+from awqc.moments import column_scale, scaled_gram
+from awqc.program import Program
+from awqc.qparams import Granularity, QuantizedWeight, quantize, quantized_weight
+from awqc.rounding.methods import Rounding, round_matrix
+
+
+@dataclass(frozen=True)
+class Job:
+    """Weights that read the same thing, cut alike.
+
+    Attributes:
+        linears: one for each weight; the products that read them.
+        granularity: of all.
+        scale: ``(blocks, columns)``, what scaling multiplied their columns by.
+    """
+
+    linears: tuple[Linear, ...]
+    granularity: Granularity
+    scale: Tensor
+
+
+def find_jobs(program: Program, granularity: Mapping[str, Granularity]) -> list[Job]:
+    """The weights for which compensating errors can gain something.
+
+    Left out, and so rounded to nearest: weights that calibration did not see, embedding
+    tables, weights of several products, and 8 bits, where there is next to nothing to gain.
+    """
+    found: dict[tuple[object, ...], Job] = {}
+    for linear in find_linears(program.graph):
+        how = granularity.get(linear.weight_name)
+        statistics = program.statistics.get(linear.node.name)
+        if how is None or how.bits == 8 or statistics is None or statistics.gram is None:
+            continue
+        if len(linear.weight.users) > 1:
+            continue
+        scale = column_scale(program, linear)
+        key = (id(statistics), how, hash(scale.numpy().tobytes()))
+        before = found[key].linears if key in found else ()
+        found[key] = Job((*before, linear), how, scale)
+    return list(found.values())
+
+
+def run_job(program: Program, job: Job, rounding: Rounding) -> dict[str, QuantizedWeight]:
+    """The weights of ``job`` by name, quantized with one pass over their columns."""
+    statistics = program.statistics[job.linears[0].node.name]
+    gram = scaled_gram(statistics, job.scale)
+    assert gram is not None
+    weights = [program.weight(linear.weight_name) for linear in job.linears]
+    matrices = [
+        linear.matrix(weight).float()
+        for linear, weight in zip(job.linears, weights, strict=True)
+    ]
+    blocks = [
+        round_matrix(matrix, moments, job.granularity, program.scale_dtype, rounding)
+        for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
+    ]
+    sizes = [matrix.shape[1] for matrix in matrices]
+    split = [torch.stack(part).split(sizes, dim=1) for part in zip(*blocks, strict=True)]
+    return {
+        linear.weight_name: quantized_weight(
+            weight, *(part.flatten(0, 1) for part in parts), job.granularity
+        )
+        for linear, weight, *parts in zip(job.linears, weights, *split, strict=True)
+    }
+
+
+def round_to_nearest(program: Program, name: str, granularity: Granularity) -> QuantizedWeight:
+    """The weight ``name``, each value on its own."""
+    weight = program.weight(name)
+    return quantize(weight, weight.shape[0], granularity, program.scale_dtype)
