@@ -40,6 +40,7 @@ class Site:
             (broadcastable to the tensor): ``k > 0`` multiplies by ``scale[k - 1]``,
             ``k < 0`` divides by ``scale[-k - 1]``, 0 leaves the element alone; ``k`` beyond
             the number of scales stands for the square root of the scale ``k - scales``.
+            Two factors on one element are coded in one index, see `both_factors`.
         status: what became of the site.
         reason: why a site is refused, or why some of its channels cannot move.
     """
@@ -58,6 +59,11 @@ class Site:
         return replace(self, status=status, reason=self.reason if reason is None else reason)
 
 
+def both_factors(first: Tensor, second: Tensor, scales: int) -> Tensor:
+    """The code ``first + (4 scales + 1) second`` of two signed scale indices on one element."""
+    return first + (4 * scales + 1) * second
+
+
 def scale_factor(labels: Tensor, scale: Tensor) -> Tensor:
     """The factor that signed scale indices stand for: the shape of ``labels``, float32.
 
@@ -65,7 +71,11 @@ def scale_factor(labels: Tensor, scale: Tensor) -> Tensor:
     """
     factors = torch.cat([scale.float(), scale.float().sqrt()])
     both = torch.cat([factors.reciprocal().flip(0), torch.ones(1), factors])
-    return both[labels + factors.numel()]
+    largest = factors.numel()
+    shifted = labels + largest
+    second = torch.div(shifted, both.numel(), rounding_mode="floor")
+    first = shifted - second * both.numel()
+    return both[first] * both[second + largest]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ class Probe:
         self._program = program
         self._freedoms = _freedoms(program)
         self._sizes = [math.prod(shape) for _, _, shape in self._freedoms]
-        self._null = self._null_space(samples, seed)
+        jacobian = self._jacobian(samples, seed)
+        self._live = jacobian.norm(dim=0) > TOLERANCE * jacobian.norm()
+        self._null = _null_space(jacobian)
 
     def compare(self, sites: tuple[Site, ...] | list[Site]) -> list[Absorbable]:
         """What the analysis found against what is possible, for every site's first product."""
@@ -67,33 +69,28 @@ class Probe:
             scaled = reader.classes >= 0
             if site.scales:
                 found[reader.classes[scaled].long(), scaled.nonzero().flatten()] = 1
+            live, possible = self._directions(linear)
             compared.append(
-                Absorbable(linear.weight_name, _rank(_centred(found)), self.possible(linear))
+                Absorbable(linear.weight_name, _rank(found[:, live]), _rank(possible[:, live]))
             )
         return compared
 
-    def possible(self, linear: Linear) -> int:
-        """Independent scales that the input channels of ``linear`` could take."""
+    def _directions(self, linear: Linear) -> tuple[Tensor, Tensor]:
+        """Which input channels of ``linear`` matter, and what they may do: ``(ways, channels)``."""
         start = 0
         columns = _product_freedoms(linear)[1]
         for freedom in self._freedoms:
             size = math.prod(freedom[2])
             if freedom == columns:
-                return _rank(_centred(self._null[:, start : start + size]))
+                break
             start += size
-        return 0
-
-    def _null_space(self, samples: int, seed: int) -> Tensor:
-        """An orthonormal basis: ``(directions, freedoms)``."""
-        jacobian = self._jacobian(samples, seed)
-        _, values, rows = torch.linalg.svd(jacobian, full_matrices=True)
-        rank = int((values > TOLERANCE * values[0]).sum())
-        return rows[rank:]
+        part = slice(start, start + linear.channels)
+        return self._live[part], self._null[:, part]
 
     def _jacobian(self, samples: int, seed: int) -> Tensor:
         """Change of random sums of the outputs for each freedom: ``(sums, freedoms)``."""
         theta = torch.zeros(sum(self._sizes), dtype=torch.float64, requires_grad=True)
-        outputs = []
+        outputs: list[Tensor] = []
         for batch in synthetic(self._program, samples, seed).batches:
             outputs += self._outputs(theta, dict(batch))
         flat = torch.cat([out.reshape(-1) for out in outputs if out.is_floating_point()])
@@ -161,11 +158,16 @@ def _looks_up(user: Node, table: Node) -> bool:
     return user.target is torch.ops.aten.embedding.default and user.args[0] is table
 
 
-def _centred(rows: Tensor) -> Tensor:
-    return rows - rows.mean(dim=1, keepdim=True)
+def _null_space(jacobian: Tensor) -> Tensor:
+    """An orthonormal basis: ``(directions, freedoms)``."""
+    _, values, rows = torch.linalg.svd(jacobian, full_matrices=True)
+    rank = int((values > TOLERANCE * values[0]).sum())
+    return torch.as_tensor(rows[rank:])
 
 
 def _rank(rows: Tensor) -> int:
+    """Rank of ``rows`` beyond a factor that all columns share."""
     if rows.numel() == 0:
         return 0
-    return int((torch.linalg.svdvals(rows) > 1e-6).sum())
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    return int((torch.linalg.svdvals(centred) > 1e-6).sum())

@@ -13,10 +13,11 @@ import awqc.channels.rules  # noqa: F401  registers the rules
 from awqc.channels.flow import Flow
 from awqc.channels.labels import PINNED
 from awqc.channels.neutral import neutral_values
+from awqc.channels.places import column_places
 from awqc.channels.shapes import Shapes
 from awqc.linears import CONVOLUTIONS, Linear, find_linears
 from awqc.program import Program
-from awqc.sites import Reader, Site
+from awqc.sites import Reader, Site, both_factors
 from awqc.threads import single_threaded
 
 
@@ -63,6 +64,7 @@ class _Analysis:
         constants = _integers(self.program)
         self.small, self.example = Shapes(True, constants), Shapes(False, constants)
         self.neutral = neutral_values(self.program)
+        self.columns = column_places(graph)
         self.shared = _shared_storage(self.program)
 
     def site(self, seed: Linear, taken: set[Node]) -> tuple[Site, set[Node]]:
@@ -88,16 +90,23 @@ class _Analysis:
         if kept.numel() == 0:
             return refused(reason)
         covered = self._covered(flow, kept)
-        edits = {
-            str(n.target): _renumber(flow, flow.get(n), kept)
-            for n in sorted(flow.labels)
-            if n.op == "get_attr" and flow.scaled(n)
-        }
         site = Site(
-            name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()), edits,
+            name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()),
+            self._edits(flow, kept),
             "foldable", reason,
         )
         return site, set(covered)
+
+    def _edits(self, flow: Flow, kept: Tensor) -> dict[str, Tensor]:
+        """The labels of each tensor to change; of rows and columns in one where both change."""
+        edits: dict[str, Tensor] = {}
+        for node in sorted(flow.labels):
+            if node.op == "get_attr" and flow.scaled(node):
+                name, labels = str(node.target), _renumber(flow, flow.get(node), kept)
+                known = edits.get(name)
+                scales = int(kept.numel())
+                edits[name] = labels if known is None else both_factors(known, labels, scales)
+        return edits
 
     def _spread(self, seed: Linear) -> Flow:
         """Labels for a scale on each channel of ``seed``'s input, spread over the graph."""
@@ -109,7 +118,7 @@ class _Analysis:
             return self._spread_with(seed, self.example)
 
     def _spread_with(self, seed: Linear, shapes: Shapes) -> Flow:
-        flow = Flow(shapes, self.states, seed.channels, self.neutral)
+        flow = Flow(shapes, self.states, seed.channels, self.neutral, self.columns)
         labels = -(torch.arange(seed.channels) + PINNED + 1)
         scales = -labels
 

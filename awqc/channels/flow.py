@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,18 @@ class Flow:
         states: dict[Node, Node],
         scales: int,
         neutral: frozenset[Node] = frozenset(),
+        columns: Mapping[Node, Node] | None = None,
     ) -> None:
         """Start without labels.
 
         ``states`` maps each carried state, as an input, to the node that leaves through the
         paired output, and back. ``neutral`` values are what any scale makes of them.
+        ``columns`` gives weights that can take a scale on their rows and another on their
+        columns a second place for labels: those of the columns.
         """
         self.neutral = neutral
+        self.columns = columns or {}
+        self._owners = {place: weight for weight, place in self.columns.items()}
         self.shapes = shapes
         self.states = states
         self.classes = ScaleClasses(scales)
@@ -86,7 +91,7 @@ class Flow:
     def assign(self, node: Any, labels: Tensor) -> None:
         """Demand that ``node`` has ``labels``, or what they become where it is broadcast."""
         assert isinstance(node, Node), node
-        if node in self.neutral or not bool((labels != 0).any()):
+        if self._owners.get(node, node) in self.neutral or not bool((labels != 0).any()):
             return
         shape = self.shapes.shape(node)
         labels = fit(self.classes, labels, shape)
@@ -186,7 +191,7 @@ class Flow:
         self._queue[node] = None
 
     def _copy(self) -> Flow:
-        other = Flow(self.shapes, self.states, 0, self.neutral)
+        other = Flow(self.shapes, self.states, 0, self.neutral, self.columns)
         other.classes = self.classes.copy()
         other.labels = dict(self.labels)
         other.pins = list(self.pins)
@@ -205,7 +210,7 @@ class Flow:
             if isinstance(source.meta.get("val"), list | tuple):
                 maker = source
         self._queue[maker] = None
-        for user in node.users:
+        for user in self._owners.get(node, node).users:
             self._queue[user] = None
 
     def _drain(self, finished: Callable[[Flow], bool]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from awqc.sites import Site
+from awqc.sites import Site, scale_factor
 from tests.channels.proving import by_weight, prove
 
 
@@ -188,3 +188,77 @@ def test_tied_embedding_and_head() -> None:
 def test_dynamic_axes_do_not_matter() -> None:
     sites = prove(Gated(), torch.randn(2, 5, 8), dynamic={"x": {1: "tokens"}})
     assert all(site.status == "foldable" for site in sites)
+
+
+def test_rows_and_columns_of_one_weight() -> None:
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.inner, self.last = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            out: Tensor = self.last(y + self.inner(y))
+            return out
+
+    sites = by_weight(prove(Adds(), torch.randn(4, 8)))
+    site = sites["inner.weight"]
+    assert site is sites["last.weight"]
+    assert (site.status, site.scales) == ("foldable", 8)
+    factor = scale_factor(site.edits["inner.weight"], torch.arange(2.0, 10.0))
+    wanted = torch.arange(2.0, 10.0)[None, :] / torch.arange(2.0, 10.0)[:, None]
+    assert torch.allclose(factor, wanted)
+
+
+@pytest.mark.parametrize("last", [nn.GELU(), nn.ReLU()])
+def test_scale_stops_in_a_depthwise_kernel_or_goes_through(last: nn.Module) -> None:
+    class Branches(nn.Module):
+        """The depthwise product reads what a convolution reads too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv1d(3, 8, 1)
+            self.depth = nn.Conv1d(8, 16, 3, padding=1, groups=8)
+            self.side, self.mix = nn.Conv1d(8, 16, 1), nn.Conv1d(16, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            out: Tensor = self.mix(last(self.depth(x)) + last(self.side(x)))
+            return out
+
+    sites = by_weight(prove(Branches(), torch.randn(2, 3, 9)))
+    assert (sites["side.weight"].status, sites["side.weight"].scales) == ("foldable", 8)
+    assert (sites["mix.weight"].status == "foldable") == isinstance(last, nn.ReLU)
+
+
+def test_one_value_through_a_depthwise_residual() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.depth = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 8, 3, padding=1, groups=8)
+            self.mix = nn.Conv1d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            out: Tensor = self.mix(x + self.depth(x))
+            return out
+
+    site = by_weight(prove(Residual(), torch.randn(2, 3, 9)))["mix.weight"]
+    assert (site.status, site.scales) == ("foldable", 8)
+
+
+def test_a_tensor_that_multiplies_undoes_a_scale() -> None:
+    class Gates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = (nn.Linear(8, 8) for _ in range(3))
+            self.factor = nn.Parameter(torch.randn(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            out: Tensor = self.last(torch.relu(self.second(y))) + torch.tanh(y * self.factor)
+            return out
+
+    site = by_weight(prove(Gates(), torch.randn(4, 8)))["second.weight"]
+    assert (site.status, site.scales) == ("foldable", 8)
+    assert "factor" in site.edits

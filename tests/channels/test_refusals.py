@@ -115,10 +115,3 @@ def test_overlapping_weights_are_refused() -> None:
 
     sites = prove(Views(), torch.randn(2, 8))
     assert all(site.status == "refused" or "shares" not in site.reason for site in sites)
-
-
-def test_a_linear_that_adds_to_what_it_reads() -> None:
-    net = Net(lambda n, y: y + n.c(y))
-    site = by_weight(prove(net, torch.randn(2, 8)))["c.weight"]
-    assert site.status == "refused"
-    assert "on its input and its output" in site.reason

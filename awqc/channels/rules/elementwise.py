@@ -208,18 +208,40 @@ def multiply(flow: Flow, node: Node) -> None:
         for value in (first, node):
             flow.pin(value, f"{describe(node)} divides the value by itself")
         return
-    a, b, out = torch.broadcast_tensors(
-        flow.get(first), _exponent(node) * flow.get(second), flow.get(node)
-    )
+    a, b, out = _balance(flow, node)
     clash = (a != 0) & (b != 0) & ((a != -b) | (out != 0))
     if bool(clash.any()):
         for value in (first, second, node):
             flow.pin(value, f"{describe(node)} multiplies two scaled values")
         return
-    flow.assign(node, torch.where((b == 0), a, 0))
-    flow.assign(node, torch.where((a == 0), b, 0))
     if bool(((a == 0) & (b == 0) & (out != 0)).any()):
         flow.choose(node)
+    for operand, other, labels in ((first, second, a), (second, first, b)):
+        alone = labels * ((a == 0) | (b == 0))
+        if absorbs(flow, other) and bool(((alone != 0) & (out == 0)).any()):
+            flow.choose(node)
+            alone = torch.where(out == 0, 0, alone)
+        assert isinstance(operand, Node)
+        flow.assign(node, alone)
+
+
+def _balance(flow: Flow, node: Node) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of both factors and of the product, of one shape; a divisor's are negated."""
+    first, second = node.args[:2]
+    a, b, out = torch.broadcast_tensors(
+        flow.get(first), _exponent(node) * flow.get(second), flow.get(node)
+    )
+    return a, b, out
+
+
+def absorbs(flow: Flow, value: Any) -> bool:
+    """Whether ``value`` is a tensor of the program that a scale may change."""
+    return (
+        isinstance(value, Node)
+        and value.op == "get_attr"
+        and value not in flow.neutral
+        and bool(value.meta["val"].dtype.is_floating_point)
+    )
 
 
 # (x / sqrt(s))^2 = x^2 / s
@@ -248,21 +270,31 @@ def _square(flow: Flow, node: Node) -> None:
 
 @alternatives(aten.mul.Tensor, aten.div.Tensor)
 def multiply_alternatives(flow: Flow, node: Node) -> list[Alternative]:
-    """The scale of a product may sit on either operand; tensors of the program come first."""
+    """The scale of a product may sit on either factor; tensors of the program come first.
+
+    The scale of one factor may be undone by the other, if that is a tensor of the program,
+    or reach the product.
+    """
     first, second = node.args[:2]
     assert isinstance(first, Node)
     assert isinstance(second, Node)
-    a, b, out = torch.broadcast_tensors(flow.get(first), flow.get(second), flow.get(node))
+    a, b, out = _balance(flow, node)
     missing = torch.where((a == 0) & (b == 0), out, 0)
-    if not bool((missing != 0).any()):
-        return []
-    options = [Alternative(first, missing), Alternative(second, _exponent(node) * missing)]
-    options = [
-        option
-        for option in options
-        if option.node not in flow.neutral and option.node.meta["val"].dtype.is_floating_point
-    ]
-    return sorted(options, key=lambda option: _reluctance(flow, option, missing))
+    if bool((missing != 0).any()):
+        options = [Alternative(first, missing), Alternative(second, _exponent(node) * missing)]
+        options = [
+            option
+            for option in options
+            if option.node not in flow.neutral and option.node.meta["val"].dtype.is_floating_point
+        ]
+        return sorted(options, key=lambda option: _reluctance(flow, option, missing))
+    undone = torch.where((b == 0) & (out == 0), a, 0)
+    if bool((undone != 0).any()) and absorbs(flow, second):
+        return [Alternative(second, -_exponent(node) * undone), Alternative(node, undone)]
+    undone = torch.where((a == 0) & (out == 0), b, 0)
+    if bool((undone != 0).any()) and absorbs(flow, first):
+        return [Alternative(first, -undone), Alternative(node, undone)]
+    return []
 
 
 def _exponent(node: Node) -> int:

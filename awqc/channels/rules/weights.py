@@ -8,43 +8,35 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.channels.flow import Flow, describe, rule
+from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
 from awqc.channels.labels import merge_axes
-from awqc.linears import CONVOLUTIONS, conv_options
+from awqc.channels.places import TRANSPOSED, groups_of, is_depthwise
+from awqc.channels.rules.elementwise import absorbs
+from awqc.linears import CONVOLUTIONS
 
 aten = torch.ops.aten
-TRANSPOSED: dict[Any, int] = {
-    aten.conv_transpose1d.default: 1,
-    aten.conv_transpose2d.input: 2,
-    aten.conv_transpose3d.input: 3,
-}
-
-
 # (x / s) (W s)^T = x W^T          x (W / s)^T + b / s = y / s
 @rule(aten.linear.default)
 def linear(flow: Flow, node: Node) -> None:
     """Columns of W undo a scale on x; rows of W, and the bias, make one on y."""
-    _product(flow, node, spatial=0, groups=1, transposed=False)
+    _product(flow, node, spatial=0, transposed=False)
 
 
 @rule(*CONVOLUTIONS)
 def convolution(flow: Flow, node: Node) -> None:
     """As `linear`, on input and output channels; zero padding stays zero."""
-    groups = int(conv_options(node)["groups"])
-    _product(flow, node, CONVOLUTIONS[node.target], groups, transposed=False)
+    _product(flow, node, CONVOLUTIONS[node.target], transposed=False)
 
 
 @rule(*TRANSPOSED)
 def transposed_convolution(flow: Flow, node: Node) -> None:
     """As `convolution`, with the first two axes of the weight exchanged."""
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    _product(flow, node, TRANSPOSED[node.target], int(groups), transposed=True)  # type: ignore[arg-type]
+    _product(flow, node, TRANSPOSED[node.target], transposed=True)
 
 
-def _product(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool) -> None:
+def _product(flow: Flow, node: Node, spatial: int, transposed: bool) -> None:
     """The equation ``y[g, n] = x[g, k] + W[g, n, k] = b[g, n]`` between labels, per group g."""
-    x, weight = node.args[0], node.args[1]
-    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    x, weight, bias, groups = node.args[0], node.args[1], _bias(node), groups_of(node)
     assert isinstance(weight, Node)
     if len(weight.meta["val"].shape) == 1:
         for value in (x, weight, bias, node):
@@ -52,6 +44,13 @@ def _product(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool
         return
     if isinstance(bias, Node) and flow.scaled(bias):
         _assign_channels(flow, node, spatial, flow.get(bias))
+    if spatial and is_depthwise(node):
+        _depthwise(flow, node, spatial)
+        return
+    if weight in flow.columns:
+        _rows(flow, node, spatial, groups, transposed)
+        _columns(flow, node, spatial, groups, transposed)
+        return
     columns = _channels(flow, x, spatial).reshape(groups, 1, -1)
     rows = _channels(flow, node, spatial).reshape(groups, -1, 1)
     has_columns, has_rows = bool((columns != 0).any()), bool((rows != 0).any())
@@ -72,6 +71,112 @@ def _product(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool
         _assign_channels(flow, node, spatial, found)
     else:
         _assign_channels(flow, x, spatial, -found)
+
+
+def _rows(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool) -> None:
+    """``y[g, n] = W[g, n] = b[g, n]``: what is on the rows of W is on y."""
+    weight, bias = node.args[1], _bias(node)
+    if flow.scaled(node):
+        rows = _channels(flow, node, spatial).reshape(groups, -1, 1)
+        _assign_weight(flow, weight, rows, spatial, transposed)
+    if flow.scaled(weight):
+        found = _weight_labels(flow, weight, spatial, groups, transposed)
+        found = merge_axes(flow.classes, found, [2])
+        _assign_weight(flow, weight, found, spatial, transposed)
+        _assign_channels(flow, node, spatial, found)
+    if isinstance(bias, Node) and flow.scaled(node):
+        flow.assign(bias, _channels(flow, node, spatial))
+
+
+def _columns(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool) -> None:
+    """``0 = x[g, k] + W[g, k]``: what is on the columns of W is undone on x."""
+    x, weight = node.args[:2]
+    assert isinstance(weight, Node)
+    columns = flow.columns[weight]
+    if flow.scaled(x):
+        labels = -_channels(flow, x, spatial).reshape(groups, 1, -1)
+        _assign_weight(flow, columns, labels, spatial, transposed)
+    if flow.scaled(columns):
+        found = _weight_labels(flow, columns, spatial, groups, transposed)
+        found = merge_axes(flow.classes, found, [1])
+        _assign_weight(flow, columns, found, spatial, transposed)
+        _assign_channels(flow, x, spatial, -found)
+
+
+# w[c, m] (x[c] / s[c]) = (w x)[c, m] / s[c]
+def _depthwise(flow: Flow, node: Node, spatial: int) -> None:
+    """One channel in for each group: a product with the kernel, ``y = x + w`` between labels."""
+    x, weight, bias = node.args[0], node.args[1], _bias(node)
+    a, b, out = _depthwise_labels(flow, node, spatial)
+    clash = (a != 0) & (b != 0) & ((a != -b) | (out != 0))
+    if bool(clash.any()):
+        for value in (x, weight, node):
+            flow.pin(value, f"{describe(node)} multiplies two scaled values")
+        return
+    if isinstance(bias, Node) and bool((out != 0).any()):
+        flow.assign(bias, out)
+    single = (a != 0).int() + (b != 0).int() + (out != 0).int() == 1
+    if bool(single.any()):
+        flow.choose(node)
+    _assign_channels(flow, node, spatial, torch.where((b == 0) & (out != 0), a, 0))
+    _assign_kernel(flow, weight, torch.where((a == 0) & (b != 0) & (out != 0), out, 0))
+
+
+def _bias(node: Node) -> Any:
+    return node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+
+
+def _depthwise_labels(flow: Flow, node: Node, spatial: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of input, kernel and output of a depthwise product, a row an output channel."""
+    x, weight = node.args[0], node.args[1]
+    assert isinstance(weight, Node)
+    out = _channels(flow, node, spatial)
+    a = _channels(flow, x, spatial)
+    a = a.repeat_interleave(out.numel() // a.numel())
+    shape = flow.shapes.shape(weight)
+    labels = flow.get(weight)
+    if flow.scaled(weight):
+        labels = merge_axes(flow.classes, labels, range(2, labels.ndim))
+        flow.assign(weight, labels)
+    return a, labels.expand(*shape[:2], *(1,) * spatial).reshape(-1), out
+
+
+def _assign_kernel(flow: Flow, weight: Any, labels: Tensor) -> None:
+    """Give a depthwise kernel ``labels``, one an output channel."""
+    shape = flow.shapes.shape(weight)
+    flow.assign(weight, labels.reshape(*shape[:2], *(1,) * (len(shape) - 2)))
+
+
+@alternatives(*CONVOLUTIONS, *TRANSPOSED)
+def depthwise_alternatives(flow: Flow, node: Node) -> list[Alternative]:
+    """What is scaled on one side of a depthwise product stops in the kernel, or goes through."""
+    spatial = CONVOLUTIONS.get(node.target) or TRANSPOSED[node.target]
+    x, weight = node.args[0], node.args[1]
+    assert isinstance(x, Node)
+    assert isinstance(weight, Node)
+    a, b, out = _depthwise_labels(flow, node, spatial)
+    single = (a != 0).int() + (b != 0).int() + (out != 0).int() == 1
+    if not bool(single.any()):
+        return []
+    a, b, out = (torch.where(single, labels, 0) for labels in (a, b, out))
+    shape = flow.shapes.shape(weight)
+    kernel = (out - a).reshape(*shape[:2], *(1,) * spatial)
+    at = [1] * len(node.meta["val"].shape)
+    at[-1 - spatial] = -1
+    options = [
+        Alternative(weight, kernel),
+        Alternative(node, (a + b).reshape(at)),
+        Alternative(x, _narrowed(flow, out - b, flow.shapes.shape(x)[-1 - spatial]).reshape(at)),
+    ]
+    return [
+        option for option in options
+        if bool((option.labels != 0).any()) and (option.node is not weight or absorbs(flow, weight))
+    ]
+
+
+def _narrowed(flow: Flow, labels: Tensor, channels: int) -> Tensor:
+    """Labels of output channels as labels of the ``channels`` that each several are made of."""
+    return merge_axes(flow.classes, labels.reshape(channels, -1), [1]).reshape(-1)
 
 
 def _channels(flow: Flow, node: Any, spatial: int) -> Tensor:
@@ -125,6 +230,9 @@ def embedding(flow: Flow, node: Node) -> None:
     """Columns of the table absorb."""
     table = node.args[0]
     assert isinstance(table, Node)
+    if table in flow.columns:
+        flow.pin(table, f"{describe(node)} looks its rows up")
+        table = flow.columns[table]
     flow.assign(table, _channels(flow, node, 0).reshape(1, -1))
     if flow.scaled(table):
         merged = merge_axes(flow.classes, flow.get(table), [0])
