@@ -19,8 +19,10 @@ from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
 from awqc.export.formats import FORMATS, check_formats, serving
 from awqc.export.graph_module import restore_calls
+from awqc.export.ort_levels import parse_level, set_level, settle_levels
 from awqc.export.serving import prepare_serving, serving_runtime_scales
 from awqc.layers import LayerRecord
+from awqc.onnx_session import MODEL, TUNED
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import (
     DEFAULT,
@@ -59,6 +61,7 @@ class Options:
     seed: int = 0
     runtime_scales: str = "auto"
     dtype: str = "auto"
+    accuracy_level: int | str = "auto"
 
     def build_pipeline(self) -> Pipeline:
         """The passes, with these options as their defaults."""
@@ -148,7 +151,7 @@ def compile(
         beside: called with the program and the folder of artifacts, to put more files there.
         **options: fields of `Options`: symmetric, exclude, head_bits, embed_bits,
             pipeline, formats, provider,
-            device, max_loss, recipe, num_samples, seed, runtime_scales, dtype.
+            device, max_loss, recipe, num_samples, seed, runtime_scales, dtype, accuracy_level.
 
     Raises:
         UsageError: an argument is wrong.
@@ -196,6 +199,7 @@ def parse_options(**given: Any) -> Options:
     check_formats(options.formats)
     if options.dtype not in ("auto", *DTYPES):
         raise UsageError(f"dtype {options.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
+    parse_level(options.accuracy_level)
     _check_device(options.device)
     options.build_pipeline()
     if options.provider != "auto":
@@ -248,8 +252,12 @@ def _compile(
     with _timed(timing, "export"):
         final = _final(program)
         _write(program, final, folder, options.formats)
+        level = parse_level(options.accuracy_level)
+        set_level(folder, level)
     with _timed(timing, "verify"):
         verification = _verify(program, final, reference, folder, provider)
+        if level is None and settle_levels(folder, verification, reference.batches):
+            verification = _verify(program, final, reference, folder, provider)
         try:
             check(verification, program.source_dtype, options.max_loss, program.name)
         except VerificationError as error:
@@ -300,7 +308,7 @@ def _write(program: Program, final: Program, folder: Path, formats: Sequence[str
     """All formats; ONNX of a bfloat16 model is written in float32, which runs everywhere."""
     metadata = {"awqc.bits": str(program.quantization.bits)}
     for name in formats:
-        wide = name == "onnx" and final.source_dtype == torch.bfloat16
+        wide = name in ("onnx", "ort") and final.source_dtype == torch.bfloat16
         try:
             FORMATS[name](program if wide else final, folder, metadata)
         except OSError as error:
@@ -314,7 +322,7 @@ def _verify(
     program: Program, final: Program, reference: Reference, folder: Path, provider: str
 ) -> Verification:
     """Measure the exported model against the program that it was written from."""
-    path = folder / "model.onnx"
+    path, tuned = folder / MODEL, folder / TUNED / MODEL
     wide = program.source_dtype == torch.bfloat16
     judged = program if wide else final
     batches = tuple(_in_dtype(judged, batch) for batch in reference.batches)
@@ -323,6 +331,7 @@ def _verify(
         Reference(batches, reference.outputs),
         path if path.exists() else None,
         "cuda" if provider == "cuda" else "cpu",
+        tuned if tuned.exists() else None,
     )
 
 

@@ -13,12 +13,11 @@ import numpy as np
 import onnxruntime as ort
 
 from awqc.errors import AwqcError, UsageError
+from awqc.onnx_session import CPU, find_model, open_session, read_settings
 
-MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 PAST, PRESENT = "past_key_values.", "present."
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
-ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
-CPU = "CPUExecutionProvider"
 
 
 @dataclass
@@ -60,12 +59,13 @@ class TextGenerator:
     def __init__(
         self, folder: Path, *, provider: str = CPU, level: str | None = None, threads: int = 0
     ) -> None:
-        """Load ``model.onnx`` and ``tokenizer.json`` of ``folder``.
+        """Load the model of ``folder``, that in ``ort/`` where there is one, and its tokenizer.
 
         Args:
             folder: what ``awqc compile`` wrote for a causal LM.
             provider: onnxruntime's name of the provider to run on.
-            level: accuracy level of low-bit products; None: onnxruntime's default.
+            level: accuracy level of low-bit products; None: as the model and
+                ``session.json`` say, else onnxruntime's default.
             threads: of the session; 0: onnxruntime's choice.
 
         Raises:
@@ -75,13 +75,14 @@ class TextGenerator:
         self.speed = Speed()
         self._tokenizer = _load_tokenizer(folder)
         self._config = _read_config(folder)
-        self._session = _load_session(folder, provider, level, threads)
+        model = find_model(folder)
+        self._session = _load_session(model, provider, level, threads)
         inputs = {value.name: value for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
         self._states = {name: PRESENT + name.removeprefix(PAST) for name in inputs if PAST in name}
         if not self._states or not set(self._states.values()) <= set(self._outputs):
             raise UsageError(
-                f"{folder / MODEL}: carries no cache ({PAST}N.key); only causal language "
+                f"{model}: carries no cache ({PAST}N.key); only causal language "
                 "models generate text"
             )
         self._inputs = inputs
@@ -212,26 +213,18 @@ def generate(
     )
 
 
-def _load_session(folder: Path, provider: str, level: str | None, threads: int) -> Any:
-    path = folder / MODEL
-    if not path.is_file():
-        raise UsageError(f"{folder}: there is no {MODEL}; give a folder that awqc compile wrote")
+def _load_session(path: Path, provider: str, level: str | None, threads: int) -> Any:
     if provider not in ort.get_available_providers():
         raise UsageError(f"onnxruntime has no {provider} here")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    if level is not None:
-        options.add_session_config_entry(ACCURACY_LEVEL, level)
-    providers = [provider] if provider == CPU else [provider, CPU]
+    short = "cpu" if provider == CPU else "cuda"
+    settings = read_settings(path, short)
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        return open_session(path, short, settings, level=level, threads=threads)
+    except AwqcError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise AwqcError(f"{path}: onnxruntime does not load it: {reason}") from error
-    if session.get_providers()[0] != provider:
-        raise UsageError(f"{provider} was asked for, but onnxruntime fell back to the CPU")
-    return session
 
 
 def _load_tokenizer(folder: Path) -> Any:

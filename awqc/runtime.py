@@ -11,12 +11,12 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from awqc.errors import UsageError, VerificationError
+from awqc.errors import AwqcError, UsageError, VerificationError
+from awqc.onnx_session import Settings, find_model, open_session, read_settings
 from awqc.program import Batch, InputSpec
 
 Provider = Literal["auto", "cuda", "cpu"]
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
-ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, DEFAULT = "1", None
 PAST, PRESENT = "past_key_values.", "present."
 DTYPES = {
@@ -42,36 +42,37 @@ class Session:
         outputs: names of the outputs, in order.
     """
 
-    def __init__(self, path: Path, provider: Provider = "auto", level: str | None = DEFAULT):
+    def __init__(
+        self,
+        path: Path,
+        provider: Provider = "auto",
+        level: str | None = DEFAULT,
+        settings: Settings | None = None,
+    ) -> None:
         """Load ``path``.
 
         Args:
             path: the model.
             provider: ``auto`` takes CUDA where onnxruntime can really use it.
             level: accuracy level of low-bit products: `EXACT` computes in float32,
-                `DEFAULT` is what a session does that sets nothing (int8 activations).
+                `DEFAULT` is what a session does that sets nothing (int8 activations), or
+                what the model says.
+            settings: what else the session sets.
 
         Raises:
             UsageError: CUDA was asked for and does not work here.
             VerificationError: onnxruntime does not load the model.
         """
         self.provider = resolve_provider(provider)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if level is not None:
-            options.add_session_config_entry(ACCURACY_LEVEL, level)
-        wanted = ["CPUExecutionProvider"]
-        if self.provider == "cuda":
-            wanted.insert(0, "CUDAExecutionProvider")
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=wanted)
+            self._session = open_session(path, self.provider, settings, level=level)
+        except AwqcError:
+            raise
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise VerificationError(
                 f"{path.name}: onnxruntime does not load it: {reason}"
             ) from error
-        if self.provider == "cuda" and self._session.get_providers()[0] != wanted[0]:
-            raise UsageError("CUDA was asked for, but the session runs on the CPU")
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -155,20 +156,23 @@ def _tiny_model() -> bytes:
 def load(
     path: str | Path, provider: Provider = "auto", accuracy_level: int | None = None
 ) -> Session:
-    """Open a compiled model in onnxruntime.
+    """Open a compiled model in onnxruntime, with the settings of ``session.json`` beside it.
 
     Args:
-        path: an output folder of a compile, or an ``.onnx`` file.
+        path: an output folder of a compile, of which the form in ``ort/`` is taken where it
+            has one, or an ``.onnx`` file.
         provider: ``auto``, ``cuda`` or ``cpu``; cuda raises where it does not work.
-        accuracy_level: of low-bit products: 1 computes in float32, 4 with int8
-            activations; None leaves onnxruntime's default, which is 4.
+        accuracy_level: of all low-bit products: 1 computes in float32, 4 with int8
+            activations; None: as the model and ``session.json`` say, else onnxruntime's
+            default, which is 4.
 
     Raises:
         UsageError: there is no model, or the provider does not work here.
         VerificationError: onnxruntime does not load the model.
     """
-    file = Path(path)
-    file = file / "model.onnx" if file.is_dir() else file
-    if not file.is_file():
-        raise UsageError(f"{path}: there is no model; give the output folder of awqc compile")
-    return Session(file, provider, None if accuracy_level is None else str(accuracy_level))
+    if accuracy_level is not None and accuracy_level not in range(5):
+        raise UsageError(f"accuracy level {accuracy_level}: give a number from 0 to 4")
+    file = find_model(Path(path))
+    found = resolve_provider(provider)
+    level = None if accuracy_level is None else str(accuracy_level)
+    return Session(file, "cuda" if found == "cuda" else "cpu", level, read_settings(file, found))

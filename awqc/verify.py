@@ -139,6 +139,8 @@ class Verification:
         unfused: quantized weights of matrix products that are dequantized at each run.
         dequantized: quantized weights of other operations (convolutions), likewise.
         batches: held-out batches that were compared.
+        ort: of onnxruntime's own form: ``exact`` and ``written`` (at the levels that it
+            holds) against quantized; what `awqc.export.ort_report.describe_ort` tells.
         text: perplexity, KL divergence and top-1 agreement of language models, by form.
         notes: what the user should know.
     """
@@ -154,6 +156,7 @@ class Verification:
     batches: int
     text: dict[str, Any] | None
     notes: list[str]
+    ort: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -203,17 +206,20 @@ def _run(program: Program, batch: Batch) -> tuple[Tensor, ...]:
 
 
 def verify(
-    program: Program, reference: Reference, onnx_path: Path | None, provider: Provider = "auto"
+    program: Program,
+    reference: Reference,
+    onnx_path: Path | None,
+    provider: Provider = "auto",
+    ort_path: Path | None = None,
 ) -> Verification:
     """Measure all gaps on the reference's batches.
 
-    ``program`` is the quantized program; ``onnx_path`` its export, or None if there is none.
+    ``program`` is the quantized program; ``onnx_path`` its export, or None if there is none,
+    and ``ort_path`` the form that is onnxruntime's own, which stands in for a missing export.
     """
-    sessions: dict[str, Session] = {}
-    if onnx_path is not None:
-        sessions["exact"] = Session(onnx_path, provider, EXACT)
-        sessions["default"] = Session(onnx_path, provider, DEFAULT)
-    gaps = {key: Gap() for key in ("original", "exact", "default", "exported_original")}
+    main = onnx_path or ort_path
+    sessions = _sessions(main, ort_path, provider)
+    gaps = {key: Gap() for key in ("original", "exported_original", *sessions)}
     texts: dict[str, TextQuality] = {}
     for batch, wanted in zip(reference.batches, reference.outputs, strict=True):
         mask = batch[program.mask_input].bool() if program.mask_input else None
@@ -227,7 +233,7 @@ def verify(
             _read(program, texts, f"exported_{key}", exported, batch, wanted)
             if key == "default":
                 _gather(program, gaps["exported_original"], exported, wanted, mask, states=False)
-    fusion = _fusion(onnx_path, sessions)
+    fusion = _fusion(main, sessions)
     return Verification(
         export_exact=_small(gaps["exact"]) if sessions else None,
         export_default=_small(gaps["default"]) if sessions else None,
@@ -239,8 +245,33 @@ def verify(
         dequantized=fusion[2],
         batches=len(reference.batches),
         text={name: score.as_dict() for name, score in texts.items()} or None,
-        notes=_notes(gaps, bool(sessions)),
+        notes=_notes(gaps),
+        ort=None if ort_path is None else _ort(ort_path, gaps),
     )
+
+
+def _sessions(
+    path: Path | None, ort_path: Path | None, provider: Provider
+) -> dict[str, Session]:
+    """The export, and onnxruntime's own form where it is another file, at both levels."""
+    sessions: dict[str, Session] = {}
+    if path is not None:
+        sessions["exact"] = Session(path, provider, EXACT)
+        sessions["default"] = Session(path, provider, DEFAULT)
+    if ort_path is not None and ort_path != path:
+        sessions["ort_exact"] = Session(ort_path, provider, EXACT)
+        sessions["ort"] = Session(ort_path, provider, DEFAULT)
+    return sessions
+
+
+def _ort(path: Path, gaps: dict[str, Gap]) -> dict[str, Any]:
+    from awqc.export.ort_report import describe_ort
+
+    exact, written = (
+        _small(gaps.get(key, gaps[instead]))
+        for key, instead in (("ort_exact", "exact"), ("ort", "default"))
+    )
+    return {"exact": exact, "written": written, **describe_ort(path)}
 
 
 def _fusion(path: Path | None, sessions: dict[str, Session]) -> tuple[int, list[str], list[str]]:
@@ -303,9 +334,9 @@ def _full(gap: Gap) -> dict[str, float | None]:
     }
 
 
-def _notes(gaps: dict[str, Gap], exported: bool) -> list[str]:
+def _notes(gaps: dict[str, Gap]) -> list[str]:
     notes = []
-    if exported and gaps["default"].rel > DEFAULT_WARNING:
+    if "default" in gaps and gaps["default"].rel > DEFAULT_WARNING:
         notes.append(
             f"a session that sets nothing computes with int8 activations and is off by "
             f"{gaps['default'].rel:.1%}; set session.qdq_matmulnbits_accuracy_level to 1 "
@@ -328,11 +359,16 @@ def check(
         VerificationError: exported and quantized disagree, outputs are not finite, or the
             loss against the original, its ``rel``, is beyond ``max_loss``.
     """
-    exact = verification.export_exact
     limit = EXACT_TOLERANCE[dtype]
-    if exact is not None and not exact["rel"] <= limit:
+    forms = {
+        "exported model": verification.export_exact,
+        "ort form": verification.ort and verification.ort["exact"],
+    }
+    for form, exact in forms.items():
+        if exact is None or exact["rel"] <= limit:
+            continue
         raise VerificationError(
-            f"{name}: the exported model differs from the quantized one by {exact['rel']:.2g} "
+            f"{name}: the {form} differs from the quantized one by {exact['rel']:.2g} "
             f"(relative, at the exact level); rounding explains {limit:g}. "
             "If its files were changed since the compile, compile again; else please report it"
         )

@@ -17,7 +17,7 @@ import torch
 from awqc.capture.source import load_program
 from awqc.cli import COMMANDS, cli, run
 from awqc.export.onnx import MIN_OPSET
-from awqc.runtime import ACCURACY_LEVEL
+from awqc.onnx_session import ACCURACY_LEVEL
 from tests.tiny import inputs, model
 
 ROOT = Path(__file__).parents[1]

@@ -51,10 +51,14 @@ Examples:
               help="Multiply by scales when the model runs, where they cannot be folded: if it "
               "pays, never, or whenever the loss falls.")
 @click.option("--formats", default="onnx,pt2", show_default=True,
-              help="What to write, of onnx, pt2, awq, compressed-tensors.")
+              help="What to write, of onnx, ort, pt2, awq, compressed-tensors.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
               default="auto", show_default=True,
               help="What the exported model computes in; auto: as the model came.")
+@click.option("--accuracy-level", type=click.Choice(["auto", "0", "1", "2", "3", "4"]),
+              default="auto", show_default=True,
+              help="How onnxruntime multiplies: 4 rounds activations to int8, 1 computes in "
+              "float32; auto: 4 unless that loses too much.")
 @click.option("--device", default="cpu", show_default=True,
               help="Where calibration runs; only cpu so far.")
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
@@ -158,9 +162,17 @@ def companions(model: str) -> Callable[[Program, Path], object] | None:
         return None
     from awqc.capture.hf_folder import HFFolder
     from awqc.export.genai import write_runner_files
+    from awqc.onnx_session import TUNED
 
     folder = HFFolder.at(path)
-    return lambda program, target: write_runner_files(program, folder, target)
+
+    def write(program: Program, target: Path) -> None:
+        """Into each folder that runs as it is."""
+        for place in (target, target / TUNED):
+            if place.is_dir():
+                write_runner_files(program, folder, place)
+
+    return write
 
 
 def default_output(model: str) -> Path:

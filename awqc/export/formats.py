@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
+from awqc.export.ort import export_ort
 from awqc.export.pt2 import export_pt2
+from awqc.onnx_session import MODEL, TUNED
 from awqc.program import Program
 
 Writer = Callable[[Program, Path, Mapping[str, str]], Path]
@@ -16,6 +19,17 @@ Writer = Callable[[Program, Path, Mapping[str, str]], Path]
 
 def _onnx(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
     return export_onnx(program, folder / "model.onnx", metadata=metadata).path
+
+
+def _ort(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    """From the QDQ form: the one in ``folder``, or one that is made for it."""
+    target = folder / TUNED / MODEL
+    target.parent.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = folder / MODEL
+        if not source.is_file():
+            source = _onnx(program, Path(scratch), metadata)
+        return export_ort(source, target).path
 
 
 def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
@@ -40,6 +54,7 @@ def _compressed_tensors(program: Program, folder: Path, metadata: Mapping[str, s
 
 FORMATS: dict[str, Writer] = {
     "onnx": _onnx,
+    "ort": _ort,
     "pt2": _pt2,
     "awq": _awq,
     "compressed-tensors": _compressed_tensors,
@@ -54,7 +69,7 @@ def serving(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` without repetition.
+    """``names`` without repetition, in the order in which they are written.
 
     Raises:
         UsageError: a name is unknown, or there is none.
@@ -64,4 +79,4 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
             raise UsageError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
     if not names:
         raise UsageError(f"no format is given; choose from {', '.join(FORMATS)}")
-    return tuple(dict.fromkeys(names))
+    return tuple(name for name in FORMATS if name in names)

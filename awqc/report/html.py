@@ -10,7 +10,7 @@ from typing import Any
 
 from awqc.report.markup import Markup, join, tag
 from awqc.report.tables import Cell, bar, names, table, text, value
-from awqc.report.wording import byte_count, decibel, group_size, number
+from awqc.report.wording import byte_count, decibel, group_size, number, tuned_form
 
 WORST = 3
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -242,6 +242,7 @@ def _verification(verify: Mapping[str, Any] | None) -> Markup:
         table(["question", "compared", "relative error", "largest difference", "SQNR dB",
                "same argmax"], rows, numbers=range(2, 6), sortable=False),
         *_quality(verify.get("text") or {}),
+        tag("p", tuned_form(verify["ort"])) if verify.get("ort") else "",
         tag("p", "Dequantized at each run, because no low-bit kernel takes them: ",
             tag("code", ", ".join(slow))) if slow else "",
     )  # fmt: skip

@@ -11,7 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from awqc.report.wording import byte_count, decibel, fit_names, group_size, number, shorten
+from awqc.report.wording import (
+    byte_count,
+    decibel,
+    fit_names,
+    group_size,
+    number,
+    shorten,
+    tuned_form,
+)
 
 WORST = 3
 MOST_LAYERS = 40
@@ -125,6 +133,8 @@ def print_verification(verify: Mapping[str, Any], out: Console) -> None:
         if verify["dequantized"]:
             fused += f", {len(verify['dequantized'])} other weights dequantized at each run"
         out.print(f"kernels: {fused}")
+    if verify.get("ort"):
+        out.print(tuned_form(verify["ort"]))
     original = verify["original"]
     if original is not None:
         agreement = original["argmax_agreement"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
 ELLIPSIS = "…"
 
@@ -34,6 +35,23 @@ def byte_count(count: float) -> str:
 def group_size(size: int) -> str:
     """``row`` for one scale a row."""
     return "row" if size == -1 else str(size)
+
+
+def tuned_form(ort: Mapping[str, Any]) -> str:
+    """One sentence about onnxruntime's own form, of ``verify.ort`` in a report.
+
+    >>> gap = {"rel": 0.012, "max_abs": 0.1}
+    >>> tuned_form({"written": gap, "levels": {"1": 2, "4": 30}, "tables": 1, "left": {}})
+    'ort form: quantized within 0.012, 2 products at level 1, 30 at level 4, 1 table'
+    """
+    counts = [f"{count} at level {level}" for level, count in ort["levels"].items()]
+    if counts:
+        counts[0] = counts[0].replace(" at", " products at", 1)
+    if ort["tables"]:
+        counts.append(f"{ort['tables']} table{'s' if ort['tables'] > 1 else ''}")
+    if ort["left"]:
+        counts.append(f"{len(ort['left'])} left in QDQ form")
+    return ", ".join([f"ort form: quantized within {number(ort['written']['rel'])}", *counts])
 
 
 def shorten(text: str, width: int) -> str:

@@ -1,0 +1,234 @@
+"""The ONNX form that onnxruntime loads fastest: its own low-bit operations, written directly.
+
+A QDQ model makes onnxruntime find ``DequantizeLinear -> MatMul``, unpack the codes and pack them
+anew at each load. Here that is done once, when the model is written::
+
+    MatMul(x, DequantizeLinear(codes))                      ->  MatMulNBits(x, codes)
+    MatMul(x, Transpose(DequantizeLinear(codes)))           ->  MatMulNBits(x, codes)
+    Cast(Gather(codes, i)) * Unsqueeze(Gather(scale, i))    ->  GatherBlockQuantized(codes, i)
+
+An Add behind a product is left to onnxruntime, which merges it where its kernels take a bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from awqc.errors import ExportError
+from awqc.export.ort_data import DataFile
+from awqc.export.ort_weights import SCALES, WIDTHS, read_matrix, unsigned, why_not
+
+CONTRIB = "com.microsoft"
+DEFAULT_LEVEL = 4
+SMALLEST_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class ExportedOrt:
+    """What `export_ort` wrote.
+
+    Attributes:
+        path: the model; its weights are in ``data`` beside it.
+        products: number of MatMulNBits nodes, and ``tables`` of GatherBlockQuantized nodes.
+        left: quantized weights that stay in QDQ form, with the reason.
+    """
+
+    path: Path
+    data: Path
+    products: int
+    tables: int
+    left: dict[str, str]
+
+
+def export_ort(source: Path, target: Path, accuracy_level: int = DEFAULT_LEVEL) -> ExportedOrt:
+    """Write the QDQ model ``source`` in onnxruntime's own form to ``target``.
+
+    Args:
+        source: what `awqc.export.onnx.export_onnx` wrote.
+        target: the model; weights go to ``<target>.data``, each from the start of a page.
+        accuracy_level: of all products, as MatMulNBits defines it: 0 to 4.
+
+    Raises:
+        ExportError: a file cannot be read or written, or the result is not valid.
+    """
+    data = target.with_name(f"{target.name}.data")
+    try:
+        model = ir.load(source)
+        with DataFile(data) as file:
+            rewriter = Rewriter(model, file, accuracy_level)
+            rewriter.run()
+            for value in model.graph.initializers.values():
+                if value.const_value is not None:
+                    value.const_value = file.move(value.const_value)
+        ir.save(model, target)
+    except OSError as error:
+        raise ExportError(f"{target}: could not be written: {error}") from error
+    try:
+        onnx.checker.check_model(str(target))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{target}: not a valid ONNX model: {error}") from error
+    return ExportedOrt(target, data, rewriter.products, rewriter.tables, left_in_qdq(model))
+
+
+class Rewriter:
+    """Replaces quantized weights of ``model``; their new tensors go to ``file``.
+
+    Attributes:
+        products: nodes written so far; ``tables`` likewise.
+    """
+
+    def __init__(self, model: Any, file: DataFile, level: int) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.file = file
+        self.level = level
+        self.products = 0
+        self.tables = 0
+
+    def run(self) -> None:
+        """Rewrite the whole graph, and drop what nothing reads any more."""
+        for node in list(self.graph):
+            if node.domain == "" and node.op_type == "Gather":
+                self._rewrite_lookup(node)
+        for node in list(self.graph):
+            if node.op_type == "DequantizeLinear" and _is_weight(node.inputs[0]):
+                self._rewrite_products(node)
+        passes.RemoveUnusedNodesPass()(self.model)
+        self.model.opset_imports[CONTRIB] = 1
+
+    def _rewrite_products(self, dequantize: Any) -> None:
+        name = str(dequantize.inputs[0].name)
+        if why_not(dequantize) is not None:
+            return
+        for reader, index in list(dequantize.outputs[0].uses()):
+            turned = reader.op_type == "Transpose" and _swaps(reader)
+            uses = list(reader.outputs[0].uses()) if turned else [(reader, index)]
+            for product, place in uses:
+                matrix = read_matrix(dequantize, turned)
+                if product.op_type == "MatMul" and place == 1 and matrix is not None:
+                    self._replace_product(product, name, matrix)
+
+    def _replace_product(self, product: Any, name: str, matrix: Any) -> None:
+        codes, scale, zeros = matrix.packed()
+        inputs = [
+            product.inputs[0],
+            self._initializer(f"{name}.packed", codes),
+            self._initializer(f"{name}.block_scale", scale),
+        ]
+        if zeros is not None:
+            inputs.append(self._initializer(f"{name}.block_zero_point", zeros))
+        rows, columns = matrix.codes.shape
+        attributes = {
+            "K": columns,
+            "N": rows,
+            "bits": matrix.bits,
+            "block_size": matrix.block,
+            "accuracy_level": self.level,
+        }
+        self._replace(product, "MatMulNBits", inputs, attributes)
+        self.products += 1
+
+    def _rewrite_lookup(self, gather: Any) -> None:
+        """Of a table with one scale a row; its codes and scales are gathered and multiplied."""
+        found = _match_lookup(gather)
+        if found is None:
+            return
+        product, scale = found
+        codes = unsigned(gather.inputs[0])
+        name = str(gather.inputs[0].name)
+        block = max(SMALLEST_BLOCK, 1 << (codes.shape[1] - 1).bit_length())
+        inputs = [
+            self._initializer(f"{name}.table", codes),
+            gather.inputs[1],
+            self._initializer(f"{name}.table_scale", scale.const_value.numpy()[:, None]),
+        ]
+        attributes = {"bits": 8, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        self._replace(product, "GatherBlockQuantized", inputs, attributes)
+        self.tables += 1
+
+    def _replace(self, old: Any, op: str, inputs: list[Any], attributes: dict[str, int]) -> None:
+        result = old.outputs[0]
+        node = ir.node(op, inputs, attributes=attributes, domain=CONTRIB, name=old.name)
+        node.outputs[0].type, node.outputs[0].shape = result.type, result.shape
+        self.graph.insert_before(old, node)
+        ir.convenience.replace_all_uses_with(
+            result, node.outputs[0], replace_graph_outputs=True
+        )
+        name = result.name
+        self.graph.remove(old, safe=True)
+        node.outputs[0].name = name
+
+    def _initializer(self, name: str, array: np.ndarray[Any, Any]) -> Any:
+        unique, count = name, 0
+        while unique in self.graph.initializers:
+            count += 1
+            unique = f"{name}_{count}"
+        tensor = self.file.tensor(unique, array)
+        value = ir.Value(
+            name=unique,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        self.graph.register_initializer(value)
+        return value
+
+
+def left_in_qdq(model: Any) -> dict[str, str]:
+    """Quantized weights of ``model`` that are dequantized at each run, with the reason."""
+    left = {}
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear" and _is_weight(node.inputs[0]):
+            reason = f"read by {', '.join(_readers(node))}; only products have a kernel"
+            left[str(node.inputs[0].name)] = why_not(node) or reason
+    return left
+
+
+def _readers(node: Any) -> list[str]:
+    """Types of what reads ``node``, behind a change of shape."""
+    found = set()
+    for reader, _ in node.outputs[0].uses():
+        found |= set(_readers(reader)) if reader.op_type == "Reshape" else {reader.op_type}
+    return sorted(found)
+
+
+def _is_weight(value: Any) -> bool:
+    return value is not None and value.const_value is not None and value.dtype in WIDTHS
+
+
+def _swaps(transpose: Any) -> bool:
+    perm = transpose.attributes.get("perm")
+    return perm is None or list(perm.as_ints()) == [1, 0]
+
+
+def _match_lookup(gather: Any) -> tuple[Any, Any] | None:
+    """The Mul at the end of a lookup that begins with ``gather`` of codes, and the scales.
+
+        Cast(Gather(codes, ids)) * Unsqueeze(Gather(scale, ids))
+    """
+    codes, ids = gather.inputs
+    if not _is_weight(codes) or codes.dtype != ir.DataType.INT8 or len(codes.shape) != 2:
+        return None
+    product = _only_reader(_only_reader(gather, "Cast"), "Mul")
+    if gather.attributes.get_int("axis", 0) != 0 or product is None:
+        return None
+    factor = product.inputs[1].producer()
+    source = factor.inputs[0].producer() if factor is not None else None
+    if source is None or factor.op_type != "Unsqueeze" or source.op_type != "Gather":
+        return None
+    scale = source.inputs[0]
+    fits = scale.const_value is not None and scale.dtype in SCALES and len(scale.shape) == 1
+    return (product, scale) if fits and source.inputs[1] is ids else None
+
+
+def _only_reader(node: Any, op: str) -> Any:
+    """The one reader of ``node``, if it is an ``op``; else None."""
+    uses = list(node.outputs[0].uses()) if node is not None else []
+    return uses[0][0] if len(uses) == 1 and uses[0][0].op_type == op else None

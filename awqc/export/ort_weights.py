@@ -1,0 +1,112 @@
+"""Weights as onnxruntime's own low-bit operations take them, read out of the QDQ form.
+
+``MatMulNBits`` wants unsigned codes ``(rows, blocks, block * bits / 8)``, the first code in the
+lowest bits, the last block filled up; scales ``(rows, blocks)``; zero points packed likewise,
+row by row, or none for the midpoint. Source: onnxruntime, ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from awqc.export.onnx_codes import FUSABLE_BLOCKS
+from awqc.qparams import pack
+
+Array = NDArray[Any]
+
+WIDTHS = {
+    ir.DataType[f"{sign}INT{bits}"]: bits for sign in ("", "U") for bits in (2, 4, 8)
+}
+SCALES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+PER_CHANNEL_BLOCK = 32
+"""Blocks that a scale for a whole row is spread over, as onnxruntime does when it fuses."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A quantized matrix of a product, rows being its output channels.
+
+    Attributes:
+        codes: uint8 ``(rows, columns)``, one a byte.
+        scale: ``(rows, blocks)``.
+        zero_point: uint8 ``(rows, blocks)``, or None for the midpoint.
+        bits: width of a code.
+        block: columns that share a scale.
+    """
+
+    codes: Array
+    scale: Array
+    zero_point: Array | None
+    bits: int
+    block: int
+
+    def packed(self) -> tuple[Array, Array, Array | None]:
+        """Codes, scales and zero points as ``MatMulNBits`` takes them."""
+        rows, columns = self.codes.shape
+        blocks = -(-columns // self.block)
+        padded = np.pad(self.codes, ((0, 0), (0, blocks * self.block - columns)))
+        zeros = None if self.zero_point is None else _pack(self.zero_point, self.bits)
+        codes = _pack(padded, self.bits).reshape(rows, blocks, -1)
+        return codes, np.ascontiguousarray(self.scale), zeros
+
+
+def why_not(dequantize: Any) -> str | None:
+    """Why the codes of a DequantizeLinear cannot feed ``MatMulNBits``, or None if they can."""
+    codes, scale = dequantize.inputs[0].const_value, dequantize.inputs[1].const_value
+    if scale is None or scale.dtype not in SCALES:
+        return "scales are neither float32 nor float16"
+    if len(codes.shape) != 2:
+        return f"the weight has {len(codes.shape)} dimensions; MatMulNBits takes a matrix"
+    block = dequantize.attributes.get_int("block_size", 0)
+    if block and block not in FUSABLE_BLOCKS:
+        return f"groups of {block}; MatMulNBits takes 16, 32, 64, 128 or 256"
+    if not block and len(scale.shape) != 1:
+        return "one scale for the whole weight"
+    return None
+
+
+def read_matrix(dequantize: Any, transposed: bool) -> Matrix | None:
+    """The matrix of a product ``x @ DequantizeLinear(codes)``, codes ``(columns, rows)``.
+
+    ``transposed`` if a Transpose stands between, and codes are ``(rows, columns)``. None where
+    scales do not lie along the rows.
+    """
+    dtype = dequantize.inputs[0].dtype
+    bits = WIDTHS[dtype]
+    block = dequantize.attributes.get_int("block_size", 0)
+    summed = 1 if transposed else 0
+    if dequantize.attributes.get_int("axis", 1) % 2 != (summed if block else 1 - summed):
+        return None
+    codes = unsigned(dequantize.inputs[0])
+    scale = dequantize.inputs[1].const_value.numpy()
+    zeros = unsigned(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
+    if not transposed:
+        codes = codes.T
+    if block:
+        matrices = (scale, zeros) if transposed else (scale.T, None if zeros is None else zeros.T)
+        return Matrix(codes, *matrices, bits, block)
+    blocks = -(-codes.shape[1] // PER_CHANNEL_BLOCK)
+    spread = np.repeat(scale[:, None], blocks, axis=1)
+    spread_zeros = None if zeros is None else np.repeat(zeros[:, None], blocks, axis=1)
+    return Matrix(codes, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
+
+
+def unsigned(value: Any) -> Array:
+    """Codes of an initializer as uint8, one a byte; signed ones are moved up by the midpoint."""
+    bits = WIDTHS[value.dtype]
+    codes = value.const_value.numpy()
+    if value.dtype.is_signed():
+        moved = codes.astype(np.int16) + 2 ** (bits - 1)
+        return np.asarray(moved.astype(np.uint8))
+    return np.asarray(codes.astype(np.uint8))
+
+
+def _pack(codes: Array, bits: int) -> Array:
+    packed = pack(torch.from_numpy(np.ascontiguousarray(codes)), bits)
+    return np.asarray(packed.contiguous().numpy())
