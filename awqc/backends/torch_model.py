@@ -1,0 +1,82 @@
+"""Run the ``model.pt2`` of a compile by torch, its 4-bit products in torch's own kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from torch.fx import GraphModule
+
+from awqc.backends.torch_int4 import Replaced, use_int4_kernels
+from awqc.capture.archive import load_archive
+from awqc.capture.exported import program_from_exported
+from awqc.capture.hf_folder import read_json
+from awqc.errors import UsageError
+from awqc.export.graph_module import restore_calls
+from awqc.program import Batch, InputSpec, Program
+from awqc.runtime import PAST, PRESENT
+
+
+class TorchModel:
+    """A compiled model in torch, on the CPU.
+
+    Attributes:
+        graph_module: called as the original model was.
+        inputs: what `run` takes; dynamic axes by name.
+        outputs: names of the outputs, in order.
+        states: pairs (input, output) of a key/value cache, by the ecosystem's names.
+        fast: names of the weights that torch's int4 kernel reads.
+        portable: why the other quantized weights are dequantized at each run, by name.
+    """
+
+    def __init__(self, program: Program) -> None:
+        """Take ``program`` over and let it use the kernels."""
+        replaced: Replaced = use_int4_kernels(program)
+        self._program = program
+        self.graph_module: GraphModule = restore_calls(program)
+        self.inputs: tuple[InputSpec, ...] = program.inputs
+        self.outputs: tuple[str, ...] = program.outputs
+        pairs = [(s.name, s.name.replace(PAST, PRESENT)) for s in self.inputs if PAST in s.name]
+        self.states = tuple(pair for pair in pairs if pair[1] in self.outputs)
+        self.fast, self.portable = replaced.fast, replaced.portable
+
+    def run(self, batch: Batch, only: Sequence[str] | None = None) -> tuple[Tensor, ...]:
+        """Outputs in order; of ``only`` some, if they are named."""
+        found = dict(zip(self.outputs, self._program.run(batch), strict=True))
+        return tuple(found[name] for name in (only or self.outputs))
+
+
+def load_torch_int4(path: Path) -> TorchModel:
+    """The compiled model in the folder ``path``, from its ``model.pt2``.
+
+    Raises:
+        UsageError: there is none.
+        CaptureError: the archive is damaged, or of another version of torch.
+    """
+    file = path / "model.pt2" if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".pt2":
+        raise UsageError(
+            f"{path}: there is no model.pt2, which torch-int4 runs; compile with --formats "
+            "onnx,pt2, and give the output folder"
+        )
+    program = program_from_exported(load_archive(file, trust=False), name=file.stem, copy=False)
+    report = file.parent / "report.json"
+    if report.is_file():
+        content = read_json(report)
+        names = [text.partition("=")[0] for text in content["inputs"]]
+        _rename(program, names, content["outputs"])
+    return TorchModel(program)
+
+
+def _rename(program: Program, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the inputs and outputs the names that they have in the other artifacts."""
+    program.example = {
+        name: program.example[spec.name]
+        for spec, name in zip(program.inputs, inputs, strict=True)
+    }
+    program.inputs = tuple(
+        replace(spec, name=name) for spec, name in zip(program.inputs, inputs, strict=True)
+    )
+    program.outputs = tuple(outputs)
