@@ -3,8 +3,8 @@
 Multiply every tensor ``P`` of a network by ``exp(r_i + c_j + …)``, a factor along each axis. The
 directions ``(r, c, …)`` in which no output moves are the null space of a Jacobian: every legal
 fold is among them. For a product with weight ``W``, what these directions do to ``W``'s columns
-(up to a factor that all columns share) is what could be absorbed there; the channel-flow
-analysis should have found that many independent scales.
+(up to a factor that all share, which its rows undo) is what could be absorbed there; the
+channel-flow analysis should have found that many independent scales.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Freedom = tuple[str, Shape, Shape]
 
 @dataclass(frozen=True)
 class Absorbable:
-    """Independent scales, beyond one common factor, of the columns of a product's weight.
+    """Independent scales of a product's input channels, beyond a factor that a block shares.
 
     Attributes:
         weight: its name.
@@ -70,9 +70,8 @@ class Probe:
             if site.scales:
                 found[reader.classes[scaled].long(), scaled.nonzero().flatten()] = 1
             live, possible = self._directions(linear)
-            compared.append(
-                Absorbable(linear.weight_name, _rank(found[:, live]), _rank(possible[:, live]))
-            )
+            ranks = [_rank(rows * live, linear.blocks) for rows in (found, possible)]
+            compared.append(Absorbable(linear.weight_name, *ranks))
         return compared
 
     def _directions(self, linear: Linear) -> tuple[Tensor, Tensor]:
@@ -165,9 +164,10 @@ def _null_space(jacobian: Tensor) -> Tensor:
     return torch.as_tensor(rows[rank:])
 
 
-def _rank(rows: Tensor) -> int:
-    """Rank of ``rows`` beyond a factor that all columns share."""
+def _rank(rows: Tensor, blocks: int) -> int:
+    """Rank of ``rows`` beyond a factor that all columns of a block share."""
     if rows.numel() == 0:
         return 0
-    centred = rows - rows.mean(dim=1, keepdim=True)
-    return int((torch.linalg.svdvals(centred) > 1e-6).sum())
+    grouped = rows.reshape(rows.shape[0], blocks, -1)
+    centred = grouped - grouped.mean(dim=2, keepdim=True)
+    return int((torch.linalg.svdvals(centred.flatten(1)) > 1e-6).sum())

@@ -100,7 +100,7 @@ class _Analysis:
     def _edits(self, flow: Flow, kept: Tensor) -> dict[str, Tensor]:
         """The labels of each tensor to change; of rows and columns in one where both change."""
         edits: dict[str, Tensor] = {}
-        for node in sorted(flow.labels):
+        for node in sorted(flow.labels, key=flow.owner):
             if node.op == "get_attr" and flow.scaled(node):
                 name, labels = str(node.target), _renumber(flow, flow.get(node), kept)
                 known = edits.get(name)
@@ -141,7 +141,7 @@ class _Analysis:
     def _covered(self, flow: Flow, kept: Tensor) -> dict[Node, Reader]:
         """The products whose weight columns undo the scale."""
         covered = {}
-        for value in sorted(flow.labels):
+        for value in sorted(flow.labels, key=flow.owner):
             if flow.scaled(value):
                 for linear in self.readers.get(value, ()):
                     labels = flow.get(value)

@@ -84,6 +84,10 @@ class Flow:
             return self.classes.active(self.labels[node])
         return torch.zeros((1,) * len(node.meta["val"].shape), dtype=torch.int64)
 
+    def owner(self, node: Node) -> Node:
+        """The weight whose columns' labels stand at ``node``, else ``node``."""
+        return self._owners.get(node, node)
+
     def scaled(self, node: Any) -> bool:
         """Whether any element of ``node`` is scaled."""
         return node in self.labels and bool((self.get(node) != 0).any())
@@ -91,7 +95,7 @@ class Flow:
     def assign(self, node: Any, labels: Tensor) -> None:
         """Demand that ``node`` has ``labels``, or what they become where it is broadcast."""
         assert isinstance(node, Node), node
-        if self._owners.get(node, node) in self.neutral or not bool((labels != 0).any()):
+        if self.owner(node) in self.neutral or not bool((labels != 0).any()):
             return
         shape = self.shapes.shape(node)
         labels = fit(self.classes, labels, shape)
@@ -210,7 +214,7 @@ class Flow:
             if isinstance(source.meta.get("val"), list | tuple):
                 maker = source
         self._queue[maker] = None
-        for user in self._owners.get(node, node).users:
+        for user in self.owner(node).users:
             self._queue[user] = None
 
     def _drain(self, finished: Callable[[Flow], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Fold a batch norm into the convolution, or linear, before it."""
+"""Fold a batch norm into the convolution, or linear, before it, or write it as what it is."""
 
 from __future__ import annotations
 
@@ -19,27 +19,55 @@ aten = torch.ops.aten
 def fold_batch_norms(program: Program) -> list[Change]:
     """``(W x + b - mean) / std * g + c  =  (W g / std) x + (b - mean) g / std + c``.
 
-    Only where the norm alone reads the convolution, and the convolution alone its weight.
+    Only where the norm alone reads the convolution, and the convolution alone its weight;
+    others become ``x * factor + shift``, which a scale passes as it passes any product.
     """
     changes = []
     for node in list(program.graph.nodes):
         norm = _as_norm(program, node)
         if norm is None:
             continue
-        source = node.args[0]
-        linear = as_linear(source)
-        if linear is None or len(source.users) != 1 or len(linear.weight.users) != 1:
-            continue
-        if not linear.kernel and len(source.meta["val"].shape) != 2:
-            continue
-        bias = source.args[2] if len(source.args) > 2 else source.kwargs.get("bias")
-        if bias is not None and (bias.op != "get_attr" or len(bias.users) != 1):
-            continue
         factor, shift, result = norm
-        _fold(program, source, linear.weight, bias, factor, shift)
-        result.replace_all_uses_with(source)
-        changes.append(Change(node.name, f"folded into {source.name}"))
+        source = node.args[0]
+        assert isinstance(source, Node)
+        if _folds(source):
+            _fold(program, source, factor, shift)
+            result.replace_all_uses_with(source)
+            changes.append(Change(node.name, f"folded into {source.name}"))
+        else:
+            result.replace_all_uses_with(_write_out(program, node, factor, shift))
+            changes.append(Change(node.name, "written as a product and a sum"))
     return changes
+
+
+def _folds(source: Node) -> bool:
+    """Whether a factor and a shift can go into the tensors of ``source`` alone."""
+    linear = as_linear(source)
+    if linear is None or len(source.users) != 1 or len(linear.weight.users) != 1:
+        return False
+    if not linear.kernel and len(source.meta["val"].shape) != 2:
+        return False
+    bias = _bias(source)
+    return bias is None or (bias.op == "get_attr" and len(bias.users) == 1)
+
+
+def _bias(call: Node) -> Any:
+    return call.args[2] if len(call.args) > 2 else call.kwargs.get("bias")
+
+
+def _write_out(program: Program, node: Node, factor: Tensor, shift: Tensor) -> Node:
+    """``x * factor + shift``, along axis 1 of ``x``."""
+    x = node.args[0]
+    assert isinstance(x, Node)
+    shape = [1] * max(x.meta["val"].ndim - 2, 0)
+    name = str(node.args[3].target).rpartition(".")[0] or node.name  # type: ignore[union-attr]
+    first = next(iter(program.graph.nodes))
+    reads = [
+        program.add_weight(program.fresh_name(f"{name}.{part}"), value.reshape(-1, *shape), first)
+        for part, value in (("factor", factor), ("shift", shift))
+    ]
+    scaled = program.call_op(node, aten.mul.Tensor, x, reads[0])
+    return program.call_op(node, aten.add.Tensor, scaled, reads[1])
 
 
 def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None:
@@ -67,9 +95,9 @@ def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None
     return factor, shift, result
 
 
-def _fold(
-    program: Program, call: Node, weight: Node, bias: Node | None, factor: Tensor, shift: Tensor
-) -> None:
+def _fold(program: Program, call: Node, factor: Tensor, shift: Tensor) -> None:
+    weight, bias = call.args[1], _bias(call)
+    assert isinstance(weight, Node)
     value = program.weight(str(weight.target))
     program.set_weight(
         str(weight.target), value * factor.reshape(-1, *[1] * (value.ndim - 1))
