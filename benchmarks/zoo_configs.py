@@ -82,12 +82,12 @@ HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 STAGES = ("hidden_sizes", "embed_dims", "dims", "channels", "encoder_hidden_sizes")
 
 
-def shrunken(cls: type[Any]) -> Any:
-    """A configuration of class ``cls``, made small."""
-    return cls(**_fields(cls))
+def shrunken(cls: type[Any], deep: bool = True) -> Any:
+    """A configuration of class ``cls``, made small; with ``deep``, a backbone of any class too."""
+    return cls(**_fields(cls, deep))
 
 
-def _fields(cls: type[Any]) -> dict[str, Any]:
+def _fields(cls: type[Any], deep: bool) -> dict[str, Any]:
     default = cls()
     given = default.to_dict()
     fields: dict[str, Any] = {
@@ -113,8 +113,8 @@ def _fields(cls: type[Any]) -> dict[str, Any]:
         fields["pad_token_id"] = 0
     if "use_cache" in given:
         fields["use_cache"] = False
-    for name in getattr(cls, "sub_configs", {}):
+    for name, kind in getattr(cls, "sub_configs", {}).items():
         inner = getattr(default, name, None)
-        if inner is not None:
-            fields[name] = {**_fields(type(inner)), "model_type": inner.model_type}
+        if inner is not None and (deep or kind.__name__ != "AutoConfig"):
+            fields[name] = {**_fields(type(inner), deep), "model_type": inner.model_type}
     return fields

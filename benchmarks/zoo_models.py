@@ -89,8 +89,18 @@ def _transformer(task: str, kind: str) -> Built:
 
     known = getattr(modeling_auto, TASKS[task])[kind]
     cls = getattr(transformers, known if isinstance(known, str) else known[0])
-    config = shrunken(CONFIG_MAPPING[kind])
-    return cls(config), _inputs(cls, config)
+    try:
+        return _running(cls, shrunken(CONFIG_MAPPING[kind]))
+    except Exception:  # noqa: BLE001 - a backbone that does not shrink stays as it is
+        return _running(cls, shrunken(CONFIG_MAPPING[kind], deep=False))
+
+
+def _running(cls: type[Any], config: Any) -> Built:
+    """A model that has run on its example inputs."""
+    model, inputs = cls(config).eval(), _inputs(cls, config)
+    with torch.no_grad():
+        model(**inputs)
+    return model, inputs
 
 
 def _inputs(cls: type[Any], config: Any) -> dict[str, Tensor]:
