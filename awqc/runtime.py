@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import onnxruntime as ort
@@ -15,7 +15,12 @@ from awqc.errors import AwqcError, UsageError, VerificationError
 from awqc.onnx_session import Settings, find_model, open_session, read_settings
 from awqc.program import Batch, InputSpec
 
+if TYPE_CHECKING:
+    from awqc.backends.torch_model import TorchModel
+
 Provider = Literal["auto", "cuda", "cpu"]
+Backend = Literal["onnxruntime", "torch-int4"]
+BACKENDS: tuple[Backend, ...] = ("onnxruntime", "torch-int4")
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
 EXACT, DEFAULT = "1", None
 PAST, PRESENT = "past_key_values.", "present."
@@ -153,9 +158,33 @@ def _tiny_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
+@overload
 def load(
-    path: str | Path, provider: Provider = "auto", accuracy_level: int | None = None
-) -> Session:
+    path: str | Path,
+    provider: Provider = ...,
+    accuracy_level: int | None = ...,
+    *,
+    backend: Literal["onnxruntime"] = ...,
+) -> Session: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    provider: Provider = ...,
+    accuracy_level: int | None = ...,
+    *,
+    backend: Literal["torch-int4"],
+) -> TorchModel: ...
+
+
+def load(
+    path: str | Path,
+    provider: Provider = "auto",
+    accuracy_level: int | None = None,
+    *,
+    backend: Backend = "onnxruntime",
+) -> Session | TorchModel:
     """Open a compiled model in onnxruntime, with the settings of ``session.json`` beside it.
 
     Args:
@@ -165,11 +194,24 @@ def load(
         accuracy_level: of all low-bit products: 1 computes in float32, 4 with int8
             activations; None: as the model and ``session.json`` say, else onnxruntime's
             default, which is 4.
+        backend: ``onnxruntime``; or ``torch-int4``, which runs ``model.pt2`` in torch on the
+            CPU, 4-bit products in torch's own kernel (in bfloat16) where their shapes fit.
 
     Raises:
         UsageError: there is no model, or the provider does not work here.
         VerificationError: onnxruntime does not load the model.
     """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
+    if backend == "torch-int4":
+        from awqc.backends.torch_model import load_torch_int4
+
+        if provider == "cuda" or accuracy_level is not None:
+            raise UsageError(
+                "backend torch-int4 runs on the CPU in bfloat16: leave provider and "
+                "accuracy level out"
+            )
+        return load_torch_int4(Path(path))
     if accuracy_level is not None and accuracy_level not in range(5):
         raise UsageError(f"accuracy level {accuracy_level}: give a number from 0 to 4")
     file = find_model(Path(path))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import awqc
 from awqc.backends.torch_model import TorchModel, load_torch_int4
 from awqc.compiler import compile
 from awqc.errors import CaptureError, UsageError
@@ -32,7 +33,9 @@ class Layers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.narrow(self.odd(self.wide(x).relu()).relu()).relu()
-        return self.conv(h.transpose(1, 2))
+        found = self.conv(h.transpose(1, 2))
+        assert isinstance(found, Tensor)
+        return found
 
 
 def compiled(folder: Path, **options: Any) -> tuple[Any, TorchModel]:
@@ -76,7 +79,7 @@ def test_other_widths_are_told(tmp_path: Path) -> None:
 def test_a_decoder_runs_under_the_names_of_its_onnx(dtype: str, tmp_path: Path) -> None:
     save_decoder("llama", tmp_path / "model", num_hidden_layers=1)
     program, result = compile_folder(tmp_path / "model", formats=("pt2",), dtype=dtype)
-    model = load_torch_int4(result.save(tmp_path / "out"))
+    model = awqc.load(result.save(tmp_path / "out"), backend="torch-int4")
     assert [spec.name for spec in model.inputs] == [spec.name for spec in program.inputs]
     assert model.states == program.states
     assert len(model.fast) == 6
@@ -86,8 +89,12 @@ def test_a_decoder_runs_under_the_names_of_its_onnx(dtype: str, tmp_path: Path) 
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="backend 'other' is unknown"):
+        awqc.load(tmp_path, backend="other")  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match="leave provider"):
+        awqc.load(tmp_path, "cuda", backend="torch-int4")
     with pytest.raises(UsageError, match=r"there is no model\.pt2"):
-        load_torch_int4(tmp_path)
+        awqc.load(tmp_path, backend="torch-int4")
     (tmp_path / "model.pt2").write_bytes(b"PK\x03\x04")
     with pytest.raises(CaptureError, match="damaged"):
-        load_torch_int4(tmp_path)
+        awqc.load(tmp_path, backend="torch-int4")
