@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy_measure import Tokens, embeddings, measure, run_of, transformers_model
+from benchmarks.accuracy_measure import Run, Tokens, embeddings, measure, run_of, transformers_model
 from benchmarks.accuracy_models import MODELS, Texts, tokens_of
 from benchmarks.accuracy_own import PIPELINES
 from benchmarks.accuracy_table import write_page
@@ -72,8 +72,8 @@ def cells(chosen: argparse.Namespace) -> list[Cell]:
 class Bench:
     """The texts as tokens, the float models' numbers, and the results so far."""
 
-    def __init__(self, texts: Texts, cache: Path, results: Path) -> None:
-        self.texts, self.cache, self.path = texts, cache, results
+    def __init__(self, texts: Texts, cache: Path, results: Path, sequences: int | None) -> None:
+        self.texts, self.cache, self.path, self.sequences = texts, cache, results, sequences
         self.results: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
         self.results.setdefault("float", {})
         self.results.setdefault("cells", {})
@@ -91,12 +91,22 @@ class Bench:
             tokens_of(MODELS[model], self.texts, which).save(path)
         return path
 
+    def calibration(self, model: str) -> Path:
+        """The file of the tokens to calibrate on: all, or the first sequences of them."""
+        whole = self.tokens(model, "calib")
+        if self.sequences is None:
+            return whole
+        path = whole.with_suffix(f".{self.sequences}.npz")
+        tokens = Tokens.load(whole)
+        Tokens(tokens.ids[: self.sequences], tokens.mask[: self.sequences]).save(path)
+        return path
+
     def reference(self, model: str) -> Path | None:
         """The float model's embeddings, for an encoder; its own numbers are kept."""
         causal = MODELS[model].causal
         path = self.cache / f"{model}.embeddings.pt"
         if model not in self.results["float"] or not (causal or path.exists()):
-            run = run_of(transformers_model(MODELS[model].folder(), None, causal=causal), causal=causal)
+            run = self._runner(model, None)
             text = Tokens.load(self.tokens(model, "text"))
             started = time.process_time()
             if causal:
@@ -110,6 +120,12 @@ class Bench:
             self.results["float"][model] = found
             self.save()
         return None if causal else path
+
+    def _runner(self, name: str, weights: Path | None) -> Run:
+        model = MODELS[name]
+        return run_of(
+            transformers_model(model.folder(), weights, causal=model.causal), causal=model.causal
+        )
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Quantize and measure one cell; an error is a result as well."""
@@ -128,7 +144,7 @@ class Bench:
     def _quantize(self, cell: Cell, scratch: Path, reference: Path | None) -> dict[str, Any]:
         model, answer, weights = MODELS[cell.model], scratch / "answer.json", scratch / "weights"
         text = self.tokens(cell.model, "text")
-        common = ["--model", str(model.folder()), "--tokens", str(self.tokens(cell.model, "calib"))]
+        common = ["--model", str(model.folder()), "--tokens", str(self.calibration(cell.model))]
         common += ["--method", cell.method, "--bits", str(cell.bits), "--answer", str(answer)]
         common += ["--group-size", str(cell.group_size), "--seed", str(cell.seed)]
         common += [] if model.causal else ["--encoder"]
@@ -141,9 +157,8 @@ class Bench:
         python = interpreter(tool, self.cache)
         command = [str(python), str(PEERS / tool.script), "--weights", str(weights)]
         _call([*command, *common], scratch)
-        run = run_of(transformers_model(model.folder(), weights, causal=model.causal), causal=model.causal)
         wanted = None if reference is None else torch.load(reference)
-        measured = measure(run, Tokens.load(text), wanted)
+        measured = measure(self._runner(cell.model, weights), Tokens.load(text), wanted)
         return {**json.loads(answer.read_text()), **measured, "packages": list(tool.packages)}
 
 
@@ -176,6 +191,7 @@ def main() -> None:
     parser.add_argument("--bits", nargs="*", type=int, default=[4, 3])
     parser.add_argument("--groups", nargs="*", type=int, default=[64, 32, -1])
     parser.add_argument("--only", nargs="*", help="tools, or TOOL/METHOD")
+    parser.add_argument("--sequences", type=int, help="calibrate on fewer than all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="also cells that are there")
     parser.add_argument("--errors-again", action="store_true", help="also cells that failed")
@@ -184,7 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     chosen.cache.mkdir(parents=True, exist_ok=True)
-    bench = Bench(Texts(chosen.calib, chosen.text), chosen.cache, chosen.out)
+    bench = Bench(Texts(chosen.calib, chosen.text), chosen.cache, chosen.out, chosen.sequences)
     for cell in [] if chosen.page else cells(chosen):
         there = bench.results["cells"].get(cell.key)
         if there and not chosen.again and not ("error" in there and chosen.errors_again):

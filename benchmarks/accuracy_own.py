@@ -30,7 +30,9 @@ BATCH = {True: 1, False: 16}
 """Sequences a calibration batch: of a language model's packed text, and of lines."""
 
 
-def quantize(program: Program, tokens: Tokens, method: str, options: dict[str, Any]) -> None:
+def quantize(
+    program: Program, tokens: Tokens, method: str, seed: int, options: dict[str, Any]
+) -> None:
     """Run the pipeline of ``method`` on ``program``, calibrated on ``tokens``."""
     program.calibration = tuple(
         token_batch(program, ids, mask) for ids, mask in tokens.batches(BATCH[bool(program.states)])
@@ -38,7 +40,7 @@ def quantize(program: Program, tokens: Tokens, method: str, options: dict[str, A
     parse_pipeline(
         PIPELINES[method],
         quantize_weights={**options, "head_bits": 0, "embed_bits": 0},
-        insert_observers={"seed": options.pop("seed")},
+        insert_observers={"seed": seed},
     ).run(program)
     program.calibration = ()
 
@@ -46,7 +48,9 @@ def quantize(program: Program, tokens: Tokens, method: str, options: dict[str, A
 def runtime_scales(program: Program) -> int:
     """Numbers that multiply activations at run time."""
     return sum(
-        program.scales[site.name].scale.numel() for site in program.sites if site.status == "runtime"
+        program.scales[site.name].scale.numel()
+        for site in program.sites
+        if site.status == "runtime"
     )
 
 
@@ -83,9 +87,9 @@ def main() -> None:
     given = parser.parse_args()
     program = load_program(given.model, task="feature-extraction" if given.encoder else None)
     tokens = Tokens.load(given.tokens)
-    options = {"bits": given.bits, "group_size": given.group_size, "seed": given.seed}
+    options = {"bits": given.bits, "group_size": given.group_size}
     started = time.process_time()
-    quantize(program, tokens, given.method, options)
+    quantize(program, tokens, given.method, given.seed, options)
     seconds = time.process_time() - started
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reference = torch.load(given.reference) if given.reference else None

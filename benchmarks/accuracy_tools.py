@@ -43,7 +43,9 @@ TOOLS = {
         Tool("nncf", ("nncf==3.4.0",), "run_nncf.py", ("awq", "awq-scale-estimation", "gptq")),
         Tool("modelopt", ("nvidia-modelopt==0.47.0",), "run_modelopt.py", ("awq_lite", "awq_full")),
         Tool("auto-round", ("auto-round==0.16.1",), "run_auto_round.py", ("awq", "signround")),
-        Tool("llm-compressor", ("llmcompressor==0.14.0.1",), "run_llmcompressor.py", ("awq", "gptq")),
+        Tool(
+            "llm-compressor", ("llmcompressor==0.14.0.1",), "run_llmcompressor.py", ("awq", "gptq")
+        ),
         Tool("gptqmodel", ("gptqmodel==7.7.0",), "run_gptqmodel.py", ("gptq", "awq")),
         Tool(
             "neural-compressor",
@@ -54,7 +56,6 @@ TOOLS = {
         Tool("hqq", ("hqq==0.2.8.post1",), "run_hqq.py", ("hqq",)),
         Tool("quark", ("amd-quark==0.13",), "run_quark.py", ("awq", "gptq")),
         Tool("brevitas", ("brevitas==0.13.4",), "run_brevitas.py", ("awq", "gptq")),
-        Tool("aimet", ("aimet-torch==2.42.0",), "run_aimet.py", ("seq_mse",)),
     )
 }
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,13 +109,41 @@ def effective_bits(shapes: list[tuple[int, ...]], request: Request, answer: Answ
     total, count = 16.0 * answer.runtime_scales, 0
     for rows, columns in shapes:
         groups = 1 if request.group_size == -1 else -(-columns // request.group_size)
-        total += rows * columns * request.bits + rows * groups * (SCALE_BITS + answer.zero_point_bits)
+        total += rows * columns * request.bits
+        total += rows * groups * (SCALE_BITS + answer.zero_point_bits)
         count += rows * columns
     return total / count
 
 
-def run(quantize: Callable[[Request, nn.Module], Answer], dtype: torch.dtype = torch.float32) -> None:
+Quantize = Callable[[Request, nn.Module], Answer]
+
+
+def run(quantize: Quantize, dtype: torch.dtype = torch.float32) -> None:
     """Read the command line, quantize, and write the answer."""
+    arguments, request = parse()
+    torch.manual_seed(request.seed)
+    model = request.model(dtype)
+    shapes = [tuple(module.weight.shape) for module in linears(model).values()]
+    started = cpu_seconds()
+    answer = quantize(request, model)
+    seconds = cpu_seconds() - started
+    save_file(
+        {name: tensor.detach().float().contiguous() for name, tensor in answer.weights.items()},
+        arguments.weights,
+    )
+    found = {
+        "effective_bits": effective_bits(shapes, request, answer),
+        "runtime_scales": answer.runtime_scales,
+        "cpu_s": seconds,
+        "peak_rss_mib": peak_rss() / 2**20,
+        "samples": answer.samples,
+        "notes": list(answer.notes),
+    }
+    arguments.answer.write_text(json.dumps(found))
+
+
+def parse() -> tuple[argparse.Namespace, Request]:
+    """The command line, and the request that it makes."""
     parser = argparse.ArgumentParser()
     for name in ("--model", "--tokens", "--weights", "--answer"):
         parser.add_argument(name, type=Path, required=True)
@@ -136,26 +163,16 @@ def run(quantize: Callable[[Request, nn.Module], Answer], dtype: torch.dtype = t
         given.group_size,
         given.seed,
     )
-    torch.manual_seed(request.seed)
-    model = request.model(dtype)
-    shapes = [tuple(module.weight.shape) for module in linears(model).values()]
-    started = _cpu_seconds()
-    answer = quantize(request, model)
-    seconds = _cpu_seconds() - started
-    rss = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    weights = {name: tensor.detach().float().contiguous() for name, tensor in answer.weights.items()}
-    save_file(weights, given.weights)
-    found: dict[str, Any] = {
-        "effective_bits": effective_bits(shapes, request, answer),
-        "runtime_scales": answer.runtime_scales,
-        "cpu_s": seconds,
-        "peak_rss_mib": rss / 1024,
-        "samples": answer.samples,
-        "notes": list(answer.notes),
-    }
-    given.answer.write_text(json.dumps(found))
+    return given, request
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """Of this process and the processes that it ran."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def peak_rss() -> float:
+    """Bytes, of the largest process."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return 1024.0 * max(resource.getrusage(who).ru_maxrss for who in whose)

@@ -17,12 +17,14 @@ STEPS, BATCH = 50, 2
 
 def quantize(request: Request, model: nn.Module) -> Answer:
     few = request.first(SEQUENCES[request.method])
-    data = [{"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]} for ids in few.ids]
+    rows = few.ids.split(1)
+    data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in rows]
+    integers = {"bits": request.bits, "group_size": request.group_size, "data_type": "int"}
     options = {"iters": STEPS} if request.method == "signround" else {}
     compressor = AutoRound(
         model,
         tokenizer=AutoTokenizer.from_pretrained(request.folder),
-        scheme={"bits": request.bits, "group_size": request.group_size, "sym": False, "data_type": "int"},
+        scheme={**integers, "sym": False},
         alg_configs=request.method,
         dataset=data,
         nsamples=len(data),

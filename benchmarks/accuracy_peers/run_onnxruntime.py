@@ -20,9 +20,10 @@ def matmuls(layers: dict[str, nn.Linear]) -> onnx.ModelProto:
     nodes, weights, inputs, outputs = [], [], [], []
     for name, layer in layers.items():
         array = layer.weight.detach().T.contiguous().numpy()
+        shape = [1, len(array)]
         weights.append(numpy_helper.from_array(array, name))
         nodes.append(helper.make_node("MatMul", [f"{name}.x", name], [f"{name}.y"], name=name))
-        inputs.append(helper.make_tensor_value_info(f"{name}.x", TensorProto.FLOAT, [1, len(array)]))
+        inputs.append(helper.make_tensor_value_info(f"{name}.x", TensorProto.FLOAT, shape))
         outputs.append(helper.make_tensor_value_info(f"{name}.y", TensorProto.FLOAT, None))
     graph = helper.make_graph(nodes, "linears", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])

@@ -1,8 +1,9 @@
 """torchao: AWQ (a run-time multiply of its own before every linear), HQQ, and AWQ's base.
 
-4 bits are the int4 weight-only tensor for CPUs, as the AWQ example takes it; other widths have no
-tensor that takes a scale for the activations. Its kernel is fast in bfloat16 only. The observer keeps all inputs and runs each linear
-twice for each of 20 candidates: fewer calibration sequences than the others get.
+4 bits are the int4 weight-only tensor for CPUs, as the AWQ example takes it, whose kernel is fast
+in bfloat16 only; other widths have no tensor that takes a scale for the activations. The observer
+keeps all inputs and runs each linear twice for each of 20 candidates: fewer calibration
+sequences than the others get.
 """
 
 from __future__ import annotations

@@ -1,0 +1,49 @@
+"""NNCF: weight compression in torch, with AWQ, with scale estimation on top, and with GPTQ.
+
+What AWQ scales it folds; a multiply that stayed would be a hook, which is refused here.
+"""
+
+from __future__ import annotations
+
+import nncf
+from common import Answer, Request, linears, run
+from torch import nn
+
+SEQUENCES = 16
+HOOK = "__nncf_hooks"
+METHODS = {
+    "awq": {"awq": True},
+    "awq-scale-estimation": {"awq": True, "scale_estimation": True},
+    "gptq": {"gptq": True},
+}
+
+
+def quantize(request: Request, model: nn.Module) -> Answer:
+    if request.bits != 4:
+        raise NotImplementedError(f"compress_weights has no {request.bits}-bit mode")
+    layers = linears(model)
+    few = request.first(SEQUENCES)
+    compressed = nncf.compress_weights(
+        model,
+        mode=nncf.CompressWeightsMode.INT4_ASYM,
+        ratio=1.0,
+        group_size=request.group_size,
+        dataset=nncf.Dataset(list(few.batches())),
+        subset_size=len(few.ids),
+        backup_mode=nncf.BackupMode.NONE,
+        **METHODS[request.method],
+    )
+    hooks = {name: hook for name, hook in compressed.named_modules() if HOOK in name}
+    state = compressed.state_dict()
+    names = [name for name in state if "norm" in name and HOOK not in name]
+    weights = {name: state[name] for name in names}
+    for name, layer in layers.items():
+        path = f"{HOOK}.post_hooks.{name.replace('.', ':')}:weight__0.0"
+        weights[f"{name}.weight"] = hooks.pop(path)(layer.weight)
+    unknown = [name for name, hook in hooks.items() if next(hook.children(), None) is None]
+    if [name for name in unknown if name.split(".")[-1].isdigit()]:
+        raise RuntimeError(f"{unknown[0]}: no hook that decompresses a weight")
+    return Answer(weights, zero_point_bits=request.bits, samples=len(few.ids))
+
+
+run(quantize)
