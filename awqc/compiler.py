@@ -17,78 +17,23 @@ from torch.fx import GraphModule
 from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
-from awqc.export.formats import FORMATS, check_formats, serving
+from awqc.export.formats import FORMATS, serving
 from awqc.export.graph_module import restore_calls
 from awqc.export.ort_levels import parse_level, set_level, settle_levels
-from awqc.export.serving import prepare_serving, serving_runtime_scales
+from awqc.export.serving import prepare_serving
 from awqc.layers import LayerRecord
 from awqc.onnx_session import MODEL, TUNED
+from awqc.options import Options, parse_options
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
-from awqc.passes.pipeline import (
-    DEFAULT,
-    Observe,
-    Pipeline,
-    parse_pipeline,
-    without_search,
-)
+from awqc.passes.pipeline import Observe
 from awqc.program import Program
 from awqc.progress import stage as showing
 from awqc.publish import ScratchFolder, check_replaceable, staging
 from awqc.qparams import Bits
-from awqc.recipe import read_recipe, write_recipe
+from awqc.recipe import write_recipe
 from awqc.report.content import build_report, stored_bytes, write_report
-from awqc.runtime import Provider, resolve_provider
+from awqc.runtime import resolve_provider
 from awqc.verify import Reference, Verification, check, take_reference, verify
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to compile; see `compile` for what each means."""
-
-    bits: Bits = 4
-    group_size: int | str = "auto"
-    symmetric: bool = False
-    exclude: tuple[str, ...] = ()
-    head_bits: int = 8
-    embed_bits: int = 8
-    pipeline: str | None = None
-    formats: tuple[str, ...] = ("onnx", "pt2")
-    provider: Provider = "auto"
-    device: str = "cpu"
-    max_loss: float | None = None
-    recipe: str | Path | None = None
-    num_samples: int | None = None
-    seed: int = 0
-    runtime_scales: str = "auto"
-    dtype: str = "auto"
-    accuracy_level: int | str = "auto"
-
-    def build_pipeline(self) -> Pipeline:
-        """The passes, with these options as their defaults."""
-        spec = {
-            "bits": self.bits,
-            "group_size": self.group_size,
-            "symmetric": self.symmetric,
-            "exclude": self.exclude,
-            "head_bits": self.head_bits,
-            "embed_bits": self.embed_bits,
-        }
-        text = self.pipeline or DEFAULT
-        runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
-        options: dict[str, dict[str, Any]] = {
-            "quantize_weights": spec,
-            "insert_observers": {"seed": self.seed},
-            "search_scales": {"runtime_scales": runtime_scales},
-        }
-        if self.recipe is not None:
-            recipe = read_recipe(self.recipe)
-            text = self.pipeline or without_search(recipe.pipeline)
-            options["load_scales"] = {"recipe": str(self.recipe)}
-            options["quantize_weights"] = {
-                **recipe.quantization,
-                "exclude": tuple(recipe.quantization["exclude"]),
-            }
-        return parse_pipeline(text, **options)
 
 
 @dataclass
@@ -176,44 +121,6 @@ def compile(
     if output_dir is not None:
         result.save(output_dir)
     return result
-
-
-def parse_options(**given: Any) -> Options:
-    """`Options` of keyword arguments.
-
-    Raises:
-        UsageError: an option is unknown, or its value unusable.
-    """
-    known = set(Options.__dataclass_fields__)
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise UsageError(
-            f"compile() has no option {unknown[0]!r}; options: {', '.join(sorted(known))}"
-        )
-    for key in ("exclude", "formats"):
-        if isinstance(given.get(key), str):
-            given[key] = tuple(filter(None, given[key].split(",")))
-        elif key in given:
-            given[key] = tuple(given[key])
-    options = Options(**given)
-    check_formats(options.formats)
-    if options.dtype not in ("auto", *DTYPES):
-        raise UsageError(f"dtype {options.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
-    parse_level(options.accuracy_level)
-    _check_device(options.device)
-    options.build_pipeline()
-    if options.provider != "auto":
-        resolve_provider(options.provider)
-    return options
-
-
-def _check_device(device: str) -> None:
-    """Calibration runs on the CPU; another device is refused, never silently replaced."""
-    if device != "cpu":
-        raise UsageError(
-            f"--device {device}: calibration runs on the CPU only; use --device cpu. "
-            "To verify in onnxruntime on CUDA, use --provider cuda"
-        )
 
 
 def _compile(

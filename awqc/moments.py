@@ -29,10 +29,17 @@ def column_scale(program: Program, linear: Linear) -> Tensor:
 
 
 def scaled_gram(statistics: Statistics, scale: Tensor) -> Tensor | None:
-    """The gram ``(blocks, K, K)`` of the activation divided by ``scale`` ``(blocks, K)``."""
+    """The gram ``(blocks, K, K)`` of the activation divided by ``scale`` ``(blocks, K)``.
+
+    Correlations that few tokens show are mostly chance, and rounding that trusts them does
+    worse than rounding to nearest on other tokens: the diagonal is raised by ``K / tokens``
+    of itself, which is of the order of the sampling error.
+    """
     if statistics.gram is None:
         return None
-    return statistics.gram / scale.unsqueeze(1) / scale.unsqueeze(2)
+    gram = statistics.gram / scale.unsqueeze(1) / scale.unsqueeze(2)
+    gram.diagonal(dim1=1, dim2=2).mul_(1 + gram.shape[-1] / statistics.tokens)
+    return gram
 
 
 def energy(statistics: Statistics, matrix: Tensor, scale: Tensor) -> float:

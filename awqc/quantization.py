@@ -9,6 +9,7 @@ from awqc.errors import UsageError
 from awqc.qparams import BITS, Bits, resolve_group_size
 
 TABLE_BITS = (0, 8)
+ROUNDINGS = ("nearest", "gptq")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class QuantizationSpec:
         exclude: regular expressions; weights whose name they find are left alone.
         head_bits: width for the product that makes a language model's logits; 0: float.
         embed_bits: width for embedding tables, a scale a row; 0: float.
+        rounding: ``nearest``, or ``gptq``: later columns compensate the errors of earlier ones.
+        clip: search each group's range instead of taking its minimum and maximum.
+        sweeps: of coordinate descent that improve codes and scales afterwards.
     """
 
     bits: Bits = 4
@@ -30,6 +34,9 @@ class QuantizationSpec:
     exclude: tuple[str, ...] = ()
     head_bits: int = 8
     embed_bits: int = 8
+    rounding: str = "nearest"
+    clip: bool = False
+    sweeps: int = 0
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -38,6 +45,8 @@ class QuantizationSpec:
             raise UsageError(f"head bits {self.head_bits}: choose 0 (float) or one of {BITS}")
         if self.embed_bits not in TABLE_BITS:
             raise UsageError(f"embedding bits {self.embed_bits}: choose 0 (float) or 8")
+        if self.rounding not in ROUNDINGS:
+            raise UsageError(f"rounding={self.rounding!r}: choose one of {', '.join(ROUNDINGS)}")
         resolve_group_size(self.group_size, 1)
         for pattern in self.exclude:
             try:
@@ -46,6 +55,11 @@ class QuantizationSpec:
                 raise UsageError(
                     f"--exclude {pattern!r} is no regular expression: {error}"
                 ) from error
+
+    @property
+    def learns(self) -> bool:
+        """Whether codes depend on the moments of what the products read."""
+        return self.rounding != "nearest" or self.clip or self.sweeps > 0
 
     def excluded(self, weight: str) -> bool:
         """Whether the user wants this weight left alone."""

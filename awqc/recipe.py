@@ -1,6 +1,7 @@
 """The recipe of a compile: all that was decided, enough to do it again without data.
 
-``recipe.json`` holds the decisions, ``scales.safetensors`` beside it the scales of each site.
+``recipe.json`` holds the decisions, ``scales.safetensors`` beside it the scales of each site;
+for codes that learned from data see `awqc.recipe_codes`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from awqc.errors import UsageError
 from awqc.program import Program
+from awqc.recipe_codes import write_codes
 from awqc.sites import SiteScale
 
 SCHEMA = 1
@@ -27,12 +29,14 @@ class Recipe:
     """Decisions of an earlier compile.
 
     Attributes:
+        folder: where it was read from.
         pipeline: the passes that ran, as one line.
         quantization: bits, group_size, symmetric, exclude.
         status: of each site by name.
         scales: of each site that was searched, by name.
     """
 
+    folder: Path
     pipeline: str
     quantization: dict[str, Any]
     status: dict[str, str]
@@ -52,6 +56,9 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
             "exclude": list(spec.exclude),
             "head_bits": spec.head_bits,
             "embed_bits": spec.embed_bits,
+            "rounding": spec.rounding,
+            "clip": spec.clip,
+            "sweeps": spec.sweeps,
         },
         "sites": {
             site.name: {
@@ -81,6 +88,8 @@ def write_recipe(program: Program, pipeline: str, folder: Path) -> None:
         if site.name in program.scales
     }
     save_file(scales, folder / SCALES_FILE)
+    if program.quantization.learns:
+        write_codes(program, folder)
 
 
 def _is_recipe(content: Any) -> bool:
@@ -118,6 +127,7 @@ def read_recipe(path: str | Path) -> Recipe:
     if missing:
         raise UsageError(f"{file.parent / SCALES_FILE}: has no scales for {missing[0]!r}")
     return Recipe(
+        folder=file.parent,
         pipeline=content["pipeline"],
         quantization=content["quantization"],
         status={name: site["status"] for name, site in sites.items()},

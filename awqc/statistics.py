@@ -10,7 +10,9 @@ random sign a token (a count sketch whose bucket is the token's position modulo 
 E[S^T S] = X^T X (Charikar, Chen, Farach-Colton 2002). An observer costs one pass over X.
 
 Rounding that compensates errors solves with the moments, for which a factor of low rank will
-not do: on request their full matrix, the gram, is summed as well.
+not do: on request their full matrix, the gram, is summed as well. It needs no more samples
+than some multiple of K: from `GRAM_TOKENS` times K tokens on, `GRAM_FOLD` tokens with random
+signs are added up before their products are taken, by the same identity as above.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor
 
 EXACT_COLUMNS = 256
+GRAM_TOKENS = 4
+GRAM_FOLD = 4
 LARGEST = 1e16
 """Activations beyond this cannot be squared and summed in float32."""
 
@@ -89,24 +93,36 @@ class Accumulator:
         if self._exact:
             self._moments += (x.transpose(1, 2) @ x).cpu()
         else:
-            self._moments += self._sketch(x).cpu()
+            signed = x * self._signs(x)
+            self._moments += self._sketch(signed).cpu()
             if self._wants_gram:
-                gram = (x.transpose(1, 2) @ x).cpu()
-                self._gram = gram if self._gram is None else self._gram.add_(gram)
+                self._add_gram(signed)
         self._tokens += x.shape[1]
         return True
 
-    def _sketch(self, x: Tensor) -> Tensor:
-        """Random signs, then every ``rows``-th token into one bucket: ``(blocks, rows, K)``."""
-        blocks, tokens, columns = x.shape
-        signs = torch.randint(0, 2, (tokens, 1), generator=self._generator) * 2.0 - 1.0
-        signed = x * signs.to(x.device)
+    def _signs(self, x: Tensor) -> Tensor:
+        """A random sign for each token: ``(tokens, 1)``."""
+        signs = torch.randint(0, 2, (x.shape[1], 1), generator=self._generator) * 2.0 - 1.0
+        return signs.to(x.device)
+
+    def _add_gram(self, signed: Tensor) -> None:
+        """Add ``X^T X`` of tokens with signs, folded once there are many."""
+        if self._tokens >= GRAM_TOKENS * signed.shape[2]:
+            short = -signed.shape[1] % GRAM_FOLD
+            padded = torch.nn.functional.pad(signed, (0, 0, 0, short))
+            signed = padded.unflatten(1, (GRAM_FOLD, -1)).sum(1)
+        gram = (signed.transpose(1, 2) @ signed).cpu()
+        self._gram = gram if self._gram is None else self._gram.add_(gram)
+
+    def _sketch(self, signed: Tensor) -> Tensor:
+        """Every ``rows``-th token with its sign into one bucket: ``(blocks, rows, K)``."""
+        blocks, tokens, columns = signed.shape
         whole = tokens - tokens % self._rows
         sketch = signed[:, :whole].reshape(blocks, -1, self._rows, columns).sum(dim=1)
         if whole < tokens:
             # The short end goes to random buckets, else the first ones would fill up.
             buckets = torch.randperm(self._rows, generator=self._generator)[: tokens - whole]
-            sketch = sketch.index_add(1, buckets.to(x.device), signed[:, whole:])
+            sketch = sketch.index_add(1, buckets.to(signed.device), signed[:, whole:])
         return sketch
 
     def finish(self) -> Statistics:

@@ -38,7 +38,7 @@ def test_compile() -> None:
 
 
 def test_options_and_their_defaults() -> None:
-    from awqc.compiler import Options
+    from awqc.options import Options
 
     options = Options()
     expected = {

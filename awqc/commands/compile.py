@@ -45,6 +45,12 @@ Examples:
 @model_options
 @quantization_options
 @calibration_options
+@click.option("--effort", type=click.Choice(["fast", "default", "best"]), default="default",
+              show_default=True,
+              help="Work spent on accuracy: fast scales and rounds to nearest; default also "
+              "clips and compensates rounding errors; best also tunes scales end to end.")
+@click.option("--rounding", type=click.Choice(["auto", "nearest", "gptq"]), default="auto",
+              show_default=True, help="How codes are chosen; auto: as the effort says.")
 @click.option("--pipeline", metavar="SPEC", help="Passes to run, see awqc passes.")
 @click.option("--runtime-scales", type=click.Choice(["auto", "never", "always"]), default="auto",
               show_default=True,
@@ -102,7 +108,8 @@ def command(
 ) -> None:
     """Compile; the help text is above, since it names the sources."""
     from awqc.commands.watch import Watch
-    from awqc.compiler import compile, parse_options
+    from awqc.compiler import compile
+    from awqc.options import parse_options
     from awqc.progress import stage
     from awqc.publish import check_replaceable
     from awqc.report.terminal import console, print_report

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from torch.fx import Node
@@ -17,7 +18,7 @@ from awqc.program import Program, WeightError
 from awqc.progress import track
 from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.quantization import QuantizationSpec
-from awqc.rounding.methods import ROUNDINGS, Rounding
+from awqc.recipe_codes import read_codes, stored_weight
 from awqc.threads import parallel_map
 from awqc.weight_error import measure
 
@@ -35,20 +36,14 @@ class QuantizeWeights(QuantizationSpec):
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
+    ``codes`` is a folder whose codes are taken instead (see `awqc.recipe_codes`).
     Refuses: weights that something else reads as well, and depthwise convolutions.
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
-    rounding: str = "nearest"
-    clip: bool = False
-    sweeps: int = 0
+    codes: str = field(default="", metadata={"local": True})
     name: ClassVar[str] = "quantize-weights"
     keeps_output: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rounding not in ROUNDINGS:
-            raise UsageError(f"rounding={self.rounding!r}: choose one of {', '.join(ROUNDINGS)}")
 
     def apply(self, program: Program) -> list[Change]:
         """Quantize every weight that is not refused."""
@@ -67,14 +62,16 @@ class QuantizeWeights(QuantizationSpec):
         self, program: Program, granularity: dict[str, Granularity]
     ) -> Iterator[tuple[str, QuantizedWeight, WeightError]]:
         """Every weight with what became of it and what that costs, as they are made."""
-        rounding = Rounding(self.rounding, self.clip, self.sweeps)
-        jobs = find_jobs(program, granularity) if rounding.learns else []
+        codes = read_codes(Path(self.codes)) if self.codes else None
+        jobs = _jobs(program, granularity) if self.learns and codes is None else []
         joined = {linear.weight_name for job in jobs for linear in job.linears}
         linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
 
         def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if isinstance(item, Job):
-                made = run_job(program, item, rounding)
+                made = run_job(program, item, self)
+            elif codes is not None:
+                made = {item: stored_weight(codes, item, program.weight(item), granularity[item])}
             else:
                 made = {item: round_to_nearest(program, item, granularity[item])}
             return [
@@ -85,6 +82,23 @@ class QuantizeWeights(QuantizationSpec):
         items = [*jobs, *(name for name in granularity if name not in joined)]
         for made in track(parallel_map(run, items), "quantize weights", len(items)):
             yield from made
+
+
+def _jobs(program: Program, granularity: dict[str, Granularity]) -> list[Job]:
+    """What can be rounded on moments.
+
+    Raises:
+        UsageError: there are statistics, but none with moments.
+    """
+    jobs = find_jobs(program, granularity)
+    small = any(how.bits < 8 for how in granularity.values())
+    if not jobs and small and not any(s.gram is not None for s in program.statistics.values()):
+        raise UsageError(
+            "quantize-weights with rounding=gptq, clip or sweeps needs the moments of the "
+            "activations: put insert-observers{gram=true} and calibrate before it, or use "
+            "rounding=nearest"
+        )
+    return jobs
 
 
 def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:

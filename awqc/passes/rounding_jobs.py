@@ -12,7 +12,8 @@ from awqc.linears import Linear, find_linears
 from awqc.moments import column_scale, scaled_gram
 from awqc.program import Program
 from awqc.qparams import Granularity, QuantizedWeight, quantize, quantized_weight
-from awqc.rounding.methods import Rounding, round_matrix
+from awqc.quantization import QuantizationSpec
+from awqc.rounding.methods import round_matrix
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def find_jobs(program: Program, granularity: Mapping[str, Granularity]) -> list[
     return list(found.values())
 
 
-def run_job(program: Program, job: Job, rounding: Rounding) -> dict[str, QuantizedWeight]:
+def run_job(program: Program, job: Job, spec: QuantizationSpec) -> dict[str, QuantizedWeight]:
     """The weights of ``job`` by name, quantized with one pass over their columns."""
     statistics = program.statistics[job.linears[0].node.name]
     gram = scaled_gram(statistics, job.scale)
@@ -62,7 +63,7 @@ def run_job(program: Program, job: Job, rounding: Rounding) -> dict[str, Quantiz
         for linear, weight in zip(job.linears, weights, strict=True)
     ]
     blocks = [
-        round_matrix(matrix, moments, job.granularity, program.scale_dtype, rounding)
+        round_matrix(matrix, moments, job.granularity, program.scale_dtype, spec)
         for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
     ]
     sizes = [matrix.shape[1] for matrix in matrices]

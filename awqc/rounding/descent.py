@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from awqc.rounding.grid import Grid
 from awqc.rounding.gram import conditioned
+from awqc.rounding.grid import Grid
 
 SMALLEST_STEP = 0.5
 

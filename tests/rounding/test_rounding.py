@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from awqc.qparams import Granularity, choose_qparams, from_groups, round_to_grid, to_groups
+from awqc.quantization import QuantizationSpec
 from awqc.rounding.descent import descend
 from awqc.rounding.gptq import compensate
 from awqc.rounding.gram import conditioned, group_blocks, loss
 from awqc.rounding.grid import Grid
-from awqc.rounding.methods import Rounding, round_matrix
+from awqc.rounding.methods import round_matrix
 from awqc.rounding.ranges import search_ranges
 
 FLOAT = torch.float32
@@ -26,6 +27,10 @@ def problem(rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     x = torch.randn(4 * columns, columns, generator=generator) @ (mixing + torch.eye(columns))
     x[:, 0] *= 8
     return torch.randn(rows, columns, generator=generator), x.T @ x / len(x)
+
+
+def asked(rounding: str = "nearest", clip: bool = False, sweeps: int = 0) -> QuantizationSpec:
+    return QuantizationSpec(rounding=rounding, clip=clip, sweeps=sweeps)
 
 
 def full_range(matrix: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
@@ -71,7 +76,7 @@ def test_each_column_is_rounded_at_the_optimum_given_those_before() -> None:
 def test_without_correlation_it_is_rounding_to_nearest() -> None:
     granularity = Granularity(4, 16)
     matrix, _ = problem(7, 40)
-    result = round_matrix(matrix, torch.eye(40), granularity, FLOAT, Rounding("gptq"))
+    result = round_matrix(matrix, torch.eye(40), granularity, FLOAT, asked("gptq"))
     scale, zero = full_range(matrix, granularity)
     assert torch.allclose(value(result, granularity), nearest(matrix, scale, zero, granularity))
 
@@ -80,7 +85,7 @@ def test_without_correlation_it_is_rounding_to_nearest() -> None:
 def test_degenerate_moments_give_finite_codes(gram: Tensor) -> None:
     granularity = Granularity(3, 16)
     matrix, _ = problem(7, 40)
-    codes, scale, _ = round_matrix(matrix, gram, granularity, FLOAT, Rounding("gptq", True, 2))
+    codes, scale, _ = round_matrix(matrix, gram, granularity, FLOAT, asked("gptq", True, 2))
     assert torch.equal(codes, codes.round().clamp(0, 7))
     assert bool((scale > 0).all())
 
@@ -127,7 +132,7 @@ def test_compensation_and_descent_pay_on_correlated_inputs() -> None:
     matrix, gram = problem(64, 96)
     losses = [
         loss(value(round_matrix(matrix, gram, granularity, FLOAT, how), granularity) - matrix, gram)
-        for how in (Rounding(), Rounding(clip=True), Rounding("gptq"), Rounding("gptq", True, 1))
+        for how in (asked(), asked(clip=True), asked("gptq"), asked("gptq", True, 1))
     ]
     assert losses[1] < losses[0]
     assert losses[2] < 0.7 * losses[0]
@@ -138,5 +143,5 @@ def test_scales_keep_to_their_dtype() -> None:
     granularity = Granularity(4, 16)
     matrix, gram = problem(8, 64)
     half = torch.float16
-    _, scale, _ = round_matrix(matrix, gram, granularity, half, Rounding("gptq", True, 2))
+    _, scale, _ = round_matrix(matrix, gram, granularity, half, asked("gptq", True, 2))
     assert torch.equal(scale, scale.half().float())

@@ -1,0 +1,123 @@
+"""What a compile can be told, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from awqc.effort import EFFORTS, ROUNDINGS, PassOptions, merged
+from awqc.errors import UsageError
+from awqc.export.formats import check_formats, serving
+from awqc.export.ort_levels import parse_level
+from awqc.export.serving import serving_runtime_scales
+from awqc.passes.convert_dtype import DTYPES
+from awqc.passes.pipeline import DEFAULT, Pipeline, parse_pipeline, without_search
+from awqc.qparams import Bits
+from awqc.recipe import read_recipe
+from awqc.runtime import Provider, resolve_provider
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile; see `awqc.compile` for what each means."""
+
+    bits: Bits = 4
+    group_size: int | str = "auto"
+    symmetric: bool = False
+    exclude: tuple[str, ...] = ()
+    head_bits: int = 8
+    embed_bits: int = 8
+    pipeline: str | None = None
+    formats: tuple[str, ...] = ("onnx", "pt2")
+    provider: Provider = "auto"
+    device: str = "cpu"
+    max_loss: float | None = None
+    recipe: str | Path | None = None
+    num_samples: int | None = None
+    effort: str = "default"
+    rounding: str = "auto"
+    seed: int = 0
+    runtime_scales: str = "auto"
+    dtype: str = "auto"
+    accuracy_level: int | str = "auto"
+
+    def build_pipeline(self) -> Pipeline:
+        """The passes, with these options as their defaults."""
+        spec = {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "symmetric": self.symmetric,
+            "exclude": self.exclude,
+            "head_bits": self.head_bits,
+            "embed_bits": self.embed_bits,
+        }
+        text = self.pipeline or DEFAULT
+        runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
+        options: PassOptions = {
+            "quantize_weights": spec,
+            "insert_observers": {"seed": self.seed},
+            "search_scales": {"runtime_scales": runtime_scales},
+        }
+        if self.recipe is not None:
+            recipe = read_recipe(self.recipe)
+            text = self.pipeline or without_search(recipe.pipeline)
+            options["load_scales"] = {"recipe": str(self.recipe)}
+            options["quantize_weights"] = {
+                **recipe.quantization,
+                "exclude": tuple(recipe.quantization["exclude"]),
+            }
+            if recipe.quantization.get("rounding") == "gptq":
+                options["quantize_weights"]["codes"] = str(recipe.folder)
+        return parse_pipeline(text, **merged(self._accuracy(), options))
+
+    def _accuracy(self) -> PassOptions:
+        """What effort and rounding ask of the passes."""
+        if self.rounding == "auto":
+            return EFFORTS[self.effort]
+        return ROUNDINGS[self.rounding]
+
+
+def parse_options(**given: Any) -> Options:
+    """`Options` of keyword arguments.
+
+    Raises:
+        UsageError: an option is unknown, or its value unusable.
+    """
+    known = set(Options.__dataclass_fields__)
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise UsageError(
+            f"compile() has no option {unknown[0]!r}; options: {', '.join(sorted(known))}"
+        )
+    for key in ("exclude", "formats"):
+        if isinstance(given.get(key), str):
+            given[key] = tuple(filter(None, given[key].split(",")))
+        elif key in given:
+            given[key] = tuple(given[key])
+    options = Options(**given)
+    check_formats(options.formats)
+    _check_choice("dtype", options.dtype, ("auto", *DTYPES))
+    parse_level(options.accuracy_level)
+    _check_choice("effort", options.effort, EFFORTS)
+    _check_choice("rounding", options.rounding, ("auto", *ROUNDINGS))
+    _check_device(options.device)
+    options.build_pipeline()
+    if options.provider != "auto":
+        resolve_provider(options.provider)
+    return options
+
+
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r}: choose one of {', '.join(choices)}")
+
+
+def _check_device(device: str) -> None:
+    """Calibration runs on the CPU; another device is refused, never silently replaced."""
+    if device != "cpu":
+        raise UsageError(
+            f"--device {device}: calibration runs on the CPU only; use --device cpu. "
+            "To verify in onnxruntime on CUDA, use --provider cuda"
+        )
