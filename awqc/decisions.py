@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,12 @@ from awqc.linears import Linear, as_linear, find_linears
 from awqc.program import Program
 from awqc.qparams import Granularity, resolve_group_size
 from awqc.quantization import QuantizationSpec
+from awqc.unscaled import unscaled_weights
 
 aten = torch.ops.aten
+FEWEST = 16
+"""Weights that share a scale, below which the scales outweigh what the codes save."""
+
 SMALLEST_TABLE = 4096
 """Elements below which an embedding table is not worth the operations that unpack it."""
 
@@ -61,6 +66,14 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
             granularity[name] = _granularity(spec, linear, head)
         else:
             refused[name] = reason
+    for weight in unscaled_weights(program.graph):
+        name = str(weight.target)
+        if spec.excluded(name):
+            refused[name] = "excluded by the user"
+        elif (fewest := math.prod(weight.meta["val"].shape[1:])) < FEWEST:
+            refused[name] = f"only {fewest} weights would share a scale"
+        else:
+            granularity[name] = _unscaled(spec, weight)
     for name, reader in _unknown_readers(program, {*granularity, *refused}).items():
         refused[name] = f"read by {reader}, which is no product that awqc quantizes"
     return Decisions(granularity, frozenset(tables), refused)
@@ -77,6 +90,13 @@ def _granularity(spec: QuantizationSpec, linear: Linear, head: bool) -> Granular
         group_size = resolve_group_size(spec.group_size, linear.columns)
     bits = spec.head_bits if head else spec.bits
     return Granularity(bits, group_size, spec.symmetric)  # type: ignore[arg-type]
+
+
+def _unscaled(spec: QuantizationSpec, weight: Node) -> Granularity:
+    """Matrices are grouped as asked; kernels get one scale for each channel of the first axis."""
+    shape = weight.meta["val"].shape
+    group_size = resolve_group_size(spec.group_size, int(shape[1])) if len(shape) == 2 else -1
+    return Granularity(spec.bits, group_size, spec.symmetric)
 
 
 def _refuse(spec: QuantizationSpec, linear: Linear, head: bool) -> str | None:

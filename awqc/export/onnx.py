@@ -28,6 +28,7 @@ from awqc.export.onnx_codes import TWO_BIT_OPSET
 from awqc.export.onnx_tidy import axis_names, name_nodes, rename_axes, simplify, strip_metadata
 from awqc.export.onnx_weights import WeightPlacer
 from awqc.program import Program
+from awqc.unscaled import cell_weights, quantized_names
 
 MIN_OPSET = 21
 MAX_INLINE_BYTES = 1_800_000_000
@@ -160,10 +161,12 @@ def _place_weights(model: Any, program: Program, lowered: Lowered, opset: int) -
     """Replace the inputs that stand for quantized weights by the packed weights."""
     stand_ins = list(model.graph.inputs[: len(lowered.weights)])
     seen: set[str] = set()
+    steps = {name for node in cell_weights(program.graph) for name in quantized_names(node)}
     for value, weight in zip(stand_ins, lowered.weights, strict=True):
         name = weight.name if weight.name not in seen else f"{weight.name}.{value.name}"
         seen.add(name)
-        WeightPlacer(model.graph, name, weight.load(program), opset).place(value)
+        placer = WeightPlacer(model.graph, name, weight.load(program), opset)
+        placer.place(value, shared=weight.name in steps)
     del model.graph.inputs[: len(lowered.weights)]
 
 

@@ -36,11 +36,14 @@ class WeightPlacer:
         self.opset = opset if self.rows % 4 == 0 else min(opset, TWO_BIT_OPSET - 1)
         self.copies = 0
 
-    def place(self, value: Any) -> None:
-        """Let every reader of ``value``, the float weight, read dequantized codes instead."""
+    def place(self, value: Any, shared: bool = False) -> None:
+        """Let every reader of ``value``, the float weight, read dequantized codes instead.
+
+        ``shared``: all read the same, dequantized once, as the steps of a recurrent network do.
+        """
         if self._is_table() and any(is_lookup(*use) for use in value.uses()):
             self._place_table(value)
-        matrix = len(self.weight.shape) == 2
+        matrix = len(self.weight.shape) == 2 and not shared
         for reader, index in list(value.uses()):
             if matrix and _is_transpose(reader):
                 self._place_transposed(reader)
