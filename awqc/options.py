@@ -38,6 +38,7 @@ class Options:
     num_samples: int | None = None
     effort: str = "default"
     rounding: str = "auto"
+    stats: str | Path | None = None
     seed: int = 0
     runtime_scales: str = "auto"
     dtype: str = "auto"
@@ -58,6 +59,7 @@ class Options:
         options: PassOptions = {
             "quantize_weights": spec,
             "insert_observers": {"seed": self.seed},
+            "calibrate": {"stats": str(self.stats or "")},
             "search_scales": {"runtime_scales": runtime_scales},
         }
         if self.recipe is not None:

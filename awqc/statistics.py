@@ -55,11 +55,14 @@ class Accumulator:
 
     Sums of squares of large activations are exact to float32 rounding; the running factor is
     kept unnormalised until `finish`.
+
+    Attributes:
+        gram: whether the gram is summed, however large it is.
     """
 
     def __init__(self, rows: int, seed: int, gram: bool = False) -> None:
         self._rows = rows
-        self._wants_gram = gram
+        self.gram = gram
         self._gram: Tensor | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._tokens = 0
@@ -95,7 +98,7 @@ class Accumulator:
         else:
             signed = x * self._signs(x)
             self._moments += self._sketch(signed).cpu()
-            if self._wants_gram:
+            if self.gram:
                 self._add_gram(signed)
         self._tokens += x.shape[1]
         return True

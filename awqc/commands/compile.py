@@ -51,6 +51,9 @@ Examples:
               "clips and compensates rounding errors; best also tunes scales end to end.")
 @click.option("--rounding", type=click.Choice(["auto", "nearest", "gptq"]), default="auto",
               show_default=True, help="How codes are chosen; auto: as the effort says.")
+@click.option("--stats", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Keep what calibration learns in FILE; where FILE exists, take it from there "
+              "and run no calibration, whatever bits and groups are asked for.")
 @click.option("--pipeline", metavar="SPEC", help="Passes to run, see awqc passes.")
 @click.option("--runtime-scales", type=click.Choice(["auto", "never", "always"]), default="auto",
               show_default=True,

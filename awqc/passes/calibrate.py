@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from awqc.errors import CalibrationError
@@ -11,6 +13,7 @@ from awqc.passes.base import Change
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
 from awqc.progress import track
+from awqc.statistics_file import read_statistics, write_statistics
 
 
 @dataclass(frozen=True)
@@ -20,44 +23,86 @@ class Calibrate:
         before:  x -> linear(W), observer(x)
         after:   x -> linear(W)                 statistics of x are known
 
-    Requires: insert-observers.  Refuses: batches that make an activation NaN or infinite.
+    With ``stats``, a file: where it exists, its statistics are taken and no batch is run;
+    where it does not, the statistics are written there.
+    Requires: insert-observers.  Refuses: batches that make an activation NaN or infinite,
+    and statistics of another model.
     """
 
+    stats: str = field(default="", metadata={"local": True})
     name: ClassVar[str] = "calibrate"
     keeps_output: ClassVar[bool] = True
 
     def apply(self, program: Program) -> list[Change]:
-        """Run every batch once."""
+        """Run every batch once, or read what an earlier run learned."""
         calls = [n for n in program.graph.nodes if n.op == "call_module"]
         modules = [(n, program.graph_module.get_submodule(str(n.target))) for n in calls]
         observers = {n: module for n, module in modules if isinstance(module, Observer)}
-        found = list(observers.values())
-        for index, batch in enumerate(track(program.calibration, "calibrate")):
-            mask = batch.get(program.mask_input) if program.mask_input else None
-            for observer in found:
-                observer.active = True
-                observer.mask = None if mask is None else mask.bool()
-            program.run(batch)
-            for observer in found:
-                if observer.bad is not None:
-                    raise CalibrationError(
-                        f"{observer.reads}: its input holds {observer.bad} in calibration "
-                        f"batch {index}; the float model itself overflows on this data. "
-                        "Check the data and the weights, or leave the layer out with --exclude"
-                    )
-        readers: dict[str, list[str]] = {}
-        for linear in find_linears(program.graph):
-            readers.setdefault(linear.observed, []).append(linear.node.name)
-        changes = []
-        for call, observer in observers.items():
-            if observer.accumulator.tokens == 0:
-                changes.append(Change(observer.reads, "saw no token in calibration", refused=True))
-            else:
-                statistics = observer.accumulator.finish()
-                for reader in readers[observer.key]:
-                    program.statistics[reader] = statistics
-                changes.append(
-                    Change(observer.reads, f"calibrated on {observer.accumulator.tokens} tokens")
-                )
+        path = Path(self.stats) if self.stats else None
+        if path is not None and path.exists():
+            changes = _read(program, path, list(observers.values()))
+        else:
+            _run(program, list(observers.values()))
+            changes = _finish(program, observers.values())
+            if path is not None:
+                write_statistics(program, path, _unseen(program, observers.values()))
+        for call in observers:
             program.graph.erase_node(call)
         return changes
+
+
+def _run(program: Program, observers: list[Observer]) -> None:
+    """Show every batch to the observers."""
+    for index, batch in enumerate(track(program.calibration, "calibrate")):
+        mask = batch.get(program.mask_input) if program.mask_input else None
+        for observer in observers:
+            observer.active = True
+            observer.mask = None if mask is None else mask.bool()
+        program.run(batch)
+        for observer in observers:
+            if observer.bad is not None:
+                raise CalibrationError(
+                    f"{observer.reads}: its input holds {observer.bad} in calibration "
+                    f"batch {index}; the float model itself overflows on this data. "
+                    "Check the data and the weights, or leave the layer out with --exclude"
+                )
+
+
+def _readers(program: Program) -> dict[str, list[str]]:
+    """Nodes of the products that read each observed matrix."""
+    readers: dict[str, list[str]] = {}
+    for linear in find_linears(program.graph):
+        readers.setdefault(linear.observed, []).append(linear.node.name)
+    return readers
+
+
+def _finish(program: Program, observers: Iterable[Observer]) -> list[Change]:
+    """Keep what the observers saw."""
+    readers = _readers(program)
+    changes = []
+    for observer in observers:
+        tokens = observer.accumulator.tokens
+        if tokens == 0:
+            changes.append(Change(observer.reads, "saw no token in calibration", refused=True))
+            continue
+        statistics = observer.accumulator.finish()
+        program.statistics.update(dict.fromkeys(readers[observer.key], statistics))
+        changes.append(Change(observer.reads, f"calibrated on {tokens} tokens"))
+    return changes
+
+
+def _unseen(program: Program, observers: Iterable[Observer]) -> list[str]:
+    """Nodes of the products that calibration never reached."""
+    readers = _readers(program)
+    empty = [observer.key for observer in observers if observer.accumulator.tokens == 0]
+    return [node for key in empty for node in readers[key]]
+
+
+def _read(program: Program, path: Path, observers: list[Observer]) -> list[Change]:
+    """Take the statistics of an earlier run for what is observed now."""
+    readers = _readers(program)
+    wanted = {
+        node: observer.accumulator.gram for observer in observers for node in readers[observer.key]
+    }
+    read_statistics(program, path, wanted)
+    return [Change(observer.reads, f"statistics read from {path.name}") for observer in observers]

@@ -79,7 +79,7 @@ class QuantizeWeights(QuantizationSpec):
                 for name, quantized in made.items()
             ]
 
-        items = [*jobs, *(name for name in granularity if name not in joined)]
+        items: list[Job | str] = [*jobs, *(name for name in granularity if name not in joined)]
         for made in track(parallel_map(run, items), "quantize weights", len(items)):
             yield from made
 

@@ -67,12 +67,18 @@ def run_job(program: Program, job: Job, spec: QuantizationSpec) -> dict[str, Qua
         for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
     ]
     sizes = [matrix.shape[1] for matrix in matrices]
-    split = [torch.stack(part).split(sizes, dim=1) for part in zip(*blocks, strict=True)]
+    codes, scale, zero_point = (
+        torch.stack(part).split(sizes, dim=1) for part in zip(*blocks, strict=True)
+    )
     return {
         linear.weight_name: quantized_weight(
-            weight, *(part.flatten(0, 1) for part in parts), job.granularity
+            weights[i],
+            codes[i].flatten(0, 1),
+            scale[i].flatten(0, 1),
+            zero_point[i].flatten(0, 1),
+            job.granularity,
         )
-        for linear, weight, *parts in zip(job.linears, weights, *split, strict=True)
+        for i, linear in enumerate(job.linears)
     }
 
 

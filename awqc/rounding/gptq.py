@@ -45,4 +45,5 @@ def _inverse_factor(gram: Tensor) -> Tensor:
     lower = torch.linalg.cholesky(flipped)
     identity = torch.eye(len(gram), dtype=torch.float64)
     inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return inverse.flip(0, 1).float().contiguous()
+    factor: Tensor = inverse.flip(0, 1).float().contiguous()
+    return factor

@@ -1,0 +1,56 @@
+"""Statistics kept on disk serve other bits and groups, and only the model they are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import awqc
+from awqc.errors import UsageError
+
+
+def model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 300), nn.ReLU(), nn.Linear(300, 40))
+
+
+def batches(seed: int) -> list[tuple[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(16, 48, generator=generator),) for _ in range(6)]
+
+
+def compiled(stats: Path, calib_seed: int = 1, **options: object) -> bytes:
+    options = {"formats": ("onnx",), "stats": stats, **options}
+    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **options)  # type: ignore[arg-type]
+    return (result.folder / "model.onnx").read_bytes()
+
+
+def test_other_options_need_no_new_calibration(tmp_path: Path) -> None:
+    """With other data the same model comes out: the file alone was used."""
+    stats = tmp_path / "s.safetensors"
+    first = compiled(stats)
+    assert stats.exists()
+    assert compiled(stats, calib_seed=2) == first
+    assert compiled(stats, calib_seed=2, bits=3, group_size=16) == compiled(
+        tmp_path / "other", bits=3, group_size=16
+    )
+    assert compiled(tmp_path / "third", calib_seed=2) != first
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    stats = tmp_path / "s.safetensors"
+    compiled(stats, effort="fast")
+    with pytest.raises(UsageError, match="holds no grams"):
+        compiled(stats)
+    with pytest.raises(UsageError, match="of other weights"):
+        awqc.compile(model(1), batches(0)[0], calib=batches(0), stats=stats)
+    with_fewer = tmp_path / "fewer"
+    compiled(with_fewer, exclude=("3",))
+    with pytest.raises(UsageError, match="made with other --exclude"):
+        compiled(with_fewer)
+    stats.write_bytes(b"junk")
+    with pytest.raises(UsageError, match="cannot be read as statistics"):
+        compiled(stats)
