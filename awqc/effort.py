@@ -1,18 +1,56 @@
-"""How much work a compile spends on accuracy, in terms of the options of its passes."""
+"""How much work a compile spends on accuracy, in terms of its passes and their options."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+from awqc.passes.pipeline import DEFAULT
+from awqc.passes.tune_scales import TuneScales
 
 PassOptions = dict[str, dict[str, Any]]
 """Options by pass, with underscores in its name."""
 
-_COMPENSATED: PassOptions = {
-    "insert_observers": {"gram": True},
-    "quantize_weights": {"rounding": "gptq", "clip": True, "sweeps": 1},
+ROUNDINGS: dict[str, PassOptions] = {
+    "nearest": {
+        "insert_observers": {"gram": False},
+        "quantize_weights": {"rounding": "nearest", "clip": False, "sweeps": 0},
+    },
+    "gptq": {
+        "insert_observers": {"gram": True},
+        "quantize_weights": {"rounding": "gptq", "clip": True, "sweeps": 1},
+    },
 }
-ROUNDINGS: dict[str, PassOptions] = {"nearest": {}, "gptq": _COMPENSATED}
-EFFORTS: dict[str, PassOptions] = {"fast": {}, "default": _COMPENSATED}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What one level of effort does.
+
+    Attributes:
+        rounding: one of `ROUNDINGS`.
+        tunes: whether the scales are tuned end to end afterwards.
+    """
+
+    rounding: str
+    tunes: bool = False
+
+    @property
+    def pipeline(self) -> str:
+        """The passes, as one line."""
+        return f"{DEFAULT},{TuneScales.name}" if self.tunes else DEFAULT
+
+    def options(self, rounding: str = "auto") -> PassOptions:
+        """Options of the passes; ``rounding`` replaces this effort's own unless ``auto``."""
+        chosen = ROUNDINGS[self.rounding if rounding == "auto" else rounding]
+        return merged(chosen, {"quantize_weights": {"keep_float": self.tunes}})
+
+
+EFFORTS = {
+    "fast": Effort("nearest"),
+    "default": Effort("gptq"),
+    "best": Effort("gptq", tunes=True),
+}
 
 
 def merged(*layers: PassOptions) -> PassOptions:

@@ -13,7 +13,7 @@ from awqc.export.formats import check_formats, serving
 from awqc.export.ort_levels import parse_level
 from awqc.export.serving import serving_runtime_scales
 from awqc.passes.convert_dtype import DTYPES
-from awqc.passes.pipeline import DEFAULT, Pipeline, parse_pipeline, without_search
+from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
 from awqc.qparams import Bits
 from awqc.recipe import read_recipe
 from awqc.runtime import Provider, resolve_provider
@@ -54,7 +54,8 @@ class Options:
             "head_bits": self.head_bits,
             "embed_bits": self.embed_bits,
         }
-        text = self.pipeline or DEFAULT
+        effort = EFFORTS[self.effort]
+        text = self.pipeline or effort.pipeline
         runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
         options: PassOptions = {
             "quantize_weights": spec,
@@ -72,13 +73,7 @@ class Options:
             }
             if recipe.quantization.get("rounding") == "gptq":
                 options["quantize_weights"]["codes"] = str(recipe.folder)
-        return parse_pipeline(text, **merged(self._accuracy(), options))
-
-    def _accuracy(self) -> PassOptions:
-        """What effort and rounding ask of the passes."""
-        if self.rounding == "auto":
-            return EFFORTS[self.effort]
-        return ROUNDINGS[self.rounding]
+        return parse_pipeline(text, **merged(effort.options(self.rounding), options))
 
 
 def parse_options(**given: Any) -> Options:

@@ -111,6 +111,7 @@ class Program:
         statistics: of what each product reads, by the product's node name, filled by calibrate.
         scales: what the search chose, by site name, filled by search-scales.
         quantized: the quantized weights by name, filled by quantize-weights.
+        floats: float values of quantized weights by name, kept where a later pass needs them.
         errors: what rounding did to them, by name.
         skipped: weights and nodes left alone, with the reason.
     """
@@ -134,6 +135,7 @@ class Program:
     statistics: dict[str, Statistics] = field(default_factory=dict)
     scales: dict[str, SiteScale] = field(default_factory=dict)
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
+    floats: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[str, WeightError] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -166,6 +168,7 @@ class Program:
         copied.statistics = dict(self.statistics)
         copied.scales = dict(self.scales)
         copied.quantized = dict(self.quantized)
+        copied.floats = dict(self.floats)
         copied.errors = dict(self.errors)
         copied.skipped = dict(self.skipped)
         return copied

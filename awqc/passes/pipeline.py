@@ -20,6 +20,7 @@ from awqc.passes.invariants import check_invariants
 from awqc.passes.load_scales import LoadScales
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
+from awqc.passes.tune_scales import TuneScales
 from awqc.program import Program
 from awqc.quantization import QuantizationSpec
 
@@ -33,6 +34,7 @@ PASSES: dict[str, type[Any]] = {
         LoadScales,
         FoldScales,
         QuantizeWeights,
+        TuneScales,
     )
 }
 DEFAULT = (
@@ -128,7 +130,7 @@ def without_search(spec: str) -> str:
     for name, text in _split(spec):
         if name == SearchScales.name:
             kept.append(LoadScales.name)
-        elif name not in (InsertObservers.name, Calibrate.name):
+        elif name not in (InsertObservers.name, Calibrate.name, TuneScales.name):
             kept.append(f"{name}{{{text}}}" if text else name)
     return ",".join(kept)
 

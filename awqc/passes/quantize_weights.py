@@ -36,11 +36,13 @@ class QuantizeWeights(QuantizationSpec):
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
+    ``keep-float`` keeps the float values of low-bit weights for tune-scales.
     ``codes`` is a folder whose codes are taken instead (see `awqc.recipe_codes`).
     Refuses: weights that something else reads as well, and depthwise convolutions.
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
+    keep_float: bool = False
     codes: str = field(default="", metadata={"local": True})
     name: ClassVar[str] = "quantize-weights"
     keeps_output: ClassVar[bool] = False
@@ -53,6 +55,8 @@ class QuantizeWeights(QuantizationSpec):
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
         for name, quantized, error in self._quantize(program, decisions.granularity):
             program.quantized[name], program.errors[name] = quantized, error
+            if self.keep_float and quantized.granularity.bits < 8:
+                program.floats[name] = program.weight(name)
             replace_weight(program, reads[name], quantized)
             how = quantized.granularity
             changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))

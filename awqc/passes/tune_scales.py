@@ -1,0 +1,136 @@
+"""The pass ``tune-scales``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from awqc.errors import UsageError
+from awqc.passes.base import Change
+from awqc.program import Batch, Program
+from awqc.progress import track
+from awqc.tuning.dequantize import dequantize
+from awqc.tuning.graph import WeightFunction, dequantizing_calls, scale_name
+from awqc.tuning.objective import distance
+
+WARM_UP = 4
+LAST_RATE = 0.05
+LARGEST_CHANGE = 2.0
+
+
+@dataclass(frozen=True)
+class TuneScales:
+    """Tune the scales of all codes so that the outputs of the whole model come closer.
+
+        before:  linear(x, dequantize(codes, scale, zero_point))
+        after:   the same, with scales a few percent away
+
+    Rounding treats each product alone; this follows the gradient of the distance between the
+    model's outputs and the float model's, over calibration batches. Codes stay. Some batches
+    are held back: where the tuned scales are no better on these, the old ones stay too.
+    Options: ``batches``, how many are used (0: all), ``step`` of them a step, ``rate``, the
+    relative change of a scale in a step (Adam).
+    Requires: quantize-weights{keep-float=true}, calibration data.
+    Refuses: a model whose outputs do not get closer.
+    Source: EfficientQAT, arXiv 2407.11062, section 3.3 (end-to-end training of scales), with
+    the float model's outputs as the target.
+    """
+
+    batches: int = 0
+    step: int = 2
+    rate: float = 1e-3
+    name: ClassVar[str] = "tune-scales"
+    keeps_output: ClassVar[bool] = False
+
+    def apply(self, program: Program) -> list[Change]:
+        """Tune, judge, and keep what is better."""
+        floats, program.floats = program.floats, {}
+        batches = list(program.calibration)
+        if not floats or not batches:
+            raise UsageError(
+                "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
+                "data: run it in the same compile"
+            )
+        if self.batches:
+            batches = batches[: self.batches]
+        held_back = max(1, len(batches) // 16) if len(batches) > 1 else 0
+        training, judging = batches[held_back:], batches[:held_back] or batches
+        tuner = _Tuner(program, floats)
+        before = tuner.judge(judging)
+        tuner.train(training, self.step, self.rate)
+        after = tuner.judge(judging)
+        if not after < before:
+            return [
+                Change(
+                    "scales", f"stay: tuned, the distance is {after:.4g}, not {before:.4g}", True
+                )
+            ]
+        tuner.store(program)
+        return [Change("scales", f"tuned: distance {before:.4g} before, {after:.4g} after")]
+
+
+class _Tuner:
+    """Relative changes of all scales, and what they do to the outputs."""
+
+    def __init__(self, program: Program, floats: Mapping[str, Tensor]) -> None:
+        self._program, self._floats = program, floats
+        self._function = WeightFunction(program, list(floats))
+        self._weights = {name: program.quantized[name] for name in floats}
+        self._changes = {
+            name: torch.zeros_like(weight.scale, dtype=torch.float32, requires_grad=True)
+            for name, weight in self._weights.items()
+        }
+
+    def _scale(self, name: str) -> Tensor:
+        """The tuned scale; rounded as it will be stored, where no gradient is asked for."""
+        change = (1 + self._changes[name]).clamp(1 / LARGEST_CHANGE, LARGEST_CHANGE)
+        scale = self._weights[name].scale.float() * change
+        if torch.is_grad_enabled():
+            return scale
+        return scale.to(self._program.scale_dtype).float()
+
+    def _distance(self, batch: Batch) -> Tensor:
+        """Between the outputs of the quantized and the float model."""
+        with torch.no_grad():
+            wanted = self._function(batch, self._floats)
+        weights = {
+            name: dequantize(weight, self._scale(name)) for name, weight in self._weights.items()
+        }
+        return distance(self._program, batch, self._function(batch, weights), wanted)
+
+    @torch.no_grad()
+    def judge(self, batches: Sequence[Batch]) -> float:
+        """Mean distance over ``batches``."""
+        return sum(float(self._distance(batch)) for batch in batches) / len(batches)
+
+    def train(self, batches: Sequence[Batch], step: int, rate: float) -> None:
+        """Descend over all batches once, ``step`` of them at a time."""
+        steps = -(-len(batches) // step)
+        optimizer = torch.optim.Adam(self._changes.values(), lr=rate, betas=(0.9, 0.95))
+
+        def schedule(index: int) -> float:
+            return min(1.0, (index + 1) / WARM_UP) * max(LAST_RATE, 1 - index / steps)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        for index in track(range(steps), "tune scales"):
+            chosen = batches[index * step : (index + 1) * step]
+            for batch in chosen:
+                loss = self._distance(batch) / len(chosen)
+                if loss.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+
+    @torch.no_grad()
+    def store(self, program: Program) -> None:
+        """Put the tuned scales into ``program``."""
+        calls = dequantizing_calls(program)
+        for name, weight in self._weights.items():
+            scale = self._scale(name).to(weight.scale.dtype)
+            program.quantized[name] = replace(weight, scale=scale)
+            program.set_weight(scale_name(calls[name]), scale)

@@ -1,0 +1,1 @@
+"""Tuning quantized weights on the outputs of the whole model."""

@@ -1,0 +1,106 @@
+"""tune-scales brings the whole model's outputs closer, and gives up where it cannot."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from awqc.capture.module import capture_module
+from awqc.errors import UsageError
+from awqc.passes.pipeline import parse_pipeline
+from awqc.program import Program
+from awqc.qparams import Granularity, quantize
+from awqc.tuning.dequantize import dequantize
+from awqc.tuning.objective import distance
+
+PASSES = "canonicalize,quantize-weights{bits=3,group-size=16,keep-float=true}"
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(40), nn.Linear(40, 96), nn.Linear(96, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.down(torch.relu(self.up(self.norm(x))))
+        return out
+
+
+def quantized(batches: int = 40) -> Program:
+    torch.manual_seed(0)
+    program = capture_module(Net(), (torch.randn(4, 40),))
+    program.calibration = [{program.inputs[0].name: torch.randn(32, 40)} for _ in range(batches)]
+    parse_pipeline(PASSES).run(program)
+    return program
+
+
+def far(program: Program, seed: int = 9) -> float:
+    """Relative distance from the float model on data that nobody tuned on."""
+    torch.manual_seed(0)
+    model = Net()
+    x = torch.randn(64, 40, generator=torch.Generator().manual_seed(seed))
+    wanted = model(x).detach()
+    now = program.run({program.inputs[0].name: x})[0]
+    return float((now - wanted).norm() / wanted.norm())
+
+
+def test_other_data_comes_closer_and_codes_stay() -> None:
+    program = quantized()
+    before, codes = far(program), program.quantized["up.weight"].packed.clone()
+    changes = parse_pipeline("tune-scales{rate=0.003}").passes[0].apply(program)
+    assert not changes[0].refused
+    assert far(program) < 0.95 * before
+    weight = program.quantized["up.weight"]
+    assert torch.equal(weight.packed, codes)
+    assert torch.equal(program.weight("up.weight.scale"), weight.scale)
+    assert program.floats == {}
+
+
+def test_scales_that_do_not_help_are_dropped() -> None:
+    program = quantized()
+    before = copy.copy(program.quantized)
+    changes = parse_pipeline("tune-scales{rate=0.9}").passes[0].apply(program)
+    assert changes[0].refused
+    assert all(program.quantized[name] is weight for name, weight in before.items())
+
+
+def test_without_floats_or_data_it_refuses() -> None:
+    program = quantized()
+    program.floats = {}
+    with pytest.raises(UsageError, match="keep-float"):
+        parse_pipeline("tune-scales").passes[0].apply(program)
+
+
+@pytest.mark.parametrize("columns", [32, 40])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gradients_are_those_of_dequantizing(columns: int, symmetric: bool) -> None:
+    """Against autograd through the plain expression, ragged groups included."""
+    weight = quantize(torch.randn(5, columns), 5, Granularity(4, 16, symmetric))
+    scale = weight.scale.clone().requires_grad_()
+    upstream = torch.randn(5, columns)
+    dequantize(weight, scale).backward(upstream)
+    plain = weight.scale.clone().requires_grad_()
+    zero = torch.full_like(plain, 8.0) if symmetric else weight.zero_point
+    assert zero is not None
+    steps = weight.codes.float() - zero.repeat_interleave(16, 1)[:, :columns]
+    (steps * plain.repeat_interleave(16, 1)[:, :columns]).backward(upstream)
+    assert scale.grad is not None
+    assert plain.grad is not None
+    assert torch.allclose(scale.grad, plain.grad, atol=1e-5)
+    assert torch.equal(dequantize(weight, weight.scale), weight.dequantize())
+
+
+def test_logits_count_by_divergence_and_others_by_their_size() -> None:
+    program = quantized(1)
+    now, then = torch.randn(6, 24), torch.randn(6, 24)
+    relative = float((now - then).square().sum() / then.square().sum())
+    assert float(distance(program, {}, (now,), (then,))) == pytest.approx(relative)
+    program.head_outputs = program.outputs
+    expected = nn.functional.kl_div(
+        now.log_softmax(-1), then.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    assert float(distance(program, {}, (now,), (then,))) == pytest.approx(float(expected))
+    assert float(distance(program, {}, (then,), (then,))) == 0
