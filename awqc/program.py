@@ -210,10 +210,16 @@ class Program:
         module.register_buffer(leaf, value.detach())
 
     def fresh_name(self, name: str) -> str:
-        """``name``, or ``name_1``, ``name_2``, … if a tensor or module has it already."""
-        taken = {key for key, _ in self.graph_module.named_modules()}
-        taken |= {key for key, _ in self.graph_module.named_parameters()}
-        taken |= {key for key, _ in self.graph_module.named_buffers()}
+        """``name``, or ``name_1``, ``name_2``, … if a tensor or module has it already.
+
+        Dots give way where a tensor stands on the path: ``weight.scale`` is ``weight_scale``.
+        """
+        tensors = {key for key, _ in self.graph_module.named_parameters()}
+        tensors |= {key for key, _ in self.graph_module.named_buffers()}
+        taken = tensors | {key for key, _ in self.graph_module.named_modules()}
+        parts = name.split(".")
+        if any(".".join(parts[:end]) in tensors for end in range(1, len(parts))):
+            name = "_".join(parts)
         candidate, count = name, 0
         while candidate in taken:
             count += 1

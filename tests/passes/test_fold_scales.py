@@ -149,3 +149,27 @@ def test_a_wrong_status_does_not_fold() -> None:
     program.sites = tuple(replace(site, status="refused", reason="no") for site in program.sites)
     changes = FoldScales().apply(program)
     assert all(change.refused and change.what == "no" for change in changes)
+
+
+class Bare(torch.nn.Module):
+    """Products with tensors that stand at the top, beside each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(8, 8))
+        self.more = torch.nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.gelu(torch.nn.functional.linear(x, self.weight))
+        return torch.nn.functional.linear(y, self.more)
+
+
+def test_scale_at_run_time_beside_a_tensor_at_the_top() -> None:
+    program = capture_model(Bare(), torch.randn(4, 8))
+    run(program, FOUND)
+    before = program.run(program.example)[0]
+    with_scales(program, 4.0)
+    FoldScales().apply(program)
+    program.tidy()
+    assert relative(program.run(program.example)[0], before) < 2e-6
+    assert {"weight", "weight_input_scale", "more", "more_input_scale"} <= set(program.parameters())
