@@ -1,0 +1,229 @@
+"""What other runtimes make of a compiled model: real clients, compared with onnxruntime in Python.
+
+    python -m benchmarks.runtimes --clients FOLDER --install   # writes docs/runtimes.md
+
+A decoder with a cache and a convolutional net are compiled; every client that is installed in
+FOLDER runs them on the same inputs, in a process of its own. ``--install`` fills FOLDER from PyPI
+and npm first; Chromium and a C++ compiler are taken from the system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from awqc.program import Batch
+from awqc.runtime import EXACT, Session, to_numpy
+from benchmarks.runtimes_browser import find_browser, run_in_browser
+from benchmarks.runtimes_clients.codec import decode, encode
+from benchmarks.runtimes_install import install, npm_version, python_version
+from benchmarks.runtimes_models import Case, conv_case, decoder_case
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "runtimes.md"
+CLIENTS = Path(__file__).parent / "runtimes_clients"
+SECONDS = 300.0
+HEADINGS = ("runtime", "form", "model", "runs", "largest difference", "message")
+Run = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A runtime as it is used.
+
+    Attributes:
+        name: for the table.
+        version: of the package that is installed, or None.
+        forms: the files, below a compiled folder, that it reads.
+        run: gives ``{"runs": […]}`` or ``{"error": …}`` for a job.
+        tolerance: largest difference that counts as agreement, where rounding is all there is.
+    """
+
+    name: str
+    version: str | None
+    forms: tuple[str, ...]
+    run: Run
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; ``difference`` is None where the client gave no outputs."""
+
+    client: Client
+    model: str
+    form: str
+    difference: float | None
+    message: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if self.client.version is None:
+            return "not installed"
+        if self.difference is None:
+            return "**no**"
+        return "yes" if self.difference <= self.client.tolerance else "**differs**"
+
+
+def process(command: Sequence[str | Path], script: str, folder: Path | None = None) -> Run:
+    """Runs a client's script in a process."""
+
+    def run(job: dict[str, Any]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as scratch:
+            given, result = Path(scratch) / "job.json", Path(scratch) / "result.json"
+            given.write_text(json.dumps(job))
+            try:
+                done = subprocess.run(
+                    [*command, CLIENTS / script, given, result],
+                    cwd=folder, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                    capture_output=True, text=True, timeout=SECONDS, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return {"error": f"no answer within {SECONDS:.0f} s"}
+            if not result.is_file():
+                return {"error": message_of(done.stderr) or f"exit code {done.returncode}"}
+            return dict(json.loads(result.read_text()))
+
+    return run
+
+
+def message_of(text: str) -> str:
+    """The line of an error output that says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "Error" in line.split(":")[0] or "error" in line[:40]]
+    return (telling or lines or [""])[-1]
+
+
+def clients(root: Path) -> Iterator[Client]:
+    """All that are tried."""
+    onnx, tuned, archive = ("model.onnx",), ("model.onnx", "ort/model.onnx"), ("model.pt2",)
+    node, package = root / "node", root / "node" / "node_modules" / "onnxruntime-web"
+    yield Client("onnxruntime-node", npm_version(root, "onnxruntime-node"), tuned,
+                 process(["node"], "node.mjs", node))  # fmt: skip
+    web = npm_version(root, "onnxruntime-web") if find_browser() else None
+    yield Client("onnxruntime-web in Chromium (WebAssembly)", web, tuned,
+                 lambda job: run_in_browser(job, package, SECONDS))  # fmt: skip
+    yield Client("OpenVINO", python_version(root, "openvino"), onnx,
+                 process([root / "openvino" / "bin" / "python"], "openvino_onnx.py"),
+                 tolerance=1e-3)  # fmt: skip
+    python = [sys.executable]
+    for how, name in (("eager", "torch alone"), ("aoti", "torch, compiled by AOTInductor")):
+        yield Client(name, torch.__version__.partition("+")[0], archive,
+                     with_options(process(python, "torch_archive.py"), how=how))  # fmt: skip
+    run = process([root / "executorch" / "bin" / "python"], "torch_archive.py")
+    yield Client("ExecuTorch (portable kernels)", python_version(root, "executorch"), archive,
+                 with_options(run, how="executorch"))  # fmt: skip
+    yield Client("transformers with compressed-tensors", version("compressed-tensors"),
+                 ("compressed-tensors",), process(python, "transformers_folder.py"))  # fmt: skip
+
+
+def with_options(run: Run, **options: str) -> Run:
+    """``run`` with more in the job."""
+    return lambda job: run({**job, **options})
+
+
+def try_client(client: Client, case: Case, form: str) -> Row:
+    """Run ``case`` from its file ``form`` and compare."""
+    if client.version is None:
+        return Row(client, case.name, form, None)
+    tuned = form == "ort/model.onnx"
+    reference = Session(case.folder / (form if tuned else "model.onnx"), "cpu",
+                        None if tuned else EXACT)  # fmt: skip
+    job = {
+        "model": str(case.folder / form),
+        "level": "" if tuned else EXACT,
+        "outputs": list(case.outputs),
+        "runs": [{name: encode(to_numpy(t)) for name, t in b.items()} for b in case.batches],
+    }
+    result = client.run(job)
+    if "error" in result:
+        return Row(client, case.name, form, None, message_of(result["error"]))
+    gaps = [
+        difference(found, reference, batch)
+        for found, batch in zip(result["runs"], case.batches, strict=True)
+    ]
+    return Row(client, case.name, form, max(gaps))
+
+
+def difference(found: dict[str, Any], reference: Session, batch: Batch) -> float:
+    """Largest difference of an output, over its largest value."""
+    wanted = dict(zip(reference.outputs, reference.run(batch), strict=True))
+    worst = 0.0
+    for name, value in found.items():
+        array = torch.from_numpy(decode(value)).double()
+        other = wanted[name].double()
+        gap = (array.reshape(other.shape) - other).abs().max() / other.abs().max().clamp(min=1e-30)
+        worst = max(worst, float(gap.nan_to_num(float("inf"))))
+    return worst
+
+
+TEXT = """# Runtimes
+
+What runs the files of a compiled model as they are. The table is written by
+`python -m benchmarks.runtimes --clients FOLDER --install`: each runtime loads the file in a process
+of its own and runs it on inputs of two sizes; a decoder first on a prompt with nothing cached,
+then on one more token with the cache.
+
+*Largest difference*: of any output from onnxruntime in Python, over that output's largest value.
+`model.onnx` and `model.pt2` are compared with `model.onnx` at the exact level (products in
+float32), `ort/model.onnx` with itself at the level that it was written with.
+
+{table}
+
+Versions: {versions}. Of the forms that are not in the table, `awq/` is read by engines that need
+a GPU; its layout is checked by a reader in the tests. Checkpoints with zero points are loaded by
+transformers with `CompressedTensorsConfig(dequantize=True)`, symmetric ones (`--symmetric`)
+without it.
+"""
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The page."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+    for row in rows:
+        gap = "" if row.difference is None else f"{row.difference:.0e}"
+        message = row.message.replace("|", "\\|")[:160]
+        cells = (row.client.name, f"`{row.form}`", row.model, row.verdict, gap, message)
+        lines.append("| " + " | ".join(cells) + " |")
+    named = dict.fromkeys((row.client.name, row.client.version or "-") for row in rows)
+    versions = ", ".join(f"{name} {found}" for name, found in named)
+    return TEXT.format(table="\n".join(lines), versions=versions)
+
+
+def main() -> None:
+    """Run all clients and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=Path, required=True, help="where they are installed")
+    parser.add_argument("--install", action="store_true", help="install them first")
+    parser.add_argument("--only", default="", help="runtimes whose name holds this")
+    parser.add_argument("--out", type=Path, default=DOCUMENT)
+    arguments = parser.parse_args()
+    if arguments.install:
+        install(arguments.clients)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        cases = [decoder_case(Path(scratch) / "decoder"), conv_case(Path(scratch) / "conv")]
+        for client in clients(arguments.clients.resolve()):
+            for form in client.forms:
+                for case in cases:
+                    if arguments.only in client.name and (case.folder / form).exists():
+                        row = try_client(client, case, form)
+                        print(row.client.name, row.form, row.model, row.verdict,
+                              row.difference, row.message)  # fmt: skip
+                        rows.append(row)
+    arguments.out.write_text(document(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
