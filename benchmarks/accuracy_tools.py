@@ -40,7 +40,13 @@ TOOLS = {
     for tool in (
         Tool("onnxruntime", ("onnxruntime==1.31.1",), "run_onnxruntime.py", ("rtn", "hqq", "gptq")),
         Tool("torchao", ("torchao==0.18.0",), "run_torchao.py", ("awq", "hqq")),
-        Tool("nncf", ("nncf==3.4.0",), "run_nncf.py", ("awq", "awq-scale-estimation", "gptq")),
+        Tool("nncf", ("nncf==3.4.0",), "run_nncf.py", ("awq", "awq-scale-estimation")),
+        Tool(
+            "nncf-openvino",
+            ("nncf==3.4.0", "openvino==2026.4.1"),
+            "run_nncf_openvino.py",
+            ("gptq", "awq-gptq", "awq-gptq-scale-estimation"),
+        ),
         Tool("modelopt", ("nvidia-modelopt==0.47.0",), "run_modelopt.py", ("awq_lite", "awq_full")),
         Tool("auto-round", ("auto-round==0.16.1",), "run_auto_round.py", ("awq", "signround")),
         Tool(

@@ -1,4 +1,4 @@
-"""NNCF: weight compression in torch, with AWQ, with scale estimation on top, and with GPTQ.
+"""NNCF: weight compression in torch, with AWQ, and with scale estimation on top.
 
 What AWQ scales it folds; a multiply that stayed would be a hook, which is refused here.
 """
@@ -14,7 +14,6 @@ HOOK = "__nncf_hooks"
 METHODS = {
     "awq": {"awq": True},
     "awq-scale-estimation": {"awq": True, "scale_estimation": True},
-    "gptq": {"gptq": True},
 }
 
 
@@ -37,13 +36,19 @@ def quantize(request: Request, model: nn.Module) -> Answer:
     state = compressed.state_dict()
     names = [name for name in state if "norm" in name and HOOK not in name]
     weights = {name: state[name] for name in names}
+    skipped = []
     for name, layer in layers.items():
         path = f"{HOOK}.post_hooks.{name.replace('.', ':')}:weight__0.0"
-        weights[f"{name}.weight"] = hooks.pop(path)(layer.weight)
+        if path in hooks:
+            weights[f"{name}.weight"] = hooks.pop(path)(layer.weight)
+        else:
+            skipped.append(f"{name} left in float")
     unknown = [name for name, hook in hooks.items() if next(hook.children(), None) is None]
     if [name for name in unknown if name.split(".")[-1].isdigit()]:
         raise RuntimeError(f"{unknown[0]}: no hook that decompresses a weight")
-    return Answer(weights, zero_point_bits=request.bits, samples=len(few.ids))
+    return Answer(
+        weights, zero_point_bits=request.bits, samples=len(few.ids), notes=tuple(skipped)
+    )
 
 
 run(quantize)
