@@ -29,7 +29,8 @@ _ADVICE = (
     (
         "data-dependent",
         "the path through forward depends on the values of a tensor, and a graph has one "
-        "path only. Use torch.where (or torch.cond) in place of Python's if, or a fixed size",
+        "path only. Use torch.where (or torch.cond) in place of Python's if, or a fixed size; "
+        "or compile the submodules that can be captured, with --partial",
     ),
     (
         "not a known type",

@@ -6,6 +6,7 @@ import importlib
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,7 @@ def load_program(
         CaptureError: the model cannot be loaded or captured.
     """
     path = Path(model).expanduser()
-    factory = _FACTORY.fullmatch(str(model))
-    if factory and not path.exists():
-        module, example = _call_factory(factory["module"], factory["attribute"])
-        name = factory["module"].rpartition(".")[2]
-    else:
-        factory, example, name = None, None, path.stem
+    if not _is_factory(model):
         _check_readable(path, str(model))
         if path.is_dir() or _starts_with(path, b"GGUF"):
             _refuse_inputs(inputs, "a Hugging Face model brings its own")
@@ -78,11 +74,67 @@ def load_program(
             _refuse_inputs(inputs, "a torch.export archive brings its own")
             exported = load_archive(path, trust=trust_pickle)
             with quiet_torch():
-                return program_from_exported(exported, name=name)
-        module = load_module(path, trust=trust_pickle)
+                return program_from_exported(exported, name=path.stem)
+    source = load_source(model, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed)
+    axes = {**source.axes, **(dynamic or {})}
+    return capture_module(
+        source.module, source.example, name=source.name, dynamic=axes, copy=source.shared
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module before it is captured.
+
+    Attributes:
+        module: the module.
+        example: example inputs.
+        axes: dynamic axes that the user's specs of inputs name.
+        name: for messages and files.
+        shared: whether somebody else may hold the module too.
+    """
+
+    module: nn.Module
+    example: ExampleInputs
+    axes: DynamicAxes
+    name: str
+    shared: bool
+
+
+def load_source(
+    model: str | Path,
+    *,
+    inputs: Sequence[str] = (),
+    calib: Mapping[str, Tensor] | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> Source:
+    """The module that ``model``, a pickle or ``package.module:factory``, holds, and its inputs.
+
+    Raises:
+        UsageError: it is neither, or its inputs are not known.
+        CaptureError: it cannot be loaded.
+    """
+    path = Path(model).expanduser()
+    factory = _is_factory(model)
+    if factory:
+        module, example = _call_factory(factory["module"], factory["attribute"])
+        name = factory["module"].rpartition(".")[2]
+    else:
+        _check_readable(path, str(model))
+        if path.is_dir() or recognise(path) != "pickle":
+            raise UsageError(
+                f"{path}: is no pickled nn.Module; give one (.pt), or package.module:factory"
+            )
+        module, example, name = load_module(path, trust=trust_pickle), None, path.stem
     example, axes = _choose_inputs(unwrap(module), example, inputs, calib, seed)
-    axes = {**axes, **(dynamic or {})}
-    return capture_module(module, example, name=name, dynamic=axes, copy=factory is not None)
+    return Source(module, example, axes, name, shared=factory is not None)
+
+
+def _is_factory(model: str | Path) -> re.Match[str] | None:
+    if Path(model).expanduser().exists():
+        return None
+    return _FACTORY.fullmatch(str(model))
 
 
 def _choose_inputs(

@@ -79,6 +79,9 @@ Examples:
               help="Repeat the decisions of an earlier compile; no calibration is run.")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path), metavar="DIR",
               help="Where to write.  [default: MODEL's stem + -awq, beside it]")
+@click.option("--partial", is_flag=True,
+              help="Where the whole model cannot be captured, compile those of its submodules "
+              "that can; the rest stays torch.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
@@ -101,6 +104,7 @@ def command(
     embed_bits: str,
     group_size: str,
     output_dir: Path | None,
+    partial: bool,
     dry_run: bool,
     as_json: bool,
     print_after: str | None,
@@ -110,8 +114,10 @@ def command(
     **options: Any,
 ) -> None:
     """Compile; the help text is above, since it names the sources."""
+    from awqc.commands.partial import compile_parts
     from awqc.commands.watch import Watch
     from awqc.compiler import compile
+    from awqc.errors import CaptureError
     from awqc.options import parse_options
     from awqc.progress import stage
     from awqc.publish import check_replaceable
@@ -132,17 +138,24 @@ def command(
     check_replaceable(target)
     watch = Watch(err, print_after, print_changed, dump_dir)
     err.print(f"capturing {model}")
-    with stage("capture …"):
-        program = load_model(
-            model,
-            inputs=inputs,
-            dynamic=dynamic,
-            trust_pickle=trust_pickle,
-            task=task,
-            trust_remote_code=trust_remote_code,
-            calib=calib,
-            seed=seed,
-        )
+    try:
+        with stage("capture …"):
+            program = load_model(
+                model,
+                inputs=inputs,
+                dynamic=dynamic,
+                trust_pickle=trust_pickle,
+                task=task,
+                trust_remote_code=trust_remote_code,
+                calib=calib,
+                seed=seed,
+            )
+    except CaptureError as error:
+        if not partial:
+            raise
+        err.print(f"{error}\ncompiling the submodules that can be captured", markup=False)
+        compile_parts(model, target, inputs, trust_pickle, calib, as_json=as_json, **chosen)
+        return
     if dry_run:
         from awqc.commands.plan import print_plan
 

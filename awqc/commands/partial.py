@@ -1,0 +1,66 @@
+"""``awqc compile --partial``, where the whole model cannot be captured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from torch import Tensor
+
+from awqc.array_files import read_arrays
+from awqc.capture.module import ExampleInputs, split_example
+from awqc.capture.source import load_source
+from awqc.errors import UsageError
+from awqc.partial import compile_partial
+from awqc.report.terminal import console
+
+
+def compile_parts(
+    model: str,
+    target: Path,
+    inputs: Sequence[str],
+    trust_pickle: bool,
+    calib: Path | None,
+    *,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compile the submodules of ``model`` that can be captured, into ``target``."""
+    arrays = None if calib is None else read_arrays(calib)
+    source = load_source(
+        model, inputs=inputs, calib=arrays, trust_pickle=trust_pickle, seed=options["seed"]
+    )
+    batches = [] if arrays is None else _batches(arrays, source.example, str(calib))
+    result = compile_partial(
+        source.module, source.example, batches, output_dir=target, **options
+    )
+    if as_json:
+        click.echo(json.dumps(result.report, indent=2, allow_nan=False))
+        return
+    out = console()
+    for path, compiled in result.blocks.items():
+        out.print(f"compiled {path}: {len(compiled.report['layers'])} weights", markup=False)
+    for path, reason in result.refused.items():
+        out.print(f"left in float: {path}: {reason}", markup=False)
+    out.print(f"wrote {target}: model.pt with the compiled blocks in place, and each as ONNX")
+
+
+def _batches(
+    arrays: dict[str, Tensor], example: ExampleInputs, where: str
+) -> list[dict[str, Tensor]]:
+    """The samples of ``arrays``, as many at a time as the example has."""
+    given = split_example(example)[1]
+    if set(arrays) != set(given):
+        raise UsageError(
+            f"{where}: holds arrays {sorted(arrays)}; --partial needs one for each input by "
+            f"name: {sorted(given) or 'give --input name=dtype[sizes]'}"
+        )
+    first = next(name for name, value in given.items() if isinstance(value, Tensor))
+    size, count = given[first].shape[0], len(arrays[first])
+    return [
+        {name: array[start : start + size] for name, array in arrays.items()}
+        for start in range(0, count - size + 1, size)
+    ]

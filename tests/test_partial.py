@@ -1,0 +1,93 @@
+"""Models that no graph can hold, compiled in the blocks that one can."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from awqc.compiler import compile as compile_model
+from awqc.errors import CaptureError, UsageError
+from awqc.partial import compile_partial
+
+
+class Block(nn.Module):
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = (
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        out: Tensor = x + gain * self.down(torch.relu(self.up(self.norm(x))))
+        return out
+
+
+class Branching(nn.Module):
+    """Leaves out a block by the values that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(16, 32)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.rare, self.head = Block(), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, gain=0.5)
+        if x.abs().max() > 1e6:
+            x = self.rare(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, of its pickles
+def test_blocks_that_trace_are_compiled(tmp_path: Path) -> None:
+    model = Branching().eval()
+    with pytest.raises(CaptureError, match=r"test_partial.py:\d+ in forward: if x.abs"):
+        compile_model(model, (torch.randn(2, 16),))
+    batches = [(torch.randn(4, 16),) for _ in range(3)]
+    result = compile_partial(
+        model, (torch.randn(2, 16),), batches, formats=("onnx",), output_dir=tmp_path / "out"
+    )
+    assert set(result.blocks) == {"stem", "blocks.0", "blocks.1", "head"}
+    assert "not called" in result.refused["rare"]
+    statuses = {site["status"] for site in result.blocks["blocks.0"].report["sites"]}
+    assert "folded" in statuses
+    x = torch.randn(5, 16)
+    wanted, found = model(x), result.module(x)
+    assert (wanted - found).norm() < 0.2 * wanted.norm()
+    assert not torch.equal(wanted, found)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "if x.abs" in report["why"]
+    assert (tmp_path / "out" / report["blocks"]["blocks.1"] / "model.onnx").is_file()
+    loaded = torch.load(tmp_path / "out" / "model.pt", weights_only=False)
+    assert torch.equal(loaded(x), found)
+
+
+def test_another_flag_than_compiled_for_is_refused() -> None:
+    result = compile_partial(Branching(), (torch.randn(2, 16),), formats=("onnx",), num_samples=2)
+    with pytest.raises(UsageError, match="was compiled for"):
+        result.module.get_submodule("blocks.0")(torch.randn(2, 32), gain=2.0)
+
+
+def test_a_model_that_can_be_captured_is_not_cut() -> None:
+    with pytest.raises(UsageError, match="as a whole"):
+        compile_partial(Block(), (torch.randn(2, 32),))
+
+
+def test_nothing_traces() -> None:
+    class Bad(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.inner.weight) if x.sum() > 0 else x
+
+    with pytest.raises(CaptureError, match="No submodule with weights"):
+        compile_partial(Bad(), (torch.randn(2, 8),))
