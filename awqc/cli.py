@@ -12,7 +12,7 @@ import click
 
 from awqc.errors import AwqcError
 
-COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval")
+COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
 INTERRUPTED = 130
 
 

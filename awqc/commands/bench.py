@@ -1,0 +1,65 @@
+"""``awqc bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("bench")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                metavar="DIR")
+@click.option("--against", metavar="MODEL",
+              help="The original, as awqc compile took it: it is measured as float ONNX and in "
+              "PyTorch; without it only the compiled forms are.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Rows of each input.")
+@click.option("--tokens", type=click.IntRange(min=1), default=32, show_default=True,
+              help="Size of other axes that vary; of the prompt, where text is generated.")
+@click.option("--new-tokens", type=click.IntRange(min=1), default=16, show_default=True,
+              help="Tokens to generate in a turn.")
+@click.option("--turns", type=click.IntRange(min=1), default=5, show_default=True,
+              help="How often each form has its turn.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of each form; 0: as many as there are processors.")
+@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
+              show_default=True, help="Where onnxruntime runs.")
+@click.option("--trust-pickle", is_flag=True, help="As in awqc compile, for --against.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    folder: Path,
+    against: str | None,
+    batch: int,
+    tokens: int,
+    new_tokens: int,
+    turns: int,
+    threads: int,
+    provider: str,
+    trust_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Speed and memory of a compiled model, beside its original.
+
+    Each form runs in a process of its own, and they take turns; what is printed are medians.
+    Models with a cache generate tokens, others run on random inputs.
+    """
+    from awqc.bench import bench
+    from awqc.bench_inputs import Workload
+    from awqc.bench_print import print_bench
+    from awqc.report.terminal import console
+
+    result = bench(
+        folder,
+        against=against,
+        workload=Workload(batch, tokens, new_tokens),
+        turns=turns,
+        threads=threads,
+        provider=provider,  # type: ignore[arg-type]
+        trust_pickle=trust_pickle,
+    )
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        print_bench(result, console())
