@@ -48,7 +48,12 @@ TOOLS = {
             ("gptq", "awq-gptq", "awq-gptq-scale-estimation"),
         ),
         Tool("modelopt", ("nvidia-modelopt==0.47.0",), "run_modelopt.py", ("awq_lite", "awq_full")),
-        Tool("auto-round", ("auto-round==0.16.1",), "run_auto_round.py", ("awq", "signround")),
+        Tool(
+            "auto-round",
+            ("auto-round==0.16.1",),
+            "run_auto_round.py",
+            ("awq", "awq-clip", "signround"),
+        ),
         Tool(
             "llm-compressor", ("llmcompressor==0.14.0.1",), "run_llmcompressor.py", ("awq", "gptq")
         ),
@@ -60,8 +65,7 @@ TOOLS = {
             ("awq", "teq", "autoround", "gptq"),
         ),
         Tool("hqq", ("hqq==0.2.8.post1",), "run_hqq.py", ("hqq",)),
-        Tool("quark", ("amd-quark==0.13",), "run_quark.py", ("awq", "gptq")),
-        Tool("brevitas", ("brevitas==0.13.4",), "run_brevitas.py", ("awq", "gptq")),
+        Tool("quark", ("amd-quark==0.13",), "run_quark.py", ("awq", "gptq", "qronos")),
     )
 }
 

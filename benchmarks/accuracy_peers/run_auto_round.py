@@ -1,4 +1,4 @@
-"""auto-round: its AWQ, and its own algorithm (signed gradient descent on the rounding).
+"""auto-round: its AWQ, without and with clip, and its own algorithm, which learns the rounding.
 
 The default of 200 steps of 8 sequences a block would take hours on a CPU: see STEPS and BATCH.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 from auto_round import AutoRound
+from auto_round.algorithms.transforms.awq.config import AWQConfig
 from common import Answer, Request, run
 from torch import nn
 from transformers import AutoTokenizer
 
-SEQUENCES = {"awq": 16, "signround": 64}
+SEQUENCES = {"awq": 16, "awq-clip": 16, "signround": 64}
 STEPS, BATCH = 50, 2
 
 
@@ -25,7 +26,7 @@ def quantize(request: Request, model: nn.Module) -> Answer:
         model,
         tokenizer=AutoTokenizer.from_pretrained(request.folder),
         scheme={**integers, "sym": False},
-        alg_configs=request.method,
+        alg_configs=AWQConfig(apply_clip=True) if request.method == "awq-clip" else request.method,
         dataset=data,
         nsamples=len(data),
         seqlen=few.ids.shape[1],
