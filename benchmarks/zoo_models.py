@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import zoo_timm
 from benchmarks.zoo_configs import shrunken
 
 Built = tuple[nn.Module, dict[str, Tensor] | tuple[Tensor, ...]]
@@ -56,17 +57,23 @@ def names() -> list[str]:
         if kind not in seen:
             seen.add(kind)
             found[f"{task}/{kind}"] = None
-    return list(found)
+    return [*found, *(f"timm/{family}" for family in zoo_timm.families())]
 
 
 def build(name: str) -> Built:
     """The model and example inputs of ``name``."""
     torch.manual_seed(0)
     task, _, kind = name.partition("/")
-    model, inputs = PLAIN[kind]() if task == "torch" else _transformer(task, kind)
+    model, inputs = _made(task, kind)
     model.eval()
     _roughen(model)
     return model, inputs
+
+
+def _made(task: str, kind: str) -> Built:
+    if task == "torch":
+        return PLAIN[kind]()
+    return zoo_timm.build(kind) if task == "timm" else _transformer(task, kind)
 
 
 def _roughen(model: nn.Module) -> None:
