@@ -29,27 +29,33 @@ class Effort:
 
     Attributes:
         rounding: one of `ROUNDINGS`.
-        tunes: whether the scales are tuned end to end afterwards.
+        tuning: share of the calibration batches that scales are tuned on afterwards.
     """
 
     rounding: str
-    tunes: bool = False
+    tuning: float = 0.0
 
     @property
     def pipeline(self) -> str:
         """The passes, as one line."""
-        return f"{DEFAULT},{TuneScales.name}" if self.tunes else DEFAULT
+        return f"{DEFAULT},{TuneScales.name}" if self.tuning else DEFAULT
 
     def options(self, rounding: str = "auto") -> PassOptions:
         """Options of the passes; ``rounding`` replaces this effort's own unless ``auto``."""
         chosen = ROUNDINGS[self.rounding if rounding == "auto" else rounding]
-        return merged(chosen, {"quantize_weights": {"keep_float": self.tunes}})
+        return merged(
+            chosen,
+            {
+                "quantize_weights": {"keep_float": self.tuning > 0},
+                "tune_scales": {"share": self.tuning},
+            },
+        )
 
 
 EFFORTS = {
     "fast": Effort("nearest"),
-    "default": Effort("gptq"),
-    "best": Effort("gptq", tunes=True),
+    "default": Effort("gptq", tuning=0.15),
+    "best": Effort("gptq", tuning=1.0),
 }
 
 

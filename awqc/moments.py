@@ -40,9 +40,3 @@ def scaled_gram(statistics: Statistics, scale: Tensor) -> Tensor | None:
     gram = statistics.gram / scale.unsqueeze(1) / scale.unsqueeze(2)
     gram.diagonal(dim1=1, dim2=2).mul_(1 + gram.shape[-1] / statistics.tokens)
     return gram
-
-
-def energy(statistics: Statistics, matrix: Tensor, scale: Tensor) -> float:
-    """``|W X^T|^2 / tokens`` for ``W`` ``(blocks, rows, K)``, whose columns hold ``scale``."""
-    plain = matrix / scale.unsqueeze(1)
-    return float((plain @ statistics.factor.transpose(1, 2)).square().sum())

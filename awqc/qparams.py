@@ -24,6 +24,8 @@ from awqc.errors import UsageError
 Bits = Literal[2, 3, 4, 8]
 BITS: tuple[Bits, ...] = (2, 3, 4, 8)
 AUTO_GROUPS = (128, 64, 32)
+CHUNK = 2**21
+"""Elements that are rounded at once: large temporaries cost memory and gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,13 @@ class QuantizedWeight:
         """The weight that this stands for, in ``shape``, in the dtype of ``scale``."""
         matrix = dequantize_codes(self.codes, self.scale, self.zero_point, self.granularity)
         return matrix.reshape(self.shape)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some rows of the matrix that this stands for: ``(stop - start, columns)``."""
+        chosen = slice(start, stop)
+        codes = unpack(self.packed[chosen], self.granularity.storage_bits, self.columns)
+        zero_point = None if self.zero_point is None else self.zero_point[chosen]
+        return dequantize_codes(codes, self.scale[chosen], zero_point, self.granularity)
 
     @property
     def nbytes(self) -> int:
@@ -216,14 +225,29 @@ def quantize(
     """Quantize ``weight``, seen as ``(rows, everything else)``, to the nearest code.
 
     Scales have the weight's dtype, and values that ``scale_dtype`` can represent exactly.
+    Large weights are worked on some rows at a time.
     """
     matrix = weight.detach().reshape(rows, -1)
+    dtype = scale_dtype or weight.dtype
+    parts = [_nearest(part, granularity, dtype) for part in matrix.split(rows_at_once(matrix))]
+    codes, scale, zero_point = (torch.cat(column) for column in zip(*parts, strict=True))
+    return quantized_weight(weight, codes, scale, zero_point, granularity)
+
+
+def rows_at_once(matrix: Tensor) -> int:
+    """How many rows of ``matrix`` ``(..., rows, columns)`` to work on at a time."""
+    return max(1, CHUNK // max(matrix.shape[-1], 1))
+
+
+def _nearest(
+    matrix: Tensor, granularity: Granularity, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes in uint8, scale and zero point in float32."""
     grouped = to_groups(matrix.float(), granularity)
     low, high = torch.aminmax(grouped, dim=-1)
-    scale, zero_point = choose_qparams(low, high, granularity, scale_dtype or weight.dtype)
-    codes = round_to_grid(grouped, scale, zero_point, granularity)
-    codes = from_groups(codes, matrix.shape[1])
-    return quantized_weight(weight, codes, scale, zero_point, granularity)
+    scale, zero_point = choose_qparams(low, high, granularity, dtype)
+    codes = round_to_grid(grouped, scale, zero_point, granularity).to(torch.uint8)
+    return from_groups(codes, matrix.shape[1]), scale, zero_point
 
 
 def quantized_weight(

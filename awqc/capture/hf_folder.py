@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from awqc.capture.mapped import map_each
 from awqc.errors import CaptureError, UsageError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -91,7 +92,7 @@ class HFFolder:
             return AutoConfig.from_pretrained(self.path, **self.options())
 
     def model(self, auto_class: Any) -> Any:
-        """The float model, in float32 and eval mode; safetensors stay memory-mapped.
+        """The float model, in float32 and eval mode; float32 safetensors stay in their file.
 
         Raises:
             CaptureError: transformers could not load it, or tensors are missing.
@@ -107,6 +108,7 @@ class HFFolder:
                 f"weights ({', '.join(missing[:3])}…); they would be random. Complete the "
                 "folder, or give the task that the weights were made for (--task)"
             )
+        map_each(model, self.path)
         return model.eval()
 
     def tokenizer(self, vocab_size: int | None = None) -> Any:

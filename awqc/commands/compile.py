@@ -48,7 +48,8 @@ Examples:
 @click.option("--effort", type=click.Choice(["fast", "default", "best"]), default="default",
               show_default=True,
               help="Work spent on accuracy: fast scales and rounds to nearest; default also "
-              "clips and compensates rounding errors; best also tunes scales end to end.")
+              "compensates rounding errors and tunes scales on the model's outputs; best tunes "
+              "them on all of the calibration data.")
 @click.option("--rounding", type=click.Choice(["auto", "nearest", "gptq"]), default="auto",
               show_default=True, help="How codes are chosen; auto: as the effort says.")
 @click.option("--stats", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+from torch.fx import Graph, GraphModule
+
 from awqc.errors import CalibrationError
 from awqc.linears import find_linears
+from awqc.memory import trim
 from awqc.passes.base import Change
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
@@ -52,13 +56,16 @@ class Calibrate:
 
 
 def _run(program: Program, observers: list[Observer]) -> None:
-    """Show every batch to the observers."""
+    """Show every batch to the observers; what they do not see is not computed."""
+    module = _without_outputs(program)
     for index, batch in enumerate(track(program.calibration, "calibrate")):
         mask = batch.get(program.mask_input) if program.mask_input else None
         for observer in observers:
             observer.active = True
             observer.mask = None if mask is None else mask.bool()
-        program.run(batch)
+        with torch.no_grad():
+            module(*(batch[spec.name] for spec in program.inputs))
+        trim()
         for observer in observers:
             if observer.bad is not None:
                 raise CalibrationError(
@@ -66,6 +73,17 @@ def _run(program: Program, observers: list[Observer]) -> None:
                     f"batch {index}; the float model itself overflows on this data. "
                     "Check the data and the weights, or leave the layer out with --exclude"
                 )
+
+
+def _without_outputs(program: Program) -> GraphModule:
+    """The graph of ``program`` that returns nothing and computes only what observers read."""
+    graph = Graph()
+    graph.graph_copy(program.graph, {})
+    graph.output(())
+    module = GraphModule(program.graph_module, graph)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 def _readers(program: Program) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from awqc.qparams import Granularity, fake_quantize, from_groups, to_groups
+from awqc.qparams import Granularity, fake_quantize, from_groups, rows_at_once, to_groups
 from awqc.statistics import Statistics
 
 FLOOR = 1e-4
@@ -52,12 +52,16 @@ class Part:
 
     def loss(self, scale: Tensor | None) -> float:
         """``|| (Q(W s) / s - W) F^T ||^2``, see `awqc.statistics`."""
-        if scale is None:
-            error = fake_quantize(self.weight, self.granularity, self.dtype) - self.weight
+        factor = None if scale is None else self.column_scale(scale)
+        parts = self.weight.split(rows_at_once(self.weight), dim=1)
+        return sum(self._loss(weight, factor) for weight in parts)
+
+    def _loss(self, weight: Tensor, factor: Tensor | None) -> float:
+        if factor is None:
+            error = fake_quantize(weight, self.granularity, self.dtype) - weight
         else:
-            factor = self.column_scale(scale)
-            quantized = fake_quantize(self.weight * factor, self.granularity, self.dtype)
-            error = quantized.div_(factor).sub_(self.weight)
+            quantized = fake_quantize(weight * factor, self.granularity, self.dtype)
+            error = quantized.div_(factor).sub_(weight)
         return float((error @ self.statistics.factor.transpose(1, 2)).square().sum())
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError
+from awqc.memory import available
 from awqc.passes.base import Change
 from awqc.program import Batch, Program
 from awqc.progress import track
@@ -20,6 +21,9 @@ from awqc.tuning.objective import distance
 WARM_UP = 4
 LAST_RATE = 0.05
 LARGEST_CHANGE = 2.0
+FEWEST = 8
+WEIGHT_COPIES = 3
+"""Dequantized weights, their gradients while they flow, and activations of about that size."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,17 @@ class TuneScales:
     Rounding treats each product alone; this follows the gradient of the distance between the
     model's outputs and the float model's, over calibration batches. Codes stay. Some batches
     are held back: where the tuned scales are no better on these, the old ones stay too.
-    Options: ``batches``, how many are used (0: all), ``step`` of them a step, ``rate``, the
-    relative change of a scale in a step (Adam).
+    Options: ``share`` of the calibration batches that is used (but at least `FEWEST`), ``step``
+    of them a step, ``rate``, the relative change of a scale in a step (Adam).
     Requires: quantize-weights{keep-float=true}, calibration data.
     Refuses: a model whose outputs do not get closer.
     Source: EfficientQAT, arXiv 2407.11062, section 3.3 (end-to-end training of scales), with
     the float model's outputs as the target.
     """
 
-    batches: int = 0
-    step: int = 2
-    rate: float = 1e-3
+    share: float = 1.0
+    step: int = 1
+    rate: float = 4e-3
     name: ClassVar[str] = "tune-scales"
     keeps_output: ClassVar[bool] = False
 
@@ -55,8 +59,10 @@ class TuneScales:
                 "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
                 "data: run it in the same compile"
             )
-        if self.batches:
-            batches = batches[: self.batches]
+        batches = batches[: max(FEWEST, round(self.share * len(batches)))]
+        needed = WEIGHT_COPIES * sum(weight.nbytes for weight in floats.values())
+        if needed > (free := available()):
+            return [Change("scales", _too_large(needed, free), refused=True)]
         held_back = max(1, len(batches) // 16) if len(batches) > 1 else 0
         training, judging = batches[held_back:], batches[:held_back] or batches
         tuner = _Tuner(program, floats)
@@ -71,6 +77,13 @@ class TuneScales:
             ]
         tuner.store(program)
         return [Change("scales", f"tuned: distance {before:.4g} before, {after:.4g} after")]
+
+
+def _too_large(needed: int, free: int) -> str:
+    return (
+        f"stay: gradients through the model need at least {needed / 1e9:.1f} GB, "
+        f"{free / 1e9:.1f} GB are free"
+    )
 
 
 class _Tuner:

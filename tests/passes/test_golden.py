@@ -102,6 +102,19 @@ def test_canonicalize_assorted(golden: Golden) -> None:
     golden("canonicalize-assorted", effect(assorted(), "canonicalize"))
 
 
+LEARNED = DEFAULT.replace("observers", "observers{gram=true}") + "{%s}"
+
+
+def test_rounding_that_learns(golden: Golden) -> None:
+    spec = LEARNED % "rounding=gptq,clip=true,sweeps=1"
+    golden("quantize-weights-gptq-mlp", effect(captured("mlp"), spec))
+
+
+def test_tune_scales(golden: Golden) -> None:
+    spec = f"{LEARNED % 'bits=3,keep-float=true'},tune-scales{{rate=0.002,step=2}}"
+    golden("tune-scales-mlp", effect(captured("mlp"), spec))
+
+
 def test_load_scales(golden: Golden, tmp_path: Path) -> None:
     done = run(captured("mlp"), DEFAULT)
     write_recipe(done, DEFAULT, tmp_path)
