@@ -27,10 +27,10 @@ import torch
 
 from benchmarks.accuracy_measure import Run, Tokens, embeddings, measure, run_of, transformers_model
 from benchmarks.accuracy_models import MODELS, Texts, tokens_of
-from benchmarks.accuracy_own import PIPELINES
+from benchmarks.accuracy_own import METHODS
 from benchmarks.accuracy_table import write_page
 from benchmarks.accuracy_tools import PEERS, TOOLS, ToolError, interpreter, last_error
-from benchmarks.models import cache_directory
+from benchmarks.models import ModelUnavailableError, cache_directory
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 OWN = "awqc"
@@ -57,11 +57,12 @@ class Cell:
 
 def cells(chosen: argparse.Namespace) -> list[Cell]:
     """All that ``chosen`` asks for, the most telling first."""
-    rows = [(OWN, method) for method in PIPELINES]
+    rows = [(OWN, method) for method in METHODS]
     rows += [(tool.name, method) for tool in TOOLS.values() for method in tool.methods]
     return [
         Cell(model, tool, method, bits, group, chosen.seed)
         for model in chosen.models
+        if available(model)
         for group in chosen.groups
         for bits in chosen.bits
         for tool, method in rows
@@ -69,19 +70,34 @@ def cells(chosen: argparse.Namespace) -> list[Cell]:
     ]
 
 
+def available(model: str) -> bool:
+    """Whether the model is there, or can be made; says so if not."""
+    try:
+        MODELS[model].folder()
+    except ModelUnavailableError as error:
+        print(f"{model}: {error}")
+        return False
+    return True
+
+
 class Bench:
     """The texts as tokens, the float models' numbers, and the results so far."""
 
     def __init__(self, texts: Texts, cache: Path, results: Path, sequences: int | None) -> None:
         self.texts, self.cache, self.path, self.sequences = texts, cache, results, sequences
-        self.results: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
-        self.results.setdefault("float", {})
-        self.results.setdefault("cells", {})
 
-    def save(self) -> None:
-        """Write the results, all or nothing."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.results, indent=1, sort_keys=True) + "\n")
+    @property
+    def results(self) -> dict[str, Any]:
+        """What was measured so far, by whomever."""
+        there = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return {"float": {}, "cells": {}, **there}
+
+    def keep(self, section: str, key: str, found: dict[str, Any]) -> None:
+        """Add to the results, all or nothing."""
+        results = self.results
+        results[section][key] = found
+        partial = self.path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         partial.replace(self.path)
 
     def tokens(self, model: str, which: str) -> Path:
@@ -113,12 +129,11 @@ class Bench:
                 found = measure(run, text, None)
             else:
                 torch.save(embeddings(run, text), path)
-                found = {}
+                found = dict[str, Any]()
             seconds = time.process_time() - started
             calibration = Tokens.load(self.tokens(model, "calib"))
             found["forward_cpu_s"] = seconds * int(calibration.mask.sum()) / int(text.mask.sum())
-            self.results["float"][model] = found
-            self.save()
+            self.keep("float", model, found)
         return None if causal else path
 
     def _runner(self, name: str, weights: Path | None) -> Run:
@@ -137,8 +152,7 @@ class Bench:
                 found = {"error": str(error)}
             except subprocess.TimeoutExpired:
                 found = {"error": f"not finished after {TIMEOUT_S:.0f} s"}
-        self.results["cells"][cell.key] = {**asdict(cell), **found}
-        self.save()
+        self.keep("cells", cell.key, {**asdict(cell), **found})
         return found
 
     def _quantize(self, cell: Cell, scratch: Path, reference: Path | None) -> dict[str, Any]:
@@ -160,6 +174,17 @@ class Bench:
         wanted = None if reference is None else torch.load(reference)
         measured = measure(self._runner(cell.model, weights), Tokens.load(text), wanted)
         return {**json.loads(answer.read_text()), **measured, "packages": list(tool.packages)}
+
+
+def missing(bench: Bench, chosen: argparse.Namespace) -> list[Cell]:
+    """Cells that were asked for and are not there, or are to be run again."""
+    there = bench.results["cells"]
+
+    def wanted(cell: Cell) -> bool:
+        found = there.get(cell.key)
+        return not found or chosen.again or (chosen.errors_again and "error" in found)
+
+    return [cell for cell in cells(chosen) if wanted(cell)]
 
 
 def _call(command: list[str], scratch: Path) -> None:
@@ -195,18 +220,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="also cells that are there")
     parser.add_argument("--errors-again", action="store_true", help="also cells that failed")
+    parser.add_argument("--limit", type=int, help="how many cells to run")
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--cache", type=Path, default=cache_directory() / "peers")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     chosen.cache.mkdir(parents=True, exist_ok=True)
     bench = Bench(Texts(chosen.calib, chosen.text), chosen.cache, chosen.out, chosen.sequences)
-    for cell in [] if chosen.page else cells(chosen):
-        there = bench.results["cells"].get(cell.key)
-        if there and not chosen.again and not ("error" in there and chosen.errors_again):
-            continue
-        found = bench.run(cell)
-        print(cell.key, json.dumps(found), flush=True)
+    for cell in [] if chosen.page else missing(bench, chosen)[: chosen.limit]:
+        print(cell.key, json.dumps(bench.run(cell)), flush=True)
+        write_page(bench.results)
     write_page(bench.results)
 
 

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from awqc.capture.huggingface import load_program
-from awqc.passes.pipeline import DEFAULT, parse_pipeline
+from awqc.effort import EFFORTS
+from awqc.options import parse_options
 from awqc.program import Program
 from awqc.text import token_batch
 from benchmarks.accuracy_measure import Run, Tokens, measure
 
-NEAREST = "canonicalize,quantize-weights"
-PIPELINES = {"nearest": NEAREST, "default": DEFAULT}
-"""The pipeline of each row, by its name in the table."""
+NEAREST = "nearest"
+METHODS = (NEAREST, *EFFORTS)
+"""The rows: rounding to nearest, and each effort."""
 
 BATCH = {True: 1, False: 16}
 """Sequences a calibration batch: of a language model's packed text, and of lines."""
@@ -33,15 +34,16 @@ BATCH = {True: 1, False: 16}
 def quantize(
     program: Program, tokens: Tokens, method: str, seed: int, options: dict[str, Any]
 ) -> None:
-    """Run the pipeline of ``method`` on ``program``, calibrated on ``tokens``."""
+    """Quantize ``program`` as ``method`` does, calibrated on ``tokens``."""
     program.calibration = tuple(
         token_batch(program, ids, mask) for ids, mask in tokens.batches(BATCH[bool(program.states)])
     )
-    parse_pipeline(
-        PIPELINES[method],
-        quantize_weights={**options, "head_bits": 0, "embed_bits": 0},
-        insert_observers={"seed": seed},
-    ).run(program)
+    whole = {**options, "head_bits": 0, "embed_bits": 0, "seed": seed}
+    if method == NEAREST:
+        chosen = parse_options(**whole, pipeline="canonicalize,quantize-weights", effort="fast")
+    else:
+        chosen = parse_options(**whole, effort=method)
+    chosen.build_pipeline().run(program)
     program.calibration = ()
 
 
@@ -80,7 +82,7 @@ def main() -> None:
     for name in ("--model", "--tokens", "--text", "--answer"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--reference", type=Path, help="the float model's embeddings")
-    parser.add_argument("--method", choices=list(PIPELINES), required=True)
+    parser.add_argument("--method", choices=METHODS, required=True)
     for name in ("--bits", "--group-size", "--seed"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--encoder", action="store_true")
@@ -98,7 +100,7 @@ def main() -> None:
         "runtime_scales": runtime_scales(program),
         "cpu_s": seconds,
         "peak_rss_mib": rss / 1024,
-        "samples": 0 if given.method == "nearest" else len(tokens.ids),
+        "samples": 0 if given.method == NEAREST else len(tokens.ids),
         "notes": [],
         **measure(run_of(program), Tokens.load(given.text), reference),
     }
