@@ -34,7 +34,7 @@ from benchmarks.models import ModelUnavailableError, cache_directory
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 OWN = "awqc"
-TIMEOUT_S = 3600.0
+TIMEOUT_S = 7200.0
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,12 @@ def available(model: str) -> bool:
 class Bench:
     """The texts as tokens, the float models' numbers, and the results so far."""
 
-    def __init__(self, texts: Texts, cache: Path, results: Path, sequences: int | None) -> None:
-        self.texts, self.cache, self.path, self.sequences = texts, cache, results, sequences
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self.texts = Texts(chosen.calib, chosen.text)
+        self.cache: Path = chosen.cache
+        self.path: Path = chosen.out
+        self.sequences: int | None = chosen.sequences
+        self.timeout: float = chosen.timeout
 
     @property
     def results(self) -> dict[str, Any]:
@@ -151,7 +155,7 @@ class Bench:
             except ToolError as error:
                 found = {"error": str(error)}
             except subprocess.TimeoutExpired:
-                found = {"error": f"not finished after {TIMEOUT_S:.0f} s"}
+                found = {"error": f"not finished after {self.timeout:.0f} s"}
         self.keep("cells", cell.key, {**asdict(cell), **found})
         return found
 
@@ -165,12 +169,12 @@ class Bench:
         if cell.tool == OWN:
             extra = [] if reference is None else ["--reference", str(reference)]
             command = [sys.executable, "-m", "benchmarks.accuracy_own", "--text", str(text), *extra]
-            _call([*command, *common], scratch)
+            _call([*command, *common], scratch, self.timeout)
             return dict(json.loads(answer.read_text()))
         tool = TOOLS[cell.tool]
         python = interpreter(tool, self.cache)
         command = [str(python), str(PEERS / tool.script), "--weights", str(weights)]
-        _call([*command, *common], scratch)
+        _call([*command, *common], scratch, self.timeout)
         wanted = None if reference is None else torch.load(reference)
         measured = measure(self._runner(cell.model, weights), Tokens.load(text), wanted)
         return {**json.loads(answer.read_text()), **measured, "packages": list(tool.packages)}
@@ -187,7 +191,7 @@ def missing(bench: Bench, chosen: argparse.Namespace) -> list[Cell]:
     return [cell for cell in cells(chosen) if wanted(cell)]
 
 
-def _call(command: list[str], scratch: Path) -> None:
+def _call(command: list[str], scratch: Path, timeout: float) -> None:
     """Run a script; what it says goes to a file, of which the error is the end."""
     log = scratch / "log"
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
@@ -197,7 +201,7 @@ def _call(command: list[str], scratch: Path) -> None:
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
-            timeout=TIMEOUT_S,
+            timeout=timeout,
             env={**os.environ, **offline},
             cwd=Path(__file__).parent.parent,
         )
@@ -220,13 +224,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="also cells that are there")
     parser.add_argument("--errors-again", action="store_true", help="also cells that failed")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds a tool")
     parser.add_argument("--limit", type=int, help="how many cells to run")
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--cache", type=Path, default=cache_directory() / "peers")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     chosen.cache.mkdir(parents=True, exist_ok=True)
-    bench = Bench(Texts(chosen.calib, chosen.text), chosen.cache, chosen.out, chosen.sequences)
+    bench = Bench(chosen)
     for cell in [] if chosen.page else missing(bench, chosen)[: chosen.limit]:
         print(cell.key, json.dumps(bench.run(cell)), flush=True)
         write_page(bench.results)
