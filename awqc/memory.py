@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from pathlib import Path
 
@@ -15,12 +14,6 @@ def available() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return sys.maxsize
-
-
-def release() -> None:
-    """Free what nobody refers to, and hand whole free pages back."""
-    gc.collect()
-    trim()
 
 
 def trim() -> None:

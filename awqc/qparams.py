@@ -24,7 +24,7 @@ from awqc.errors import UsageError
 Bits = Literal[2, 3, 4, 8]
 BITS: tuple[Bits, ...] = (2, 3, 4, 8)
 AUTO_GROUPS = (128, 64, 32)
-CHUNK = 2**21
+CHUNK = 2**19
 """Elements that are rounded at once: large temporaries cost memory and gain nothing."""
 
 

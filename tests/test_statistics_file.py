@@ -23,8 +23,8 @@ def batches(seed: int) -> list[tuple[torch.Tensor]]:
 
 
 def compiled(stats: Path, calib_seed: int = 1, **options: object) -> bytes:
-    options = {"formats": ("onnx",), "stats": stats, **options}
-    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **options)  # type: ignore[arg-type]
+    asked = {"formats": ("onnx",), "stats": stats, "effort": "fast", "rounding": "gptq"}
+    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **{**asked, **options})  # type: ignore[arg-type]
     return (result.folder / "model.onnx").read_bytes()
 
 
@@ -42,7 +42,7 @@ def test_other_options_need_no_new_calibration(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     stats = tmp_path / "s.safetensors"
-    compiled(stats, effort="fast")
+    compiled(stats, rounding="nearest")
     with pytest.raises(UsageError, match="holds no grams"):
         compiled(stats)
     with pytest.raises(UsageError, match="of other weights"):

@@ -73,6 +73,7 @@ def _run(program: Program, observers: list[Observer]) -> None:
                     f"batch {index}; the float model itself overflows on this data. "
                     "Check the data and the weights, or leave the layer out with --exclude"
                 )
+    _let_go(module)
 
 
 def _without_outputs(program: Program) -> GraphModule:
@@ -84,6 +85,14 @@ def _without_outputs(program: Program) -> GraphModule:
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _let_go(module: GraphModule) -> None:
+    """Drop the references of ``module`` to weights now: it is a cycle, freed at some later time."""
+    for part in module.modules():
+        if not isinstance(part, Observer):
+            part._parameters.clear()
+            part._buffers.clear()
 
 
 def _readers(program: Program) -> dict[str, list[str]]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from awqc.passes.base import Change
+from awqc.passes.canonical.aliases import unify_names
 from awqc.passes.canonical.batch_norm import fold_batch_norms
 from awqc.passes.canonical.constants import fold_constants, merge_reads
+from awqc.passes.canonical.einsum import einsum_to_matmul
 from awqc.passes.canonical.experts import count_by_comparing, unstack_products
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
 from awqc.passes.canonical.norms import give_norms_weights
@@ -25,7 +27,8 @@ class Canonicalize:
     Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
     computes expressions of constant tensors once, folds batch norms into the convolutions
     before them, gives norms without a weight one of ones, and writes each product of an
-    activation with a tensor of the program as ``linear``, stacks of matrices one by one.
+    activation with a tensor of the program as ``linear``, stacks of matrices one by one, and
+    an einsum of two activations as a matrix product.
     Keeps: float outputs, to rounding.
     """
 
@@ -37,10 +40,12 @@ class Canonicalize:
         changes: list[Change] = []
         for rewrite in (
             drop_asserts,
+            unify_names,
             merge_reads,
             drop_no_ops,
             fold_constants,
             products_to_linear,
+            einsum_to_matmul,
             unstack_products,
             count_by_comparing,
             fold_batch_norms,

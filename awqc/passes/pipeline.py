@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from awqc.errors import UsageError
-from awqc.memory import release
+from awqc.memory import trim
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
@@ -90,7 +90,7 @@ class Pipeline:
             before = program.clone() if observe is not None else None
             made = step.apply(program)
             program.tidy()
-            release()
+            trim()
             check_invariants(program, step)
             self.timing[step.name] = time.perf_counter() - started
             if observe is not None and before is not None:

@@ -12,6 +12,7 @@ from torch.fx import Node
 from awqc.decisions import decide
 from awqc.errors import UsageError
 from awqc.linears import find_linears
+from awqc.memory import trim
 from awqc.passes.base import Change
 from awqc.passes.rounding_jobs import Job, find_jobs, round_to_nearest, run_job
 from awqc.program import Program, WeightError
@@ -60,6 +61,7 @@ class QuantizeWeights(QuantizationSpec):
             replace_weight(program, reads[name], quantized)
             how = quantized.granularity
             changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))
+            trim()
         return changes
 
     def _quantize(
@@ -83,7 +85,10 @@ class QuantizeWeights(QuantizationSpec):
                 for name, quantized in made.items()
             ]
 
-        items: list[Job | str] = [*jobs, *(name for name in granularity if name not in joined)]
+        rest = [name for name in granularity if name not in joined]
+        # The largest last: by then the others' float values are gone.
+        rest.sort(key=lambda name: program.weight(name).numel())
+        items: list[Job | str] = [*jobs, *rest]
         for made in track(parallel_map(run, items), "quantize weights", len(items)):
             yield from made
 

@@ -1,0 +1,40 @@
+"""One name for operations that go by several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from awqc.passes.base import Change
+from awqc.program import Program
+
+aten = torch.ops.aten
+ALIASES: dict[Any, Any] = {
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.multiply.Scalar: aten.mul.Scalar,
+    aten.divide.Tensor: aten.div.Tensor,
+    aten.divide.Scalar: aten.div.Scalar,
+    aten.true_divide.Tensor: aten.div.Tensor,
+    aten.true_divide.Scalar: aten.div.Scalar,
+    aten.subtract.Tensor: aten.sub.Tensor,
+    aten.absolute.default: aten.abs.default,
+    aten.negative.default: aten.neg.default,
+    aten.concatenate.default: aten.cat.default,
+    aten.swapdims.default: aten.transpose.int,
+    aten.moveaxis.int: aten.movedim.int,
+    aten.moveaxis.intlist: aten.movedim.intlist,
+    aten.clip.default: aten.clamp.default,
+    aten.greater.Scalar: aten.gt.Scalar,
+    aten.less.Scalar: aten.lt.Scalar,
+}
+
+
+def unify_names(program: Program) -> list[Change]:
+    """``multiply -> mul``, ``divide -> div``, …: the same operation under its common name."""
+    changes = []
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target in ALIASES:
+            node.target = ALIASES[node.target]
+            changes.append(Change(node.name, "called by its common name"))
+    return changes
