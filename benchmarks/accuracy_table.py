@@ -21,9 +21,9 @@ Rows = dict[tuple[str, str], list[dict[str, Any]]]
 HEAD = """# Accuracy
 
 Weight-only quantization of two real models by awqc and by the other tools that install on a
-machine without an accelerator. Everyone gets the same calibration tokens, quantizes the same
-linear layers (all but the head; head and embeddings stay in float), and is measured by one script
-on the same held-out tokens. The weights that a tool's model computes with are taken out of it as
+machine without an accelerator. Everyone gets the same calibration tokens (or the first of
+them, see sequences), quantizes the same linear layers (all but the head; head and embeddings stay
+in float), and is measured by one script on the same held-out tokens. The weights that a tool's model computes with are taken out of it as
 floats, so that kernels do not matter; a multiply that a tool leaves in the graph at run time is
 multiplied into them, and its numbers are counted.
 
@@ -41,8 +41,11 @@ the versions below and keeps what was measured in `benchmarks/results/accuracy.j
 
 SmolLM2-135M comes out of 4-bit codes in blocks of 32: its weights lie on a grid that a *float* zero
 point at group 32 reproduces, so a method with float zero points has an advantage there that no
-other model would give it. The second version of the model was fine-tuned in float until its
-weights left that grid (`benchmarks/finetune.py`).
+other model would give it.
+"""
+
+OFF_GRID = """A second version of it was fine-tuned in float until its weights left that grid
+(`benchmarks/finetune.py`).
 """
 
 
@@ -50,6 +53,8 @@ def write_page(results: dict[str, Any]) -> None:
     """Write the page."""
     parts = [HEAD]
     cells = list(results["cells"].values())
+    if any(cell["model"] == "smollm2-finetuned" for cell in cells):
+        parts.append(OFF_GRID)
     for model, about in MODELS.items():
         mine = [cell for cell in cells if cell["model"] == model]
         if not mine:
