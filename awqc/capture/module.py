@@ -123,8 +123,19 @@ def _own(module: nn.Module, copy: bool) -> nn.Module:
             f"{type(module).__name__}: the weight {meta[0]!r} is on the meta device and has "
             "no values; load the weights first"
         )
-    owned = deepcopy(module) if copy else module
+    owned = deepcopy(module, _computed(module)) if copy else module
     return owned.eval().requires_grad_(False)
+
+
+def _computed(module: nn.Module) -> dict[int, Tensor]:
+    """Copies, by id, of tensors that a module keeps and that gradients flow through.
+
+    Hooks that compute a weight before each forward (pruning, weight norm) leave such
+    tensors, which cannot be copied deeply.
+    """
+    values = (value for part in module.modules() for value in vars(part).values())
+    tensors = (value for value in values if isinstance(value, Tensor) and not value.is_leaf)
+    return {id(value): value.detach().clone() for value in tensors}
 
 
 def _axes_by_number(axes: Sequence[int] | Mapping[int, str]) -> dict[int, str | None]:

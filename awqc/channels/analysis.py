@@ -60,6 +60,8 @@ class _Analysis:
         for linear in self.linears:
             self.readers.setdefault(linear.input, []).append(linear)
         placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+        for spec, node in zip(self.program.inputs, placeholders, strict=True):
+            node.meta["input"] = spec.name
         self.states = _state_nodes(self.program, placeholders)
         constants = _integers(self.program)
         self.small, self.example = Shapes(True, constants), Shapes(False, constants)

@@ -290,7 +290,7 @@ def _apply(flow: Flow, node: Node) -> None:
     """Check the equation of one node."""
     if node.op == "placeholder":
         _carry_state(flow, node) if node in flow.states else flow.pin(
-            node, f"it depends on the model's own input {node.name}"
+            node, f"it depends on the model's own input {node.meta.get('input', node.name)}"
         )
     elif node.op == "output":
         for value in node.all_input_nodes:

@@ -262,3 +262,43 @@ def test_a_tensor_that_multiplies_undoes_a_scale() -> None:
     site = by_weight(prove(Gates(), torch.randn(4, 8)))["second.weight"]
     assert (site.status, site.scales) == ("foldable", 8)
     assert "factor" in site.edits
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_scattered_rows_keep_their_channels(rows: bool) -> None:
+    class Scatter(nn.Module):
+        """Features of an image put among embeddings of a text."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.image = nn.Embedding(11, 8), nn.Linear(6, 8)
+            self.last = nn.Linear(8, 4)
+
+        def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
+            x = self.table(tokens)
+            mask = (tokens == 3).unsqueeze(-1)
+            mask = mask.expand_as(x) if rows else mask & (x > 0)
+            x = x.masked_scatter(mask, self.image(features))
+            out: Tensor = self.last(x)
+            return out
+
+    tokens = torch.tensor([[3, 1, 3, 2], [4, 3, 0, 1]])
+    site = by_weight(prove(Scatter(), tokens, torch.randn(8, 6)))["last.weight"]
+    assert (site.status, site.scales) == ("foldable", 8 if rows else 1)
+
+
+def test_attention_by_einsum() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (part(x).unflatten(-1, (2, 4)) for part in (self.q, self.k, self.v))
+            scores = torch.einsum("bihd,bjhd->bhij", q, k).softmax(-1)
+            out: Tensor = self.o(torch.einsum("bhij,bjhd->bihd", scores, v).flatten(-2))
+            return out
+
+    site = by_weight(prove(Attention(), torch.randn(2, 5, 8)))["o.weight"]
+    assert (site.status, site.scales) == ("foldable", 8)
+    assert set(site.edits) == {"v.weight", "v.bias", "o.weight"}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from awqc.capture.module import capture_module
 from awqc.passes.base import Change
@@ -163,3 +164,88 @@ def test_grouped_product_is_one_linear_an_expert() -> None:
     assert aten.histc.default not in targets(program)
     after = program.run(program.example)[0]
     assert float((after - before).abs().max()) <= 0.02 * float(before.abs().max())
+
+
+@pytest.mark.parametrize(
+    "equation",
+    ["bihd,bjhd->bhij", "bhij,bjhd->bihd", "bid,bjd->ijb", "bi,bi->b", "bihd,bhd->bdih",
+     "bi,bj->bij", "bihd,bihd->bhd"],
+)  # fmt: skip
+def test_einsum_of_two_activations_becomes_a_product(equation: str) -> None:
+    sizes = {"b": 2, "i": 3, "j": 4, "h": 5, "d": 6}
+    first, second = (
+        torch.randn([sizes[c] for c in term]) for term in equation.partition("->")[0].split(",")
+    )
+
+    class Einsum(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.einsum(equation, x, y)
+
+    program, _ = canonical(Einsum(), first, second)
+    assert aten.einsum.default not in targets(program)
+    found = program.run(program.example)[0]
+    assert torch.allclose(found, torch.einsum(equation, first, second), atol=1e-5)
+
+
+def test_operations_go_by_one_name() -> None:
+    model = Apply(
+        lambda m, x: torch.divide(torch.multiply(torch.absolute(x), m.w), 2), w=torch.ones(8)
+    )
+    program, _ = canonical(model, torch.randn(2, 8))
+    assert targets(program) == [aten.abs.default, aten.mul.Tensor, aten.div.Tensor]
+
+
+class LowRank(nn.Module):
+    """A weight and what was learned beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(8, 6)
+        self.down, self.up = nn.Linear(8, 2, bias=False), nn.Linear(2, 6, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.base.weight + 0.5 * self.up.weight @ self.down.weight
+        return nn.functional.linear(x, weight, self.base.bias)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight.tril()
+
+
+def _parametrized() -> nn.Module:
+    linear = nn.Linear(8, 8)
+    torch.nn.utils.parametrize.register_parametrization(linear, "weight", Doubled())
+    return linear
+
+
+WRAPPED = {
+    "low rank": LowRank,
+    "weight norm": lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(8, 6)),
+    "spectral norm": lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Linear(8, 6)),
+    "parametrized": _parametrized,
+    "data parallel": lambda: nn.DataParallel(nn.Linear(8, 6)),
+    "compiled": lambda: torch.compile(nn.Linear(8, 6)),
+    "compiled inside": lambda: nn.Sequential(torch.compile(nn.Linear(8, 6))),
+    "old weight norm": lambda: torch.nn.utils.weight_norm(nn.Linear(8, 6)),
+    "pruned": lambda: prune.l1_unstructured(nn.Linear(8, 6), "weight", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("kind", list(WRAPPED))
+def test_one_weight_whatever_it_is_wrapped_in(kind: str) -> None:
+    model, x = WRAPPED[kind]().eval(), torch.randn(4, 8)
+    program, _ = canonical(model, x)
+    assert targets(program) == [aten.linear.default]
+    plain = _innermost(model)
+    assert torch.allclose(program.run(program.example)[0], plain(x), atol=1e-5)
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    """What a wrapper holds: running a compiled module would compile it."""
+    for name in ("module", "_orig_mod", "0"):
+        if name in model._modules:
+            return _innermost(model.get_submodule(name))
+    return model

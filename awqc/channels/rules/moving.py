@@ -86,6 +86,8 @@ def moving(flow: Flow, node: Node) -> None:
     results = flow.outputs(node)
     if not any(flow.scaled(value) for value in (*operands, *results.values())):
         return
+    if not any(_carries(result) for result in results.values()):
+        return  # a mask expanded as a scaled value takes its shape alone
     if node.target in PADS and not _pads_zero(node):
         flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
     known = flow.shapes.sources

@@ -143,3 +143,37 @@ def index_put(flow: Flow, node: Node) -> None:
     flow.assign(values, labels.reshape((1,) * lead + labels.shape[len(axes) :]))
     back = merge_axes(flow.classes, flow.get(values), range(lead))
     flow.assign(node, back.reshape((1,) * len(axes) + back.shape[lead:]))
+
+
+# y = x with elements of source where mask, one after the other
+@rule(aten.masked_scatter.default)
+def masked_scatter(flow: Flow, node: Node) -> None:
+    """Rows of the source go to unknown rows: labels follow the last axis, if rows stay whole."""
+    x, mask, source = node.args[:3]
+    assert isinstance(x, Node)
+    assert isinstance(source, Node)
+    rank, given = len(x.meta["val"].shape), len(source.meta["val"].shape)
+    whole = _same_along_rows(mask) and x.meta["val"].shape[-1] == source.meta["val"].shape[-1]
+    axes = list(range(rank - 1 if whole else rank))
+    mixing(flow, node, axes, x, node)
+    if flow.scaled(source):
+        labels = flow.get(source)
+        labels = merge_axes(flow.classes, labels, range(given - 1 if whole else given))
+        flow.assign(source, labels)
+        flow.assign(node, labels.reshape(-1))
+    flow.assign(source, flow.get(node).reshape(-1))
+
+
+def _same_along_rows(mask: Any) -> bool:
+    """Whether a mask is made by repeating one value along the last axis."""
+    while isinstance(mask, Node) and mask.target in _COPIES:
+        mask = mask.args[0]
+        if mask.meta["val"].shape[-1:] == (1,):
+            return True
+    return False
+
+
+_COPIES = (
+    aten.expand.default, aten.expand_as.default, aten._to_copy.default, aten.to.device,
+    aten.to.dtype, aten.alias.default, aten.clone.default,
+)
