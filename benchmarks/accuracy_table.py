@@ -23,9 +23,9 @@ HEAD = """# Accuracy
 Weight-only quantization of two real models by awqc and by the other tools that install on a
 machine without an accelerator. Everyone gets the same calibration tokens (or the first of
 them, see sequences), quantizes the same linear layers (all but the head; head and embeddings stay
-in float), and is measured by one script on the same held-out tokens. The weights that a tool's model computes with are taken out of it as
-floats, so that kernels do not matter; a multiply that a tool leaves in the graph at run time is
-multiplied into them, and its numbers are counted.
+in float), and is measured by one script on the same held-out tokens. The weights that a tool's
+model computes with are taken out of it as floats, so that kernels do not matter; a multiply that a
+tool leaves in the graph at run time is multiplied into them, and its numbers are counted.
 
 - **bits/weight**: codes, scales in 16 bits, zero points (at the width of the codes where they are
   integers, 16 bits where they are floats), and run-time scales, over the quantized weights.
