@@ -141,7 +141,7 @@ def _compile(
         program.source_dtype = DTYPES[options.dtype]
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
-    prepare_serving(program, serving(options.formats))
+    prepare_serving(program, serving(options.formats), options.bits)
     with _timed(timing, "data"):
         data = _calibration(program, calib, options)
     with _timed(timing, "reference"):

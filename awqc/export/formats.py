@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from awqc.errors import UsageError
+from awqc.export.awq import Awq
+from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import export_ort
 from awqc.export.pt2 import export_pt2
+from awqc.export.serving import ServingFormat, write_serving
 from awqc.onnx_session import MODEL, TUNED
 from awqc.program import Program
 
@@ -38,34 +42,27 @@ def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
     return path
 
 
-def _awq(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
-    from awqc.export.awq import Awq
-    from awqc.export.serving import write_serving
-
-    return write_serving(program, folder / "awq", Awq())
+SERVING: dict[str, ServingFormat] = {form.name: form for form in (Awq(), CompressedTensors())}
+"""Formats for decoders from a Hugging Face folder; they have no scales at run time."""
 
 
-def _compressed_tensors(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
-    from awqc.export.compressed_tensors import CompressedTensors
-    from awqc.export.serving import write_serving
-
-    return write_serving(program, folder / "compressed-tensors", CompressedTensors())
+def _serving(
+    form: ServingFormat, program: Program, folder: Path, metadata: Mapping[str, str]
+) -> Path:
+    return write_serving(program, folder / form.name, form)
 
 
 FORMATS: dict[str, Writer] = {
     "onnx": _onnx,
     "ort": _ort,
     "pt2": _pt2,
-    "awq": _awq,
-    "compressed-tensors": _compressed_tensors,
+    **{name: partial(_serving, form) for name, form in SERVING.items()},
 }
-SERVING = ("awq", "compressed-tensors")
-"""Formats for decoders from a Hugging Face folder; they have no scales at run time."""
 
 
-def serving(names: Sequence[str]) -> tuple[str, ...]:
+def serving(names: Sequence[str]) -> tuple[ServingFormat, ...]:
     """Those of ``names`` that are in `SERVING`."""
-    return tuple(name for name in names if name in SERVING)
+    return tuple(SERVING[name] for name in names if name in SERVING)
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:

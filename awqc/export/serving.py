@@ -227,34 +227,39 @@ def _write_config(
     return path
 
 
-def prepare_serving(program: Program, names: Sequence[str]) -> None:
-    """Make a program ready for the serving formats ``names``, before anything is computed.
+def prepare_serving(program: Program, forms: Sequence[ServingFormat], bits: int) -> None:
+    """Make a program ready for ``forms``, before anything is computed.
 
     Engines hold scales in float16: scales are chosen so that it holds them exactly.
 
     Raises:
-        UsageError: the program is no decoder from a Hugging Face folder.
+        UsageError: the program is no decoder from a Hugging Face folder, or a format has no
+            codes of ``bits``.
     """
-    if not names:
-        return
-    if program.origin is None or not program.states or not program.head_outputs:
-        raise UsageError(
-            f"{program.name}: the format {names[0]} is for decoders that generate text and come "
-            "from a Hugging Face folder or a GGUF file; choose onnx or pt2 for other models"
-        )
-    if program.scale_dtype == torch.float32:
+    for form in forms:
+        if program.origin is None or not program.states or not program.head_outputs:
+            raise UsageError(
+                f"{program.name}: the format {form.name} is for decoders that generate text and "
+                "come from a Hugging Face folder or a GGUF file; choose onnx or pt2"
+            )
+        if form.width(bits) is None:
+            raise UsageError(
+                f"--bits {bits}: the format {form.name} holds {form.bits[-1]} bits at most; ask "
+                "for fewer, or choose another format"
+            )
+    if forms and program.scale_dtype == torch.float32:
         program.scale_dtype = torch.float16
 
 
-def serving_runtime_scales(names: Sequence[str], asked: str) -> str:
-    """What ``--runtime-scales`` is, where the serving formats ``names`` are to be written.
+def serving_runtime_scales(forms: Sequence[ServingFormat], asked: str) -> str:
+    """What ``--runtime-scales`` is, where ``forms`` are to be written.
 
     Raises:
         UsageError: ``always`` was asked for.
     """
-    if names and asked == "always":
+    if forms and asked == "always":
         raise UsageError(
-            f"--runtime-scales always: the format {names[0]} has no place for them; "
+            f"--runtime-scales always: the format {forms[0].name} has no place for them; "
             "use auto or never"
         )
-    return "never" if names else asked
+    return "never" if forms else asked
