@@ -64,6 +64,9 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         reason = _refuse(spec, linear, head)
         if reason is None:
             granularity[name] = _granularity(spec, linear, head)
+            if program.allocation is not None and name in program.allocation.bits:
+                bits = program.allocation.bits[name]
+                granularity[name] = granularity[name].with_bits(bits)
         else:
             refused[name] = reason
     for weight in unscaled_weights(program.graph):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from awqc.errors import UsageError
 from awqc.export.formats import check_formats, serving
 from awqc.export.ort_levels import parse_level
 from awqc.export.serving import serving_runtime_scales
+from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
+from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.qparams import Bits
 from awqc.recipe import read_recipe
 from awqc.runtime import Provider, resolve_provider
@@ -39,6 +42,8 @@ class Options:
     effort: str = "default"
     rounding: str = "auto"
     stats: str | Path | None = None
+    avg_bits: float | None = None
+    budget: int | str | None = None
     seed: int = 0
     runtime_scales: str = "auto"
     dtype: str = "auto"
@@ -56,11 +61,18 @@ class Options:
         }
         effort = EFFORTS[self.effort]
         text = self.pipeline or effort.pipeline
+        if (self.avg_bits or self.budget) and AllocateBits.name not in text:
+            text = text.replace(QuantizeWeights.name, f"{AllocateBits.name},{QuantizeWeights.name}")
         runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
         options: PassOptions = {
             "quantize_weights": spec,
             "insert_observers": {"seed": self.seed},
             "calibrate": {"stats": str(self.stats or "")},
+            "allocate_bits": {
+                "avg_bits": self.avg_bits or 0.0,
+                "budget": parse_size(self.budget) if self.budget else 0,
+                "choices": _wider(self.bits),
+            },
             "search_scales": {"runtime_scales": runtime_scales},
         }
         if self.recipe is not None:
@@ -104,6 +116,27 @@ def parse_options(**given: Any) -> Options:
     if options.provider != "auto":
         resolve_provider(options.provider)
     return options
+
+
+def _wider(bits: int) -> tuple[str, ...]:
+    """``bits`` and the wider ones that onnxruntime has fast kernels for."""
+    return tuple(str(width) for width in sorted({bits, 4, 8}) if width >= bits)
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of a number, or of text such as ``90MB`` or ``1.5 GiB``.
+
+    Raises:
+        UsageError: it reads like neither.
+
+    >>> parse_size("90MB"), parse_size("2 KiB"), parse_size(7)
+    (90000000, 2048, 7)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?\s*", str(size), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"size {size!r}: write bytes, or a number with KB, MB, GB, KiB, MiB, GiB")
+    power = " kmg".index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -84,6 +84,23 @@ class WeightError:
     output_sqnr_db: float | None
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """Widths of their own for weights.
+
+    Attributes:
+        bits: of each weight, by name.
+        curve: bytes and predicted loss of the best choices from the smallest to the largest.
+        size: bytes of these weights at the chosen widths.
+        loss: predicted distance from the float model's outputs.
+    """
+
+    bits: dict[str, int]
+    curve: tuple[tuple[int, float], ...] = ()
+    size: int = 0
+    loss: float = 0.0
+
+
 @dataclass
 class Program:
     """A model on its way through the compiler.
@@ -109,6 +126,7 @@ class Program:
         reference: the float outputs for `check_batch`, set before the first pass.
         sites: where scales may go, filled by insert-observers.
         statistics: of what each product reads, by the product's node name, filled by calibrate.
+        allocation: widths of weights that differ from the request, filled by allocate-bits.
         scales: what the search chose, by site name, filled by search-scales.
         quantized: the quantized weights by name, filled by quantize-weights.
         floats: float values of quantized weights by name, kept where a later pass needs them.
@@ -133,6 +151,7 @@ class Program:
     reference: tuple[Tensor, ...] | None = None
     sites: tuple[Site, ...] = ()
     statistics: dict[str, Statistics] = field(default_factory=dict)
+    allocation: Allocation | None = None
     scales: dict[str, SiteScale] = field(default_factory=dict)
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
     floats: dict[str, Tensor] = field(default_factory=dict)

@@ -13,7 +13,7 @@ ONNX DequantizeLinear (opset 21) with block_size = group_size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -41,6 +41,10 @@ class Granularity:
     bits: Bits
     group_size: int
     symmetric: bool = False
+
+    def with_bits(self, bits: int) -> Granularity:
+        """The same at another width."""
+        return replace(self, bits=bits)  # type: ignore[arg-type]
 
     @property
     def quant_max(self) -> int:
@@ -133,6 +137,16 @@ class QuantizedWeight:
         scales = self.scale.numel() * self.scale.element_size()
         zeros = 0 if self.zero_point is None else -(-self.zero_point.numel() // per_byte)
         return codes + scales + zeros
+
+
+def quantized_bytes(
+    rows: int, columns: int, granularity: Granularity, scale_dtype: torch.dtype
+) -> int:
+    """Bytes of the codes, scales and zero points of a matrix, packed as they are stored."""
+    groups = rows * granularity.groups(columns)
+    codes = rows * -(-columns * granularity.storage_bits // 8)
+    zeros = 0 if granularity.symmetric else -(-groups * granularity.storage_bits // 8)
+    return codes + groups * scale_dtype.itemsize + zeros
 
 
 def to_groups(matrix: Tensor, granularity: Granularity) -> Tensor:

@@ -32,6 +32,7 @@ class Recipe:
         folder: where it was read from.
         pipeline: the passes that ran, as one line.
         quantization: bits, group_size, symmetric, exclude.
+        widths: of weights that have their own, by name.
         status: of each site by name.
         scales: of each site that was searched, by name.
     """
@@ -39,6 +40,7 @@ class Recipe:
     folder: Path
     pipeline: str
     quantization: dict[str, Any]
+    widths: dict[str, int]
     status: dict[str, str]
     scales: dict[str, SiteScale]
 
@@ -60,6 +62,7 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
             "clip": spec.clip,
             "sweeps": spec.sweeps,
         },
+        **({"widths": program.allocation.bits} if program.allocation else {}),
         "sites": {
             site.name: {
                 "status": site.status,
@@ -130,6 +133,7 @@ def read_recipe(path: str | Path) -> Recipe:
         folder=file.parent,
         pipeline=content["pipeline"],
         quantization=content["quantization"],
+        widths=content.get("widths", {}),
         status={name: site["status"] for name, site in sites.items()},
         scales={
             name: SiteScale(

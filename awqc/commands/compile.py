@@ -52,6 +52,11 @@ Examples:
               "them on all of the calibration data.")
 @click.option("--rounding", type=click.Choice(["auto", "nearest", "gptq"]), default="auto",
               show_default=True, help="How codes are chosen; auto: as the effort says.")
+@click.option("--avg-bits", type=click.FloatRange(min=0, min_open=True), metavar="X",
+              help="Give each weight 4 or 8 bits, so that X bits a weight, scales and zero points "
+              "counted, lose least.")
+@click.option("--budget", metavar="SIZE",
+              help="The same, so that all tensors together take at most SIZE, as 90MB.")
 @click.option("--stats", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Keep what calibration learns in FILE; where FILE exists, take it from there "
               "and run no calibration, whatever bits and groups are asked for.")

@@ -9,7 +9,7 @@ from awqc.channels.analysis import find_sites
 from awqc.decisions import decide
 from awqc.errors import UsageError
 from awqc.passes.base import Change
-from awqc.program import Program
+from awqc.program import Allocation, Program
 from awqc.recipe import read_recipe
 
 
@@ -29,6 +29,8 @@ class LoadScales:
     def apply(self, program: Program) -> list[Change]:
         """Fill in sites and scales."""
         recipe = read_recipe(self.recipe)
+        if recipe.widths:
+            program.allocation = Allocation(recipe.widths)
         program.skipped.update(decide(program).refused)
         sites = {site.name: site for site in find_sites(program, program.skipped.__contains__)}
         missing = sorted(set(recipe.status) ^ set(sites))

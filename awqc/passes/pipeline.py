@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from awqc.errors import UsageError
 from awqc.memory import trim
+from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
@@ -34,6 +35,7 @@ PASSES: dict[str, type[Any]] = {
         SearchScales,
         LoadScales,
         FoldScales,
+        AllocateBits,
         QuantizeWeights,
         TuneScales,
     )
@@ -41,6 +43,9 @@ PASSES: dict[str, type[Any]] = {
 DEFAULT = (
     "canonicalize,insert-observers,calibrate,search-scales,fold-scales,quantize-weights"
 )
+
+LEARNING = (InsertObservers.name, Calibrate.name, AllocateBits.name, TuneScales.name)
+"""Passes that need calibration data; a recipe holds what they found."""
 
 Observe = Callable[[Pass, Program, Program, list[Change]], None]
 """Called after each pass with the pass, the program before and after, and the changes."""
@@ -132,7 +137,7 @@ def without_search(spec: str) -> str:
     for name, text in _split(spec):
         if name == SearchScales.name:
             kept.append(LoadScales.name)
-        elif name not in (InsertObservers.name, Calibrate.name, TuneScales.name):
+        elif name not in LEARNING:
             kept.append(f"{name}{{{text}}}" if text else name)
     return ",".join(kept)
 

@@ -91,7 +91,8 @@ class _Tuner:
 
     def __init__(self, program: Program, floats: Mapping[str, Tensor]) -> None:
         self._program, self._floats = program, floats
-        self._function = WeightFunction(program, list(floats))
+        calls = dequantizing_calls(program)
+        self._function = WeightFunction(program, {name: calls[name] for name in floats})
         self._weights = {name: program.quantized[name] for name in floats}
         self._changes = {
             name: torch.zeros_like(weight.scale, dtype=torch.float32, requires_grad=True)

@@ -41,6 +41,7 @@ def build_report(
         "outputs": list(program.outputs),
         "calibration": dict(calibration),
         "sites": [describe_site(site, program.scales.get(site.name)) for site in program.sites],
+        **({"allocation": asdict(program.allocation)} if program.allocation else {}),
         "layers": [asdict(layer) for layer in layers],
         "skipped": [
             {"name": name, "reason": reason} for name, reason in program.skipped.items()

@@ -12,24 +12,21 @@ from awqc.qparams import dequantize_packed
 
 
 class WeightFunction:
-    """The graph of ``program`` with some weights as arguments.
+    """The graph of ``program`` with the results of some nodes as arguments, by name.
 
-    Attributes:
-        names: of the weights, in order.
+    For a quantized program these are `dequantizing_calls`, for a float one `weight_reads`.
     """
 
-    def __init__(self, program: Program, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, program: Program, slots: Mapping[str, Node]) -> None:
+        self._names = tuple(slots)
         self._inputs: tuple[InputSpec, ...] = program.inputs
-        calls = dequantizing_calls(program)
-        self._module = GraphModule(
-            program.graph_module, _with_slots(program.graph, [calls[name] for name in names])
-        )
+        graph = _with_slots(program.graph, tuple(slots.values()))
+        self._module = GraphModule(program.graph_module, graph)
 
     def __call__(self, batch: Batch, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Outputs for ``batch`` with float ``weights`` by name; gradients flow to them."""
         values = [batch[spec.name] for spec in self._inputs]
-        return tuple(self._module(*values, *(weights[name] for name in self.names)))
+        return tuple(self._module(*values, *(weights[name] for name in self._names)))
 
 
 def dequantizing_calls(program: Program) -> dict[str, Node]:
@@ -44,6 +41,11 @@ def dequantizing_calls(program: Program) -> dict[str, Node]:
             if name is not None:
                 found[name] = node
     return found
+
+
+def weight_reads(program: Program) -> dict[str, Node]:
+    """The node that reads each tensor, by the tensor's name."""
+    return {str(node.target): node for node in program.graph.nodes if node.op == "get_attr"}
 
 
 def scale_name(call: Node) -> str:
