@@ -74,7 +74,8 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.first(x)
-        return self.loud(h) + 0.01 * self.quiet(h)
+        out: torch.Tensor = self.loud(h) + 0.01 * self.quiet(h)
+        return out
 
 
 def compiled(**options: Any) -> Compiled:
