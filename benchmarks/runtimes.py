@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,12 @@ from benchmarks.runtimes_clients.codec import decode, encode
 from benchmarks.runtimes_install import install, npm_version, python_version
 from benchmarks.runtimes_models import Case, conv_case, decoder_case
 
+RESULTS = Path(__file__).parent / "results" / "runtimes.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "runtimes.md"
 CLIENTS = Path(__file__).parent / "runtimes_clients"
 TUNED = "ort/model.onnx"
 SECONDS = 900.0
-HEADINGS = ("runtime", "form", "model", "runs", "largest difference", "message")
+HEADINGS = ("runtime", "version", "form", "model", "runs", "largest difference", "message")
 Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -61,20 +64,13 @@ class Client:
 class Row:
     """A line of the table; ``difference`` is None where the client gave no outputs."""
 
-    client: Client
-    model: str
+    runtime: str
+    version: str
     form: str
-    difference: float | None
+    model: str
+    verdict: str
+    difference: float | None = None
     message: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """In a word."""
-        if self.client.version is None:
-            return "not installed"
-        if self.difference is None:
-            return "**no**"
-        return "yes" if self.difference <= self.client.tolerance else "**differs**"
 
 
 def process(command: Sequence[str | Path], script: str, folder: Path | None = None) -> Run:
@@ -119,14 +115,17 @@ def clients(root: Path) -> Iterator[Client]:
                  process([root / "openvino" / "bin" / "python"], "openvino_onnx.py"),
                  tolerance=1e-3)  # fmt: skip
     python = [sys.executable]
-    for how, name in (("eager", "torch alone"), ("aoti", "torch, compiled by AOTInductor")):
-        yield Client(name, torch.__version__.partition("+")[0], archive,
-                     with_options(process(python, "torch_archive.py"), how=how))  # fmt: skip
+    eager, ahead = (
+        with_options(process(python, "torch_archive.py"), how=how) for how in ("eager", "aoti")
+    )
+    torch_version = torch.__version__.partition("+")[0]
+    yield Client("torch alone", torch_version, archive, eager)
+    yield Client("transformers with compressed-tensors", version("compressed-tensors"),
+                 ("compressed-tensors",), process(python, "transformers_folder.py"))  # fmt: skip
     run = process([root / "executorch" / "bin" / "python"], "torch_archive.py")
     yield Client("ExecuTorch (portable kernels)", python_version(root, "executorch"), archive,
                  with_options(run, how="executorch"))  # fmt: skip
-    yield Client("transformers with compressed-tensors", version("compressed-tensors"),
-                 ("compressed-tensors",), process(python, "transformers_folder.py"))  # fmt: skip
+    yield Client("torch, compiled by AOTInductor", torch_version, archive, ahead)
 
 
 def with_options(run: Run, **options: str) -> Run:
@@ -136,8 +135,9 @@ def with_options(run: Run, **options: str) -> Run:
 
 def try_client(client: Client, case: Case, form: str) -> Row:
     """Run ``case`` from its file ``form`` and compare."""
+    make = partial(Row, client.name, client.version or "", form, case.name)
     if client.version is None:
-        return Row(client, case.name, form, None)
+        return make("not installed")
     tuned, path = form == TUNED, case.folder / form
     batches = case.batches[:1] if path.is_dir() else case.batches  # a folder has its own cache
     job = {
@@ -148,12 +148,12 @@ def try_client(client: Client, case: Case, form: str) -> Row:
     }
     result = client.run(job)
     if "error" in result:
-        return Row(client, case.name, form, None, message_of(result["error"]))
+        return make("**no**", None, message_of(result["error"])[:160])
     exact = worst(result["runs"], Session(case.folder / "model.onnx", "cpu", EXACT), batches)
     same = worst(result["runs"], Session(path, "cpu"), batches) if tuned else exact
     if same > client.tolerance >= exact:
-        return Row(client, case.name, form, exact, "computes in float32, whatever the level")
-    return Row(client, case.name, form, same)
+        return make("yes", exact, "computes in float32, whatever the level")
+    return make("yes" if same <= client.tolerance else "**differs**", same)
 
 
 def worst(found: Sequence[dict[str, Any]], reference: Session, batches: Sequence[Batch]) -> float:
@@ -189,8 +189,8 @@ rounded to 8 bits). OpenVINO was told to compute in float32 (`INFERENCE_PRECISIO
 
 {table}
 
-Versions: {versions}. Of the forms that are not in the table, `awq/` is read by engines that need
-a GPU; its layout is checked by a reader in the tests. Checkpoints with zero points are loaded by
+`awq/`, which is not in the table, is read by engines that need a GPU; its layout is checked by a
+reader in the tests. Checkpoints with zero points are loaded by
 transformers with `CompressedTensorsConfig(dequantize=True)`, symmetric ones (`--symmetric`)
 without it.
 """
@@ -201,12 +201,17 @@ def document(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
     for row in rows:
         gap = "" if row.difference is None else f"{row.difference:.0e}"
-        message = row.message.replace("|", "\\|")[:160]
-        cells = (row.client.name, f"`{row.form}`", row.model, row.verdict, gap, message)
+        message = row.message.replace("|", "\\|")
+        cells = (row.runtime, row.version, f"`{row.form}`", row.model, row.verdict, gap, message)
         lines.append("| " + " | ".join(cells) + " |")
-    named = dict.fromkeys((row.client.name, row.client.version or "-") for row in rows)
-    versions = ", ".join(f"{name} {found}" for name, found in named)
-    return TEXT.format(table="\n".join(lines), versions=versions)
+    return TEXT.format(table="\n".join(lines))
+
+
+def read_rows() -> list[Row]:
+    """What was found before."""
+    if not RESULTS.is_file():
+        return []
+    return [Row(**row) for row in json.loads(RESULTS.read_text())]
 
 
 def main() -> None:
@@ -214,23 +219,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=Path, required=True, help="where they are installed")
     parser.add_argument("--install", action="store_true", help="install them first")
-    parser.add_argument("--only", default="", help="runtimes whose name holds this")
-    parser.add_argument("--out", type=Path, default=DOCUMENT)
+    parser.add_argument("--only", default="", help="anew: runtimes whose name holds this")
     arguments = parser.parse_args()
     if arguments.install:
         install(arguments.clients)
-    rows = []
+    rows = {(row.runtime, row.form, row.model): row for row in read_rows()}
     with tempfile.TemporaryDirectory() as scratch:
         cases = [decoder_case(Path(scratch) / "decoder"), conv_case(Path(scratch) / "conv")]
         for client in clients(arguments.clients.resolve()):
-            for form in client.forms:
-                for case in cases:
-                    if arguments.only in client.name and (case.folder / form).exists():
-                        row = try_client(client, case, form)
-                        print(row.client.name, row.form, row.model, row.verdict,
-                              row.difference, row.message)  # fmt: skip
-                        rows.append(row)
-    arguments.out.write_text(document(rows), encoding="utf-8")
+            for form, case in product(client.forms, cases):
+                if arguments.only in client.name and (case.folder / form).exists():
+                    row = try_client(client, case, form)
+                    print(row, flush=True)
+                    rows[row.runtime, row.form, row.model] = row
+                    RESULTS.write_text(json.dumps([asdict(r) for r in rows.values()], indent=2))
+                    DOCUMENT.write_text(document(list(rows.values())), encoding="utf-8")
 
 
 if __name__ == "__main__":
