@@ -46,6 +46,7 @@ class Options:
     budget: int | str | None = None
     seed: int = 0
     runtime_scales: str = "auto"
+    runtime_numerics: str = "fp"
     dtype: str = "auto"
     accuracy_level: int | str = "auto"
 
@@ -73,7 +74,10 @@ class Options:
                 "budget": parse_size(self.budget) if self.budget else 0,
                 "choices": _wider(self.bits),
             },
-            "search_scales": {"runtime_scales": runtime_scales},
+            "search_scales": {
+                "runtime_scales": runtime_scales,
+                "runtime_numerics": self.runtime_numerics,
+            },
         }
         if self.recipe is not None:
             recipe = read_recipe(self.recipe)

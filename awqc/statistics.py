@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 EXACT_COLUMNS = 256
+SAMPLE, SAMPLE_A_BATCH = 64, 8
 GRAM_TOKENS = 4
 GRAM_FOLD = 4
 LARGEST = 1e16
@@ -41,6 +42,7 @@ class Statistics:
             in expectation.
         gram: float32 ``(blocks, K, K)``, ``X^T X / tokens``, where it was asked for or is
             small.
+        sample: float32 ``(blocks, n, K)``, up to `SAMPLE` of the tokens themselves.
     """
 
     tokens: int
@@ -48,6 +50,7 @@ class Statistics:
     abs_max: Tensor
     factor: Tensor
     gram: Tensor | None = None
+    sample: Tensor | None = None
 
 
 class Accumulator:
@@ -70,6 +73,7 @@ class Accumulator:
         self._abs_sum: Tensor | None = None
         self._abs_max: Tensor | None = None
         self._moments: Tensor | None = None
+        self._sample: list[Tensor] = []
 
     @property
     def tokens(self) -> int:
@@ -100,8 +104,16 @@ class Accumulator:
             self._moments += self._sketch(signed).cpu()
             if self.gram:
                 self._add_gram(signed)
+        self._keep(x)
         self._tokens += x.shape[1]
         return True
+
+    def _keep(self, x: Tensor) -> None:
+        """Keep some evenly spaced tokens, as long as there is room."""
+        wanted = min(SAMPLE_A_BATCH, SAMPLE - sum(part.shape[1] for part in self._sample))
+        if wanted > 0:
+            places = torch.linspace(0, x.shape[1] - 1, wanted).round().long().unique()
+            self._sample.append(x[:, places.to(x.device)].cpu())
 
     def _signs(self, x: Tensor) -> Tensor:
         """A random sign for each token: ``(tokens, 1)``."""
@@ -134,9 +146,10 @@ class Accumulator:
         assert self._abs_sum is not None
         assert self._abs_max is not None
         assert self._moments is not None
+        gram: Tensor | None
         if self._exact:
             gram = self._moments / self._tokens
-            factor = _square_root(gram)
+            factor = _square_root(self._moments / self._tokens)
         else:
             gram = None if self._gram is None else self._gram.div_(self._tokens)
             factor = self._moments / self._tokens**0.5
@@ -146,6 +159,7 @@ class Accumulator:
             abs_max=self._abs_max,
             factor=factor,
             gram=gram,
+            sample=torch.cat(self._sample, dim=1),
         )
 
 

@@ -19,6 +19,7 @@ from awqc.statistics import Statistics
 
 KEY = "awqc.statistics"
 SCHEMA = 1
+FIELDS = ("abs_mean", "abs_max", "factor", "gram", "sample")
 
 
 def fingerprint(program: Program) -> str:
@@ -45,7 +46,7 @@ def write_statistics(program: Program, path: Path, unseen: Sequence[str]) -> Non
     for index, (key, statistics) in enumerate(distinct.items()):
         readers = [node for node, found in program.statistics.items() if id(found) == key]
         entries.append({"tokens": statistics.tokens, "readers": readers})
-        for field in ("abs_mean", "abs_max", "factor", "gram"):
+        for field in FIELDS:
             value = getattr(statistics, field)
             if value is not None:
                 tensors[f"{index}.{field}"] = value.contiguous()
@@ -90,7 +91,7 @@ def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) ->
             for index, entry in enumerate(about["entries"]):
                 tensors = {
                     field: file.get_tensor(f"{index}.{field}")
-                    for field in ("abs_mean", "abs_max", "factor", "gram")
+                    for field in FIELDS
                     if f"{index}.{field}" in names
                 }
                 statistics = Statistics(tokens=entry["tokens"], **tensors)

@@ -65,6 +65,10 @@ Examples:
               show_default=True,
               help="Multiply by scales when the model runs, where they cannot be folded: if it "
               "pays, never, or whenever the loss falls.")
+@click.option("--runtime-numerics", type=click.Choice(["fp", "ort-default"]), default="fp",
+              show_default=True,
+              help="Arithmetic that scales are searched for: ort-default counts the int8 "
+              "activations of onnxruntime's default sessions.")
 @click.option("--formats", default="onnx,pt2", show_default=True,
               help="What to write, of onnx, ort, pt2, awq, compressed-tensors.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]),

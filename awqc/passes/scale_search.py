@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from awqc.qparams import Granularity, fake_quantize, from_groups, rows_at_once, to_groups
+from awqc.runtime_numerics import input_loss, kernel_block
 from awqc.statistics import Statistics
 
 FLOOR = 1e-4
@@ -27,6 +28,7 @@ class Part:
         statistics: of the input matrix.
         granularity: how the weight will be quantized.
         dtype: of the scales that will be stored.
+        int8_inputs: whether the product will round its input too, see `awqc.runtime_numerics`.
     """
 
     weight: Tensor
@@ -34,6 +36,7 @@ class Part:
     statistics: Statistics
     granularity: Granularity
     dtype: torch.dtype = torch.float32
+    int8_inputs: bool = False
 
     def column_scale(self, scale: Tensor) -> Tensor:
         """The factor on each column: float32 ``(blocks, 1, columns)``."""
@@ -46,9 +49,7 @@ class Part:
         if total <= count:
             return self
         chosen = torch.linspace(0, total - 1, count).round().long()
-        return Part(
-            self.weight[:, chosen], self.classes, self.statistics, self.granularity, self.dtype
-        )
+        return replace(self, weight=self.weight[:, chosen])
 
     def loss(self, scale: Tensor | None) -> float:
         """``|| (Q(W s) / s - W) F^T ||^2``, see `awqc.statistics`."""
@@ -62,7 +63,11 @@ class Part:
         else:
             quantized = fake_quantize(weight * factor, self.granularity, self.dtype)
             error = quantized.div_(factor).sub_(weight)
-        return float((error @ self.statistics.factor.transpose(1, 2)).square().sum())
+        loss = float((error @ self.statistics.factor.transpose(1, 2)).square().sum())
+        if self.int8_inputs and self.statistics.sample is not None:
+            width = kernel_block(self.granularity, weight.shape[-1])
+            loss += input_loss(weight, self.statistics.sample, factor, width)
+        return loss
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from awqc.sites import Site, SiteScale
 from awqc.threads import parallel_map
 
 RUNTIME_CHOICES = ("auto", "never", "always")
+NUMERICS = ("fp", "ort-default")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class SearchScales:
     Where folding is refused, ``x / s`` may be computed when the model runs, by one ``mul``:
     ``runtime-scales`` says ``auto`` (if the loss falls below ``runtime-threshold`` times that
     of rounding to nearest), ``never`` or ``always`` (if the loss falls at all).
+    ``runtime-numerics=ort-default`` adds to the loss what onnxruntime's default session does to
+    the inputs of these products (int8 activations); ``fp`` leaves that out.
     Options: ``grid`` steps of the exponents, ``sample-rows`` of a site's weights for the grid.
     Requires: calibrate.  Source: AWQ, arXiv 2306.00978, section 3.2.
     """
@@ -41,6 +44,7 @@ class SearchScales:
     sample_rows: int = 256
     runtime_scales: str = "auto"
     runtime_threshold: float = 0.9
+    runtime_numerics: str = "fp"
     name: ClassVar[str] = "search-scales"
     keeps_output: ClassVar[bool] = True
 
@@ -49,6 +53,10 @@ class SearchScales:
             raise UsageError(
                 f"runtime-scales={self.runtime_scales!r}: choose one of "
                 + ", ".join(RUNTIME_CHOICES)
+            )
+        if self.runtime_numerics not in NUMERICS:
+            raise UsageError(
+                f"runtime-numerics={self.runtime_numerics!r}: choose one of {', '.join(NUMERICS)}"
             )
         if self.grid < 1 or self.sample_rows < 1:
             raise UsageError("search-scales: grid and sample-rows must be at least 1")
@@ -60,6 +68,8 @@ class SearchScales:
 
         def search(site: Site) -> tuple[Site, SiteScale | None]:
             parts = _parts(program, site, linears, granularity)
+            if self.runtime_numerics == "ort-default":
+                parts = [replace(part, int8_inputs=True) for part in parts]
             if not parts:
                 return site, None
             return self._search(site, parts, _movable(site, linears))
