@@ -22,6 +22,7 @@ from tests.tiny import mlp
 COMMAND = [sys.executable, "-m", "awqc.cli"]
 ARTIFACTS = {
     "model.onnx", "model.pt2", "report.json", "report.html", "recipe.json", "scales.safetensors",
+    "session.json",
 }  # fmt: skip
 REPORT = {
     "schema": None,
@@ -139,7 +140,7 @@ def test_watching_the_passes(work: Path) -> None:
         "00-canonicalize.txt", "01-insert-observers.txt", "02-calibrate.txt",
         "03-search-scales.txt", "04-fold-scales.txt", "05-quantize-weights.txt",
     ]  # fmt: skip
-    assert set(content(work / "out dir")) == ARTIFACTS - {"model.onnx"}
+    assert set(content(work / "out dir")) == ARTIFACTS - {"model.onnx", "session.json"}
 
 
 def test_a_failed_run_keeps_the_earlier_output(work: Path) -> None:
