@@ -117,7 +117,7 @@ def main() -> None:
     result = {
         "weights_mb": size / 2**20,
         "forms": forms,
-        "ort_over": {
+        "over_ort": {
             name: {
                 "cpu": form["cpu_s"] / ort["cpu_s"],
                 "peak": form["after_a_step"]["peak_mb"] / ort["after_a_step"]["peak_mb"],
