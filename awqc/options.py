@@ -41,6 +41,7 @@ class Options:
     num_samples: int | None = None
     effort: str = "default"
     rounding: str = "auto"
+    sequential: bool = False
     stats: str | Path | None = None
     avg_bits: float | None = None
     budget: int | str | None = None
@@ -59,6 +60,7 @@ class Options:
             "exclude": self.exclude,
             "head_bits": self.head_bits,
             "embed_bits": self.embed_bits,
+            "sequential": self.sequential,
         }
         effort = EFFORTS[self.effort]
         text = self.pipeline or effort.pipeline

@@ -52,6 +52,9 @@ Examples:
               "them on all of the calibration data.")
 @click.option("--rounding", type=click.Choice(["auto", "nearest", "gptq"]), default="auto",
               show_default=True, help="How codes are chosen; auto: as the effort says.")
+@click.option("--sequential", is_flag=True,
+              help="Round each weight on what the quantized part before it gives; takes one more "
+              "pass over the calibration data, held in memory at once.")
 @click.option("--avg-bits", type=click.FloatRange(min=0, min_open=True), metavar="X",
               help="Give each weight 4 or 8 bits, so that X bits a weight, scales and zero points "
               "counted, lose least.")

@@ -43,19 +43,22 @@ class Observer(nn.Module):
         if not self.active:
             return
         with torch.no_grad():
-            kept = x
-            if self.mask is not None and self._has_tokens(x, self.mask):
-                kept = x[self.mask]
-            if not self.accumulator.add(self._linear.input_rows(kept)) and self.bad is None:
-                self.bad = "nan" if bool(torch.isnan(kept).any()) else f"values beyond {LARGEST:g}"
-
-    def _has_tokens(self, x: Tensor, mask: Tensor) -> bool:
-        """Whether ``x`` is ``(batch, tokens, …, K)`` for a mask ``(batch, tokens)``."""
-        fits = x.ndim > mask.ndim and x.shape[: mask.ndim] == mask.shape
-        return fits and not self._linear.kernel
+            rows = observed_rows(self._linear, x, self.mask)
+            if not self.accumulator.add(rows) and self.bad is None:
+                self.bad = "nan" if bool(torch.isnan(rows).any()) else f"values beyond {LARGEST:g}"
 
     def __deepcopy__(self, memo: object) -> Observer:
         return self
+
+
+def observed_rows(linear: Linear, x: Tensor, mask: Tensor | None) -> Tensor:
+    """The matrix ``(blocks, tokens, K)`` that ``linear`` reads of ``x``.
+
+    Tokens where ``mask`` ``(batch, tokens)`` is false are padding, and left out where ``x`` has
+    these axes.
+    """
+    has_tokens = mask is not None and x.ndim > mask.ndim and x.shape[: mask.ndim] == mask.shape
+    return linear.input_rows(x[mask] if has_tokens and not linear.kernel else x)
 
 
 @dataclass(frozen=True)

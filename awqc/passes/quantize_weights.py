@@ -14,7 +14,14 @@ from awqc.errors import UsageError
 from awqc.linears import find_linears
 from awqc.memory import trim
 from awqc.passes.base import Change
-from awqc.passes.rounding_jobs import Job, find_jobs, round_to_nearest, run_job
+from awqc.passes.rounding_jobs import (
+    Job,
+    QuantizedWeights,
+    find_jobs,
+    round_to_nearest,
+    run_job,
+)
+from awqc.passes.sequence import round_in_sequence
 from awqc.program import Program, WeightError
 from awqc.progress import track
 from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed
@@ -37,12 +44,15 @@ class QuantizeWeights(QuantizationSpec):
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
-    ``keep-float`` keeps the float values of low-bit weights for tune-scales.
+    ``sequential`` takes these grams anew, for each weight from what the part of the model before it
+    gives once it is quantized: one more pass over the calibration batches, all of them held at
+    once. ``keep-float`` keeps the float values of low-bit weights for tune-scales.
     ``codes`` is a folder whose codes are taken instead (see `awqc.recipe_codes`).
     Refuses: weights that something else reads as well, and depthwise convolutions.
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
+    sequential: bool = False
     keep_float: bool = False
     codes: str = field(default="", metadata={"local": True})
     name: ClassVar[str] = "quantize-weights"
@@ -72,25 +82,32 @@ class QuantizeWeights(QuantizationSpec):
         jobs = _jobs(program, granularity) if self.learns and codes is None else []
         joined = {linear.weight_name for job in jobs for linear in job.linears}
         linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
+        rest = [name for name in granularity if name not in joined]
+        # The largest last: by then the others' float values are gone.
+        rest.sort(key=lambda name: program.weight(name).numel())
 
-        def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
-            if isinstance(item, Job):
-                made = run_job(program, item, self)
-            elif codes is not None:
-                made = {item: stored_weight(codes, item, program.weight(item), granularity[item])}
-            else:
-                made = {item: round_to_nearest(program, item, granularity[item])}
+        def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
             return [
                 (name, quantized, measure(program, name, linears.get(name), quantized))
                 for name, quantized in made.items()
             ]
 
-        rest = [name for name in granularity if name not in joined]
-        # The largest last: by then the others' float values are gone.
-        rest.sort(key=lambda name: program.weight(name).numel())
+        def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
+            if isinstance(item, Job):
+                return measured(run_job(program, item, item.gram(program), self))
+            how = granularity[item]
+            if codes is None:
+                return measured({item: round_to_nearest(program, item, how)})
+            return measured({item: stored_weight(codes, item, program.weight(item), how)})
+
+        if self.sequential and jobs:
+            nearest = {name: round_to_nearest(program, name, granularity[name]) for name in rest}
+            made = round_in_sequence(program, jobs, nearest, self)
+            yield from measured({**made, **nearest})
+            return
         items: list[Job | str] = [*jobs, *rest]
-        for made in track(parallel_map(run, items), "quantize weights", len(items)):
-            yield from made
+        for results in track(parallel_map(run, items), "quantize weights", len(items)):
+            yield from results
 
 
 def _jobs(program: Program, granularity: dict[str, Granularity]) -> list[Job]:

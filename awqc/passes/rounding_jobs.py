@@ -15,6 +15,9 @@ from awqc.qparams import Granularity, QuantizedWeight, quantize, quantized_weigh
 from awqc.quantization import QuantizationSpec
 from awqc.rounding.methods import round_matrix
 
+QuantizedWeights = dict[str, QuantizedWeight]
+"""Quantized weights by name."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -29,6 +32,13 @@ class Job:
     linears: tuple[Linear, ...]
     granularity: Granularity
     scale: Tensor
+
+
+    def gram(self, program: Program) -> Tensor:
+        """Moments of what they read, as calibration saw it: ``(blocks, K, K)``."""
+        found = scaled_gram(program.statistics[self.linears[0].node.name], self.scale)
+        assert found is not None
+        return found
 
 
 def find_jobs(program: Program, granularity: Mapping[str, Granularity]) -> list[Job]:
@@ -52,16 +62,25 @@ def find_jobs(program: Program, granularity: Mapping[str, Granularity]) -> list[
     return list(found.values())
 
 
-def run_job(program: Program, job: Job, spec: QuantizationSpec) -> dict[str, QuantizedWeight]:
-    """The weights of ``job`` by name, quantized with one pass over their columns."""
-    statistics = program.statistics[job.linears[0].node.name]
-    gram = scaled_gram(statistics, job.scale)
-    assert gram is not None
+def run_job(
+    program: Program,
+    job: Job,
+    gram: Tensor,
+    spec: QuantizationSpec,
+    correction: Tensor | None = None,
+) -> QuantizedWeights:
+    """The weights of ``job`` by name, quantized with one pass over their columns.
+
+    ``gram`` ``(blocks, K, K)`` holds the moments of what they read; ``correction``, of the same
+    shape, is multiplied to the weights from the right before they are rounded.
+    """
     weights = [program.weight(linear.weight_name) for linear in job.linears]
     matrices = [
         linear.matrix(weight).float()
         for linear, weight in zip(job.linears, weights, strict=True)
     ]
+    if correction is not None:
+        matrices = [matrix @ correction for matrix in matrices]
     blocks = [
         round_matrix(matrix, moments, job.granularity, program.scale_dtype, spec)
         for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
