@@ -56,9 +56,9 @@ def round_in_sequence(
 def _moments(
     program: Program, job: Job, floats: Sequence[Tensor], inputs: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """``Z^T Z / tokens`` and ``A``, both ``(blocks, K, K)``; ``W A`` on ``Z`` is closest to ``W`` on ``X``.
+    """``Z^T Z / tokens`` and ``A = X^T Z (Z^T Z)^-1``, both ``(blocks, K, K)``.
 
-    ``A = X^T Z (Z^T Z)^-1``, damped toward the identity.
+    ``W A`` on ``Z`` comes closest to ``W`` on ``X``; ``A`` is damped toward the identity.
     """
     linear = job.linears[0]
     gram = torch.zeros(linear.blocks, linear.columns, linear.columns)
