@@ -16,6 +16,17 @@ from awqc.nodes import module_path
 
 Rule = Callable[["Flow", Node], None]
 RULES: dict[Any, Rule] = {}
+NOT_HOMOGENEOUS = frozenset({
+    "gelu", "silu", "tanh", "sigmoid", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p",
+    "softmax", "_softmax", "log_softmax", "_log_softmax", "softplus", "logsigmoid", "erf", "erfc",
+    "elu", "celu", "selu", "mish", "hardtanh", "relu6", "hardsigmoid", "hardswish", "sin", "cos",
+    "tan", "atan", "atan2", "sinh", "cosh", "rsqrt", "sqrt", "reciprocal", "pow", "round", "floor",
+    "ceil", "trunc", "frac", "remainder", "fmod", "logsumexp", "prod", "cumprod", "var", "std",
+    "hardshrink", "softshrink", "tanhshrink", "logit", "bernoulli", "multinomial",
+    "argmax", "argmin", "argsort", "lstm", "gru", "rnn_tanh", "rnn_relu", "isfinite", "bitwise_and",
+    "linalg_vector_norm", "norm", "acos",
+})
+"""Operations f for which f(x / s) is not f(x) / s: no rule is missing."""
 MAX_TRIALS = 64
 MAX_TRAIL = 4
 
@@ -318,5 +329,8 @@ def _carry_state(flow: Flow, node: Node) -> None:
 def _refuse(flow: Flow, node: Node) -> None:
     """An operation without a rule: nothing that it reads or makes may be scaled."""
     name = getattr(node.target, "__name__", str(node.target)).removesuffix(".default")
+    reason = f"{describe(node)}: a scale cannot pass through {name}"
+    if name.split(".")[0].rstrip("_") not in NOT_HOMOGENEOUS:
+        reason = f"{describe(node)}: awqc has no rule for {name}"
     for value in [*node.all_input_nodes, *flow.outputs(node).values()]:
-        flow.pin(value, f"{describe(node)}: a scale cannot pass through {name}")
+        flow.pin(value, reason)
