@@ -27,11 +27,11 @@ from awqc.qparams import Bits
 RESULTS = Path(__file__).parent / "results" / "conv.json"
 WIDTHS = (16, 32, 64)
 BITS: tuple[Bits, ...] = (4, 3)
-NEAREST = "canonicalize,quantize-weights{rounding=nearest,clip=false}"
-SCALED = (
-    "canonicalize,insert-observers,calibrate,search-scales,fold-scales,"
-    "quantize-weights{rounding=nearest,clip=false}"
-)
+WAYS: dict[str, dict[str, Any]] = {
+    "nearest": {"effort": "fast", "pipeline": "canonicalize,quantize-weights"},
+    "scaled": {"effort": "fast"},
+    "default": {"effort": "default"},
+}
 
 
 class Block(nn.Module):
@@ -112,11 +112,11 @@ def main() -> None:
         wanted = model(held_out)
     results: dict[str, Any] = {"float": measure(wanted, wanted, answers)}
     for bits in BITS:
-        for name, pipeline in (("nearest", NEAREST), ("scaled", SCALED), ("default", None)):
+        for name, way in WAYS.items():
             compiled = compile_model(
                 model, (images[:8],), [(part,) for part in images[:512].split(64)],
-                bits=bits, head_bits=bits, group_size=-1, pipeline=pipeline, formats=("onnx",),
-                runtime_scales="never",
+                bits=bits, head_bits=bits, group_size=-1, formats=("onnx",),
+                runtime_scales="never", **way,
             )
             with torch.no_grad():
                 results[f"{bits} bits, {name}"] = measure(

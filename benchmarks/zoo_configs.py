@@ -60,6 +60,7 @@ SIZES: dict[str, int] = {
         128,
     ),
     "image_size": 32,
+    "window_size": 4,
     "rotary_dim": 16,
     "num_mel_bins": 16,
     "hidden_size_per_layer_input": 16,
@@ -109,8 +110,9 @@ def _fields(cls: type[Any], deep: bool) -> dict[str, Any]:
     for index, name in enumerate(TOKENS):
         if isinstance(given.get(name), int) and given[name] >= 300:
             fields[name] = index
-    if "pad_token_id" in given and given["pad_token_id"] is None:
-        fields["pad_token_id"] = 0
+    for name, value in {"pad_token_id": 0, "vocab_size": 300, "num_key_value_heads": 2}.items():
+        if name in given and given[name] is None:
+            fields[name] = value
     if "use_cache" in given:
         fields["use_cache"] = False
     for name, kind in getattr(cls, "sub_configs", {}).items():
