@@ -10,6 +10,7 @@ from awqc.array_files import read_arrays
 from awqc.calibration import CalibrationData, load_calibration, synthetic
 from awqc.capture.source import load_program
 from awqc.errors import UsageError
+from awqc.onnx_session import MODEL, TUNED
 from awqc.program import Program
 from awqc.verify import Verification, check, take_reference, verify
 
@@ -25,7 +26,7 @@ def reverify(
     max_loss: float | None = None,
     seed: int = 0,
 ) -> Verification:
-    """Compare ``model.onnx`` with ``model.pt2``, and with the original where it is given.
+    """Compare the ONNX forms with ``model.pt2``, and with the original where it is given.
 
     Raises:
         UsageError: a file is missing, the inputs of the two models differ, or ``max_loss``
@@ -34,8 +35,11 @@ def reverify(
     """
     if max_loss is not None and against is None:
         raise UsageError("--max-loss is a limit for the loss against the original: give --against")
-    for name in ("model.onnx", "model.pt2"):
-        if not (folder / name).is_file():
+    path, tuned = (
+        file if file.is_file() else None for file in (folder / MODEL, folder / TUNED / MODEL)
+    )
+    for name, found in ((MODEL, path or tuned), ("model.pt2", (folder / "model.pt2").is_file())):
+        if not found:
             raise UsageError(
                 f"{folder}: has no {name}; give the output folder of a compile with "
                 "--formats onnx,pt2"
@@ -46,7 +50,7 @@ def reverify(
     batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
     original = quantized if against is None else _original(against, quantized, calib, trust_pickle)
     reference = take_reference(original, batches)
-    verification = verify(quantized, reference, folder / "model.onnx", provider)  # type: ignore[arg-type]
+    verification = verify(quantized, reference, path, provider, tuned)  # type: ignore[arg-type]
     check(verification, _dtype(quantized), max_loss if against else None, folder.name)
     return verification
 
