@@ -30,6 +30,8 @@ from tests.export.quantizing import captured, quantized, relative_error, run_onn
 class Outliers(nn.Module):
     """Three products; one channel of what the second reads is a thousand times larger."""
 
+    factor: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.last = (nn.Linear(64, 64, bias=False) for _ in range(3))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -219,14 +222,14 @@ def _parametrized() -> nn.Module:
     return linear
 
 
-WRAPPED = {
+WRAPPED: dict[str, Callable[[], Any]] = {
     "low rank": LowRank,
     "weight norm": lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(8, 6)),
     "spectral norm": lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Linear(8, 6)),
     "parametrized": _parametrized,
     "data parallel": lambda: nn.DataParallel(nn.Linear(8, 6)),
     "compiled": lambda: torch.compile(nn.Linear(8, 6)),
-    "compiled inside": lambda: nn.Sequential(torch.compile(nn.Linear(8, 6))),
+    "compiled inside": lambda: nn.Sequential(cast(nn.Module, torch.compile(nn.Linear(8, 6)))),
     "old weight norm": lambda: torch.nn.utils.weight_norm(nn.Linear(8, 6)),
     "pruned": lambda: prune.l1_unstructured(nn.Linear(8, 6), "weight", 0.5),
 }
