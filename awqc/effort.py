@@ -29,16 +29,16 @@ class Effort:
 
     Attributes:
         rounding: one of `ROUNDINGS`.
-        tuning: share of the calibration batches that scales are tuned on afterwards.
+        tuning: options of tune-scales, which runs afterwards; None: it does not.
     """
 
     rounding: str
-    tuning: float = 0.0
+    tuning: dict[str, Any] | None = None
 
     @property
     def pipeline(self) -> str:
         """The passes, as one line."""
-        return f"{DEFAULT},{TuneScales.name}" if self.tuning else DEFAULT
+        return f"{DEFAULT},{TuneScales.name}" if self.tuning is not None else DEFAULT
 
     def options(self, rounding: str = "auto") -> PassOptions:
         """Options of the passes; ``rounding`` replaces this effort's own unless ``auto``."""
@@ -46,16 +46,16 @@ class Effort:
         return merged(
             chosen,
             {
-                "quantize_weights": {"keep_float": self.tuning > 0},
-                "tune_scales": {"share": self.tuning},
+                "quantize_weights": {"keep_float": self.tuning is not None},
+                "tune_scales": self.tuning or {},
             },
         )
 
 
 EFFORTS = {
     "fast": Effort("nearest"),
-    "default": Effort("gptq", tuning=0.15),
-    "best": Effort("gptq", tuning=1.0),
+    "default": Effort("gptq", tuning={"share": 0.15}),
+    "best": Effort("gptq", tuning={"rate": 2e-3, "step": 2}),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -22,6 +23,8 @@ WARM_UP = 4
 LAST_RATE = 0.05
 LARGEST_CHANGE = 2.0
 FEWEST = 8
+JUDGES = 2
+TINY = 1e-30
 WEIGHT_COPIES = 3
 """Dequantized weights, their gradients while they flow, and activations of about that size."""
 
@@ -46,7 +49,7 @@ class TuneScales:
 
     share: float = 1.0
     step: int = 1
-    rate: float = 4e-3
+    rate: float = 1e-3
     name: ClassVar[str] = "tune-scales"
     keeps_output: ClassVar[bool] = False
 
@@ -63,20 +66,17 @@ class TuneScales:
         needed = WEIGHT_COPIES * sum(weight.nbytes for weight in floats.values())
         if needed > (free := available()):
             return [Change("scales", _too_large(needed, free), refused=True)]
-        held_back = max(1, len(batches) // 16) if len(batches) > 1 else 0
+        held_back = min(JUDGES, len(batches) // 2)
         training, judging = batches[held_back:], batches[:held_back] or batches
         tuner = _Tuner(program, floats)
         before = tuner.judge(judging)
         tuner.train(training, self.step, self.rate)
         after = tuner.judge(judging)
+        told = f"distance {before:.4g} before, {after:.4g} after"
         if not after < before:
-            return [
-                Change(
-                    "scales", f"stay: tuned, the distance is {after:.4g}, not {before:.4g}", True
-                )
-            ]
+            return [Change("scales", f"stay, tuning does not help: {told}", refused=True)]
         tuner.store(program)
-        return [Change("scales", f"tuned: distance {before:.4g} before, {after:.4g} after")]
+        return [Change("scales", f"tuned: {told}")]
 
 
 def _too_large(needed: int, free: int) -> str:
@@ -118,8 +118,9 @@ class _Tuner:
 
     @torch.no_grad()
     def judge(self, batches: Sequence[Batch]) -> float:
-        """Mean distance over ``batches``."""
-        return sum(float(self._distance(batch)) for batch in batches) / len(batches)
+        """Geometric mean of the distances: one batch with a large one does not decide."""
+        found = [max(float(self._distance(batch)), TINY) for batch in batches]
+        return math.exp(sum(map(math.log, found)) / len(found))
 
     def train(self, batches: Sequence[Batch], step: int, rate: float) -> None:
         """Descend over all batches once, ``step`` of them at a time."""
