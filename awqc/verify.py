@@ -315,6 +315,7 @@ def _read(
         return
     index = program.outputs.index(program.head_outputs[0])
     mask = batch[program.mask_input] if program.mask_input else torch.ones_like(ids)
+    mask = mask[:, mask.shape[1] - ids.shape[1] :]  # it covers a past as well, which comes first
     texts.setdefault(form, TextQuality()).add(
         outputs[index], ids, mask, None if reference is None else reference[index]
     )

@@ -185,6 +185,16 @@ def test_a_decoder_in_half_keeps_its_axes(tmp_path: Path) -> None:
     torch.testing.assert_close(session.run(batch)[0].float(), whole, rtol=0, atol=5e-3)
 
 
+def test_a_captured_decoder_compiles_without_data(tmp_path: Path) -> None:
+    """The made-up batches hold a past, which the mask covers and the tokens do not."""
+    save_decoder("llama", tmp_path)
+    compiled = compile(
+        load_program(tmp_path), group_size=32, formats=("onnx",), provider="cpu", num_samples=8
+    )
+    assert compiled.report["calibration"]["synthetic"]
+    check_verification(compiled.report, loss=1.0)
+
+
 def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
     """The limit lets the tokenizer through and stops the weights."""
     source = tmp_path / "model"
