@@ -75,12 +75,17 @@ def make_inputs(
 def _sizes(
     inputs: Sequence[Input], workload: Workload, tokens: int, past: int
 ) -> dict[str, int]:
-    """The first axis of the first input is the batch; the axis of a cache that varies, the past."""
+    """The first axis of the first input is the batch; the axis of a cache that varies, the past.
+
+    Other axes of the first input count its tokens; one that it has not, as a mask's, counts the
+    past as well.
+    """
     sizes: dict[str, int] = {}
-    for spec in inputs:
+    for index, spec in enumerate(inputs):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and size.isidentifier():
-                value = past if PAST in spec.name and axis else tokens
+                value = tokens if index == 0 else tokens + past
+                value = past if PAST in spec.name and axis else value
                 sizes.setdefault(size, workload.batch if axis == 0 else value)
     return sizes
 

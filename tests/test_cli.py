@@ -139,6 +139,7 @@ def test_watching_the_passes(work: Path) -> None:
     assert [path.name for path in sorted((work / "dumps").iterdir())] == [
         "00-canonicalize.txt", "01-insert-observers.txt", "02-calibrate.txt",
         "03-search-scales.txt", "04-fold-scales.txt", "05-quantize-weights.txt",
+        "06-tune-scales.txt",
     ]  # fmt: skip
     assert set(content(work / "out dir")) == ARTIFACTS - {"model.onnx", "session.json"}
 

@@ -57,6 +57,8 @@ class TuneScales:
         """Tune, judge, and keep what is better."""
         floats, program.floats = program.floats, {}
         batches = list(program.calibration)
+        if all(weight.granularity.bits == 8 for weight in program.quantized.values()):
+            return [Change("scales", "stay: no weight has fewer than 8 bits", refused=True)]
         if not floats or not batches:
             raise UsageError(
                 "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
