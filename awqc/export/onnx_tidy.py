@@ -73,7 +73,7 @@ def axis_names(program: Program) -> dict[str, str]:
     names = {}
     for node, spec in zip(placeholders, program.inputs, strict=True):
         for size, name in zip(shape_of(node), spec.shape, strict=True):
-            if isinstance(name, str) and name.isidentifier() and str(size).isidentifier():
+            if isinstance(name, str) and str(size).isidentifier():
                 names[str(size)] = name
     return names
 
@@ -91,9 +91,10 @@ def _rename_size(size: Any, names: dict[str, str]) -> int | str | None:
     if isinstance(size, int):
         return size
     text = size.value
-    if text is None:
-        return None
-    return _SYMBOL.sub(lambda match: names.get(match.group(), match.group()), text)
+    if text is None or text in names:
+        return names.get(text)
+    words = {symbol: name for symbol, name in names.items() if name.isidentifier()}
+    return _SYMBOL.sub(lambda match: words.get(match.group(), match.group()), text)
 
 
 def _all_nodes(model: Any) -> Iterator[Any]:
