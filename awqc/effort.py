@@ -14,11 +14,11 @@ PassOptions = dict[str, dict[str, Any]]
 ROUNDINGS: dict[str, PassOptions] = {
     "nearest": {
         "insert_observers": {"gram": False},
-        "quantize_weights": {"rounding": "nearest", "clip": False, "sweeps": 0},
+        "quantize_weights": {"rounding": "nearest", "clip": False},
     },
     "gptq": {
         "insert_observers": {"gram": True},
-        "quantize_weights": {"rounding": "gptq", "clip": True, "sweeps": 1},
+        "quantize_weights": {"rounding": "gptq", "clip": True},
     },
 }
 
@@ -29,10 +29,12 @@ class Effort:
 
     Attributes:
         rounding: one of `ROUNDINGS`.
+        sweeps: of coordinate descent on codes, where rounding is not to nearest.
         tuning: options of tune-scales, which runs afterwards; None: it does not.
     """
 
     rounding: str
+    sweeps: int = 0
     tuning: dict[str, Any] | None = None
 
     @property
@@ -42,11 +44,12 @@ class Effort:
 
     def options(self, rounding: str = "auto") -> PassOptions:
         """Options of the passes; ``rounding`` replaces this effort's own unless ``auto``."""
-        chosen = ROUNDINGS[self.rounding if rounding == "auto" else rounding]
+        method = self.rounding if rounding == "auto" else rounding
+        sweeps = 0 if method == "nearest" else self.sweeps
         return merged(
-            chosen,
+            ROUNDINGS[method],
             {
-                "quantize_weights": {"keep_float": self.tuning is not None},
+                "quantize_weights": {"sweeps": sweeps, "keep_float": self.tuning is not None},
                 "tune_scales": self.tuning or {},
             },
         )
@@ -54,8 +57,8 @@ class Effort:
 
 EFFORTS = {
     "fast": Effort("nearest"),
-    "default": Effort("gptq", tuning={"share": 0.15}),
-    "best": Effort("gptq", tuning={"rate": 2e-3, "step": 2}),
+    "default": Effort("gptq", tuning={"share": 0.1}),
+    "best": Effort("gptq", sweeps=1, tuning={"rate": 2e-3, "step": 2}),
 }
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 EXACT_COLUMNS = 256
 SAMPLE, SAMPLE_A_BATCH = 64, 8
-GRAM_TOKENS = 4
-GRAM_FOLD = 4
+GRAM_TOKENS = 2
+GRAM_FOLD = 8
 LARGEST = 1e16
 """Activations beyond this cannot be squared and summed in float32."""
 
@@ -95,7 +95,7 @@ class Accumulator:
             self._abs_sum = torch.zeros(blocks, columns, dtype=torch.float64)
             self._abs_max = torch.zeros(blocks, columns)
             self._moments = torch.zeros(blocks, columns if self._exact else self._rows, columns)
-        self._abs_sum += magnitude.sum(dim=1, dtype=torch.float64).cpu()
+        self._abs_sum += magnitude.sum(dim=1).double().cpu()
         self._abs_max = torch.maximum(self._abs_max, peak.cpu())
         if self._exact:
             self._moments += (x.transpose(1, 2) @ x).cpu()

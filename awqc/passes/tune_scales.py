@@ -69,8 +69,9 @@ class TuneScales:
         if needed > (free := available()):
             return [Change("scales", _too_large(needed, free), refused=True)]
         held_back = min(JUDGES, len(batches) // 2)
-        training, judging = batches[held_back:], batches[:held_back] or batches
+        training = batches[held_back:]
         tuner = _Tuner(program, floats)
+        judging = [(batch, tuner.wanted(batch)) for batch in batches[:held_back] or batches]
         before = tuner.judge(judging)
         tuner.train(training, self.step, self.rate)
         after = tuner.judge(judging)
@@ -109,19 +110,25 @@ class _Tuner:
             return scale
         return scale.to(self._program.scale_dtype).float()
 
-    def _distance(self, batch: Batch) -> Tensor:
-        """Between the outputs of the quantized and the float model."""
-        with torch.no_grad():
-            wanted = self._function(batch, self._floats)
+    @torch.no_grad()
+    def wanted(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Outputs of the float model, carried states left out."""
+        states = self._program.scaled_outputs()
+        outputs = self._function(batch, self._floats)
+        named = zip(self._program.outputs, outputs, strict=True)
+        return tuple(torch.empty(0) if name in states else value for name, value in named)
+
+    def _distance(self, batch: Batch, wanted: Sequence[Tensor]) -> Tensor:
+        """Between the outputs of the quantized model and ``wanted``."""
         weights = {
             name: dequantize(weight, self._scale(name)) for name, weight in self._weights.items()
         }
         return distance(self._program, batch, self._function(batch, weights), wanted)
 
     @torch.no_grad()
-    def judge(self, batches: Sequence[Batch]) -> float:
+    def judge(self, batches: Sequence[tuple[Batch, Sequence[Tensor]]]) -> float:
         """Geometric mean of the distances: one batch with a large one does not decide."""
-        found = [max(float(self._distance(batch)), TINY) for batch in batches]
+        found = [max(float(self._distance(*judged)), TINY) for judged in batches]
         return math.exp(sum(map(math.log, found)) / len(found))
 
     def train(self, batches: Sequence[Batch], step: int, rate: float) -> None:
@@ -136,7 +143,7 @@ class _Tuner:
         for index in track(range(steps), "tune scales"):
             chosen = batches[index * step : (index + 1) * step]
             for batch in chosen:
-                loss = self._distance(batch) / len(chosen)
+                loss = self._distance(batch, self.wanted(batch)) / len(chosen)
                 if loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -8,8 +8,8 @@ from torch import Tensor
 from awqc.qparams import Granularity, choose_qparams, to_groups
 from awqc.rounding.gram import group_blocks
 
-SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-STEPS = (0.85, 0.9, 0.95, 1.05, 1.1)
+SHRINKS = (0.9, 0.8, 0.7)
+STEPS = (0.9, 0.95, 1.05)
 
 
 def search_ranges(
