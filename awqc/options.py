@@ -91,7 +91,8 @@ class Options:
             }
             if recipe.quantization.get("rounding") == "gptq":
                 options["quantize_weights"]["codes"] = str(recipe.folder)
-        return parse_pipeline(text, **merged(effort.options(self.rounding), options))
+        asked = {} if self.pipeline and self.rounding == "auto" else effort.options(self.rounding)
+        return parse_pipeline(text, **merged(asked, options))
 
 
 def parse_options(**given: Any) -> Options:
@@ -118,6 +119,8 @@ def parse_options(**given: Any) -> Options:
     _check_choice("effort", options.effort, EFFORTS)
     _check_choice("rounding", options.rounding, ("auto", *ROUNDINGS))
     _check_device(options.device)
+    if options.avg_bits and options.budget:
+        raise UsageError("avg_bits and budget: give one of them")
     options.build_pipeline()
     if options.provider != "auto":
         resolve_provider(options.provider)

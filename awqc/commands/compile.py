@@ -63,7 +63,9 @@ Examples:
 @click.option("--stats", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Keep what calibration learns in FILE; where FILE exists, take it from there "
               "and run no calibration, whatever bits and groups are asked for.")
-@click.option("--pipeline", metavar="SPEC", help="Passes to run, see awqc passes.")
+@click.option("--pipeline", metavar="SPEC",
+              help="Passes to run with the options that it gives them, in place of --effort; see "
+              "awqc passes.")
 @click.option("--runtime-scales", type=click.Choice(["auto", "never", "always"]), default="auto",
               show_default=True,
               help="Multiply by scales when the model runs, where they cannot be folded: if it "

@@ -56,11 +56,11 @@ class AllocateBits:
                 f"allocate-bits{{choices={'|'.join(self.choices)}}}: choose some of "
                 + ", ".join(sorted(widths))
             )
-        if (self.avg_bits > 0) == (self.budget > 0):
-            raise UsageError("allocate-bits: give one of avg-bits and budget, a positive number")
 
     def apply(self, program: Program) -> list[Change]:
         """Fill ``program.allocation``; weights do not change."""
+        if (self.avg_bits > 0) == (self.budget > 0):
+            raise UsageError("allocate-bits: give one of avg-bits and budget, a positive number")
         decisions = decide(program)
         linears = {
             linear.weight_name: linear

@@ -30,6 +30,8 @@ from awqc.recipe_codes import read_codes, stored_weight
 from awqc.threads import parallel_map
 from awqc.weight_error import measure
 
+LARGE = 2**24
+
 
 @dataclass(frozen=True)
 class QuantizeWeights(QuantizationSpec):
@@ -83,8 +85,7 @@ class QuantizeWeights(QuantizationSpec):
         joined = {linear.weight_name for job in jobs for linear in job.linears}
         linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
         rest = [name for name in granularity if name not in joined]
-        # The largest last: by then the others' float values are gone.
-        rest.sort(key=lambda name: program.weight(name).numel())
+        ranks = _ranks(program, granularity)
 
         def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
             return [
@@ -102,12 +103,34 @@ class QuantizeWeights(QuantizationSpec):
 
         if self.sequential and jobs:
             nearest = {name: round_to_nearest(program, name, granularity[name]) for name in rest}
-            made = round_in_sequence(program, jobs, nearest, self)
-            yield from measured({**made, **nearest})
+            made = {**round_in_sequence(program, jobs, nearest, self), **nearest}
+            yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return
         items: list[Job | str] = [*jobs, *rest]
+        items.sort(
+            key=lambda item: ranks[item.linears[0].weight_name if isinstance(item, Job) else item]
+        )
         for results in track(parallel_map(run, items), "quantize weights", len(items)):
             yield from results
+
+
+def _ranks(program: Program, granularity: dict[str, Granularity]) -> dict[str, tuple[int, ...]]:
+    """The order of weights, whatever rounds them: that of the graph, readers of a value together.
+
+    Large ones come last: by then the others' float values are gone.
+    """
+    places = {name: index for index, name in enumerate(granularity)}
+    leaders: dict[object, int] = {}
+    ranks: dict[str, int] = {}
+    for linear in find_linears(program.graph):
+        name = linear.weight_name
+        if name in places:
+            leader = leaders.setdefault((linear.observed, granularity[name]), places[name])
+            ranks.setdefault(name, leader)
+    return {
+        name: (int(program.weight(name).numel() >= LARGE), ranks.get(name, index), index)
+        for name, index in places.items()
+    }
 
 
 def _jobs(program: Program, granularity: dict[str, Granularity]) -> list[Job]:

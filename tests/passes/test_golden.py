@@ -115,6 +115,11 @@ def test_tune_scales(golden: Golden) -> None:
     golden("tune-scales-mlp", effect(captured("mlp"), spec))
 
 
+def test_allocate_bits(golden: Golden) -> None:
+    spec = ",".join(DEFAULT.split(",")[:5]) + ",allocate-bits{avg-bits=8}"
+    golden("allocate-bits-mlp", effect(captured("mlp"), spec))
+
+
 def test_load_scales(golden: Golden, tmp_path: Path) -> None:
     done = run(captured("mlp"), DEFAULT)
     write_recipe(done, DEFAULT, tmp_path)
