@@ -21,6 +21,9 @@ from awqc.qparams import Bits
 from awqc.recipe import read_recipe
 from awqc.runtime import Provider, resolve_provider
 
+SAMPLES = 64
+"""Tokens of each activation that are kept for the search under the runtime's numerics."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -69,7 +72,10 @@ class Options:
         runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
         options: PassOptions = {
             "quantize_weights": spec,
-            "insert_observers": {"seed": self.seed},
+            "insert_observers": {
+                "seed": self.seed,
+                "samples": SAMPLES if self.runtime_numerics == "ort-default" else 0,
+            },
             "calibrate": {"stats": str(self.stats or "")},
             "allocate_bits": {
                 "avg_bits": self.avg_bits or 0.0,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 EXACT_COLUMNS = 256
-SAMPLE, SAMPLE_A_BATCH = 64, 8
+SAMPLES_A_BATCH = 8
 GRAM_TOKENS = 2
 GRAM_FOLD = 8
 LARGEST = 1e16
@@ -42,7 +42,7 @@ class Statistics:
             in expectation.
         gram: float32 ``(blocks, K, K)``, ``X^T X / tokens``, where it was asked for or is
             small.
-        sample: float32 ``(blocks, n, K)``, up to `SAMPLE` of the tokens themselves.
+        sample: float32 ``(blocks, n, K)``, some of the tokens themselves, where asked for.
     """
 
     tokens: int
@@ -61,9 +61,10 @@ class Accumulator:
 
     Attributes:
         gram: whether the gram is summed, however large it is.
+        samples: tokens that are kept as they are.
     """
 
-    def __init__(self, rows: int, seed: int, gram: bool = False) -> None:
+    def __init__(self, rows: int, seed: int, gram: bool = False, samples: int = 0) -> None:
         self._rows = rows
         self.gram = gram
         self._gram: Tensor | None = None
@@ -73,6 +74,7 @@ class Accumulator:
         self._abs_sum: Tensor | None = None
         self._abs_max: Tensor | None = None
         self._moments: Tensor | None = None
+        self.samples = samples
         self._sample: list[Tensor] = []
 
     @property
@@ -110,7 +112,7 @@ class Accumulator:
 
     def _keep(self, x: Tensor) -> None:
         """Keep some evenly spaced tokens, as long as there is room."""
-        wanted = min(SAMPLE_A_BATCH, SAMPLE - sum(part.shape[1] for part in self._sample))
+        wanted = min(SAMPLES_A_BATCH, self.samples - sum(x.shape[1] for x in self._sample))
         if wanted > 0:
             places = torch.linspace(0, x.shape[1] - 1, wanted).round().long().unique()
             self._sample.append(x[:, places.to(x.device)].cpu())
@@ -159,7 +161,7 @@ class Accumulator:
             abs_max=self._abs_max,
             factor=factor,
             gram=gram,
-            sample=torch.cat(self._sample, dim=1),
+            sample=torch.cat(self._sample, dim=1) if self._sample else None,
         )
 
 

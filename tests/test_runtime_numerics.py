@@ -10,6 +10,7 @@ from torch import nn
 
 import awqc
 from awqc.capture.module import capture_module
+from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
 from awqc.passes.pipeline import parse_pipeline
 from awqc.runtime import DEFAULT, EXACT, Session
@@ -64,3 +65,11 @@ def test_searching_for_it_leaves_less_error_in_a_default_session() -> None:
         got = session.run({next(iter(session.inputs)).name: x})[0]
         errors[numerics] = float((got - wanted).norm() / wanted.norm())
     assert errors["ort-default"] < 0.9 * errors["fp"]
+
+
+def test_the_search_needs_tokens_for_it() -> None:
+    program = capture_module(Net(), (torch.randn(8, 64),))
+    program.calibration = [program.example]
+    passes = "canonicalize,insert-observers,calibrate,search-scales{runtime-numerics=ort-default}"
+    with pytest.raises(UsageError, match=r"insert-observers\{samples=64\}"):
+        parse_pipeline(passes).run(program)

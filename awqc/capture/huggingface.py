@@ -19,6 +19,7 @@ from awqc.capture.hf_forward import (
 )
 from awqc.capture.hf_tasks import find_task
 from awqc.capture.module import capture_module
+from awqc.memory import release
 from awqc.program import Program
 
 TOKENS = ("batch", "sequence")
@@ -63,6 +64,8 @@ def load_program(
     program.head_outputs = ("logits",) if chosen.vocabulary else ()
     program.source_dtype = _dtype(config)
     program.origin = source
+    del model
+    release()
     return program
 
 

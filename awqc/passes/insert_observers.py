@@ -28,11 +28,13 @@ class Observer(nn.Module):
 
     _is_impure = True  # torch.fx: do not drop the call although nobody reads its result
 
-    def __init__(self, linear: Linear, rows: int, seed: int, gram: bool) -> None:
+    def __init__(
+        self, linear: Linear, rows: int, seed: int, gram: bool = False, samples: int = 0
+    ) -> None:
         super().__init__()
         self.key = linear.observed
         self.reads = linear.name
-        self.accumulator = Accumulator(rows, seed, gram)
+        self.accumulator = Accumulator(rows, seed, gram, samples)
         self.active = False
         self.bad: str | None = None
         self.mask: Tensor | None = None
@@ -69,7 +71,8 @@ class InsertObservers:
         after:   x -> linear(W1), linear(W2), observer(x)
 
     Options: ``rows`` of the sketch that an observer keeps of a wide activation, ``seed`` of
-    its random signs, ``gram`` to keep all second moments too, which rounding by ``gptq`` needs.
+    its random signs, ``gram`` to keep all second moments too, which rounding by ``gptq`` needs,
+    ``samples``, tokens to keep as they are, which ``runtime-numerics`` of search-scales needs.
     Refuses: weights that cannot be quantized, with the reason.
     Source: channel flow (`awqc.channels`); count sketch, Charikar et al. 2002.
     """
@@ -77,6 +80,7 @@ class InsertObservers:
     rows: int = 256
     seed: int = 0
     gram: bool = False
+    samples: int = 0
     name: ClassVar[str] = "insert-observers"
     keeps_output: ClassVar[bool] = True
 
@@ -96,9 +100,8 @@ class InsertObservers:
         holder = nn.Module()
         program.graph_module.add_module(OBSERVERS, holder)
         for index, linear in enumerate(wanted.values()):
-            holder.add_module(
-                str(index), Observer(linear, self.rows, self.seed + index, self.gram)
-            )
+            observer = Observer(linear, self.rows, self.seed + index, self.gram, self.samples)
+            holder.add_module(str(index), observer)
             with program.graph.inserting_after(linear.input):
                 call = program.graph.call_module(f"{OBSERVERS}.{index}", (linear.input,))
             call.meta["val"] = None

@@ -69,6 +69,12 @@ class SearchScales:
         def search(site: Site) -> tuple[Site, SiteScale | None]:
             parts = _parts(program, site, linears, granularity)
             if self.runtime_numerics == "ort-default":
+                if any(part.statistics.sample is None for part in parts):
+                    raise UsageError(
+                        "runtime-numerics=ort-default needs tokens of the activations: "
+                        "insert-observers{samples=64} and calibrate must run before it (a --stats "
+                        "file must have been made with --runtime-numerics too)"
+                    )
                 parts = [replace(part, int8_inputs=True) for part in parts]
             if not parts:
                 return site, None
