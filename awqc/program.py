@@ -101,6 +101,25 @@ class Allocation:
     loss: float = 0.0
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning the scales on the whole model's outputs came to.
+
+    Attributes:
+        kept: whether the tuned scales were kept.
+        batches: calibration batches that it learned from.
+        before: distance from the float model's outputs on batches held back; None: not measured.
+        after: the same with the tuned scales.
+        reason: why the scales stay as they were; empty if they were kept.
+    """
+
+    kept: bool
+    batches: int = 0
+    before: float | None = None
+    after: float | None = None
+    reason: str = ""
+
+
 @dataclass
 class Program:
     """A model on its way through the compiler.
@@ -131,6 +150,7 @@ class Program:
         quantized: the quantized weights by name, filled by quantize-weights.
         floats: float values of quantized weights by name, kept where a later pass needs them.
         errors: what rounding did to them, by name.
+        tuning: what tuning their scales did, set by tune-scales.
         skipped: weights and nodes left alone, with the reason.
     """
 
@@ -156,6 +176,7 @@ class Program:
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
     floats: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[str, WeightError] = field(default_factory=dict)
+    tuning: Tuning | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property

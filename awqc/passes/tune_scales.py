@@ -13,7 +13,7 @@ from torch import Tensor
 from awqc.errors import UsageError
 from awqc.memory import available
 from awqc.passes.base import Change
-from awqc.program import Batch, Program
+from awqc.program import Batch, Program, Tuning
 from awqc.progress import track
 from awqc.tuning.dequantize import dequantize
 from awqc.tuning.graph import WeightFunction, dequantizing_calls, scale_name
@@ -54,11 +54,21 @@ class TuneScales:
     keeps_output: ClassVar[bool] = False
 
     def apply(self, program: Program) -> list[Change]:
-        """Tune, judge, and keep what is better."""
+        """Tune, judge, and keep what is better; fills ``program.tuning``."""
         floats, program.floats = program.floats, {}
+        found = program.tuning = self._tune(program, floats)
+        told = "" if found.before is None else (
+            f"distance {found.before:.4g} before, {found.after:.4g} after"
+        )
+        if found.kept:
+            return [Change("scales", f"tuned: {told}")]
+        reason = f"stay, {found.reason}" + (f": {told}" if told else "")
+        return [Change("scales", reason, refused=True)]
+
+    def _tune(self, program: Program, floats: Mapping[str, Tensor]) -> Tuning:
         batches = list(program.calibration)
         if all(weight.granularity.bits == 8 for weight in program.quantized.values()):
-            return [Change("scales", "stay: no weight has fewer than 8 bits", refused=True)]
+            return Tuning(False, reason="no weight has fewer than 8 bits")
         if not floats or not batches:
             raise UsageError(
                 "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
@@ -67,7 +77,7 @@ class TuneScales:
         batches = batches[: max(FEWEST, round(self.share * len(batches)))]
         needed = WEIGHT_COPIES * sum(weight.nbytes for weight in floats.values())
         if needed > (free := available()):
-            return [Change("scales", _too_large(needed, free), refused=True)]
+            return Tuning(False, reason=_too_large(needed, free))
         held_back = min(JUDGES, len(batches) // 2)
         training = batches[held_back:]
         tuner = _Tuner(program, floats)
@@ -75,16 +85,15 @@ class TuneScales:
         before = tuner.judge(judging)
         tuner.train(training, self.step, self.rate)
         after = tuner.judge(judging)
-        told = f"distance {before:.4g} before, {after:.4g} after"
         if not after < before:
-            return [Change("scales", f"stay, tuning does not help: {told}", refused=True)]
+            return Tuning(False, len(training), before, after, "tuning does not help")
         tuner.store(program)
-        return [Change("scales", f"tuned: {told}")]
+        return Tuning(True, len(training), before, after)
 
 
 def _too_large(needed: int, free: int) -> str:
     return (
-        f"stay: gradients through the model need at least {needed / 1e9:.1f} GB, "
+        f"gradients through the model need at least {needed / 1e9:.1f} GB, "
         f"{free / 1e9:.1f} GB are free"
     )
 

@@ -42,6 +42,8 @@ def build_report(
         "calibration": dict(calibration),
         "sites": [describe_site(site, program.scales.get(site.name)) for site in program.sites],
         **({"allocation": asdict(program.allocation)} if program.allocation else {}),
+        "rounding": _rounding(program),
+        "tuning": asdict(program.tuning) if program.tuning else None,
         "layers": [asdict(layer) for layer in layers],
         "skipped": [
             {"name": name, "reason": reason} for name, reason in program.skipped.items()
@@ -75,6 +77,12 @@ def describe_site(site: Site, scale: SiteScale | None) -> dict[str, Any]:
         "loss_nearest": scale.loss_nearest if scale else None,
         "loss": scale.loss if scale else None,
     }
+
+
+def _rounding(program: Program) -> dict[str, Any]:
+    """How codes were found."""
+    spec = program.quantization
+    return {"method": spec.rounding, "clip": spec.clip, "sweeps": spec.sweeps}
 
 
 def _largest_tie(site: Site) -> int:

@@ -10,7 +10,16 @@ from typing import Any
 
 from awqc.report.markup import Markup, join, tag
 from awqc.report.tables import Cell, bar, names, table, text, value
-from awqc.report.wording import byte_count, decibel, group_size, number, tuned_form
+from awqc.report.wording import (
+    allocation,
+    byte_count,
+    decibel,
+    group_size,
+    number,
+    rounding,
+    tuned_form,
+    tuning,
+)
 
 WORST = 3
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -44,6 +53,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         _top(report),
         _layers(report["layers"]),
         _sites(report["sites"]),
+        _rounding(report),
         _skipped(report["skipped"]),
         _verification(report["verify"]),
         _timing(report["timing_s"]),
@@ -201,6 +211,25 @@ def _scales(site: Mapping[str, Any]) -> Markup:
 
 def _loss(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.3g}"
+
+
+def _rounding(report: Mapping[str, Any]) -> Markup:
+    """How codes and scales were found, and which widths a budget bought."""
+    if not report["layers"]:
+        return Markup("")
+    lines = [tag("p", f"Codes: {rounding(report['rounding'])}.")]
+    if report["tuning"]:
+        lines.append(tag("p", f"Scales tuned on the whole model: {tuning(report['tuning'])}."))
+    chosen = report.get("allocation")
+    if chosen:
+        lines.append(tag("p", f"Widths: {allocation(chosen)}."))
+        rows: list[tuple[list[Cell], str | None]] = [
+            ([value(size, byte_count(size)), bar(loss, number(loss), chosen["curve"][0][1])], None)
+            for size, loss in chosen["curve"]
+        ]
+        headings = ["size of these weights", "predicted distance"]
+        lines.append(table(headings, rows, numbers=(0, 1), sortable=False, class_="narrow"))
+    return _section("Rounding", *lines)
 
 
 def _skipped(skipped: Sequence[Mapping[str, str]]) -> Markup:

@@ -12,13 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from awqc.report.wording import (
+    allocation,
     byte_count,
     decibel,
     fit_names,
     group_size,
     number,
+    rounding,
     shorten,
     tuned_form,
+    tuning,
 )
 
 WORST = 3
@@ -45,6 +48,12 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
             out.print(f"… and {hidden} layers less affected, see report.html")
         out.print(_worst(report["layers"], out.width // 2))
     out.print(_sites(report["sites"]))
+    if report.get("allocation"):
+        out.print(f"widths: {allocation(report['allocation'])}")
+    if report["layers"]:
+        out.print(f"rounding: {rounding(report['rounding'])}")
+    if report["tuning"]:
+        out.print(f"tuning: {tuning(report['tuning'])}")
     for entry in _grouped(report["skipped"]):
         out.print(f"left in float: {escape(entry)}")
     size = report["size"]

@@ -54,6 +54,50 @@ def tuned_form(ort: Mapping[str, Any]) -> str:
     return ", ".join([f"ort form: quantized within {number(ort['written']['rel'])}", *counts])
 
 
+def rounding(how: Mapping[str, Any]) -> str:
+    """How codes were found, of ``rounding`` in a report.
+
+    >>> rounding({"method": "gptq", "clip": True, "sweeps": 1})
+    'gptq, ranges searched, 1 sweep of coordinate descent'
+    """
+    parts = ["to nearest" if how["method"] == "nearest" else how["method"]]
+    parts += ["ranges searched"] if how["clip"] else []
+    if how["sweeps"]:
+        parts.append(f"{how['sweeps']} sweep{'s' * (how['sweeps'] > 1)} of coordinate descent")
+    return ", ".join(parts)
+
+
+def tuning(found: Mapping[str, Any]) -> str:
+    """What tuning scales came to, of ``tuning`` in a report.
+
+    >>> tuning({"kept": True, "batches": 14, "before": 0.2, "after": 0.1, "reason": ""})
+    'on 14 batches; distance from the float outputs on held-back ones 0.2 -> 0.1'
+    >>> tuning({"kept": False, "before": None, "reason": "no weight has fewer than 8 bits"})
+    'scales stay, no weight has fewer than 8 bits'
+    """
+    measured = found["before"] is not None
+    change = f"{number(found['before'])} -> {number(found['after'])}" if measured else ""
+    if not found["kept"]:
+        return f"scales stay, {found['reason']}" + (f" ({change})" if measured else "")
+    return (
+        f"on {found['batches']} batch{'es' * (found['batches'] > 1)}; distance from the float "
+        f"outputs on held-back ones {change}"
+    )
+
+
+def allocation(found: Mapping[str, Any]) -> str:
+    """How many weights got which width, of ``allocation`` in a report.
+
+    >>> allocation({"bits": {"a": 4, "b": 8, "c": 4}, "size": 1200, "loss": 0.0125})
+    '2 weights in 4 bits, 1 in 8, 1.2 KB, predicted distance 0.013'
+    """
+    widths = list(found["bits"].values())
+    counts = [f"{widths.count(bits)} in {bits}" for bits in sorted(set(widths))]
+    counts[0] = counts[0].replace(" in", f" weight{'s' * (counts[0][:2] != '1 ')} in") + " bits"
+    size, loss = byte_count(found["size"]), number(found["loss"])
+    return ", ".join([*counts, size, f"predicted distance {loss}"])
+
+
 def shorten(text: str, width: int) -> str:
     """``text`` in at most ``width`` characters; what is left out comes from the middle.
 

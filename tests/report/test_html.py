@@ -39,6 +39,10 @@ def example() -> dict[str, Any]:
             {**layer, "name": "up<b>"},
             {**layer, "name": "zeros", "group_size": -1, "output_sqnr_db": None},
         ],
+        "rounding": {"method": "gptq", "clip": True, "sweeps": 0},
+        "tuning": {"kept": True, "batches": 3, "before": 0.2, "after": 0.1, "reason": ""},
+        "allocation": {"bits": {"up<b>": 4}, "size": 900, "loss": 0.1,
+                       "curve": [[900, 0.1], [1800, 0.01]]},
         "skipped": [{"name": "head", "reason": "tied & kept"}],
         "size": {"original_bytes": 8000, "quantized_bytes": 2000, "ratio": 4.0},
         "verify": {
@@ -91,7 +95,8 @@ def test_everything_is_shown_and_escaped() -> None:
     wanted += [name for site in report["sites"] for name in site["linears"]]
     wanted += [site["reason"] for site in report["sites"]]
     wanted += ["head", "tied & kept", "made & up", "slow<i>", report["model"], "a<b.npz"]
-    wanted += ["tied to 16", "50%", "not finite"]
+    wanted += ["tied to 16", "50%", "not finite", "gptq, ranges searched", "on 3 batches"]
+    wanted += ["1 weight in 4 bits", "1.8 KB"]
     for word in wanted:
         assert word in text
     assert "<script>alert" not in page

@@ -32,6 +32,8 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert len(table) == 3
     assert "…10." in table[1] or width == 120
     assert "gelu <not> homogeneous" in text
+    assert "rounding: gptq" in text
+    assert "0.2 -> 0.1" in " ".join(text.split())
 
 
 def test_names_are_shortened_in_the_middle() -> None:
