@@ -15,6 +15,8 @@ from benchmarks.accuracy_models import MODELS
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 NEAREST = ("awqc", "nearest")
+NOT_OFFERED = "not_offered"
+"""What a cell has in place of numbers where the tool has no such method."""
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
 """Cells of one table: seeds by tool and method."""
 
@@ -105,10 +107,16 @@ def _table(rows: Rows, reference: dict[str, float]) -> str:
         lines.append(f"| {' | '.join(row)} |")
     for key, seeds in sorted(rows.items()):
         if key not in done:
-            error = " ".join(seeds[0]["error"].replace("|", "\\|").split())
             gaps = " |" * (len(titles) - 3)
-            lines.append(f"| {key[0]} | {key[1]} |{gaps} `{error}` |")
+            lines.append(f"| {key[0]} | {key[1]} |{gaps} {_without_numbers(seeds[0])} |")
     return "\n".join(lines) + "\n"
+
+
+def _without_numbers(cell: dict[str, Any]) -> str:
+    """Why a cell has no numbers: the tool's own message, or that it has no such method."""
+    if NOT_OFFERED in cell:
+        return f"not offered: {cell[NOT_OFFERED]}"
+    return f"`{' '.join(cell['error'].replace('|', chr(92) + '|').split())}`"
 
 
 TITLES = {"perplexity": "perplexity", "distance": "1 - cosine"}

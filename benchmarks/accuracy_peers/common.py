@@ -26,6 +26,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 SCALE_BITS = 16
+NOT_OFFERED = "not_offered"
+"""What the answer has in place of numbers where the tool has no such method."""
+
+
+class NotOfferedError(Exception):
+    """The tool has no such method at such bits or groups; the message says what it lacks."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,11 @@ def run(quantize: Quantize, dtype: torch.dtype = torch.float32) -> None:
     model = request.model(dtype)
     shapes = [tuple(module.weight.shape) for module in linears(model).values()]
     started = cpu_seconds()
-    answer = quantize(request, model)
+    try:
+        answer = quantize(request, model)
+    except NotOfferedError as reason:
+        arguments.answer.write_text(json.dumps({NOT_OFFERED: str(reason)}))
+        return
     seconds = cpu_seconds() - started
     save_file(
         {name: tensor.detach().float().contiguous() for name, tensor in answer.weights.items()},

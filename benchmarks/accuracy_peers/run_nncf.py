@@ -6,7 +6,7 @@ What AWQ scales it folds; a multiply that stayed would be a hook, which is refus
 from __future__ import annotations
 
 import nncf
-from common import Answer, Request, linears, run
+from common import Answer, NotOfferedError, Request, linears, run
 from torch import nn
 
 SEQUENCES = 16
@@ -19,7 +19,7 @@ METHODS = {
 
 def quantize(request: Request, model: nn.Module) -> Answer:
     if request.bits != 4:
-        raise NotImplementedError(f"compress_weights has no {request.bits}-bit mode")
+        raise NotOfferedError(f"compress_weights has no {request.bits}-bit mode")
     layers = linears(model)
     few = request.first(SEQUENCES)
     compressed = nncf.compress_weights(

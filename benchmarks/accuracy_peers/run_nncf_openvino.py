@@ -5,7 +5,7 @@ from __future__ import annotations
 import nncf
 import openvino
 import torch
-from common import Answer, Request, linears, run
+from common import Answer, NotOfferedError, Request, linears, run
 from torch import Tensor, nn
 
 SEQUENCES = 16
@@ -54,7 +54,7 @@ def evaluate(node: openvino.Node) -> Tensor:
 
 def quantize(request: Request, model: nn.Module) -> Answer:
     if request.bits != 4:
-        raise NotImplementedError(f"compress_weights has no {request.bits}-bit mode")
+        raise NotOfferedError(f"compress_weights has no {request.bits}-bit mode")
     few = request.first(SEQUENCES)
     batches = list(few.batches())
     plain = Plain(model, request.causal)

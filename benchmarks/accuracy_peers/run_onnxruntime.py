@@ -1,7 +1,8 @@
-"""onnxruntime's matmul_nbits_quantizer: RTN, HQQ, k-quant and GPTQ on MatMul nodes.
+"""onnxruntime's matmul_nbits_quantizer: RTN, HQQ and GPTQ on MatMul nodes.
 
-RTN, HQQ and k-quant look at weights alone: they get a model that is nothing but one MatMul for
-each linear layer. GPTQ looks at inputs: it gets the exported model.
+It gets a model that is nothing but one MatMul for each linear layer, and GPTQ the inputs that the
+layers have in the float model: it looks at nothing else, and keeps all of them, so that it gets
+fewer calibration sequences than the others.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import torch
-from common import Answer, Request, linears, run
+from common import Answer, NotOfferedError, Request, linears, run
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 from torch import Tensor, nn
+
+SEQUENCES = 8
 
 
 def matmuls(layers: dict[str, nn.Linear]) -> onnx.ModelProto:
@@ -20,13 +24,44 @@ def matmuls(layers: dict[str, nn.Linear]) -> onnx.ModelProto:
     nodes, weights, inputs, outputs = [], [], [], []
     for name, layer in layers.items():
         array = layer.weight.detach().T.contiguous().numpy()
-        shape = [1, len(array)]
+        shape = ["tokens", len(array)]
         weights.append(numpy_helper.from_array(array, name))
         nodes.append(helper.make_node("MatMul", [f"{name}.x", name], [f"{name}.y"], name=name))
         inputs.append(helper.make_tensor_value_info(f"{name}.x", TensorProto.FLOAT, shape))
         outputs.append(helper.make_tensor_value_info(f"{name}.y", TensorProto.FLOAT, None))
     graph = helper.make_graph(nodes, "linears", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+class Reader(CalibrationDataReader):
+    """The input of each layer, ``NAME.x``, a batch of the calibration text at a time."""
+
+    def __init__(self, request: Request, model: nn.Module, layers: dict[str, nn.Linear]) -> None:
+        self.batches = request.batches()
+        self.model, self.layers = model, layers
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Reader:
+        return self
+
+    @torch.no_grad()
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Run the float model on the next batch."""
+        batch = next(self.batches, None)
+        if batch is None:
+            return None
+        found = {}
+
+        def keep(name: str, value: Tensor) -> None:
+            found[f"{name}.x"] = value.flatten(0, -2).numpy()
+
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+            for name, layer in self.layers.items()
+        ]
+        self.model(**batch)
+        for hook in hooks:
+            hook.remove()
+        return found
 
 
 def dequantize(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> Tensor:
@@ -40,6 +75,12 @@ def dequantize(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> Tensor:
     if len(node.input) > 3 and node.input[3]:
         stored = arrays[node.input[3]]
         if stored.dtype == np.uint8:
+            wanted = rows * -(-groups * bits // 8)
+            if stored.size != wanted:
+                raise RuntimeError(
+                    f"its MatMulNBits has {stored.size} bytes of zero points for {rows} rows of "
+                    f"{groups} groups, the operator takes {wanted}"
+                )
             stored = unpack(stored.reshape(rows, -1), bits)[:, :groups]
         zero = stored.reshape(rows, groups, 1)
     weight = (codes.reshape(rows, groups, block).astype(np.float32) - zero) * scale
@@ -52,7 +93,7 @@ def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
     return np.stack(parts, axis=-1).reshape(len(packed), -1)
 
 
-def config(request: Request, reader: object | None) -> nbits.WeightOnlyQuantConfig:
+def config(request: Request, reader: Reader) -> nbits.WeightOnlyQuantConfig:
     """The quantizer's configuration of a method."""
     if request.method == "rtn":
         return nbits.DefaultWeightOnlyQuantConfig(
@@ -67,15 +108,14 @@ def config(request: Request, reader: object | None) -> nbits.WeightOnlyQuantConf
 
 def quantize(request: Request, model: nn.Module) -> Answer:
     layers = linears(model)
-    if request.method == "gptq":
-        raise NotImplementedError("GPTQ needs the exported model")
+    few = request.first(SEQUENCES)
     if request.group_size == -1:
-        raise NotImplementedError("MatMulNBits has no scale a channel: blocks are 16 to 256")
+        raise NotOfferedError("MatMulNBits has no scale a channel: blocks are 16 to 256")
     quantizer = nbits.MatMulNBitsQuantizer(
         matmuls(layers),
         bits=request.bits,
         block_size=request.group_size,
-        algo_config=config(request, None),
+        algo_config=config(request, Reader(few, model, layers)),
     )
     quantizer.process()
     graph = quantizer.model.model.graph
@@ -88,7 +128,8 @@ def quantize(request: Request, model: nn.Module) -> Answer:
         name = node.output[0].removesuffix(".y")
         weights[f"{name}.weight"] = dequantize(node, arrays)
     floats = request.method == "hqq"
-    return Answer(weights, zero_point_bits=16 if floats else request.bits, samples=0)
+    samples = len(few.ids) if request.method == "gptq" else 0
+    return Answer(weights, zero_point_bits=16 if floats else request.bits, samples=samples)
 
 
 run(quantize)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import Answer, Request, effective_weight, linears, run
+from common import Answer, NotOfferedError, Request, effective_weight, linears, run
 from quark.torch import LLMTemplate, ModelQuantizer
 from torch import nn
 
@@ -12,7 +12,7 @@ SEQUENCES = {"awq": 16, "gptq": 64, "qronos": 64}
 
 def quantize(request: Request, model: nn.Module) -> Answer:
     if request.bits != 4:
-        raise NotImplementedError(f"its template has no unsigned {request.bits}-bit scheme")
+        raise NotOfferedError(f"its template has no unsigned {request.bits}-bit scheme")
     columns = {name: layer.in_features for name, layer in linears(model).items()}
     few = request.first(SEQUENCES[request.method])
     width = "per_channel" if request.group_size == -1 else request.group_size

@@ -9,7 +9,7 @@ sequences than the others get.
 from __future__ import annotations
 
 import torch
-from common import Answer, Request, effective_weight, linears, run
+from common import Answer, NotOfferedError, Request, effective_weight, linears, run
 from torch import nn
 from torchao.prototype.awq import AWQConfig
 from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
@@ -22,7 +22,7 @@ SEQUENCES = 8
 @torch.no_grad()
 def quantize(request: Request, model: nn.Module) -> Answer:
     if request.bits != 4:
-        raise NotImplementedError(f"no {request.bits}-bit weight tensor takes AWQ's scale")
+        raise NotOfferedError(f"no {request.bits}-bit weight tensor takes AWQ's scale")
     layers = {name: layer.in_features for name, layer in linears(model).items()}
 
     def chosen(module: nn.Module, name: str) -> bool:
