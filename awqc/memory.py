@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
+import re
 import sys
+import weakref
 from pathlib import Path
 
 
@@ -23,6 +26,46 @@ def release() -> None:
     trim()
 
 
+def map_private(path: Path, offset: int, length: int) -> memoryview:
+    """``length`` bytes of a file from ``offset``, read when touched; changes stay in memory."""
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    with path.open("rb") as file:
+        mapped = mmap.mmap(
+            file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start
+        )
+    _MAPS.add(mapped)
+    return memoryview(mapped)[offset - start :]
+
+
+def give_back() -> None:
+    """What `trim` does, and the pages of mapped files, which are read anew when touched.
+
+    Files of which a page was changed in memory stay as they are. Linux only.
+    """
+    trim()
+    if sys.platform == "linux":
+        changed = _changed_areas() if _MAPS else ()
+        for mapped in list(_MAPS):
+            first = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+            if not any(start < first + len(mapped) and first < end for start, end in changed):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _changed_areas() -> list[tuple[int, int]]:
+    """Addresses of the process's memory areas that hold pages which no file holds.
+
+    Source: proc_pid_smaps(5).
+    """
+    areas = []
+    start = end = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if area := _AREA.match(line):
+            start, end = (int(address, 16) for address in area.groups())
+        elif line.startswith("Anonymous:") and int(line.split()[1]):
+            areas.append((start, end))
+    return areas
+
+
 def trim() -> None:
     """Hand whole free pages back to the system, where glibc manages memory.
 
@@ -33,4 +76,6 @@ def trim() -> None:
         _TRIM(0)
 
 
+_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_MAPS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -28,7 +28,7 @@ from awqc.capture.huggingface import load_program
 from awqc.export.genai import write_runner_files
 from awqc.export.onnx import export_onnx
 from awqc.generate import TextGenerator
-from awqc.memory import trim
+from awqc.memory import give_back
 from awqc.options import parse_options
 from awqc.passes.pipeline import parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
@@ -80,7 +80,7 @@ def cost(program: Program, effort: str) -> tuple[dict[str, float], int]:
         started = time.process_time()
         step.apply(program)
         program.tidy()
-        trim()
+        give_back()
         seconds[step.name] = time.process_time() - started
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))

@@ -7,14 +7,16 @@ tensor of it lives.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from awqc.memory import map_private
 
 SUFFIX = ".safetensors"
 FLOAT32 = "F32"
@@ -36,8 +38,8 @@ class StoredTensor:
 
     def map(self) -> Tensor:
         """The tensor, read when it is touched; changes to it stay private."""
-        mapped = np.memmap(self.path, np.float32, "c", self.offset, self.shape)
-        return torch.from_numpy(mapped)
+        mapped = map_private(self.path, self.offset, 4 * math.prod(self.shape))
+        return torch.frombuffer(mapped, dtype=torch.float32).reshape(self.shape)
 
 
 def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:

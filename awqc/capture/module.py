@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from awqc.capture.agreement import check_agreement, holds_at_other_sizes
 from awqc.capture.exported import path_name, program_from_exported
 from awqc.capture.failure import explain_failure, model_line, quiet_torch
 from awqc.errors import UsageError
@@ -43,11 +44,13 @@ def capture_module(
     the caller must not use it again.
 
     The first axis of every tensor input is dynamic where the model allows it; an axis
-    named in ``dynamic`` must come out dynamic. Wrappers (``DataParallel``,
-    ``torch.compile``) are taken off.
+    named in ``dynamic`` must come out dynamic. The graph is compared with the module on the
+    example and with longer axes; where it only holds for the example's sizes, these are fixed.
+    Wrappers (``DataParallel``, ``torch.compile``) are taken off.
 
     Raises:
-        CaptureError: ``torch.export`` refused the model, with its reason and the line.
+        CaptureError: ``torch.export`` refused the model, with its reason and the line, or
+            captured something else than the model computes.
         UsageError: the example inputs do not fit; or ``dynamic`` names an input or axis that
             is not there, or one that the model fixes.
     """
@@ -55,17 +58,24 @@ def capture_module(
         module = _own(unwrap(module), copy)
     call = pytree.tree_map_only(Tensor, lambda t: t.detach(), split_example(example_inputs))
     axes = {key: _axes_by_number(value) for key, value in (dynamic or {}).items()}
-    with quiet_torch():
-        exported, call = _export_any(module, call, axes)
-        program = program_from_exported(
+
+    def capture(fixed: bool) -> Program:
+        exported, example = _export_any(module, call, axes, fixed)
+        return program_from_exported(
             exported,
             name=name,
-            example=call,
+            example=example,
             states=states,
             output_names=output_names,
             axis_names={k: {a: n for a, n in v.items() if n} for k, v in axes.items()},
             copy=copy,
         )
+
+    with quiet_torch():
+        program = capture(fixed=False)
+        check_agreement(module, program)
+        if not holds_at_other_sizes(module, program):
+            program = capture(fixed=True)
     _check_dynamic(program, axes)
     return program
 
@@ -218,18 +228,18 @@ def _name_keywords(module: nn.Module, call: _Call) -> None:
 
 
 def _export_any(
-    module: nn.Module, call: _Call, dynamic: dict[str, dict[int, str | None]]
+    module: nn.Module, call: _Call, dynamic: dict[str, dict[int, str | None]], fixed: bool
 ) -> tuple[ExportedProgram, _Call]:
     """``torch.export``, non-strict then strict, with a batch that can be dynamic or as given.
 
-    Returns the example that fitted as well.
+    ``fixed`` keeps all sizes as they are. Returns the example that fitted as well.
     """
     _name_keywords(module, call)
-    widened = _widen_batch(call)
+    widened = None if fixed else _widen_batch(call)
     calls = [call] if widened is None else [widened, call]
     failures = []
     for attempt in calls:
-        shapes = _dynamic_shapes(module, attempt, dynamic)
+        shapes = None if fixed else _dynamic_shapes(module, attempt, dynamic)
         for strict in (False, True):
             try:
                 return _export(module, attempt, shapes, strict), attempt

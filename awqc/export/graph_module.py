@@ -70,7 +70,7 @@ def _argument_names(program: Program) -> list[str]:
 
 def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """``(args, kwargs)`` of the example batch, constants included."""
-    args, kwargs = _unflatten_call(program, [program.example[s.name] for s in program.inputs])
+    args, kwargs = unflatten_call(program, [program.example[s.name] for s in program.inputs])
     return args, kwargs
 
 
@@ -80,11 +80,11 @@ def dynamic_shapes(program: Program) -> Any:
         {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in program.inputs
     ]
-    args, kwargs = _unflatten_call(program, axes, constant=lambda _: None)
+    args, kwargs = unflatten_call(program, axes, constant=lambda _: None)
     return {**dict(zip(_argument_names(program), args, strict=False)), **kwargs}
 
 
-def _unflatten_call(program: Program, tensors: list[Any], constant: Any = lambda c: c) -> Any:
+def unflatten_call(program: Program, tensors: list[Any], constant: Any = lambda c: c) -> Any:
     """``(args, kwargs)`` with ``tensors`` for the graph's inputs."""
     call, rest = program.call, iter(tensors)
     leaves = [

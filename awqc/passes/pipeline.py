@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from awqc.errors import UsageError
-from awqc.memory import trim
+from awqc.memory import give_back, trim
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
@@ -87,6 +87,7 @@ class Pipeline:
             program.reference = program.run(program.check_batch())
         changes: list[Change] = []
         still_float = True
+        give_back()
         for step in self.passes:
             if still_float and not step.keeps_output:
                 still_float = False
@@ -97,6 +98,7 @@ class Pipeline:
             program.tidy()
             trim()
             check_invariants(program, step)
+            give_back()
             self.timing[step.name] = time.perf_counter() - started
             if observe is not None and before is not None:
                 observe(step, before, program, made)

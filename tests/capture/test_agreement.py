@@ -1,0 +1,57 @@
+"""A captured graph is compared with the module that it was captured from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from awqc.capture.module import capture_module
+from awqc.errors import CaptureError, UsageError
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.calls = 0
+
+
+class Counting(Base):
+    """Its result depends on how often it was called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.linear(x) * self.calls
+        return out
+
+
+class Branch(Base):
+    """torch.export follows the branch of the example's size, and drops the condition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x)
+        return 2 * out if x.shape[0] > 4 else out
+
+
+class Noisy(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x) + torch.randn(8)
+        return out
+
+
+def test_a_model_that_counts_its_calls_is_refused() -> None:
+    with pytest.raises(CaptureError, match="something else than the model"):
+        capture_module(Counting(), (torch.randn(4, 8),))
+
+
+def test_a_size_that_decides_between_branches_is_fixed() -> None:
+    x = torch.randn(4, 8)
+    assert capture_module(Branch(), (x,)).inputs[0].shape == (4, 8)
+    with pytest.raises(UsageError, match="fixes axis 0 at 4"):
+        capture_module(Branch(), (x,), dynamic={"x": [0]})
+
+
+def test_noise_is_no_disagreement() -> None:
+    program = capture_module(Noisy(), (torch.randn(4, 8),))
+    assert program.inputs[0].shape[0] == "batch"
