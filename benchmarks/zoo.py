@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10**6, help="how many new models to run")
     parser.add_argument("--timeout", type=float, default=240, help="seconds a model")
     parser.add_argument("--cache", type=Path, default=cache_directory() / "zoo.jsonl")
+    parser.add_argument("--effort", default="default", help="of awqc compile")
     parser.add_argument("--page", action="store_true", help="only write the page")
     chosen = parser.parse_args()
     results = _read(chosen.cache)
@@ -43,7 +44,7 @@ def main() -> None:
         wanted = chosen.only or [n for n in names() if n not in results][: chosen.limit]
         chosen.cache.parent.mkdir(parents=True, exist_ok=True)
         for name in wanted:
-            results[name] = _isolated(name, chosen.timeout)
+            results[name] = _isolated(name, chosen.timeout, chosen.effort)
             print(_line(name, results[name]), flush=True)
             with chosen.cache.open("a") as file:
                 file.write(json.dumps({"name": name, **results[name]}) + "\n")
@@ -55,12 +56,12 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in map(json.loads, lines)}
 
 
-def _isolated(name: str, timeout: float) -> dict[str, Any]:
+def _isolated(name: str, timeout: float, effort: str) -> dict[str, Any]:
     """`run_one` in a process of its own, forked from one that has imported what all need."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.zoo_models", *PRELOADED])
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(name, there))
+    process = context.Process(target=_report, args=(name, effort, there))
     started = time.perf_counter()
     process.start()
     there.close()
@@ -78,13 +79,15 @@ def _isolated(name: str, timeout: float) -> dict[str, Any]:
     return {**result, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def _report(name: str, pipe: Connection) -> None:
+def _report(name: str, effort: str, pipe: Connection) -> None:
     """Send what came of one model."""
     warnings.simplefilter("ignore")
-    pipe.send(run_one(name, lambda: pipe.send(BUILT)))
+    pipe.send(run_one(name, effort, lambda: pipe.send(BUILT)))
 
 
-def run_one(name: str, built: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def run_one(
+    name: str, effort: str = "default", built: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Build, run and compile one model; what went wrong first, if anything.
 
     ``built`` is called when the model itself has run.
@@ -102,7 +105,7 @@ def run_one(name: str, built: Callable[[], None] = lambda: None) -> dict[str, An
         return _failure("build", error)
     built()
     try:
-        result = compile_model(model, inputs, num_samples=8, formats=("onnx",))
+        result = compile_model(model, inputs, num_samples=8, formats=("onnx",), effort=effort)
     except Exception as error:  # noqa: BLE001 - the page is about what goes wrong
         return _failure("compile", error)
     return _summary(result.report)

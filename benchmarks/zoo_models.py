@@ -28,6 +28,7 @@ TASKS = {
     "zero-shot-image": "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
     "image": "MODEL_FOR_IMAGE_MAPPING_NAMES",
 }
+MAX_PARAMETERS = 60_000_000
 FIRST = (
     "causal-lm/llama", "causal-lm/gemma", "causal-lm/gemma2", "causal-lm/gpt2",
     "causal-lm/gpt_neox", "causal-lm/bloom", "causal-lm/falcon", "causal-lm/opt",
@@ -104,6 +105,10 @@ def _transformer(task: str, kind: str) -> Built:
 
 def _running(cls: type[Any], config: Any) -> Built:
     """A model that has run on its example inputs."""
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in cls(config).parameters())
+    if size > MAX_PARAMETERS:
+        raise ValueError(f"the shrunken configuration still has {size:,} parameters")
     model, inputs = cls(config).eval(), _inputs(cls, config)
     with torch.no_grad():
         model(**inputs)

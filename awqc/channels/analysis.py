@@ -92,12 +92,14 @@ class _Analysis:
         if kept.numel() == 0:
             return refused(reason)
         covered = self._covered(flow, kept)
+        if not any(_differs(linear, reader) for linear, reader in covered.items()):
+            return refused("all its channels must share one scale, which would change nothing")
         site = Site(
             name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()),
             self._edits(flow, kept),
             "foldable", reason,
         )
-        return site, set(covered)
+        return site, {linear.node for linear in covered}
 
     def _edits(self, flow: Flow, kept: Tensor) -> dict[str, Tensor]:
         """The labels of each tensor to change; of rows and columns in one where both change."""
@@ -140,9 +142,9 @@ class _Analysis:
                 flow.pin(node, f"{node.target} shares its memory with {other}")
         return flow
 
-    def _covered(self, flow: Flow, kept: Tensor) -> dict[Node, Reader]:
+    def _covered(self, flow: Flow, kept: Tensor) -> dict[Linear, Reader]:
         """The products whose weight columns undo the scale."""
-        covered = {}
+        covered: dict[Linear, Reader] = {}
         for value in sorted(flow.labels, key=flow.owner):
             if flow.scaled(value):
                 for linear in self.readers.get(value, ()):
@@ -153,10 +155,19 @@ class _Analysis:
                     if linear.kernel:
                         axis = labels.ndim - len(linear.kernel) - 1
                     flat = classes.movedim(axis, 0).reshape(classes.shape[axis], -1)[:, 0]
-                    covered[linear.node] = Reader(
+                    covered[linear] = Reader(
                         linear.node.name, linear.weight_name, flat.expand(linear.channels).clone()
                     )
         return covered
+
+
+def _differs(linear: Linear, reader: Reader) -> bool:
+    """Whether input channels that are rounded together get different scales.
+
+    A factor that a whole row of a block shares leaves its rounding as it is.
+    """
+    classes = reader.classes.reshape(linear.blocks, -1)
+    return bool((classes != classes[:, :1]).any())
 
 
 def _renumber(flow: Flow, labels: Tensor, kept: Tensor) -> Tensor:

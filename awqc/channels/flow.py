@@ -21,10 +21,13 @@ NOT_HOMOGENEOUS = frozenset({
     "softmax", "_softmax", "log_softmax", "_log_softmax", "softplus", "logsigmoid", "erf", "erfc",
     "elu", "celu", "selu", "mish", "hardtanh", "relu6", "hardsigmoid", "hardswish", "sin", "cos",
     "tan", "atan", "atan2", "sinh", "cosh", "rsqrt", "sqrt", "reciprocal", "pow", "round", "floor",
-    "ceil", "trunc", "frac", "remainder", "fmod", "logsumexp", "prod", "cumprod", "var", "std",
+    "ceil", "trunc", "frac", "remainder", "fmod", "logsumexp", "prod", "cumprod", "var",
     "hardshrink", "softshrink", "tanhshrink", "logit", "bernoulli", "multinomial",
     "argmax", "argmin", "argsort", "lstm", "gru", "rnn_tanh", "rnn_relu", "isfinite", "bitwise_and",
-    "linalg_vector_norm", "norm", "acos",
+    "acos", "asin", "log_sigmoid", "cosine_similarity", "cdist",
+    "_cdist_forward", "pairwise_distance", "linalg_norm", "sinc", "lgamma", "digamma", "erfinv",
+    "xlogy", "floor_divide", "logaddexp", "log_softmax", "softmin", "cumulative_trapezoid",
+    "logcumsumexp", "var_mean", "std_mean", "bucketize", "searchsorted", "gumbel_softmax",
 })
 """Operations f for which f(x / s) is not f(x) / s: no rule is missing."""
 MAX_TRIALS = 64

@@ -8,6 +8,7 @@ from typing import ClassVar
 from awqc.passes.base import Change
 from awqc.passes.canonical.aliases import unify_names
 from awqc.passes.canonical.batch_norm import fold_batch_norms
+from awqc.passes.canonical.composites import take_apart
 from awqc.passes.canonical.constants import fold_constants, merge_reads
 from awqc.passes.canonical.einsum import einsum_to_matmul
 from awqc.passes.canonical.experts import count_by_comparing, unstack_products
@@ -27,8 +28,9 @@ class Canonicalize:
     Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
     computes expressions of constant tensors once, folds batch norms into the convolutions
     before them, gives norms without a weight one of ones, and writes each product of an
-    activation with a tensor of the program as ``linear``, stacks of matrices one by one, and
-    an einsum of two activations as a matrix product.
+    activation with a tensor of the program as ``linear``, stacks of matrices one by one, an
+    einsum of two activations as a matrix product, and composite operations as what they are
+    made of.
     Keeps: float outputs, to rounding.
     """
 
@@ -46,6 +48,9 @@ class Canonicalize:
             fold_constants,
             products_to_linear,
             einsum_to_matmul,
+            take_apart,
+            fold_constants,
+            products_to_linear,
             unstack_products,
             count_by_comparing,
             fold_batch_norms,

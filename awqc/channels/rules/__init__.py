@@ -4,6 +4,6 @@ Each comment or docstring gives the algebra with ``s`` the scale: an operation m
 when ``f(x / s) = f(x) / s``, and a tensor of the program absorbs when changing it alone does it.
 """
 
-from awqc.channels.rules import elementwise, moving, norms, products, reducing, weights
+from awqc.channels.rules import elementwise, moving, norms, ordering, products, reducing, weights
 
-__all__ = ["elementwise", "moving", "norms", "products", "reducing", "weights"]
+__all__ = ["elementwise", "moving", "norms", "ordering", "products", "reducing", "weights"]

@@ -55,9 +55,14 @@ def same(flow: Flow, *nodes: Any) -> None:
     aten.detach_.default,
     aten.lift_fresh_copy.default,
     aten.positive.default,
+    aten.tril.default,
+    aten.triu.default,
+    aten.copysign.Tensor,
+    aten.copysign.Scalar,
+    aten.nan_to_num.default,
 )
 def homogeneous(flow: Flow, node: Node) -> None:
-    """``f(x / s) = f(x) / s``."""
+    """``f(x / s) = f(x) / s``; of a second operand only the sign matters."""
     same(flow, node.args[0], flow.outputs(node).get(0))
 
 
@@ -78,6 +83,12 @@ def prelu(flow: Flow, node: Node) -> None:
     flow.pin(node.args[1], f"{describe(node)}: the slope of a prelu cannot take a scale")
 
 
+@rule(aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor)
+def clamp_between(flow: Flow, node: Node) -> None:
+    """``max(x / s, a / s) = max(x, a) / s``: bounds that are tensors are scaled alike."""
+    same(flow, *node.args, *node.kwargs.values(), node)
+
+
 @rule(aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, aten.threshold.default)
 def clamp(flow: Flow, node: Node) -> None:
     """``max(x / s, 0) = max(x, 0) / s``: bounds of 0 and infinity pass, others are refused."""
@@ -95,7 +106,10 @@ def _scale_free(value: float) -> bool:
 
 
 # (a + b) / s = a / s + b / s
-@rule(aten.add.Tensor, aten.sub.Tensor, aten.add_.Tensor, aten.rsub.Tensor, aten.add.Scalar)
+@rule(
+    aten.add.Tensor, aten.sub.Tensor, aten.add_.Tensor, aten.rsub.Tensor, aten.add.Scalar,
+    aten.sub.Scalar, aten.rsub.Scalar,
+)
 def add(flow: Flow, node: Node) -> None:
     """Both operands absorb; a constant that is not zero cannot."""
     for operand in node.args[:2]:
@@ -144,9 +158,12 @@ def sign(flow: Flow, node: Node) -> None:
 
 
 # min(a / s, b / s) = min(a, b) / s
-@rule(aten.maximum.default, aten.minimum.default, aten.fmax.default, aten.fmin.default)
+@rule(
+    aten.maximum.default, aten.minimum.default, aten.fmax.default, aten.fmin.default,
+    aten.hypot.default,
+)
 def extreme(flow: Flow, node: Node) -> None:
-    """``max(a / s, b / s) = max(a, b) / s``."""
+    """``max(a / s, b / s) = max(a, b) / s``; ``sqrt(a^2 + b^2)`` alike."""
     same(flow, *node.args[:2], node)
 
 
@@ -161,6 +178,13 @@ def where(flow: Flow, node: Node) -> None:
 def masked_fill(flow: Flow, node: Node) -> None:
     """As `where`: the filled value must be 0 or infinite, or absorb."""
     _select(flow, node, node.args[0], node.args[2])
+
+
+# y = x;  y[i] = 0
+@rule(aten.scatter.value, aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
+def overwrite(flow: Flow, node: Node) -> None:
+    """As `where`, on elements known only when it runs."""
+    _select(flow, node, node.args[0], node.args[3])
 
 
 def _select(flow: Flow, node: Node, *branches: Any) -> None:

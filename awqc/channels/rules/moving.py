@@ -17,8 +17,9 @@ from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
 
 aten = torch.ops.aten
-PADDING = -1
 MAX_KEPT = 100_000
+UNWHOLE = (aten.im2col.default,)
+"""Operations that torch has for floating numbers only."""
 PADS = (aten.constant_pad_nd.default, aten.pad.default)
 
 
@@ -68,8 +69,19 @@ PADS = (aten.constant_pad_nd.default, aten.pad.default)
     aten.pad.default,
     aten.reflection_pad1d.default,
     aten.reflection_pad2d.default,
+    aten.reflection_pad3d.default,
     aten.replication_pad1d.default,
     aten.replication_pad2d.default,
+    aten.replication_pad3d.default,
+    aten.im2col.default,
+    aten.diag_embed.default,
+    aten.rot90.default,
+    aten.unsafe_split.Tensor,
+    aten.unsafe_split_with_sizes.default,
+    aten.unsafe_chunk.default,
+    aten.mT.default,
+    aten.mH.default,
+    aten.adjoint.default,
     aten.view_as.default,
     aten.reshape_as.default,
     aten.as_strided.default,
@@ -135,15 +147,16 @@ def _carries(node: Node) -> bool:
 def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | None:
     """For each result the element number of its source over all operands, end to end.
 
-    `PADDING` marks elements that are zero. None where the elements that move depend on
-    tensors whose values the graph does not fix.
+    -1 marks elements that are zero. None where the elements that move depend on tensors
+    whose values the graph does not fix.
     """
     numbers: dict[Node, Tensor] = {}
-    start = 0
+    kind = torch.float64 if node.target in UNWHOLE else torch.int64
+    start = 1  # operations fill in zeros
     for operand in operands:
         shape = flow.shapes.shape(operand)
         count = torch.Size(shape).numel()
-        numbers[operand] = torch.arange(start, start + count).reshape(shape)
+        numbers[operand] = torch.arange(start, start + count, dtype=kind).reshape(shape)
         start += count
 
     def value(argument: Node) -> Any:
@@ -153,10 +166,11 @@ def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | Non
     if any(isinstance(n, Node) for n in torch.utils._pytree.tree_leaves((args, kwargs))):
         return None
     if node.target in PADS:
-        args = (*args[:2], "constant", PADDING) if _is_constant_pad(node) else args
-        args = (args[0], args[1], PADDING) if node.target is aten.constant_pad_nd.default else args
+        args = (*args[:2], "constant", 0) if _is_constant_pad(node) else args
+        args = (args[0], args[1], 0) if node.target is aten.constant_pad_nd.default else args
     result = node.target(*args, **kwargs)  # type: ignore[operator]
-    return [result] if isinstance(result, Tensor) else list(result)
+    results = [result] if isinstance(result, Tensor) else list(result)
+    return [made.long() - 1 for made in results]
 
 
 def _concrete(flow: Flow, node: Node, value: Any) -> tuple[Any, Any]:

@@ -38,6 +38,12 @@ _spatial(
     aten.max_pool1d.default,
     aten.avg_pool1d.default,
     aten.adaptive_avg_pool1d.default,
+    aten.adaptive_max_pool1d.default,
+    aten.max_pool1d_with_indices.default,
+    aten.upsample_nearest1d.default,
+    aten.upsample_linear1d.default,
+    aten._upsample_nearest_exact1d.default,
+    aten._upsample_nearest_exact1d.vec,
     aten.upsample_nearest1d.vec,
     aten.upsample_linear1d.vec,
     rank=1,
@@ -54,6 +60,14 @@ _spatial(
     aten.upsample_bilinear2d.vec,
     aten.upsample_bilinear2d.default,
     aten.upsample_bicubic2d.vec,
+    aten.upsample_bicubic2d.default,
+    aten._upsample_nearest_exact2d.default,
+    aten._upsample_nearest_exact2d.vec,
+    aten._upsample_bilinear2d_aa.default,
+    aten._upsample_bilinear2d_aa.vec,
+    aten._upsample_bicubic2d_aa.default,
+    aten._upsample_bicubic2d_aa.vec,
+    aten.max_unpool2d.default,
     rank=2,
 )
 _spatial(
@@ -62,21 +76,39 @@ _spatial(
     aten.adaptive_avg_pool3d.default,
     aten.upsample_nearest3d.vec,
     aten.upsample_trilinear3d.vec,
+    aten.upsample_nearest3d.default,
+    aten.upsample_trilinear3d.default,
+    aten.max_pool3d_with_indices.default,
+    aten.adaptive_max_pool3d.default,
     rank=3,
 )
+
+
+NORMS = (
+    aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype,
+)
+"""Reductions whose axes follow the order of the norm."""
 
 
 # sum(x / s) = sum(x) / s with s constant along the summed axes
 @rule(
     aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default,
     aten.amin.default, aten.max.dim, aten.min.dim, aten.max.default, aten.min.default,
+    aten.nansum.default, aten.nanmean.default, aten.median.default, aten.std.dim,
+    aten.std.correction, aten.std.default, aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype,
 )
 def reduction(flow: Flow, node: Node) -> None:
-    """Sums, means and extremes along axes."""
+    """Sums, means, extremes, norms and deviations along axes."""
     x = node.args[0]
     assert isinstance(x, Node)
     rank = len(x.meta["val"].shape)
-    given: Any = node.args[1] if len(node.args) > 1 else None
+    position = 2 if node.target in NORMS else 1
+    if position == 2 and len(node.args) > 1 and node.args[1] == 0:
+        flow.pin(x, f"{describe(node)} counts what is not zero")
+        return
+    given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
+    given = None if node.target is aten.std.default else given
     axes = list(range(rank)) if not given and given != 0 else (
         [given] if isinstance(given, int) else list(given)
     )
@@ -123,6 +155,35 @@ def scatter(flow: Flow, node: Node) -> None:
     """Rows added or copied at places known only when it runs."""
     axis = int(node.args[1]) % len(node.meta["val"].shape)  # type: ignore[arg-type]
     mixing(flow, node, [axis], node.args[0], node.args[3], node)
+
+
+# y = x;  y[i] = max(y[i], src)   and sums and means alike
+@rule(aten.scatter_reduce.two)
+def scatter_reduce(flow: Flow, node: Node) -> None:
+    """As `scatter`; a product of scaled values is refused."""
+    if node.args[4] == "prod":
+        for value in (*node.all_input_nodes, node):
+            flow.pin(value, f"{describe(node)} multiplies scaled values")
+        return
+    scatter(flow, node)
+
+
+# sum of the patches that overlap at a place, with s constant over a patch and over places
+@rule(aten.col2im.default)
+def fold_patches(flow: Flow, node: Node) -> None:
+    """``(batch, channels * patch, places)`` to ``(batch, channels, height, width)``."""
+    x, kernel = node.args[0], node.args[2]
+    assert isinstance(x, Node)
+    patch = int(kernel[0]) * int(kernel[1])  # type: ignore[index, arg-type]
+    lead = len(x.meta["val"].shape) - 2
+    labels = flow.get(x).expand(flow.shapes.shape(x))
+    labels = labels.unflatten(lead, (-1, patch))
+    flow.assign(node, merge_axes(flow.classes, labels, [lead + 1, lead + 2]))
+    back = merge_axes(flow.classes, flow.get(node), [lead + 1, lead + 2])
+    flow.assign(node, back)
+    channels = flow.shapes.shape(x)[lead] // patch
+    back = back.squeeze(-1).expand(*back.shape[:lead], channels, 1)
+    flow.assign(x, back.repeat_interleave(patch, dim=lead))
 
 
 @rule(aten.index_put.default)

@@ -1,0 +1,111 @@
+"""Replace one node of a graph by the nodes that compute it in other terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from awqc.nodes import fake_mode_of
+
+
+def is_composite(target: OpOverload) -> bool:
+    """Whether torch defines ``target`` by other operations."""
+    key = "CompositeImplicitAutograd"
+    name = str(target.name())  # type: ignore[no-untyped-call]
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+
+
+def expand(node: Node, inner: GraphModule) -> list[Node]:
+    """Replace ``node`` by the nodes of ``inner``, and return the new ones."""
+    sources = iter(node_arguments(node))
+    replaced: dict[Node, Any] = {}
+    made: list[Node] = []
+    with node.graph.inserting_before(node):
+        for inside in inner.graph.nodes:
+            if inside.op == "placeholder":
+                replaced[inside] = next(sources)
+            elif inside.op == "output":
+                _replace(node, torch.fx.node.map_arg(inside.args[0], replaced.__getitem__))
+            else:
+                replaced[inside] = _copy_into(node, inside, replaced)
+                made.append(replaced[inside])
+    return made
+
+
+def _copy_into(node: Node, inside: Node, replaced: dict[Node, Any]) -> Node:
+    graph = node.graph
+    if inside.op == "get_attr":
+        # A constant made while tracing, such as a scalar turned into a tensor.
+        value = getattr(inside.graph.owning_module, str(inside.target))
+        assert value.numel() == 1, inside.target
+        copied = graph.call_function(
+            torch.ops.aten.full.default, (list(value.shape), value.item()), {"dtype": value.dtype}
+        )
+        copied.meta["val"] = node_mode(node).from_tensor(value)
+    else:
+        copied = graph.node_copy(inside, replaced.__getitem__)
+    copied.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
+    return copied
+
+
+def trace_call(node: Node, target: Callable[..., Any], composite: bool = True) -> GraphModule:
+    """The operations that ``target`` calls on the fake arguments of ``node``.
+
+    Unless ``composite``, these are taken apart in turn where torch defines them by others.
+    """
+    values = [source.meta["val"] for source in node_arguments(node)]
+    with node_mode(node), torch.no_grad():
+        return make_fx(caller(node, target), pre_dispatch=composite)(*values)
+
+
+def is_functional(module: GraphModule) -> bool:
+    """Whether nothing in ``module`` writes to its arguments; what is dead is dropped."""
+    module.graph.eliminate_dead_code()
+    targets = (node.target for node in module.graph.nodes)
+    return not any(isinstance(t, OpOverload) and t._schema.is_mutable for t in targets)
+
+
+def caller(node: Node, target: Any) -> Callable[..., Any]:
+    """A function of the values of ``node``'s arguments that does what ``target`` does."""
+    leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
+    sources = node_arguments(node)
+
+    def call(*values: Any) -> Any:
+        bound = dict(zip(sources, values, strict=True))
+        filled = [bound[leaf] if isinstance(leaf, Node) else leaf for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        return target(*args, **kwargs)
+
+    return call
+
+
+def node_arguments(node: Node) -> list[Node]:
+    """The nodes among the arguments of ``node``, each once."""
+    leaves = pytree.tree_leaves((node.args, node.kwargs))
+    return list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Node)))
+
+
+def node_mode(node: Node) -> Any:
+    """The fake mode that the graph around ``node`` lives in."""
+    for other in (node, *node.graph.nodes):
+        mode = fake_mode_of(other.meta.get("val"))
+        if mode is not None:
+            return mode
+    raise AssertionError("no node of the graph has a fake value")
+
+
+def _replace(node: Node, value: Any) -> None:
+    """Let the users of ``node`` read ``value`` (a node, or a sequence of nodes) instead."""
+    if isinstance(value, list | tuple):
+        for user in list(node.users):
+            user.replace_all_uses_with(value[user.args[1]])  # type: ignore[index, arg-type]
+            node.graph.erase_node(user)
+    else:
+        node.replace_all_uses_with(value)
+    node.graph.erase_node(node)
