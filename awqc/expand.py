@@ -21,6 +21,15 @@ def is_composite(target: OpOverload) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
+def definition(target: OpOverload) -> Callable[..., Any]:
+    """A function that does what ``target`` does, by other operations if it is composite.
+
+    Where torch has the definition in Python it keeps sizes symbolic; the compiled one of
+    some operations asks for plain numbers, which fixes them for the whole graph.
+    """
+    return target.decompose if is_composite(target) else target
+
+
 def expand(node: Node, inner: GraphModule) -> list[Node]:
     """Replace ``node`` by the nodes of ``inner``, and return the new ones."""
     sources = iter(node_arguments(node))

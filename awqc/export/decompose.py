@@ -18,9 +18,9 @@ from torch.export.graph_signature import TensorArgument
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from awqc.export.attention import attention
 from awqc.expand import (
     caller,
+    definition,
     expand,
     is_composite,
     is_functional,
@@ -28,6 +28,7 @@ from awqc.expand import (
     node_mode,
     trace_call,
 )
+from awqc.export.attention import attention
 
 aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
@@ -103,7 +104,9 @@ def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions
 
 def _trace(node: Node, table: Decompositions) -> GraphModule:
     """Trace ``node`` alone on its fake arguments, decomposing by ``table``."""
-    call = caller(node, node.target)
+    assert isinstance(node.target, OpOverload)
+    kept = node.target in table
+    call = caller(node, node.target if kept else definition(node.target))
     values = [source.meta["val"] for source in node_arguments(node)]
     with node_mode(node), torch.no_grad():
         traced = make_fx(call, decomposition_table=dict(table))(*values)

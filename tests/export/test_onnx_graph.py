@@ -83,6 +83,18 @@ def test_operations_that_need_decomposing(
     compare(Call(function), tmp_path / "m.onnx", (torch.randn(4, 8),), (torch.randn(3, 8),))
 
 
+def pyramid(x: Tensor) -> Tensor:
+    """An image beside coarser views of itself, at its own size."""
+    views = [functional.adaptive_avg_pool2d(x, size).relu() for size in (1, 2, 3)]
+    resized = [functional.interpolate(v, x.shape[2:], mode="bilinear") for v in views]
+    return torch.cat([x, *resized], 1)
+
+
+def test_resizing_leaves_the_batch_dynamic(tmp_path: Path) -> None:
+    one, more = torch.randn(2, 3, 6, 6), torch.randn(5, 3, 6, 6)
+    compare(Call(pyramid), tmp_path / "m.onnx", (one,), (more,))
+
+
 def test_names_axes_and_metadata(tmp_path: Path) -> None:
     model = nn.Sequential()
     model.add_module("encoder", nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from awqc.channels.flow import NOT_HOMOGENEOUS, RULES
-from awqc.expand import expand, is_composite, is_functional, trace_call
+from awqc.expand import definition, expand, is_composite, is_functional, trace_call
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -67,7 +67,7 @@ def take_apart(program: Program) -> list[Change]:
             continue
         own = DEFINITIONS.get(target)
         try:
-            inner = trace_call(node, own or target, composite=own is not None)
+            inner = trace_call(node, own or definition(target), composite=own is not None)
         except (RuntimeError, NotImplementedError):
             continue  # one that cannot be traced stays as it is
         opened = not inner.graph.find_nodes(op="call_function", target=target)
