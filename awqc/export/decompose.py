@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
@@ -32,7 +33,20 @@ from awqc.export.attention import attention
 
 aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
-OWN: Decompositions = {aten.scaled_dot_product_attention.default: attention}
+
+
+def subtract_from(x: Tensor, other: float, alpha: float = 1) -> Tensor:
+    """``other - alpha * x``, for `rsub`, whose own definition calls ``sub`` of a number.
+
+    Translators have no form for that if ``x`` is whole and ``other`` is not.
+    """
+    return torch.add(torch.mul(x.to(torch.result_type(x, other)), -alpha), other)
+
+
+OWN: Decompositions = {
+    aten.scaled_dot_product_attention.default: attention,
+    aten.rsub.Scalar: subtract_from,
+}
 """Operations that are always expanded, by functions of ours."""
 KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints})
 """Composite operations that dissolve in tracing, but that translators know as they are."""

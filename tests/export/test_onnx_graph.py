@@ -75,6 +75,8 @@ def test_attention_in_all_its_forms(tmp_path: Path) -> None:
         lambda x: torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y - 1, (x,)),
         lambda x: x + torch.arange(x.shape[0])[:, None],
         lambda x: x.repeat_interleave(2, 1).flip(0).roll(1, 1),
+        lambda x: 1.0 - (x > 0).long() * x.shape[1],
+        lambda x: torch.rsub(x, 1.5, alpha=2),
     ],
 )
 def test_operations_that_need_decomposing(
