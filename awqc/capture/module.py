@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from awqc.capture.agreement import check_agreement, holds_at_other_sizes
 from awqc.capture.exported import path_name, program_from_exported
 from awqc.capture.failure import explain_failure, model_line, quiet_torch
+from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.errors import UsageError
 from awqc.program import Program
 
@@ -46,7 +47,9 @@ def capture_module(
     The first axis of every tensor input is dynamic where the model allows it; an axis
     named in ``dynamic`` must come out dynamic. The graph is compared with the module on the
     example and with longer axes; where it only holds for the example's sizes, these are fixed.
-    Wrappers (``DataParallel``, ``torch.compile``) are taken off.
+    Wrappers (``DataParallel``, ``torch.compile``) are taken off. An object among the outputs
+    that torch has no flattening for, such as a dataclass or a cache, comes out as a dict of
+    what it holds.
 
     Raises:
         CaptureError: ``torch.export`` refused the model, with its reason and the line, or
@@ -237,7 +240,7 @@ def _export_any(
     _name_keywords(module, call)
     widened = None if fixed else _widen_batch(call)
     calls = [call] if widened is None else [widened, call]
-    failures = []
+    failures: list[Exception] = []
     for attempt in calls:
         shapes = None if fixed else _dynamic_shapes(module, attempt, dynamic)
         for strict in (False, True):
@@ -251,7 +254,13 @@ def _export_any(
 
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
     with torch.no_grad():
-        return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
+        try:
+            return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
+        except RuntimeError as error:
+            if UNKNOWN not in str(error):
+                raise
+            return_plain_outputs(module)
+            return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
 
 
 def _check_runs(module: nn.Module, call: _Call) -> None:

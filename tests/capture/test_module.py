@@ -226,10 +226,26 @@ class Pair:
     second: Tensor
 
 
-def test_unknown_output_type_says_what_to_do() -> None:
-    net = Net(lambda n, x, flag, mask: Pair(n.l(x), x))
-    with pytest.raises(CaptureError, match="register_dataclass"):
-        capture_module(net, (torch.randn(3, 8),))
+class Cache:
+    """An object that torch has no flattening for."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.layers = [Pair(keys, keys + 1)]
+        self.filled = True
+
+
+def test_objects_come_out_as_dicts() -> None:
+    net = Net(lambda n, x, flag, mask: (Pair(n.l(x), x), Cache(x)))
+    program = capture_module(net, (torch.randn(3, 8),))
+    assert program.outputs == (
+        "output_0_first", "output_0_second", "output_1_layers_0_first",
+        "output_1_layers_0_second",
+    )
+
+
+def test_unknown_input_type_is_refused() -> None:
+    with pytest.raises(CaptureError, match="could not be captured"):
+        capture_module(Net(_data_dependent), {"x": torch.randn(3, 8), "mask": Cache(torch.randn(2))})
 
 
 def _counting(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:
