@@ -83,12 +83,34 @@ HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 STAGES = ("hidden_sizes", "embed_dims", "dims", "channels", "encoder_hidden_sizes")
 
 
-def shrunken(cls: type[Any], deep: bool = True) -> Any:
-    """A configuration of class ``cls``, made small; with ``deep``, a backbone of any class too."""
-    return cls(**_fields(cls, deep))
+GRID = ("image_size", "patch_size", "window_size")
+ATTEMPTS: tuple[tuple[bool, tuple[str, ...]], ...] = (
+    (True, ()),
+    (True, ("window_size",)),
+    (True, GRID),
+    (True, STAGES),
+    (True, ("hidden_size", "embedding_size", "hidden_dim", "d_model")),
+    (True, (*GRID, *STAGES, "hidden_size", "embedding_size", "embed_dim", "num_mel_bins")),
+    (False, ()),
+)
+"""What to try: whether to shrink a backbone of any class too, and the fields to leave alone.
+
+Sizes that must agree with others, which only the model knows, may not be shrunk alone.
+"""
 
 
-def _fields(cls: type[Any], deep: bool) -> dict[str, Any]:
+def shrunken(cls: type[Any], deep: bool = True, alone: tuple[str, ...] = ()) -> Any:
+    """A configuration of class ``cls``, made small; see `ATTEMPTS`."""
+    return cls(**_fields(cls, deep, alone))
+
+
+def _fields(cls: type[Any], deep: bool, alone: tuple[str, ...]) -> dict[str, Any]:
+    """The fields to give to ``cls``."""
+    fields = _all_fields(cls, deep, alone)
+    return {name: value for name, value in fields.items() if name not in alone}
+
+
+def _all_fields(cls: type[Any], deep: bool, alone: tuple[str, ...]) -> dict[str, Any]:
     default = cls()
     given = default.to_dict()
     fields: dict[str, Any] = {
@@ -118,5 +140,5 @@ def _fields(cls: type[Any], deep: bool) -> dict[str, Any]:
     for name, kind in getattr(cls, "sub_configs", {}).items():
         inner = getattr(default, name, None)
         if inner is not None and (deep or kind.__name__ != "AutoConfig"):
-            fields[name] = {**_fields(type(inner), deep), "model_type": inner.model_type}
+            fields[name] = {**_fields(type(inner), deep, alone), "model_type": inner.model_type}
     return fields

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import zoo_timm
-from benchmarks.zoo_configs import shrunken
+from benchmarks.zoo_configs import ATTEMPTS, shrunken
 
 Built = tuple[nn.Module, dict[str, Tensor] | tuple[Tensor, ...]]
 TASKS = {
@@ -28,7 +28,8 @@ TASKS = {
     "zero-shot-image": "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
     "image": "MODEL_FOR_IMAGE_MAPPING_NAMES",
 }
-MAX_PARAMETERS = 60_000_000
+MAX_PARAMETERS = 70_000_000
+TEXT = ("input_ids", "attention_mask", "decoder_input_ids")
 FIRST = (
     "causal-lm/llama", "causal-lm/gemma", "causal-lm/gemma2", "causal-lm/gpt2",
     "causal-lm/gpt_neox", "causal-lm/bloom", "causal-lm/falcon", "causal-lm/opt",
@@ -97,22 +98,42 @@ def _transformer(task: str, kind: str) -> Built:
 
     known = getattr(modeling_auto, TASKS[task])[kind]
     cls = getattr(transformers, known if isinstance(known, str) else known[0])
-    try:
-        return _running(cls, shrunken(CONFIG_MAPPING[kind]))
-    except Exception:  # noqa: BLE001 - a backbone that does not shrink stays as it is
-        return _running(cls, shrunken(CONFIG_MAPPING[kind], deep=False))
+    failure: Exception | None = None
+    for deep, alone in ATTEMPTS:
+        try:
+            return _running(cls, shrunken(CONFIG_MAPPING[kind], deep, alone))
+        except Exception as error:  # noqa: BLE001 - whatever keeps this attempt from running
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def _running(cls: type[Any], config: Any) -> Built:
-    """A model that has run on its example inputs."""
+    """A model that has run on its example inputs: all that it takes, or fewer."""
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in cls(config).parameters())
     if size > MAX_PARAMETERS:
         raise ValueError(f"the shrunken configuration still has {size:,} parameters")
-    model, inputs = cls(config).eval(), _inputs(cls, config)
-    with torch.no_grad():
-        model(**inputs)
-    return model, inputs
+    model, given = cls(config).eval(), _inputs(cls, config)
+    failure: Exception | None = None
+    for without in ((), ("pixel_values", "input_features", "input_values"), TEXT, ("input_values",)):
+        inputs = {key: value for key, value in given.items() if key not in without}
+        for chosen in (inputs, _frames_first(inputs)):
+            try:
+                with torch.no_grad():
+                    model(**chosen)
+            except Exception as error:  # noqa: BLE001 - the model decides what fits
+                failure = failure or error
+            else:
+                return model, chosen
+    assert failure is not None
+    raise failure
+
+
+def _frames_first(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``inputs`` with sound as ``(batch, frames, bands)``."""
+    name = "input_features"
+    return {**inputs, name: inputs[name].transpose(1, 2)} if name in inputs else inputs
 
 
 def _inputs(cls: type[Any], config: Any) -> dict[str, Tensor]:
