@@ -28,6 +28,7 @@ TASKS = {
     "zero-shot-image": "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
     "image": "MODEL_FOR_IMAGE_MAPPING_NAMES",
 }
+SIGNALS = ("pixel_values", "input_features", "input_values")
 MAX_PARAMETERS = 70_000_000
 TEXT = ("input_ids", "attention_mask", "decoder_input_ids")
 FIRST = (
@@ -116,7 +117,7 @@ def _running(cls: type[Any], config: Any) -> Built:
         raise ValueError(f"the shrunken configuration still has {size:,} parameters")
     model, given = cls(config).eval(), _inputs(cls, config)
     failure: Exception | None = None
-    for without in ((), ("pixel_values", "input_features", "input_values"), TEXT, ("input_values",)):
+    for without in ((), SIGNALS, TEXT, ("input_values",)):
         inputs = {key: value for key, value in given.items() if key not in without}
         for chosen in (inputs, _frames_first(inputs)):
             try:

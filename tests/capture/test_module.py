@@ -245,7 +245,7 @@ def test_objects_come_out_as_dicts() -> None:
 
 def test_unknown_input_type_is_refused() -> None:
     with pytest.raises(CaptureError, match="could not be captured"):
-        capture_module(Net(_data_dependent), {"x": torch.randn(3, 8), "mask": Cache(torch.randn(2))})
+        capture_module(Net(_data_dependent), (torch.randn(3, 8), Cache(torch.randn(2))))
 
 
 def _counting(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:
