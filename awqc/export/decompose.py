@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
@@ -30,6 +30,7 @@ from awqc.expand import (
     trace_call,
 )
 from awqc.export.attention import attention
+from awqc.export.shared_heads import share_heads
 
 aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
@@ -70,11 +71,16 @@ class LocalProgram(ExportedProgram):
             return whole
         defaults = torch.export.default_decompositions()
         waiting = deque(self.graph.nodes)
+        sizes: dict[Any, Node] = {}
         while waiting:
             node = waiting.popleft()
+            if _replaced_size(node, sizes):
+                continue
             if node.target is aten.view.default:
                 # A view asks for strides that an expanded node need not have.
                 node.target = aten.reshape.default
+            if node.target is aten.scaled_dot_product_attention.default:
+                share_heads(node)
             if node.target in OWN:
                 waiting.extendleft(reversed(expand(node, trace_call(node, OWN[node.target]))))
             elif _needs_expanding(node, decomp_table, defaults):
@@ -98,6 +104,18 @@ class LocalProgram(ExportedProgram):
             spec.arg.name = result.name
             results.append(result)
         output.args = (tuple(results),)
+
+
+def _replaced_size(node: Node, sizes: dict[Any, Node]) -> bool:
+    """Let the first node that computes a size serve for all; ``sizes``: those by expression."""
+    size = node.meta.get("val")
+    if node.op != "call_function" or not isinstance(size, SymInt):
+        return False
+    known = sizes.setdefault(size.node.expr, node)
+    if known is not node:
+        node.replace_all_uses_with(known)
+        node.graph.erase_node(node)
+    return known is not node
 
 
 def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,20 @@ def pyramid(x: Tensor) -> Tensor:
 def test_resizing_leaves_the_batch_dynamic(tmp_path: Path) -> None:
     one, more = torch.randn(2, 3, 6, 6), torch.randn(5, 3, 6, 6)
     compare(Call(pyramid), tmp_path / "m.onnx", (one,), (more,))
+
+
+def test_onnxruntime_knows_a_norm_written_out(tmp_path: Path) -> None:
+    weight = torch.rand(8) + 0.5
+
+    def norm(x: Tensor) -> Tensor:
+        return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)) + 1
+
+    compare(Call(norm), tmp_path / "m.onnx", (torch.randn(4, 8),), (torch.randn(3, 8),))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(tmp_path / "m.onnx", options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    assert [node.op_type for node in nodes] == ["SimplifiedLayerNormalization", "Add"]
 
 
 def test_names_axes_and_metadata(tmp_path: Path) -> None:
