@@ -3,17 +3,18 @@
     python -m benchmarks.width            # writes benchmarks/results/width.json
 
 4 layers of width 2048, random weights, groups of 128. CPU time of one thread: the float ONNX, the
-portable QDQ form and onnxruntime's own form, in turns; then, from onnxruntime's profile, the
-share of its low-bit products and of attention (all between the products that make queries, keys
-and values and the one behind) in a decoding step.
+portable QDQ form and onnxruntime's own form, in turns; then a decoding step against what
+onnxruntime's profile has for its low-bit products and for attention (all between the products
+that make queries, keys and values and the one behind).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
-from collections import defaultdict
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,31 @@ def attention_nodes(path: Path) -> set[str]:
 
 
 def shares(path: Path, past: int, folder: Path) -> dict[str, float]:
-    """Milliseconds of one decoding step by kind of node, each node's fastest of `PROFILED` runs."""
+    """Milliseconds of one decoding step (``step``), and of its kinds of nodes in a profile.
+
+    A profiled session and a plain one take turns, `PROFILED` runs each; medians of both.
+    """
     optimized = folder / "optimized.onnx"
-    model = session(path, profile=folder / "profile", optimized=optimized)
-    run = runner(model, feeds(model, 1, past))
+    models = [session(path), session(path, profile=folder / "profile", optimized=optimized)]
+    plain, profiled = (runner(model, feeds(model, 1, past)) for model in models)
+    steps = []
     for _ in range(PROFILED):
-        run()
-    events = json.loads(Path(model.end_profiling()).read_text())
-    fastest: dict[tuple[str, str], float] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            key = (event["name"].removesuffix("_kernel_time"), event["args"]["op_name"])
-            fastest[key] = min(fastest.get(key, float("inf")), event["dur"])
+        plain()
+        started = time.perf_counter()
+        plain()
+        steps.append((time.perf_counter() - started) * 1000)
+        profiled()
     attention = attention_nodes(optimized)
-    totals: dict[str, float] = defaultdict(float)
-    for (name, kind), microseconds in fastest.items():
-        part = "products" if kind == PRODUCT else "attention" if name in attention else "rest"
-        totals[part] += microseconds / 1000
-    return dict(totals)
+    runs = [dict.fromkeys(("products", "attention", "rest"), 0.0)]
+    for event in json.loads(Path(models[1].end_profiling()).read_text()):
+        if event["name"] == "model_run":
+            runs.append(dict.fromkeys(runs[0], 0.0))
+        elif event["name"].endswith("_kernel_time"):
+            name, kind = event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
+            part = "products" if kind == PRODUCT else "attention" if name in attention else "rest"
+            runs[-1][part] += event["dur"] / 1000
+    parts = {part: statistics.median(run[part] for run in runs[1:-1]) for part in runs[0]}
+    return {"step": statistics.median(steps), **parts}
 
 
 def measure(paths: dict[str, Path], tokens: int, past: int, turns: int) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def main() -> None:
         "decode": {"past": given.past, **decode},
         "prefill": {"tokens": given.prompt, **prefill},
         "decode_parts_ms": parts,
-        "decode_over_products_and_attention": decode["cpu_ms"]["ort"] / bare,
+        "decode_over_products_and_attention": parts["step"] / bare,
         "environment": environment(),
     }
     print(json.dumps(result, indent=2))
