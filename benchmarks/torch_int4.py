@@ -3,7 +3,7 @@
     python -m benchmarks.torch_int4          # writes results/torch_int4.json
 
 A stack of layers of hidden size 2048 (gated, 5632 wide inside; random weights, groups of 128,
-rounded to nearest), on 1 and on 16 rows. All forms run the same captured graph on the same input,
+rounded to nearest), on 1, 16 and 128 rows. All forms run the same captured graph on the same input,
 in turns: in float32, in bfloat16, dequantizing at each run (float32), and with the kernel.
 Milliseconds are medians; ``least_ms`` the shortest runs, which a busy machine disturbs least.
 """
@@ -33,7 +33,7 @@ from awqc.report.content import environment
 
 RESULTS = Path(__file__).parent / "results" / "torch_int4.json"
 HIDDEN, INNER = 2048, 5632
-ROWS = (1, 16)
+ROWS = (1, 16, 128)
 
 
 class Layer(nn.Module):

@@ -1,4 +1,4 @@
-"""Compiled models in torch, with its own int4 kernels."""
+"""Compiled models in torch, with its own low-bit kernels."""
 
 from __future__ import annotations
 
@@ -70,9 +70,35 @@ def test_products_that_fit_run_in_the_kernel(options: dict[str, Any], tmp_path: 
 
 
 def test_other_widths_are_told(tmp_path: Path) -> None:
-    _, model = compiled(tmp_path / "out", bits=8)
+    _, model = compiled(tmp_path / "out", bits=2, group_size=64)
     assert model.fast == ()
-    assert model.portable["wide.weight"] == "8 bits; the kernel takes 4"
+    assert model.portable["wide.weight"] == "2 bits; the kernel takes 4"
+
+
+def test_products_of_8_bits_with_a_scale_a_row_read_codes(tmp_path: Path) -> None:
+    result, model = compiled(tmp_path / "out", bits=8, group_size=-1, symmetric=True)
+    assert model.fast == ("wide.weight", "odd.weight")
+    assert model.portable["narrow.weight"] == "24 columns; the kernel takes multiples of 32"
+    for size in (1, 7):  # one more and one less than the kernel is for
+        x = torch.randn(size, 7, 128)
+        (found,) = model.run({model.inputs[0].name: x})
+        assert 0 < relative(found, result.graph_module(x)) < BFLOAT16
+    _, grouped = compiled(tmp_path / "grouped", bits=8, symmetric=True, group_size=64)
+    assert grouped.portable["wide.weight"] == "8 bits with 2 groups a row; the kernel takes one"
+    _, shifted = compiled(tmp_path / "shifted", bits=8, group_size=-1)
+    assert "the kernel takes symmetric weights" in shifted.portable["wide.weight"]
+
+
+def test_nothing_is_dequantized_at_a_run(tmp_path: Path) -> None:
+    save_decoder("llama", tmp_path / "model", num_hidden_layers=1, tie_word_embeddings=True)
+    _, result = compile_folder(tmp_path / "model", formats=("pt2",))
+    model = load_torch_int4(result.save(tmp_path / "out"))
+    assert len(model.fast) == 7
+    assert list(model.portable) == ["model.layers.0.mlp.down_proj.weight"]
+    tensors = dict(model.graph_module.named_buffers())
+    assert sum(tensor.dtype is torch.int8 for tensor in tensors.values()) == 1  # table and head
+    assert not any(name.endswith(".packed") for name in tensors)
+    assert not any("rshift" in node.name for node in model.graph_module.graph.nodes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -82,7 +108,7 @@ def test_a_decoder_runs_under_the_names_of_its_onnx(dtype: str, tmp_path: Path) 
     model = awqc.load(result.save(tmp_path / "out"), backend="torch-int4")
     assert [spec.name for spec in model.inputs] == [spec.name for spec in program.inputs]
     assert model.states == program.states
-    assert len(model.fast) == 6
+    assert len(model.fast) == 7
     batch = token_batch(model, random_ids(2, 11))
     wanted = program.run(token_batch(program, random_ids(2, 11)))[0]
     assert relative(model.run(batch, ["logits"])[0].float(), wanted) < BFLOAT16

@@ -1,4 +1,4 @@
-"""Run the ``model.pt2`` of a compile by torch, its 4-bit products in torch's own kernels."""
+"""Run the ``model.pt2`` of a compile by torch, its low-bit products in torch's own kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.fx import GraphModule
 
-from awqc.backends.torch_int4 import Replaced, use_int4_kernels
+from awqc.backends.torch_kernels import Replaced, use_torch_kernels
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
 from awqc.capture.hf_folder import read_json
@@ -27,13 +27,13 @@ class TorchModel:
         inputs: what `run` takes; dynamic axes by name.
         outputs: names of the outputs, in order.
         states: pairs (input, output) of a key/value cache, by the ecosystem's names.
-        fast: names of the weights that torch's int4 kernel reads.
-        portable: why the other quantized weights are dequantized at each run, by name.
+        fast: names of the weights whose codes torch's kernels read.
+        portable: why the other quantized weights were dequantized, once, by name.
     """
 
     def __init__(self, program: Program) -> None:
         """Take ``program`` over and let it use the kernels."""
-        replaced: Replaced = use_int4_kernels(program)
+        replaced: Replaced = use_torch_kernels(program)
         self._program = program
         self.graph_module: GraphModule = restore_calls(program)
         self.inputs: tuple[InputSpec, ...] = program.inputs
