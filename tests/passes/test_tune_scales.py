@@ -104,3 +104,16 @@ def test_logits_count_by_divergence_and_others_by_their_size() -> None:
     )
     assert float(distance(program, {}, (now,), (then,))) == pytest.approx(float(expected))
     assert float(distance(program, {}, (then,), (then,))) == 0
+
+
+def test_the_gradient_of_divergence_is_autograds() -> None:
+    program = quantized(1)
+    program.head_outputs = program.outputs
+    now, then = torch.randn(2, 70, 24, requires_grad=True), torch.randn(2, 70, 24)
+    (3 * distance(program, {}, (now,), (then,))).backward()
+    plain = now.detach().clone().requires_grad_()
+    logs = plain.flatten(0, 1).log_softmax(-1), then.flatten(0, 1).log_softmax(-1)
+    (3 * nn.functional.kl_div(*logs, log_target=True, reduction="batchmean")).backward()
+    assert now.grad is not None
+    assert plain.grad is not None
+    torch.testing.assert_close(now.grad, plain.grad, rtol=1e-4, atol=1e-8)
