@@ -60,13 +60,14 @@ class _Divergence(torch.autograd.Function):
                 torch.sub(log_now.exp_(), likely, out=gradients[part])
         ctx.rows = max(len(now), 1)
         ctx.save_for_backward(gradients)
-        return total / ctx.rows
+        mean: Tensor = total / ctx.rows
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """``(softmax(now) - softmax(then)) / rows``."""
-        kept: Tensor = ctx.saved_tensors[0]
-        return kept.mul_(gradients[0] / ctx.rows), None
+        gradient: Tensor = ctx.saved_tensors[0]
+        return gradient.mul_(gradients[0] / ctx.rows), None
 
 
 def _divergence(now: Tensor, then: Tensor) -> Tensor:
