@@ -11,12 +11,10 @@ import click
 
 from awqc.commands.options import (
     SOURCE_HELP,
+    ModelSource,
     calibration_options,
     load_data,
-    load_model,
     model_options,
-    parse_bits,
-    parse_group_size,
     quantization_options,
 )
 
@@ -104,20 +102,12 @@ Examples:
 @click.option("--dump-dir", type=click.Path(path_type=Path), metavar="DIR",
               help="Write the graph after each pass into DIR.")
 def command(
-    model: str,
-    inputs: tuple[str, ...],
-    dynamic: tuple[str, ...],
-    trust_pickle: bool,
-    task: str | None,
-    trust_remote_code: bool,
+    source: ModelSource,
+    quantization: dict[str, Any],
     calib: Path | None,
     num_samples: int | None,
     seq_len: int | None,
     seed: int,
-    bits: str,
-    head_bits: str,
-    embed_bits: str,
-    group_size: str,
     output_dir: Path | None,
     partial: bool,
     dry_run: bool,
@@ -139,12 +129,9 @@ def command(
     from awqc.report.terminal import console, print_report
 
     err = console(stderr=True)
-    target = output_dir or default_output(model)
+    target = output_dir or default_output(source.model)
     chosen = {
-        "bits": int(bits),
-        "head_bits": parse_bits(head_bits),
-        "embed_bits": parse_bits(embed_bits),
-        "group_size": parse_group_size(group_size),
+        **quantization,
         "seed": seed,
         "formats": tuple(filter(None, formats.split(","))),
         **options,
@@ -152,35 +139,27 @@ def command(
     parse_options(**chosen)
     check_replaceable(target)
     watch = Watch(err, print_after, print_changed, dump_dir)
-    err.print(f"capturing {model}")
+    err.print(f"capturing {source.model}")
     try:
         with stage("capture …"):
-            program = load_model(
-                model,
-                inputs=inputs,
-                dynamic=dynamic,
-                trust_pickle=trust_pickle,
-                task=task,
-                trust_remote_code=trust_remote_code,
-                calib=calib,
-                seed=seed,
-            )
+            program = source.load(calib, seed)
     except CaptureError as error:
         if not partial:
             raise
         err.print(f"{error}\ncompiling the submodules that can be captured", markup=False)
-        compile_parts(model, target, inputs, trust_pickle, calib, as_json=as_json, **chosen)
+        compile_parts(source, target, calib, as_json=as_json, **chosen)
         return
     if dry_run:
         from awqc.commands.plan import print_plan
+        from awqc.quantization import QuantizationSpec
 
-        print_plan(program, target, as_json, **chosen)
+        print_plan(program, target, as_json, QuantizationSpec(**quantization))
         return
-    data = load_data(program, model, calib, num_samples, seq_len, seed)
+    data = load_data(program, source.model, calib, num_samples, seq_len, seed)
     for note in data.notes:
         err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {note}")
     compiled = compile(
-        program, calib=data, observe=watch.observe, beside=companions(model), **chosen
+        program, calib=data, observe=watch.observe, beside=companions(source.model), **chosen
     )
     if not compiled.report["layers"]:
         err.print("[bold yellow]warning:[/] nothing is quantized: no weight is left to quantize")

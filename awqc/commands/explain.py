@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from awqc.commands.options import SOURCE_HELP, load_model, model_options, quantization_options
+from awqc.commands.options import (
+    SOURCE_HELP,
+    ModelSource,
+    model_options,
+    quantization_options,
+)
 
 
 @click.command(
@@ -19,41 +26,9 @@ every operation that makes or reads the value can take them.
 @model_options
 @quantization_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    model: str,
-    inputs: tuple[str, ...],
-    dynamic: tuple[str, ...],
-    trust_pickle: bool,
-    task: str | None,
-    trust_remote_code: bool,
-    bits: str,
-    head_bits: str,
-    embed_bits: str,
-    group_size: str,
-    symmetric: bool,
-    exclude: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def command(source: ModelSource, quantization: dict[str, Any], as_json: bool) -> None:
     """Explain; the help text is above, since it names the sources."""
-    from awqc.commands.options import parse_bits, parse_group_size
     from awqc.commands.plan import print_plan
+    from awqc.quantization import QuantizationSpec
 
-    program = load_model(
-        model,
-        inputs=inputs,
-        dynamic=dynamic,
-        trust_pickle=trust_pickle,
-        task=task,
-        trust_remote_code=trust_remote_code,
-    )
-    print_plan(
-        program,
-        None,
-        as_json,
-        bits=int(bits),
-        head_bits=parse_bits(head_bits),
-        embed_bits=parse_bits(embed_bits),
-        group_size=parse_group_size(group_size),
-        symmetric=symmetric,
-        exclude=exclude,
-    )
+    print_plan(source.load(), None, as_json, QuantizationSpec(**quantization))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -20,8 +22,50 @@ Hugging Face folder or GGUF file, or package.module:factory, a function that ret
 module (or the pair module, example inputs)."""
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """MODEL and how to load it, as the options of `model_options` say."""
+
+    model: str
+    inputs: tuple[str, ...]
+    dynamic: tuple[str, ...]
+    trust_pickle: bool
+    task: str | None
+    trust_remote_code: bool
+
+    def load(self, calib: Path | None = None, seed: int = 0) -> Program:
+        """Capture MODEL; inputs may come from the calibration data."""
+        from awqc.array_files import read_arrays
+        from awqc.capture.source import load_program
+
+        text = calib is not None and calib.suffix in TEXT_SUFFIXES
+        return load_program(
+            self.model,
+            inputs=self.inputs,
+            calib=None if calib is None or text else read_arrays(calib),
+            dynamic=parse_dynamic(self.dynamic),
+            trust_pickle=self.trust_pickle,
+            seed=seed,
+            task=self.task,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def _gathered(function: F, name: str, keys: Iterable[str], make: Callable[..., Any]) -> F:
+    """``function`` with ``make(**options)`` of the options ``keys`` as its argument ``name``."""
+
+    @wraps(function)
+    def gathering(**options: Any) -> Any:
+        mine = {key: options.pop(key) for key in keys}
+        return function(**options, **{name: make(**mine)})
+
+    return cast("F", gathering)
+
+
 def model_options(function: F) -> F:
-    """MODEL and how to load it."""
+    """MODEL and how to load it: the argument ``source``, a `ModelSource`."""
+    keys = [field.name for field in fields(ModelSource)]
+    function = _gathered(function, "source", keys, ModelSource)
     for option in (
         click.option("--trust-remote-code", is_flag=True,
                      help="Let a Hugging Face folder run its own Python files."),
@@ -41,7 +85,9 @@ def model_options(function: F) -> F:
 
 
 def quantization_options(function: F) -> F:
-    """Bits, groups and what is left alone."""
+    """Bits, groups and what is left alone: the argument ``quantization``, fields of a spec."""
+    keys = ("bits", "group_size", "symmetric", "exclude", "head_bits", "embed_bits")
+    function = _gathered(function, "quantization", keys, _parse_quantization)
     for option in (
         click.option("--embed-bits", type=click.Choice(["8", "none"]), default="8",
                      show_default=True, help="Width of embedding tables."),
@@ -76,6 +122,19 @@ def calibration_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def _parse_quantization(
+    bits: str, group_size: str, head_bits: str, embed_bits: str, **rest: Any
+) -> dict[str, Any]:
+    """Fields of `awqc.quantization.QuantizationSpec`."""
+    return {
+        "bits": int(bits),
+        "group_size": parse_group_size(group_size),
+        "head_bits": parse_bits(head_bits),
+        "embed_bits": parse_bits(embed_bits),
+        **rest,
+    }
 
 
 def parse_bits(text: str) -> int:
@@ -115,34 +174,6 @@ def parse_dynamic(items: tuple[str, ...]) -> dict[str, dict[int, str]]:
             raise UsageError(f"--dynamic {item!r}: write NAME:AXIS or NAME:AXIS=LABEL, as x:1=seq")
         axes.setdefault(name, {})[int(axis)] = label or f"{name}_axis_{axis}"
     return axes
-
-
-def load_model(
-    model: str,
-    *,
-    inputs: tuple[str, ...],
-    dynamic: tuple[str, ...],
-    trust_pickle: bool,
-    task: str | None,
-    trust_remote_code: bool,
-    calib: Path | None = None,
-    seed: int = 0,
-) -> Program:
-    """Capture MODEL; inputs may come from the calibration data."""
-    from awqc.array_files import read_arrays
-    from awqc.capture.source import load_program
-
-    text = calib is not None and calib.suffix in TEXT_SUFFIXES
-    return load_program(
-        model,
-        inputs=inputs,
-        calib=None if calib is None or text else read_arrays(calib),
-        dynamic=parse_dynamic(dynamic),
-        trust_pickle=trust_pickle,
-        seed=seed,
-        task=task,
-        trust_remote_code=trust_remote_code,
-    )
 
 
 def load_data(

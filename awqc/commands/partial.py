@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,26 @@ from torch import Tensor
 from awqc.array_files import read_arrays
 from awqc.capture.module import ExampleInputs, split_example
 from awqc.capture.source import load_source
+from awqc.commands.options import ModelSource
 from awqc.errors import UsageError
 from awqc.partial import compile_partial
 from awqc.report.terminal import console
 
 
 def compile_parts(
-    model: str,
-    target: Path,
-    inputs: Sequence[str],
-    trust_pickle: bool,
-    calib: Path | None,
-    *,
-    as_json: bool,
-    **options: Any,
+    source: ModelSource, target: Path, calib: Path | None, *, as_json: bool, **options: Any
 ) -> None:
-    """Compile the submodules of ``model`` that can be captured, into ``target``."""
+    """Compile the submodules of ``source`` that can be captured, into ``target``."""
     arrays = None if calib is None else read_arrays(calib)
-    source = load_source(
-        model, inputs=inputs, calib=arrays, trust_pickle=trust_pickle, seed=options["seed"]
+    loaded = load_source(
+        source.model,
+        inputs=source.inputs,
+        calib=arrays,
+        trust_pickle=source.trust_pickle,
+        seed=options["seed"],
     )
-    batches = [] if arrays is None else _batches(arrays, source.example, str(calib))
-    result = compile_partial(
-        source.module, source.example, batches, output_dir=target, **options
-    )
+    batches = [] if arrays is None else _batches(arrays, loaded.example, str(calib))
+    result = compile_partial(loaded.module, loaded.example, batches, output_dir=target, **options)
     if as_json:
         click.echo(json.dumps(result.report, indent=2, allow_nan=False))
         return

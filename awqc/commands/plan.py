@@ -42,24 +42,11 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
 
 
 def print_plan(
-    program: Program,
-    target: Path | None,
-    as_json: bool,
-    *,
-    bits: Any = 4,
-    group_size: int | str = "auto",
-    symmetric: bool = False,
-    exclude: tuple[str, ...] = (),
-    head_bits: int = 8,
-    embed_bits: int = 8,
-    **_: Any,
+    program: Program, target: Path | None, as_json: bool, spec: QuantizationSpec
 ) -> None:
     """Print the plan for ``program``: as JSON, or for people."""
     from awqc.report.terminal import console, print_sites
 
-    spec = QuantizationSpec(
-        bits, group_size, symmetric, tuple(exclude), head_bits, embed_bits
-    )
     plan = make_plan(program, spec)
     if as_json:
         click.echo(json.dumps(plan, indent=2))
