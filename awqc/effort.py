@@ -57,8 +57,8 @@ class Effort:
 
 EFFORTS = {
     "fast": Effort("nearest"),
-    "default": Effort("gptq", tuning={"share": 0.1}),
-    "best": Effort("gptq", sweeps=1, tuning={"rate": 2e-3, "step": 2}),
+    "default": Effort("gptq", tuning={"share": 0.16}),
+    "best": Effort("gptq", sweeps=1, tuning={"step": 2}),
 }
 
 

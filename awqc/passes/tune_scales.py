@@ -49,7 +49,7 @@ class TuneScales:
 
     share: float = 1.0
     step: int = 1
-    rate: float = 1e-3
+    rate: float = 2e-3
     name: ClassVar[str] = "tune-scales"
     keeps_output: ClassVar[bool] = False
 
