@@ -305,7 +305,7 @@ class Program:
         used = {str(n.target) for n in self.graph.nodes if n.op in ("get_attr", "call_module")}
         for owner_name, owner in list(self.graph_module.named_modules()):
             prefix = f"{owner_name}." if owner_name else ""
-            if any(prefix == f"{name}." for name in used):
+            if owner_name in used:
                 continue
             for leaf in [*owner._parameters, *owner._buffers]:
                 if prefix + leaf not in used:

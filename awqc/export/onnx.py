@@ -25,7 +25,14 @@ from torch.export import ExportedProgram
 from awqc.errors import ExportError, UsageError
 from awqc.export.exported import Lowered, lower
 from awqc.export.onnx_codes import TWO_BIT_OPSET
-from awqc.export.onnx_tidy import axis_names, name_nodes, rename_axes, simplify, strip_metadata
+from awqc.export.onnx_tidy import (
+    axis_names,
+    keep_padding,
+    name_nodes,
+    rename_axes,
+    simplify,
+    strip_metadata,
+)
 from awqc.export.onnx_weights import WeightPlacer
 from awqc.program import Program
 from awqc.unscaled import cell_weights, quantized_names
@@ -86,6 +93,7 @@ def export_onnx(
     opset = _resolve_opset(opset, lowered)
     model = _translate(program, lowered, opset)
     simplify(model)
+    keep_padding(model)
     name_nodes(model)
     strip_metadata(model)
     rename_axes(model, axis_names(program))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript import optimizer
@@ -52,6 +53,30 @@ def _divide_by_roots(graph: Any) -> None:
                 product.replace_input_with(1, root)
         if not inverse.outputs[0].uses() and not inverse.outputs[0].is_graph_output():
             graph.remove(inverse, safe=True)
+
+
+def keep_padding(model: Any) -> None:
+    """``MaxPool(Pad(x))  ->  MaxPool(Max(Pad(x), -inf))``.
+
+    onnxruntime gives a pool the padding of the ``Pad`` before it. That pads with zeros and a
+    maximum with minus infinity: the result would be wrong where all of a window is negative.
+    """
+    for node in list(_all_nodes(model)):
+        padded = node.inputs[0] if node.op_type == "MaxPool" else None
+        maker = None if padded is None else padded.producer()
+        if maker is None or maker.op_type != "Pad" or padded.dtype is None:
+            continue
+        lowest = ir.tensor(np.array(-np.inf, dtype=padded.dtype.numpy()), name=f"{padded.name}.low")
+        low = ir.Value(
+            name=lowest.name, type=ir.TensorType(padded.dtype), shape=ir.Shape([]),
+            const_value=lowest,
+        )
+        node.graph.register_initializer(low)
+        kept = ir.node("Max", [padded, low])
+        kept.outputs[0].dtype, kept.outputs[0].shape = padded.dtype, padded.shape
+        kept.metadata_props.update(maker.metadata_props)
+        node.graph.insert_before(node, kept)
+        node.replace_input_with(0, kept.outputs[0])
 
 
 def name_nodes(model: Any) -> None:

@@ -56,6 +56,8 @@ class Canonicalize:
             fold_batch_norms,
             give_norms_weights,
         ):
-            changes += rewrite(program)
-            program.tidy()
+            made = rewrite(program)
+            if made:
+                program.tidy()
+            changes += made
         return changes

@@ -112,6 +112,14 @@ def test_onnxruntime_knows_a_norm_written_out(tmp_path: Path) -> None:
     assert [node.op_type for node in nodes] == ["SimplifiedLayerNormalization", "Add"]
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_zeros_around_a_pool_stay_zeros(padding: int, tmp_path: Path) -> None:
+    def pool(x: Tensor) -> Tensor:
+        return functional.max_pool2d(functional.pad(x, (1, 1, 1, 1)), 3, 2, padding)
+
+    compare(Call(pool), tmp_path / "m.onnx", (torch.randn(2, 3, 8, 8) - 2,))
+
+
 def test_names_axes_and_metadata(tmp_path: Path) -> None:
     model = nn.Sequential()
     model.add_module("encoder", nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)))
