@@ -87,6 +87,7 @@ class Flow:
         self.labels: dict[Node, Tensor] = {}
         self.pins: list[tuple[int, str]] = []
         self._came_from: dict[Node, Node | None] = {}
+        self._active: dict[Node, tuple[Tensor, int, Tensor]] = {}
         self._queue: dict[Node, None] = {}
         self._choices: dict[Node, None] = {}
         self._current: Node | None = None
@@ -95,7 +96,11 @@ class Flow:
     def get(self, node: Any) -> Tensor:
         """Active labels of ``node`` (rank kept); zeros where it is unscaled."""
         if node in self.labels:
-            return self.classes.active(self.labels[node])
+            labels, version = self.labels[node], self.classes.version
+            known = self._active.get(node)
+            if known is None or known[0] is not labels or known[1] != version:
+                known = self._active[node] = (labels, version, self.classes.active(labels))
+            return known[2]
         return torch.zeros((1,) * len(node.meta["val"].shape), dtype=torch.int64)
 
     def owner(self, node: Node) -> Node:
@@ -115,6 +120,9 @@ class Flow:
         labels = fit(self.classes, labels, shape)
         known = self.labels.get(node)
         if known is not None:
+            active = self.get(node)
+            if labels.shape == active.shape and torch.equal(labels, active):
+                return
             labels, known = torch.broadcast_tensors(labels, known)
             self.classes.merge(labels, known)
             labels = torch.where(known != 0, known, labels)

@@ -21,6 +21,7 @@ class ScaleClasses:
 
     Attributes:
         conflicts: how many pairs were pinned because a scale met an inverse or a power.
+        version: changes whenever a class does.
     """
 
     def __init__(self, count: int) -> None:
@@ -30,13 +31,16 @@ class ScaleClasses:
         """
         self.count = count
         self._roots = torch.arange(PINNED + 1 + 2 * count)
+        self._update_signed()
         self.conflicts = 0
+        self.version = 0
 
     def copy(self) -> ScaleClasses:
         """An independent copy."""
         other = ScaleClasses(0)
         other.count = self.count
         other._roots = self._roots.clone()
+        other._update_signed()
         other.conflicts = self.conflicts
         return other
 
@@ -46,7 +50,7 @@ class ScaleClasses:
 
     def canonical(self, labels: Tensor) -> Tensor:
         """``labels`` with each scale replaced by the representative of its class."""
-        return labels.sign() * self._roots[labels.abs()]
+        return self._signed[labels + self._roots.numel() - 1]
 
     def active(self, labels: Tensor) -> Tensor:
         """`canonical` labels, with pinned ones as 0."""
@@ -103,6 +107,12 @@ class ScaleClasses:
         whole = self._roots[PINNED + 1 : PINNED + 1 + self.count]
         halves = torch.where(whole == PINNED, PINNED, whole + self.count)
         self._roots[PINNED + 1 + self.count :] = halves
+        self.version += 1
+        self._update_signed()
+
+    def _update_signed(self) -> None:
+        """Representatives of the labels from the most negative on."""
+        self._signed = torch.cat([-self._roots.flip(0), self._roots[1:]])
 
     def _join(self, left: Tensor, right: Tensor) -> None:
         """Make one class of each pair: all take the smallest index that they are joined to."""

@@ -29,6 +29,7 @@ class Shapes:
         self._small = small
         self._constants = constants or {}
         self._sizes: dict[sympy.Symbol, int] = {}
+        self._worked_out: dict[sympy.Expr, int] = {}
         self._shapes: dict[Node, tuple[int, ...]] = {}
         self.sources: dict[Node, list[Tensor] | None] = {}
 
@@ -38,9 +39,12 @@ class Shapes:
             if not self._small and value.node.has_hint():
                 return int(value.node.hint)
             expression = value.node.expr
+            if expression in self._worked_out:
+                return self._worked_out[expression]
             for symbol in sorted(expression.free_symbols, key=str):
                 self._choose(symbol, value.node.shape_env)
-            return int(expression.subs(self._sizes))
+            self._worked_out[expression] = int(expression.subs(self._sizes))
+            return self._worked_out[expression]
         return int(value)
 
     def shape(self, node: Node) -> tuple[int, ...]:
