@@ -32,6 +32,7 @@ class Block(nn.Module):
         self.down = nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, tokens, WIDTH)`` to the same."""
         y = self.norm(x)
         q, k, v = (
             part(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (self.q, self.k, self.v)

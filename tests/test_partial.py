@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from awqc.compiler import compile as compile_model
 from awqc.errors import CaptureError, UsageError
 from awqc.partial import compile_partial
+from tests.test_cli import awqc
 
 
 class Block(nn.Module):
@@ -91,3 +92,41 @@ def test_nothing_traces() -> None:
 
     with pytest.raises(CaptureError, match="No submodule with weights"):
         compile_partial(Bad(), (torch.randn(2, 8),))
+
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.body(x)
+        if x.abs().max() > 1e6:
+            x = x / 2
+        return self.head(x)
+
+def make():
+    torch.manual_seed(0)
+    return Branching()
+"""
+
+
+def test_the_command_compiles_the_blocks(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SOURCE)
+    result = awqc(
+        "compile", "net:make", "--input", "x=float32[3,32]", "--partial", "-o", "out",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "if x.abs().max() > 1e6:" in result.stderr
+    assert "compiled body: 2 weights" in result.stdout
+    assert "compiled head: 1 weights" in result.stdout
+    assert (tmp_path / "out" / "model.pt").exists()
+    whole = awqc("compile", "net:make", "--input", "x=float32[3,32]", cwd=tmp_path)
+    assert whole.returncode == 1
+    assert "--partial" in whole.stderr

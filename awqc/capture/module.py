@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from awqc.capture.agreement import check_agreement, holds_at_other_sizes
 from awqc.capture.exported import path_name, program_from_exported
@@ -136,8 +137,34 @@ def _own(module: nn.Module, copy: bool) -> nn.Module:
             f"{type(module).__name__}: the weight {meta[0]!r} is on the meta device and has "
             "no values; load the weights first"
         )
+    _check_float(module, tensors)
     owned = deepcopy(module, _computed(module)) if copy else module
     return owned.eval().requires_grad_(False)
+
+
+QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Where torch keeps the modules that hold integer weights."""
+
+
+def _check_float(module: nn.Module, tensors: Sequence[tuple[str, Tensor]]) -> None:
+    """Refuse a model that is quantized already, with the place."""
+    found = [
+        (f"the module {path!r}", type(part))
+        for path, part in module.named_modules()
+        if type(part).__module__.startswith(QUANTIZED_MODULES)
+    ]
+    found += [
+        (f"the weight {name!r}", type(value))
+        for name, value in tensors
+        if value.is_quantized or is_traceable_wrapper_subclass(value)
+    ]
+    if found:
+        where, kind = found[0]
+        raise UsageError(
+            f"{type(module).__name__}: {where} is a {kind.__module__}.{kind.__name__}: quantized "
+            "already, or no plain tensor. awqc quantizes float weights: give the model as it was "
+            "before"
+        )
 
 
 def _computed(module: nn.Module) -> dict[int, Tensor]:

@@ -253,6 +253,47 @@ def _counting(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:
     return net.l(x)  # type: ignore[no-any-return]
 
 
+class Wrapped(torch.Tensor):
+    """A tensor that keeps codes in place of its values, as quantizing libraries make them."""
+
+    @staticmethod
+    def __new__(cls, codes: Tensor) -> Wrapped:
+        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+            cls, codes.shape, dtype=torch.float32
+        )
+
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = codes
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["codes"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], *_: Any) -> Wrapped:
+        return Wrapped(inner["codes"])
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return cls(args[0].codes) if func is torch.ops.aten.detach.default else NotImplemented
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_what_is_quantized_already_is_named() -> None:
+    from torch.ao.nn.quantized.dynamic import Linear
+
+    net = nn.Sequential(nn.Linear(8, 8))
+    net.add_module("inner", nn.Sequential(Linear(8, 4)))
+    with pytest.raises(UsageError, match=r"the module 'inner.0' is a .*Linear: quantized already"):
+        capture_module(net, (torch.randn(2, 8),))
+    codes = Wrapped(torch.zeros(8, 8, dtype=torch.int8))
+    net[0].weight = nn.Parameter(codes, requires_grad=False)
+    del net.inner
+    with pytest.raises(UsageError, match=r"the weight '0.weight' is a .*Wrapped: quantized"):
+        capture_module(net, (torch.randn(2, 8),))
+
+
 def test_hidden_state_is_refused() -> None:
     with pytest.raises(UnsupportedGraphError, match="writes to the buffer 'count'"):
         capture_module(Net(_counting), (torch.randn(2, 8),))
