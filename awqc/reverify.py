@@ -8,10 +8,14 @@ import torch
 
 from awqc.array_files import read_arrays
 from awqc.calibration import CalibrationData, load_calibration, synthetic
+from awqc.capture.compiled import ARCHIVE, load_compiled
+from awqc.capture.hf_folder import HFFolder
 from awqc.capture.source import load_program
 from awqc.errors import UsageError
 from awqc.onnx_session import MODEL, TUNED
 from awqc.program import Program
+from awqc.text import FEWEST_SAMPLES, text_calibration
+from awqc.text_files import is_text_file
 from awqc.verify import Verification, check, take_reference, verify
 
 
@@ -38,15 +42,15 @@ def reverify(
     path, tuned = (
         file if file.is_file() else None for file in (folder / MODEL, folder / TUNED / MODEL)
     )
-    for name, found in ((MODEL, path or tuned), ("model.pt2", (folder / "model.pt2").is_file())):
+    for name, found in ((MODEL, path or tuned), (ARCHIVE, (folder / ARCHIVE).is_file())):
         if not found:
             raise UsageError(
                 f"{folder}: has no {name}; give the output folder of a compile with "
                 "--formats onnx,pt2"
             )
-    quantized = load_program(folder / "model.pt2")
+    quantized = load_compiled(folder / ARCHIVE)
     quantized.name = folder.name
-    data = _data(quantized, calib, num_samples, seed)
+    data = _data(quantized, folder, calib, num_samples, seed)
     batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
     original = quantized if against is None else _original(against, quantized, calib, trust_pickle)
     reference = take_reference(original, batches)
@@ -56,18 +60,22 @@ def reverify(
 
 
 def _data(
-    program: Program, calib: Path | None, num_samples: int | None, seed: int
+    program: Program, folder: Path, calib: Path | None, num_samples: int | None, seed: int
 ) -> CalibrationData:
     if calib is None:
         return synthetic(program, num_samples or 64, seed)
+    if is_text_file(calib):
+        count = num_samples or FEWEST_SAMPLES
+        return text_calibration(program, HFFolder(folder), calib, num_samples=count)
     return load_calibration(calib, program, num_samples)
 
 
 def _original(
     against: str, quantized: Program, calib: Path | None, trust_pickle: bool
 ) -> Program:
-    arrays = None if calib is None else read_arrays(calib)
-    specs = [] if against.endswith(".pt2") or calib else [str(s) for s in quantized.inputs]
+    brings_inputs = against.endswith((".pt2", ".gguf")) or Path(against).is_dir()
+    specs = [] if brings_inputs or calib else [str(spec) for spec in quantized.inputs]
+    arrays = None if calib is None or is_text_file(calib) else read_arrays(calib)
     original = load_program(against, inputs=specs, calib=arrays, trust_pickle=trust_pickle)
     wanted, found = ({spec.name for spec in p.inputs} for p in (quantized, original))
     if wanted != found:

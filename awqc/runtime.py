@@ -11,6 +11,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from awqc.capture.compiled import PAST, PRESENT
 from awqc.errors import AwqcError, UsageError, VerificationError
 from awqc.onnx_session import Settings, find_model, open_session, read_settings
 from awqc.program import Batch, InputSpec
@@ -23,7 +24,6 @@ Backend = Literal["onnxruntime", "torch-int4"]
 BACKENDS: tuple[Backend, ...] = ("onnxruntime", "torch-int4")
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
 EXACT, DEFAULT = "1", None
-PAST, PRESENT = "past_key_values.", "present."
 DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(double)": torch.float64,

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 from torch.fx import GraphModule
 
 from awqc.backends.torch_kernels import Replaced, use_torch_kernels
-from awqc.capture.archive import load_archive
-from awqc.capture.exported import program_from_exported
-from awqc.capture.hf_folder import read_json
+from awqc.capture.compiled import load_compiled
 from awqc.errors import UsageError
 from awqc.export.graph_module import restore_calls
 from awqc.program import Batch, InputSpec, Program
-from awqc.runtime import PAST, PRESENT
 
 
 class TorchModel:
@@ -38,8 +34,7 @@ class TorchModel:
         self.graph_module: GraphModule = restore_calls(program)
         self.inputs: tuple[InputSpec, ...] = program.inputs
         self.outputs: tuple[str, ...] = program.outputs
-        pairs = [(s.name, s.name.replace(PAST, PRESENT)) for s in self.inputs if PAST in s.name]
-        self.states = tuple(pair for pair in pairs if pair[1] in self.outputs)
+        self.states: tuple[tuple[str, str], ...] = tuple(program.states)
         self.fast, self.portable = replaced.fast, replaced.portable
 
     def run(self, batch: Batch, only: Sequence[str] | None = None) -> tuple[Tensor, ...]:
@@ -61,22 +56,4 @@ def load_torch_int4(path: Path) -> TorchModel:
             f"{path}: there is no model.pt2, which torch-int4 runs; compile with --formats "
             "onnx,pt2, and give the output folder"
         )
-    program = program_from_exported(load_archive(file, trust=False), name=file.stem, copy=False)
-    report = file.parent / "report.json"
-    if report.is_file():
-        content = read_json(report)
-        names = [text.partition("=")[0] for text in content["inputs"]]
-        _rename(program, names, content["outputs"])
-    return TorchModel(program)
-
-
-def _rename(program: Program, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Give the inputs and outputs the names that they have in the other artifacts."""
-    program.example = {
-        name: program.example[spec.name]
-        for spec, name in zip(program.inputs, inputs, strict=True)
-    }
-    program.inputs = tuple(
-        replace(spec, name=name) for spec, name in zip(program.inputs, inputs, strict=True)
-    )
-    program.outputs = tuple(outputs)
+    return TorchModel(load_compiled(file))

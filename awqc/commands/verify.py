@@ -12,11 +12,11 @@ import click
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
                 metavar="DIR")
 @click.option("--calib", type=click.Path(path_type=Path), metavar="FILE",
-              help="Data to compare on, as in awqc compile; random data without it.")
+              help="Data to compare on, as in awqc compile; random inputs without it.")
 @click.option("--num-samples", type=click.IntRange(min=1), help="Use at most this many samples.")
 @click.option("--against", metavar="MODEL",
-              help="The original model: a .pt2 archive or .pt file; without it only the two "
-              "exported forms are compared.")
+              help="The original model, as awqc compile took it; without it only the exported "
+              "forms are compared.")
 @click.option("--trust-pickle", is_flag=True, help="As in awqc compile, for --against.")
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
               show_default=True, help="Where onnxruntime runs.")
@@ -56,6 +56,9 @@ def command(
     result = verification.as_dict()
     if against is None:
         result |= {"original": None, "exported_original": None}
+        result["text"] = result["text"] and {
+            form: score for form, score in result["text"].items() if form != "original"
+        }
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:

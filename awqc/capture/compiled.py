@@ -1,0 +1,57 @@
+"""The quantized program in the output folder of a compile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from awqc.capture.archive import load_archive
+from awqc.capture.exported import program_from_exported, quiet_torch
+from awqc.capture.hf_folder import read_json
+from awqc.program import InputSpec, Program
+
+ARCHIVE = "model.pt2"
+PAST, PRESENT = "past_key_values.", "present."
+LOGITS, MASK = "logits", "attention_mask"
+
+
+def load_compiled(file: Path) -> Program:
+    """What the archive ``file`` holds, under the names that its folder's report gives.
+
+    An archive knows arguments, and a report the inputs and outputs of the other forms; a
+    key/value cache is known by the ecosystem's names.
+
+    Raises:
+        CaptureError: the archive is damaged, or of another version of torch.
+    """
+    with quiet_torch():
+        program = program_from_exported(load_archive(file, trust=False), name=file.stem, copy=False)
+    report = file.parent / "report.json"
+    if report.is_file():
+        content = read_json(report)
+        _rename(program, content["inputs"], content["outputs"])
+    pairs = [(s.name, s.name.replace(PAST, PRESENT)) for s in program.inputs if PAST in s.name]
+    program.states = tuple(pair for pair in pairs if pair[1] in program.outputs)
+    if program.states and LOGITS in program.outputs:
+        program.head_outputs = (LOGITS,)
+        program.mask_input = MASK if MASK in program.example else None
+    return program
+
+
+def _rename(program: Program, texts: list[str], outputs: list[str]) -> None:
+    """Give inputs and outputs their names and axes; ``texts``: such as ``x=float32[batch,8]``."""
+    old = program.inputs
+    program.inputs = tuple(_named(s, text) for s, text in zip(old, texts, strict=True))
+    program.example = {
+        spec.name: program.example[former.name]
+        for spec, former in zip(program.inputs, old, strict=True)
+    }
+    program.outputs = tuple(outputs)
+
+
+def _named(spec: InputSpec, text: str) -> InputSpec:
+    name, _, rest = text.partition("=")
+    axes = rest[rest.index("[") + 1 : -1].split(",")
+    pairs = zip(spec.shape, axes, strict=True) if spec.shape else ()
+    shape = tuple(size if isinstance(size, int) else axis for size, axis in pairs)
+    return replace(spec, name=name, shape=shape)
