@@ -103,6 +103,6 @@ def _serve(program: Program, name: str, parts: Parts, node: Node, operand: Node)
 
 def _read(program: Program, name: str, value: Tensor, before: Node) -> Node:
     """A node that reads ``value``, which is stored under ``name`` once."""
-    if name in program.parameters():
-        value = program.weight(name)
-    return program.add_weight(name, value, before)
+    module, _, leaf = name.rpartition(".")
+    known = getattr(program.graph_module.get_submodule(module), leaf, None)
+    return program.add_weight(name, value if known is None else known, before)
