@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from awqc.devices import parse_device
 from awqc.effort import EFFORTS, ROUNDINGS, PassOptions, merged
 from awqc.errors import UsageError
 from awqc.export.formats import check_formats, serving
@@ -76,7 +77,7 @@ class Options:
                 "seed": self.seed,
                 "samples": SAMPLES if self.runtime_numerics == "ort-default" else 0,
             },
-            "calibrate": {"stats": str(self.stats or "")},
+            "calibrate": {"stats": str(self.stats or ""), "device": self.device},
             "allocate_bits": {
                 "avg_bits": self.avg_bits or 0.0,
                 "budget": parse_size(self.budget) if self.budget else 0,
@@ -124,7 +125,7 @@ def parse_options(**given: Any) -> Options:
     parse_level(options.accuracy_level)
     _check_choice("effort", options.effort, EFFORTS)
     _check_choice("rounding", options.rounding, ("auto", *ROUNDINGS))
-    _check_device(options.device)
+    parse_device(options.device)
     if options.avg_bits and options.budget:
         raise UsageError("avg_bits and budget: give one of them")
     options.build_pipeline()
@@ -157,12 +158,3 @@ def parse_size(size: int | str) -> int:
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise UsageError(f"{name} {value!r}: choose one of {', '.join(choices)}")
-
-
-def _check_device(device: str) -> None:
-    """Calibration runs on the CPU; another device is refused, never silently replaced."""
-    if device != "cpu":
-        raise UsageError(
-            f"--device {device}: calibration runs on the CPU only; use --device cpu. "
-            "To verify in onnxruntime on CUDA, use --provider cuda"
-        )

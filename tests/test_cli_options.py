@@ -118,7 +118,7 @@ REFUSED = {
     "pass": ((*QUICK, "--pipeline", "canonicalize,nope"), 2, "no pass is called 'nope'"),
     "pass option": ((*QUICK, "--pipeline", "search-scales{nope=1}"), 2, "has no option 'nope'"),
     "pass value": ((*QUICK, "--pipeline", "search-scales{grid=x}"), 2, "grid=x"),
-    "device": ((*QUICK, "--device", "cuda"), 2, "--device cuda: calibration runs on the CPU only"),
+    "device": ((*QUICK, "--device", "abacus"), 2, "--device abacus: is unknown"),
     "max-loss": ((*QUICK, "--max-loss", "-1"), 2, "'--max-loss'"),
     "recipe": ((*QUICK, "--recipe", "nope.json"), 2, "cannot be read as a recipe"),
     "recipe report": ((*QUICK, "--recipe", "done/report.json"), 2, "is no recipe"),

@@ -82,7 +82,7 @@ Examples:
               help="How onnxruntime multiplies: 4 rounds activations to int8, 1 computes in "
               "float32; auto: 4 unless that loses too much.")
 @click.option("--device", default="cpu", show_default=True,
-              help="Where calibration runs; only cpu so far.")
+              help="Where calibration runs the model: cpu, cuda or cuda:N.")
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
               show_default=True, help="Where onnxruntime verifies.")
 @click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch.fx import Graph, GraphModule
 
+from awqc.devices import parse_device, place
 from awqc.errors import CalibrationError
 from awqc.linears import find_linears
 from awqc.memory import trim
@@ -28,12 +29,14 @@ class Calibrate:
         after:   x -> linear(W)                 statistics of x are known
 
     With ``stats``, a file: where it exists, its statistics are taken and no batch is run;
-    where it does not, the statistics are written there.
+    where it does not, the statistics are written there. On ``device`` the batches are run; the
+    statistics come back.
     Requires: insert-observers.  Refuses: batches that make an activation NaN or infinite,
     and statistics of another model.
     """
 
     stats: str = field(default="", metadata={"local": True})
+    device: str = field(default="cpu", metadata={"local": True})
     name: ClassVar[str] = "calibrate"
     keeps_output: ClassVar[bool] = True
 
@@ -46,7 +49,7 @@ class Calibrate:
         if path is not None and path.exists():
             changes = _read(program, path, list(observers.values()))
         else:
-            _run(program, list(observers.values()))
+            _run(program, list(observers.values()), parse_device(self.device))
             changes = _finish(program, observers.values())
             if path is not None:
                 write_statistics(program, path, _unseen(program, observers.values()))
@@ -55,10 +58,13 @@ class Calibrate:
         return changes
 
 
-def _run(program: Program, observers: list[Observer]) -> None:
+def _run(program: Program, observers: list[Observer], device: torch.device) -> None:
     """Show every batch to the observers; what they do not see is not computed."""
     module = _without_outputs(program)
-    for index, batch in enumerate(track(program.calibration, "calibrate")):
+    if device.type != "cpu":
+        place(module, device)
+    for index, here in enumerate(track(program.calibration, "calibrate")):
+        batch = {name: value.to(device) for name, value in here.items()}
         mask = batch.get(program.mask_input) if program.mask_input else None
         for observer in observers:
             observer.active = True
