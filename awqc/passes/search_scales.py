@@ -77,7 +77,8 @@ class SearchScales:
                     )
                 parts = [replace(part, int8_inputs=True) for part in parts]
             if not parts:
-                return site, None
+                seen = any(reader.node in program.statistics for reader in site.readers)
+                return site if seen else replace(site, status="refused", reason=UNSEEN), None
             return self._search(site, parts, _movable(site, linears))
 
         found = parallel_map(search, program.sites)
@@ -101,9 +102,13 @@ class SearchScales:
         return site, SiteScale(ones, "identity", nearest, nearest)
 
 
+UNSEEN = "no calibration data reached it; its weights are rounded unscaled"
+"""Of an expert that no token was sent to, for example."""
+
+
 def _change(site: Site, scale: SiteScale | None) -> Change:
     if scale is None:
-        return Change(site.name, "no statistics", refused=True)
+        return Change(site.name, site.reason or "none of its weights is quantized", refused=True)
     losses = f"loss {scale.loss:.4g}, nearest {scale.loss_nearest:.4g}"
     return Change(site.name, f"{site.status} {scale.candidate}: {losses}")
 

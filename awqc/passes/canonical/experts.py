@@ -63,20 +63,23 @@ def _matrices(program: Program, node: Node, weight: Node) -> list[Node]:
 
 
 def _batched(program: Program, node: Node) -> Node | None:
-    """``stack_e(x_e W_e)``."""
+    """``stack_e(x_e W_e)``, where every matrix has rows of its own or all share them."""
     x, weight = node.args[:2]
     if not _is_stack(weight) or not isinstance(x, Node) or x.op == "get_attr":
         return None
     assert isinstance(weight, Node)
-    if x.meta["val"].ndim != 3 or x.meta["val"].shape[0] != weight.meta["val"].shape[0]:
+    shape, count = x.meta["val"].shape, weight.meta["val"].shape[0]
+    if len(shape) < 3 or shape[-3] not in (1, count):
         return None
+    axis = len(shape) - 3
+    rows = [
+        program.call_op(node, aten.select.int, x, axis, index) for index in range(int(shape[-3]))
+    ]
     parts = [
-        program.call_op(
-            node, aten.linear.default, program.call_op(node, aten.select.int, x, 0, index), matrix
-        )
+        program.call_op(node, aten.linear.default, rows[min(index, len(rows) - 1)], matrix)
         for index, matrix in enumerate(_matrices(program, node, weight))
     ]
-    return program.call_op(node, aten.stack.default, parts, 0)
+    return program.call_op(node, aten.stack.default, parts, axis)
 
 
 def _grouped(program: Program, node: Node) -> Node | None:
