@@ -6,7 +6,12 @@
 
 Each model is compiled in float16 in two layouts: symmetric blocks of 32, which the fast fpA_intB
 kernel takes, and asymmetric groups of 64, which the general kernel takes. Verification and
-times are of onnxruntime on CUDA; the loader refuses a session that fell back to the CPU.
+times are of onnxruntime on CUDA; the loader refuses a session that fell back to the CPU. The
+calibration batches are run on the CPU and on the GPU, and the statistics compared.
+
+What it needs on the machine: torch with CUDA, and onnxruntime-gpu, a wheel of 256 MB. Where that
+has to come in parts: ``split -b 50M W.whl W.part-`` here, and there ``cat W.part-* > W.whl`` and
+``pip install --no-deps W.whl``.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from awqc.capture.huggingface import load_program
 from awqc.compiler import compile
 from awqc.export.onnx import export_onnx
 from awqc.passes.convert_dtype import ConvertDtype
+from awqc.passes.pipeline import parse_pipeline
 from awqc.report.content import environment
 from awqc.runtime import why_no_cuda
 from awqc.text import text_calibration
@@ -38,6 +44,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "groups of 64": {"group_size": 64},
 }
 TURNS, DECODED = 7, 16
+CALIBRATION = "canonicalize,insert-observers,calibrate"
+SAME = 1e-3
+"""How far mean activations on two devices may be apart, relative, where both compute in float32."""
 Forms = dict[str, OnnxModel]
 
 
@@ -57,7 +66,34 @@ def run(folder: Path, task: str | None, given: argparse.Namespace, device: str) 
             verified[name] = compiled.report["verify"]
             paths[name] = compiled.save(Path(scratch) / name.replace(" ", "-")) / "ort/model.onnx"
         forms = {name: OnnxModel(path, device, 0) for name, path in paths.items()}
-        return {"verify": verified, "times": times(forms, given.prompt)}
+        return {
+            "verify": verified,
+            "times": times(forms, given.prompt),
+            "calibration": calibration(folder, task, given, device),
+        }
+
+
+def calibration(
+    folder: Path, task: str | None, given: argparse.Namespace, device: str
+) -> dict[str, Any]:
+    """Seconds of the calibration batches by device, and how far the statistics are apart."""
+    seconds, means = {}, []
+    devices = dict.fromkeys(("cpu", device))
+    for name in devices:
+        program = load_program(folder, task=task)
+        data = text_calibration(
+            program, HFFolder.at(folder), given.calib, num_samples=given.num_samples
+        )
+        program.calibration = data.batches
+        pipeline = parse_pipeline(CALIBRATION, calibrate={"device": name})
+        pipeline.run(program)
+        seconds[name] = pipeline.timing["calibrate"]
+        means.append({node: found.abs_mean for node, found in program.statistics.items()})
+    first, last = means[0], means[-1]
+    apart = max(float((last[n] - first[n]).norm() / first[n].norm()) for n in first)
+    if apart > SAME:
+        raise SystemExit(f"{folder.name}: statistics on {device} are {apart:.1e} off the CPU's")
+    return {"seconds": seconds, "largest_difference": apart}
 
 
 def export_float16(folder: Path, task: str | None, scratch: Path) -> Path:
