@@ -68,7 +68,8 @@ def make_inputs(
     made = {}
     for spec in inputs:
         shape = tuple(_evaluate(size, sizes, spec.name) for size in spec.shape)
-        made[spec.name] = _values(spec, shape, past, rng)
+        codes = LARGEST_CODE if spec is inputs[0] else 1
+        made[spec.name] = _values(spec, shape, past, codes, rng)
     return made
 
 
@@ -90,7 +91,10 @@ def _sizes(
     return sizes
 
 
-def _values(spec: Input, shape: tuple[int, ...], past: int, rng: np.random.Generator) -> Array:
+def _values(
+    spec: Input, shape: tuple[int, ...], past: int, codes: int, rng: np.random.Generator
+) -> Array:
+    """Integers below ``codes``: a table of kinds of tokens may have a single row."""
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
@@ -98,7 +102,7 @@ def _values(spec: Input, shape: tuple[int, ...], past: int, rng: np.random.Gener
         return np.ones(shape, dtype)
     if spec.name == "position_ids":
         return np.broadcast_to(np.arange(past, past + shape[-1], dtype=dtype), shape).copy()
-    return rng.integers(0, LARGEST_CODE, shape).astype(dtype)
+    return rng.integers(0, codes, shape).astype(dtype)
 
 
 def _evaluate(size: int | str, sizes: Mapping[str, int], where: str) -> int:

@@ -110,6 +110,14 @@ def test_sizes_follow_the_names_of_axes() -> None:
     assert states(specs) == {"past_key_values.0.key": "present.0.key"}
 
 
+def test_only_the_first_input_has_many_codes() -> None:
+    ids = Input("input_ids", "int64", ("batch", "sequence"))
+    kinds = Input("token_type_ids", "int64", ("batch", "sequence"))  # its table may have one row
+    made = make_inputs([ids, kinds], Workload(), tokens=32)
+    assert made["input_ids"].max() > 1
+    assert made["token_type_ids"].max() == 0
+
+
 @pytest.mark.parametrize("size", ["a b", "f(a)", "unknown"])
 def test_sizes_that_are_no_formula_are_refused(size: str) -> None:
     with pytest.raises(UsageError, match="is not understood"):
