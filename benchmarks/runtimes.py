@@ -99,7 +99,8 @@ def message_of(text: str) -> str:
     """The line of an error output that says what happened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "Error" in line.split(":")[0] or "error" in line[:40]]
-    return (telling or lines or [""])[-1]
+    missing = [line for line in lines if " is not in " in line]
+    return (missing or telling or lines or [""])[-1]
 
 
 def clients(root: Path) -> Iterator[Client]:
