@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from awqc.capture.archive import load_archive
-from awqc.capture.exported import program_from_exported, quiet_torch
+from awqc.capture.exported import program_from_exported
+from awqc.capture.failure import quiet_torch
 from awqc.capture.hf_folder import read_json
 from awqc.program import InputSpec, Program
 

@@ -61,9 +61,9 @@ def keep_padding(model: Any) -> None:
     onnxruntime gives a pool the padding of the ``Pad`` before it. That pads with zeros and a
     maximum with minus infinity: the result would be wrong where all of a window is negative.
     """
-    for node in list(_all_nodes(model)):
-        padded = node.inputs[0] if node.op_type == "MaxPool" else None
-        maker = None if padded is None else padded.producer()
+    for node in [node for node in _all_nodes(model) if node.op_type == "MaxPool"]:
+        padded = node.inputs[0]
+        maker = padded.producer()
         if maker is None or maker.op_type != "Pad" or padded.dtype is None:
             continue
         lowest = ir.tensor(np.array(-np.inf, dtype=padded.dtype.numpy()), name=f"{padded.name}.low")

@@ -273,7 +273,7 @@ class Wrapped(torch.Tensor):
         return Wrapped(inner["codes"])
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return cls(args[0].codes) if func is torch.ops.aten.detach.default else NotImplemented
