@@ -24,8 +24,9 @@ from awqc.text import token_batch
 from benchmarks.accuracy_measure import Run, Tokens, measure
 
 NEAREST = "nearest"
-METHODS = (NEAREST, *EFFORTS)
-"""The rows: rounding to nearest, and each effort."""
+MIXED = "avg-bits-5"
+METHODS = (NEAREST, *EFFORTS, MIXED)
+"""The rows: rounding to nearest, each effort, and widths of their own with 5 bits on average."""
 
 BATCH = {True: 1, False: 16}
 """Sequences a calibration batch: of a language model's packed text, and of lines."""
@@ -41,6 +42,8 @@ def quantize(
     whole = {**options, "head_bits": 0, "embed_bits": 0, "seed": seed}
     if method == NEAREST:
         chosen = parse_options(**whole, pipeline="canonicalize,quantize-weights", effort="fast")
+    elif method == MIXED:
+        chosen = parse_options(**whole, avg_bits=5.0)
     else:
         chosen = parse_options(**whole, effort=method)
     chosen.build_pipeline().run(program)
