@@ -71,8 +71,12 @@ class _Analysis:
 
     def site(self, seed: Linear, taken: set[Node]) -> tuple[Site, set[Node]]:
         """The site of the value that ``seed`` reads, and the products that it covers."""
-        channels = seed.channels
-        mine = [r for r in self.readers[seed.input] if r.node not in taken]
+        channels, axes = seed.channels, len(seed.kernel)
+        mine = [
+            reader
+            for reader in self.readers[seed.input]
+            if reader.node not in taken and len(reader.kernel) == axes
+        ]
         name = mine[0].name if mine else seed.name
 
         def refused(reason: str) -> tuple[Site, set[Node]]:

@@ -115,3 +115,17 @@ def test_overlapping_weights_are_refused() -> None:
 
     sites = prove(Views(), torch.randn(2, 8))
     assert all(site.status == "refused" or "shares" not in site.reason for site in sites)
+
+
+def test_products_along_different_axes_are_sites_of_their_own() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.channels = nn.Conv1d(8, 4, 1), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.tokens(x), self.channels(x)
+
+    sites = by_weight(prove(Mixer(), torch.randn(2, 8, 8)))
+    for weight in ("tokens.weight", "channels.weight"):
+        assert [reader.weight for reader in sites[weight].readers] == [weight]
