@@ -33,6 +33,7 @@ from benchmarks.accuracy_tools import PEERS, TOOLS, ToolError, interpreter, last
 from benchmarks.models import ModelUnavailableError, cache_directory
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+ROOT = Path(__file__).parent.parent
 OWN = "awqc"
 TIMEOUT_S = 7200.0
 
@@ -169,7 +170,7 @@ class Bench:
         if cell.tool == OWN:
             extra = [] if reference is None else ["--reference", str(reference)]
             command = [sys.executable, "-m", "benchmarks.accuracy_own", "--text", str(text), *extra]
-            _call([*command, *common], scratch, self.timeout)
+            _call([*command, *common], scratch, self.timeout, cwd=ROOT)
             return dict(json.loads(answer.read_text()))
         tool = TOOLS[cell.tool]
         python = interpreter(tool, self.cache)
@@ -193,8 +194,11 @@ def missing(bench: Bench, chosen: argparse.Namespace) -> list[Cell]:
     return [cell for cell in cells(chosen) if wanted(cell)]
 
 
-def _call(command: list[str], scratch: Path, timeout: float) -> None:
-    """Run a script; what it says goes to a file, of which the error is the end."""
+def _call(command: list[str], scratch: Path, timeout: float, cwd: Path | None = None) -> None:
+    """Run a script in ``cwd``, or in ``scratch``, where tools may leave what they like.
+
+    What it says goes to a file, of which the error is the end.
+    """
     log = scratch / "log"
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     with log.open("w") as file:
@@ -205,7 +209,7 @@ def _call(command: list[str], scratch: Path, timeout: float) -> None:
             check=False,
             timeout=timeout,
             env={**os.environ, **offline},
-            cwd=Path(__file__).parent.parent,
+            cwd=cwd or scratch,
         )
     if ran.returncode:
         text = log.read_text(errors="replace")
