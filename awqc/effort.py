@@ -57,7 +57,7 @@ class Effort:
 
 EFFORTS = {
     "fast": Effort("nearest"),
-    "default": Effort("gptq", tuning={"share": 0.16}),
+    "default": Effort("gptq", tuning={"share": 0.1}),
     "best": Effort("gptq", sweeps=1, tuning={"step": 2}),
 }
 

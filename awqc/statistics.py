@@ -128,8 +128,11 @@ class Accumulator:
             short = -signed.shape[1] % GRAM_FOLD
             padded = torch.nn.functional.pad(signed, (0, 0, 0, short))
             signed = padded.unflatten(1, (GRAM_FOLD, -1)).sum(1)
-        gram = (signed.transpose(1, 2) @ signed).cpu()
-        self._gram = gram if self._gram is None else self._gram.add_(gram)
+        if self._gram is None or signed.device != self._gram.device:
+            gram = (signed.transpose(1, 2) @ signed).cpu()
+            self._gram = gram if self._gram is None else self._gram.add_(gram)
+        else:
+            self._gram.baddbmm_(signed.transpose(1, 2), signed)
 
     def _sketch(self, signed: Tensor) -> Tensor:
         """Every ``rows``-th token with its sign into one bucket: ``(blocks, rows, K)``."""

@@ -157,6 +157,9 @@ def test_a_failed_run_keeps_the_earlier_output(work: Path) -> None:
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
+    # Enough data that the compile is still at work when the signal comes.
+    data = np.random.default_rng(0).normal(size=(60_000, 16)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", input=data)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     args = ["compile", "model.pt", "--calib", "data.npz", "--dump-dir", "dumps"]

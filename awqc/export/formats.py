@@ -1,4 +1,8 @@
-"""The formats that a compile can write, by their names on the command line."""
+"""The formats that a compile can write, by their names on the command line.
+
+What writes ONNX is imported when it is used: with the tools that it needs it takes 50 MB, which
+the passes before it had rather have.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,6 @@ from pathlib import Path
 from awqc.errors import UsageError
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
-from awqc.export.onnx import export_onnx
-from awqc.export.ort import export_ort
-from awqc.export.pt2 import export_pt2
 from awqc.export.serving import ServingFormat, write_serving
 from awqc.onnx_session import MODEL, TUNED
 from awqc.program import Program
@@ -22,11 +23,15 @@ Writer = Callable[[Program, Path, Mapping[str, str]], Path]
 
 
 def _onnx(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    from awqc.export.onnx import export_onnx
+
     return export_onnx(program, folder / "model.onnx", metadata=metadata).path
 
 
 def _ort(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
     """From the QDQ form: the one in ``folder``, or one that is made for it."""
+    from awqc.export.ort import export_ort
+
     target = folder / TUNED / MODEL
     target.parent.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
@@ -37,6 +42,8 @@ def _ort(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
 
 
 def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    from awqc.export.pt2 import export_pt2
+
     path = folder / "model.pt2"
     export_pt2(program, path)
     return path

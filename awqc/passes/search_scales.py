@@ -10,6 +10,7 @@ import torch
 from awqc.decisions import decide
 from awqc.errors import UsageError
 from awqc.linears import Linear, find_linears
+from awqc.memory import give_back
 from awqc.passes.base import Change
 from awqc.passes.scale_search import Part, Search
 from awqc.program import Program
@@ -81,8 +82,12 @@ class SearchScales:
                 return site if seen else replace(site, status="refused", reason=UNSEEN), None
             return self._search(site, parts, _movable(site, linears))
 
+        decided = []
         found = parallel_map(search, program.sites)
-        decided = list(track(found, "search scales", len(program.sites)))
+        for result in track(found, "search scales", len(program.sites)):
+            decided.append(result)
+            if len(decided) % GIVE_BACK == 0:
+                give_back()
         program.sites = tuple(site for site, _ in decided)
         program.scales.update({site.name: scale for site, scale in decided if scale is not None})
         return [_change(site, scale) for site, scale in decided]
@@ -102,6 +107,8 @@ class SearchScales:
         return site, SiteScale(ones, "identity", nearest, nearest)
 
 
+GIVE_BACK = 40
+"""Sites after which weights that are mapped from a file leave memory again."""
 UNSEEN = "no calibration data reached it; its weights are rounded unscaled"
 """Of an expert that no token was sent to, for example."""
 
