@@ -29,9 +29,23 @@ class Counting(Base):
 class Branch(Base):
     """torch.export follows the branch of the example's size, and drops the condition."""
 
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(x)
-        return 2 * out if x.shape[0] > 4 else out
+        return 2 * out if x.shape[0] > self.most else out
+
+
+class Table(Base):
+    """Takes as many rows as it has positions, and fails on more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 50:
+            raise ValueError("too many rows")
+        out: Tensor = self.linear(x)
+        return out
 
 
 class Noisy(Base):
@@ -45,11 +59,16 @@ def test_a_model_that_counts_its_calls_is_refused() -> None:
         capture_module(Counting(), (torch.randn(4, 8),))
 
 
-def test_a_size_that_decides_between_branches_is_fixed() -> None:
+@pytest.mark.parametrize("most", [2, 4, 50])
+def test_a_size_that_decides_between_branches_is_fixed(most: int) -> None:
     x = torch.randn(4, 8)
-    assert capture_module(Branch(), (x,)).inputs[0].shape == (4, 8)
+    assert capture_module(Branch(most), (x,)).inputs[0].shape == (4, 8)
     with pytest.raises(UsageError, match="fixes axis 0 at 4"):
-        capture_module(Branch(), (x,), dynamic={"x": [0]})
+        capture_module(Branch(most), (x,), dynamic={"x": [0]})
+
+
+def test_sizes_that_the_model_refuses_fix_nothing() -> None:
+    assert capture_module(Table(), (torch.randn(4, 8),)).inputs[0].shape == ("batch", 8)
 
 
 def test_noise_is_no_disagreement() -> None:
