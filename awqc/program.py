@@ -152,6 +152,7 @@ class Program:
         errors: what rounding did to them, by name.
         tuning: what tuning their scales did, set by tune-scales.
         skipped: weights and nodes left alone, with the reason.
+        notes: what a user must know of the captured graph.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Program:
     errors: dict[str, WeightError] = field(default_factory=dict)
     tuning: Tuning | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def graph(self) -> torch.fx.Graph:
@@ -211,6 +213,7 @@ class Program:
         copied.floats = dict(self.floats)
         copied.errors = dict(self.errors)
         copied.skipped = dict(self.skipped)
+        copied.notes = list(self.notes)
         return copied
 
     def parameters(self) -> dict[str, Tensor]:
@@ -287,9 +290,7 @@ class Program:
         origin = before if like is None else like
         if "nn_module_stack" in origin.meta:
             node.meta["nn_module_stack"] = origin.meta["nn_module_stack"]
-        fake_args, fake_kwargs = torch.fx.node.map_arg(
-            (args, kwargs), lambda n: n.meta["val"]
-        )
+        fake_args, fake_kwargs = torch.fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
         mode = fake_mode_of(fake_args)
         if mode is None:
             node.meta["val"] = target(*fake_args, **fake_kwargs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -43,14 +44,35 @@ def check_agreement(module: nn.Module, program: Program) -> None:
         )
 
 
-def holds_at_other_sizes(module: nn.Module, program: Program) -> bool:
-    """Whether both agree at other sizes; yes where that cannot be told.
+@dataclass(frozen=True)
+class OtherSize:
+    """A batch of other sizes than the example.
+
+    Attributes:
+        batch: the inputs.
+        axis: the input and the axis that were changed; empty where all were.
+        size: what it was changed to.
+        claimed: whether torch.export says that the graph holds for these sizes.
+    """
+
+    batch: Batch
+    axis: str = ""
+    size: int = 0
+    claimed: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.axis} = {self.size}" if self.axis else "each dynamic axis one longer"
+
+
+def differing_size(module: nn.Module, program: Program) -> OtherSize | None:
+    """Sizes at which both differ; None where none was found.
 
     Tried are each dynamic axis one longer, and sizes beyond those that torch.export found the
     graph to hold for: where the model takes them nevertheless, it does something else there.
     """
     tolerance = _tolerance(program)
-    return all(_difference(module, program, b) <= tolerance for b in _other_sizes(program))
+    tried = _other_sizes(program)
+    return next((o for o in tried if _difference(module, program, o.batch) > tolerance), None)
 
 
 def _tolerance(program: Program) -> float:
@@ -92,32 +114,44 @@ def _change(found: Tensor, wanted: Tensor) -> float:
     return float(torch.where(same, 0, found - wanted).norm() / size.clamp(min=1e-12))
 
 
-def _other_sizes(program: Program) -> Iterator[Batch]:
+def _other_sizes(program: Program) -> Iterator[OtherSize]:
     """The example at other sizes, its elements repeated.
 
     None where no axis is dynamic, or where one depends on others in a way that no axis shows.
     """
-    examples = [program.example[spec.name] for spec in program.inputs]
-    shapes = [[_expression(size) for size in spec.shape] for spec in program.inputs]
+    shapes = {spec.name: [_expression(size) for size in spec.shape] for spec in program.inputs}
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     longer: dict[sympy.Symbol, int] = {}
-    beyond: dict[sympy.Symbol, set[int]] = {}
-    for shape, example, node in zip(shapes, examples, placeholders, strict=True):
+    beyond: dict[sympy.Symbol, tuple[str, set[int]]] = {}
+    for (name, shape), node in zip(shapes.items(), placeholders, strict=True):
         for axis, size in enumerate(shape):
-            if size.is_Symbol:
-                longer[size] = example.shape[axis] + 1
-                beyond[size] = _beyond_range(node.meta["val"].shape[axis])
-    symbols = {symbol for shape in shapes for size in shape for symbol in size.free_symbols}
-    if not symbols <= set(longer):
+            if size.is_Symbol and size not in longer:
+                longer[size] = program.example[name].shape[axis] + 1
+                edges = _beyond_range(node.meta["val"].shape[axis])
+                beyond[size] = (f"axis {axis} of {name}", edges)
+    symbols = {
+        symbol for shape in shapes.values() for size in shape for symbol in size.free_symbols
+    }
+    if not longer or not symbols <= set(longer):
         return
-    edges = [{**longer, symbol: size} for symbol, sizes in beyond.items() for size in sizes]
-    for sizes in [longer, *edges] if longer else []:
-        wanted = [[int(size.subs(sizes)) for size in shape] for shape in shapes]
-        if sum(map(math.prod, wanted)) <= LARGEST:
-            yield {
-                spec.name: _resized(example, shape)
-                for spec, example, shape in zip(program.inputs, examples, wanted, strict=True)
-            }
+    if (batch := _resized_batch(program, shapes, longer)) is not None:
+        yield OtherSize(batch)
+    for symbol, (axis_name, edges) in beyond.items():
+        for size in sorted(edges):
+            if (batch := _resized_batch(program, shapes, {**longer, symbol: size})) is not None:
+                yield OtherSize(batch, axis_name, size, claimed=False)
+
+
+def _resized_batch(
+    program: Program,
+    shapes: Mapping[str, Sequence[sympy.Expr]],
+    sizes: Mapping[sympy.Symbol, int],
+) -> Batch | None:
+    """The example with ``sizes`` for its axes; None where that is too much to run."""
+    wanted = {n: [int(size.subs(sizes)) for size in shape] for n, shape in shapes.items()}
+    if sum(map(math.prod, wanted.values())) > LARGEST:
+        return None
+    return {name: _resized(program.example[name], shape) for name, shape in wanted.items()}
 
 
 def _beyond_range(size: torch.SymInt) -> set[int]:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from awqc.capture.agreement import check_agreement, holds_at_other_sizes
+from awqc.capture.agreement import OtherSize, check_agreement, differing_size
 from awqc.capture.exported import path_name, program_from_exported
 from awqc.capture.failure import explain_failure, model_line, quiet_torch
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
@@ -47,7 +47,8 @@ def capture_module(
 
     The first axis of every tensor input is dynamic where the model allows it; an axis
     named in ``dynamic`` must come out dynamic. The graph is compared with the module on the
-    example and with longer axes; where it only holds for the example's sizes, these are fixed.
+    example and at other sizes; where it only holds for the example's sizes, these are fixed, and
+    ``Program.notes`` says why.
     Wrappers (``DataParallel``, ``torch.compile``) are taken off. An object among the outputs
     that torch has no flattening for, such as a dataclass or a cache, comes out as a dict of
     what it holds.
@@ -78,10 +79,20 @@ def capture_module(
     with quiet_torch():
         program = capture(fixed=False)
         check_agreement(module, program)
-        if not holds_at_other_sizes(module, program):
-            program = capture(fixed=True)
+        if (other := differing_size(module, program)) is not None:
+            fixed = other.claimed or not axes
+            program = capture(fixed=True) if fixed else program
+            program.notes.append(_explain_sizes(other, fixed))
     _check_dynamic(program, axes)
     return program
+
+
+def _explain_sizes(other: OtherSize, fixed: bool) -> str:
+    outcome = "sizes are fixed at the example's" if fixed else "what is compiled is wrong there"
+    return (
+        f"with {other} the model computes something else than the graph that torch.export made "
+        f"of the example inputs: {outcome}"
+    )
 
 
 def split_example(example_inputs: ExampleInputs | Tensor) -> _Call:
@@ -313,7 +324,8 @@ def _check_dynamic(program: Program, dynamic: dict[str, dict[int, str | None]]) 
         for axis in axes:
             size = by_name[name].shape[axis] if name in by_name else ""
             if isinstance(size, int):
+                why = f" ({program.notes[-1]})" if program.notes else ""
                 raise UsageError(
-                    f"input {name!r}: the model fixes axis {axis} at {size}; "
-                    "it cannot be dynamic. Leave it out of the dynamic axes, or change the model"
+                    f"input {name!r}: the model fixes axis {axis} at {size}; it cannot be "
+                    f"dynamic{why}. Leave it out of the dynamic axes, or change the model"
                 )

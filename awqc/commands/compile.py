@@ -119,6 +119,8 @@ def command(
     **options: Any,
 ) -> None:
     """Compile; the help text is above, since it names the sources."""
+    from rich.markup import escape
+
     from awqc.commands.partial import compile_parts
     from awqc.commands.watch import Watch
     from awqc.compiler import compile
@@ -156,8 +158,10 @@ def command(
         print_plan(program, target, as_json, QuantizationSpec(**quantization))
         return
     data = load_data(program, source.model, calib, num_samples, seq_len, seed)
+    for note in program.notes:
+        err.print(f"[bold yellow]warning:[/] {escape(note)}")
     for note in data.notes:
-        err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {note}")
+        err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {escape(note)}")
     compiled = compile(
         program, calib=data, observe=watch.observe, beside=companions(source.model), **chosen
     )

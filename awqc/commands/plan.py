@@ -35,6 +35,7 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
     return {
         "model": program.name,
         "inputs": [str(spec) for spec in program.inputs],
+        "notes": list(program.notes),
         "sites": [describe_site(site, None) for site in sites],
         "layers": layers,
         "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
@@ -45,6 +46,8 @@ def print_plan(
     program: Program, target: Path | None, as_json: bool, spec: QuantizationSpec
 ) -> None:
     """Print the plan for ``program``: as JSON, or for people."""
+    from rich.markup import escape
+
     from awqc.report.terminal import console, print_sites
 
     plan = make_plan(program, spec)
@@ -53,6 +56,8 @@ def print_plan(
         return
     out = console()
     out.print(f"{program.name}: {', '.join(plan['inputs'])}", markup=False)
+    for note in plan["notes"]:
+        out.print(f"[yellow]warning:[/] {escape(note)}")
     print_sites(plan["sites"], out)
     for entry in plan["skipped"]:
         out.print(f"left in float: {entry['name']}: {entry['reason']}", markup=False)

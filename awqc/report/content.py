@@ -39,15 +39,14 @@ def build_report(
         "model": program.name,
         "inputs": [str(spec) for spec in program.inputs],
         "outputs": list(program.outputs),
+        "notes": list(program.notes),
         "calibration": dict(calibration),
         "sites": [describe_site(site, program.scales.get(site.name)) for site in program.sites],
         **({"allocation": asdict(program.allocation)} if program.allocation else {}),
         "rounding": _rounding(program),
         "tuning": asdict(program.tuning) if program.tuning else None,
         "layers": [asdict(layer) for layer in layers],
-        "skipped": [
-            {"name": name, "reason": reason} for name, reason in program.skipped.items()
-        ],
+        "skipped": [{"name": name, "reason": reason} for name, reason in program.skipped.items()],
         "size": {
             "original_bytes": original_bytes,
             "quantized_bytes": quantized_bytes,

@@ -71,6 +71,7 @@ def _file(name: str) -> Markup:
 def _top(report: Mapping[str, Any]) -> Markup:
     calibration, verify = report["calibration"], report["verify"]
     warnings = [
+        *report["notes"],
         *(calibration["notes"] if calibration["synthetic"] else ()),
         *(verify["notes"] if verify else ()),
     ]

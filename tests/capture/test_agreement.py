@@ -59,12 +59,26 @@ def test_a_model_that_counts_its_calls_is_refused() -> None:
         capture_module(Counting(), (torch.randn(4, 8),))
 
 
-@pytest.mark.parametrize("most", [2, 4, 50])
-def test_a_size_that_decides_between_branches_is_fixed(most: int) -> None:
-    x = torch.randn(4, 8)
-    assert capture_module(Branch(most), (x,)).inputs[0].shape == (4, 8)
-    with pytest.raises(UsageError, match="fixes axis 0 at 4"):
-        capture_module(Branch(most), (x,), dynamic={"x": [0]})
+@pytest.mark.parametrize(
+    ("most", "where"), [(4, "each dynamic axis one longer"), (2, "axis 0 of x = 2"), (50, "= 51")]
+)
+def test_a_size_that_decides_between_branches_is_fixed(most: int, where: str) -> None:
+    program = capture_module(Branch(most), (torch.randn(4, 8),))
+    assert program.inputs[0].shape == (4, 8)
+    assert where in program.notes[0]
+    assert "sizes are fixed at the example's" in program.notes[0]
+
+
+def test_a_dynamic_axis_that_holds_for_one_size_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match=r"fixes axis 0 at 4.*with each dynamic axis one longer"):
+        capture_module(Branch(4), (torch.randn(4, 8),), dynamic={"x": [0]})
+
+
+def test_a_dynamic_axis_that_holds_in_a_range_stays_and_the_edge_is_told() -> None:
+    program = capture_module(Branch(50), (torch.randn(4, 8),), dynamic={"x": [0]})
+    assert program.inputs[0].shape == ("batch", 8)
+    assert "axis 0 of x = 51" in program.notes[0]
+    assert "wrong there" in program.notes[0]
 
 
 def test_sizes_that_the_model_refuses_fix_nothing() -> None:

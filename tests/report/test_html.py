@@ -41,6 +41,7 @@ def example() -> dict[str, Any]:
         ],
         "rounding": {"method": "gptq", "clip": True, "sweeps": 0},
         "tuning": {"kept": True, "batches": 3, "before": 0.2, "after": 0.1, "reason": ""},
+        "notes": ["sizes are <fixed>"],
         "allocation": {"bits": {"up<b>": 4}, "size": 900, "loss": 0.1,
                        "curve": [[900, 0.1], [1800, 0.01]]},
         "skipped": [{"name": "head", "reason": "tied & kept"}],
