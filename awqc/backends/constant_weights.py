@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.constants import leaves_of, value_of
 from awqc.linears import aten
 from awqc.program import Program
 from awqc.qparams import Granularity, dequantize_codes
@@ -65,41 +65,17 @@ def constant_nodes(program: Program) -> set[Node]:
 
 def weight_name(operand: Node) -> str | None:
     """Name of the quantized weight that ``operand`` is the value of, or None."""
-    names = [str(leaf.target) for leaf in _leaves(operand)]
+    names = [str(leaf.target) for leaf in leaves_of(operand)]
     packed = [name.removesuffix(".packed") for name in names if name.endswith(".packed")]
     return packed[0] if packed and f"{packed[0]}.scale" in names else None
 
 
 def parts_of(program: Program, name: str, operand: Node) -> Parts:
     """What ``operand``, the value of the quantized weight ``name``, is computed from."""
-    tensors = {str(leaf.target): program.weight(str(leaf.target)) for leaf in _leaves(operand)}
+    tensors = {str(leaf.target): program.weight(str(leaf.target)) for leaf in leaves_of(operand)}
     return Parts(
         tensors[f"{name}.packed"],
         tensors[f"{name}.scale"],
         tensors.get(f"{name}.zero_point"),
-        _evaluate(program, operand),
+        value_of(program, operand),
     )
-
-
-def _leaves(node: Node) -> list[Node]:
-    if node.op == "get_attr":
-        return [node]
-    return [leaf for source in node.all_input_nodes for leaf in _leaves(source)]
-
-
-def _evaluate(program: Program, node: Node) -> Tensor:
-    values: dict[Node, Any] = {}
-
-    def value(step: Node) -> Any:
-        if step not in values:
-            if step.op == "get_attr":
-                values[step] = program.weight(str(step.target))
-            else:
-                args, kwargs = torch.fx.node.map_arg((step.args, step.kwargs), value)
-                values[step] = step.target(*args, **kwargs)  # type: ignore[operator]
-        return values[step]
-
-    with torch.no_grad():
-        found = value(node)
-    assert isinstance(found, Tensor)
-    return found

@@ -68,8 +68,8 @@ def take_apart(program: Program) -> list[Change]:
         own = DEFINITIONS.get(target)
         try:
             inner = trace_call(node, own or definition(target), composite=own is not None)
-        except (RuntimeError, NotImplementedError):
-            continue  # one that cannot be traced stays as it is
+        except RuntimeError:
+            continue  # torch's definition takes no such arguments: the rules refuse it by name
         opened = not inner.graph.find_nodes(op="call_function", target=target)
         if opened and is_functional(inner):
             for made in expand(node, inner):

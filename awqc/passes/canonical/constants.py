@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.constants import leaves_of, value_of
 from awqc.passes.base import Change
 from awqc.program import Program
 from awqc.qparams import dequantize_packed
@@ -75,48 +77,21 @@ def _keeps(node: Node) -> bool:
         return True
     if not isinstance(value, Tensor) or any(isinstance(s, torch.SymInt) for s in value.shape):
         return False
-    made_of = sum(n.meta["val"].numel() for n in _leaves(node))
+    made_of = sum(n.meta["val"].numel() for n in leaves_of(node))
     return bool(value.numel() <= max(MAX_GROWTH * made_of, 1024))
-
-
-def _leaves(node: Node) -> set[Node]:
-    leaves: set[Node] = set()
-    stack = [node]
-    seen: set[Node] = set()
-    while stack:
-        step = stack.pop()
-        if step in seen:
-            continue
-        seen.add(step)
-        if step.op == "get_attr":
-            leaves.add(step)
-        stack.extend(step.all_input_nodes)
-    return leaves
 
 
 def _fold(program: Program, node: Node) -> Change:
     """Store the value of ``node`` as a tensor of the program and read that instead."""
-    values: dict[Node, Any] = {}
-
-    def evaluate(step: Node) -> Any:
-        if step not in values:
-            if step.op == "get_attr":
-                values[step] = program.weight(str(step.target))
-            else:
-                args, kwargs = torch.fx.node.map_arg((step.args, step.kwargs), evaluate)
-                values[step] = step.target(*args, **kwargs)  # type: ignore[operator]
-        return values[step]
-
-    with torch.no_grad():
-        value = evaluate(node).detach().clone(memory_format=torch.contiguous_format)
+    value = value_of(program, node).detach().clone(memory_format=torch.contiguous_format)
     expression = node.target.__name__ if callable(node.target) else str(node.target)
-    name = name_after(program, node, _leaves(node))
+    name = name_after(program, node, leaves_of(node))
     read = program.add_weight(name, value, _first(program))
     node.replace_all_uses_with(read)
     return Change(name, f"computed {expression} of constants once")
 
 
-def name_after(program: Program, reader: Node, sources: set[Node]) -> str:
+def name_after(program: Program, reader: Node, sources: Collection[Node]) -> str:
     """A name for what replaces ``sources``: the largest one's own, if nobody else reads it.
 
     Nobody else may read a step between them either: a second half of a split, say.
