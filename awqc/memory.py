@@ -8,6 +8,7 @@ import mmap
 import re
 import sys
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -43,12 +44,27 @@ def give_back() -> None:
     Files of which a page was changed in memory stay as they are. Linux only.
     """
     trim()
+    forget(unchanged_maps())
+
+
+def unchanged_maps() -> list[mmap.mmap]:
+    """The files of `map_private` of which no page was changed in memory; none but on Linux."""
+    if sys.platform != "linux" or not _MAPS:
+        return []
+    changed = _changed_areas()
+    found = []
+    for mapped in list(_MAPS):
+        first = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        if not any(start < first + len(mapped) and first < end for start, end in changed):
+            found.append(mapped)
+    return found
+
+
+def forget(maps: Iterable[mmap.mmap]) -> None:
+    """Let the pages of ``maps`` leave memory; what was changed in them would be lost."""
     if sys.platform == "linux":
-        changed = _changed_areas() if _MAPS else ()
-        for mapped in list(_MAPS):
-            first = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-            if not any(start < first + len(mapped) and first < end for start, end in changed):
-                mapped.madvise(mmap.MADV_DONTNEED)
+        for mapped in maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _changed_areas() -> list[tuple[int, int]]:

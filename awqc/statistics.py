@@ -146,7 +146,10 @@ class Accumulator:
         return sketch
 
     def finish(self) -> Statistics:
-        """The statistics of everything that was added; at least one token is needed."""
+        """The statistics of everything that was added, to be taken once.
+
+        At least one token is needed.
+        """
         assert self._tokens > 0
         assert self._abs_sum is not None
         assert self._abs_max is not None
@@ -157,7 +160,7 @@ class Accumulator:
             factor = _square_root(self._moments / self._tokens)
         else:
             gram = None if self._gram is None else self._gram.div_(self._tokens)
-            factor = self._moments / self._tokens**0.5
+            factor = self._moments.div_(self._tokens**0.5)
         return Statistics(
             tokens=self._tokens,
             abs_mean=(self._abs_sum / self._tokens).float(),

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from awqc.capture.mapped import StoredTensor
+from awqc.capture.module import capture_module
 from awqc.memory import give_back, map_private
+from awqc.passes.calibrate import Calibrate
+from awqc.passes.insert_observers import InsertObservers
 
 COUNT = 1 << 20
 
@@ -58,3 +64,25 @@ def test_a_file_is_let_go_with_its_last_array(path: Path) -> None:
     del mapped
     gc.collect()
     give_back()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")
+def test_mapped_weights_leave_memory_while_batches_run(tmp_path: Path) -> None:
+    layers, width = 16, 512
+    path = tmp_path / "weights"
+    values = torch.randn(layers, width, width) / width**0.5
+    values.numpy().tofile(path)
+    net = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+    for index, linear in enumerate(net):
+        stored = StoredTensor(path, (width, width), index * 4 * width**2)
+        linear.weight = nn.Parameter(stored.map())
+    program = capture_module(net, (torch.randn(4, width),), copy=False)
+    program.calibration = [{"input": torch.randn(4, width)} for _ in range(3)]
+    InsertObservers().apply(program)
+    give_back()
+    before = resident()
+    Calibrate().apply(program)
+    assert resident() - before < values.nbytes / 4
+    for index in range(layers):
+        assert torch.equal(program.weight(f"{index}.weight"), values[index])
+    assert resident() - before > values.nbytes / 2, "the weights are in the file"

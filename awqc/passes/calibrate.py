@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import nn
 from torch.fx import Graph, GraphModule
 
 from awqc.devices import parse_device, place
 from awqc.errors import CalibrationError
 from awqc.linears import find_linears
-from awqc.memory import trim
+from awqc.memory import forget, trim, unchanged_maps
 from awqc.passes.base import Change
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
 from awqc.progress import track
 from awqc.statistics_file import read_statistics, write_statistics
+
+FORGET = "_forget"
+FORGETS = 8
+"""How often in a batch mapped weights leave memory: an eighth of them is there at once."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Calibrate:
 def _run(program: Program, observers: list[Observer], device: torch.device) -> None:
     """Show every batch to the observers; what they do not see is not computed."""
     module = _without_outputs(program)
+    _forget_weights_on_the_way(module)
     if device.type != "cpu":
         place(module, device)
     for index, here in enumerate(track(program.calibration, "calibrate")):
@@ -93,8 +100,32 @@ def _without_outputs(program: Program) -> GraphModule:
     return module
 
 
+class _Forget(nn.Module):
+    """Lets mapped weights leave memory; they are read anew, mostly from the file cache."""
+
+    def __init__(self, maps: Sequence[mmap]) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self) -> None:
+        forget(self.maps)
+
+
+def _forget_weights_on_the_way(module: GraphModule) -> None:
+    """Let mapped weights leave memory a few times in each run: a run reads each once."""
+    if not (maps := unchanged_maps()):
+        return
+    calls = [node for node in module.graph.nodes if node.op == "call_module"]
+    module.add_module(FORGET, _Forget(maps))
+    for call in calls[:: max(1, len(calls) // FORGETS)]:
+        with module.graph.inserting_after(call):
+            module.graph.call_module(FORGET)
+    module.recompile()
+
+
 def _let_go(module: GraphModule) -> None:
     """Drop the references of ``module`` to weights now: it is a cycle, freed at some later time."""
+    module._modules.pop(FORGET, None)
     for part in module.modules():
         if not isinstance(part, Observer):
             part._parameters.clear()
