@@ -15,6 +15,7 @@ from awqc.memory import available
 from awqc.passes.base import Change
 from awqc.program import Batch, Program, Tuning
 from awqc.progress import track
+from awqc.qparams import QuantizedWeight
 from awqc.tuning.dequantize import dequantize
 from awqc.tuning.graph import WeightFunction, dequantizing_calls, scale_name
 from awqc.tuning.objective import distance
@@ -24,6 +25,8 @@ LAST_RATE = 0.05
 LARGEST_CHANGE = 2.0
 FEWEST = 8
 JUDGES = 2
+FINE = 8
+"""Bits at which scales stay as they are."""
 TINY = 1e-30
 WEIGHT_COPIES = 3
 """Dequantized weights, their gradients while they flow, and activations of about that size."""
@@ -37,7 +40,8 @@ class TuneScales:
         after:   the same, with scales a few percent away
 
     Rounding treats each product alone; this follows the gradient of the distance between the
-    model's outputs and the float model's, over calibration batches. Codes stay. Some batches
+    model's outputs and the float model's, over calibration batches. Codes stay, and so do
+    scales of codes of `FINE` bits. Some batches
     are held back: where the tuned scales are no better on these, the old ones stay too.
     Options: ``share`` of the calibration batches that is used (but at least `FEWEST`), ``step``
     of them a step, ``rate``, the relative change of a scale in a step (Adam).
@@ -67,8 +71,8 @@ class TuneScales:
 
     def _tune(self, program: Program, floats: Mapping[str, Tensor]) -> Tuning:
         batches = list(program.calibration)
-        if all(weight.granularity.bits == 8 for weight in program.quantized.values()):
-            return Tuning(False, reason="no weight has fewer than 8 bits")
+        if all(_fine(weight) for weight in program.quantized.values()):
+            return Tuning(False, reason=f"no weight has fewer than {FINE} bits")
         if not floats or not batches:
             raise UsageError(
                 "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
@@ -91,6 +95,11 @@ class TuneScales:
         return Tuning(True, len(training), before, after)
 
 
+def _fine(weight: QuantizedWeight) -> bool:
+    """Whether no scale can make the codes of ``weight`` much better."""
+    return weight.granularity.bits >= FINE
+
+
 def _too_large(needed: int, free: int) -> str:
     return (
         f"gradients through the model need at least {needed / 1e9:.1f} GB, "
@@ -109,10 +118,13 @@ class _Tuner:
         self._changes = {
             name: torch.zeros_like(weight.scale, dtype=torch.float32, requires_grad=True)
             for name, weight in self._weights.items()
+            if not _fine(weight)
         }
 
     def _scale(self, name: str) -> Tensor:
         """The tuned scale; rounded as it will be stored, where no gradient is asked for."""
+        if name not in self._changes:
+            return self._weights[name].scale.float()
         change = (1 + self._changes[name]).clamp(1 / LARGEST_CHANGE, LARGEST_CHANGE)
         scale = self._weights[name].scale.float() * change
         if torch.is_grad_enabled():
@@ -163,7 +175,8 @@ class _Tuner:
     def store(self, program: Program) -> None:
         """Put the tuned scales into ``program``."""
         calls = dequantizing_calls(program)
-        for name, weight in self._weights.items():
+        for name in self._changes:
+            weight = self._weights[name]
             scale = self._scale(name).to(weight.scale.dtype)
             program.quantized[name] = replace(weight, scale=scale)
             program.set_weight(scale_name(calls[name]), scale)

@@ -11,7 +11,7 @@ from torch import nn
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
 from awqc.passes.pipeline import parse_pipeline
-from awqc.program import Program
+from awqc.program import Allocation, Program
 from awqc.qparams import Granularity, quantize
 from awqc.tuning.dequantize import dequantize
 from awqc.tuning.objective import distance
@@ -29,10 +29,11 @@ class Net(nn.Module):
         return out
 
 
-def quantized(batches: int = 40) -> Program:
+def quantized(batches: int = 40, allocation: Allocation | None = None) -> Program:
     torch.manual_seed(0)
     program = capture_module(Net(), (torch.randn(4, 40),))
     program.calibration = [{program.inputs[0].name: torch.randn(32, 40)} for _ in range(batches)]
+    program.allocation = allocation
     parse_pipeline(PASSES).run(program)
     return program
 
@@ -65,6 +66,15 @@ def test_scales_that_do_not_help_are_dropped() -> None:
     changes = parse_pipeline("tune-scales{rate=0.9}").passes[0].apply(program)
     assert changes[0].refused
     assert all(program.quantized[name] is weight for name, weight in before.items())
+
+
+def test_scales_of_8_bit_codes_stay() -> None:
+    program = quantized(allocation=Allocation({"down.weight": 8}))
+    before = copy.copy(program.quantized)
+    changes = parse_pipeline("tune-scales{rate=0.003}").passes[0].apply(program)
+    assert not changes[0].refused
+    assert program.quantized["down.weight"] is before["down.weight"]
+    assert program.quantized["up.weight"] is not before["up.weight"]
 
 
 def test_without_floats_or_data_it_refuses() -> None:
