@@ -24,6 +24,9 @@ from awqc.sites import Site
 TOLERANCE = 1e-9
 """Of the largest singular value; a norm's epsilon, which a scale just misses, lies above it."""
 
+FEWEST_BATCHES = 8
+SUMS_AT_ONCE = 64
+
 Shape = tuple[int, ...]
 Freedom = tuple[str, Shape, Shape]
 """A tensor's name, a view of it, and the shape of a factor for that view."""
@@ -50,11 +53,11 @@ class Probe:
     The program should be canonical and in float64.
     """
 
-    def __init__(self, program: Program, samples: int = 32, seed: int = 0) -> None:
+    def __init__(self, program: Program, seed: int = 0) -> None:
         self._program = program
         self._freedoms = _freedoms(program)
         self._sizes = [math.prod(shape) for _, _, shape in self._freedoms]
-        jacobian = self._jacobian(samples, seed)
+        jacobian = self._jacobian(seed)
         self._live = jacobian.norm(dim=0) > TOLERANCE * jacobian.norm()
         self._null = _null_space(jacobian)
 
@@ -86,20 +89,29 @@ class Probe:
         part = slice(start, start + linear.channels)
         return self._live[part], self._null[:, part]
 
-    def _jacobian(self, samples: int, seed: int) -> Tensor:
-        """Change of random sums of the outputs for each freedom: ``(sums, freedoms)``."""
+    def _jacobian(self, seed: int) -> Tensor:
+        """Change of random sums of a batch's outputs for each freedom: ``(sums, freedoms)``.
+
+        There are about twice as many sums as freedoms: no direction is free by chance.
+        """
         theta = torch.zeros(sum(self._sizes), dtype=torch.float64, requires_grad=True)
-        outputs: list[Tensor] = []
-        for batch in synthetic(self._program, samples, seed).batches:
-            outputs += self._outputs(theta, dict(batch))
-        flat = torch.cat([out.reshape(-1) for out in outputs if out.is_floating_point()])
         generator = torch.Generator().manual_seed(seed)
+        first = synthetic(self._program, 1, seed).batches[0]
+        size = sum(x.numel() for x in self._program.run(first) if x.is_floating_point())
+        batches = max(FEWEST_BATCHES, -(-2 * theta.numel() // size))
+        sums = min(size, -(-2 * theta.numel() // batches))
         rows = []
-        for _ in range(theta.numel() + 16):
-            mix = torch.randn(flat.numel(), generator=generator, dtype=torch.float64)
-            (row,) = torch.autograd.grad(flat, theta, mix, retain_graph=True)
-            rows.append(row)
-        return torch.stack(rows)
+        for index in range(batches):
+            (batch,) = synthetic(self._program, 1, seed + index).batches
+            outputs = self._outputs(theta, dict(batch))
+            flat = torch.cat([out.reshape(-1) for out in outputs if out.is_floating_point()])
+            for begin in range(0, sums, SUMS_AT_ONCE):
+                shape = min(SUMS_AT_ONCE, sums - begin), flat.numel()
+                mix = torch.randn(shape, generator=generator, dtype=torch.float64)
+                rows += torch.autograd.grad(
+                    flat, theta, mix, retain_graph=True, is_grads_batched=True
+                )
+        return torch.cat(rows)
 
     def _outputs(self, theta: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         scaled: dict[str, Tensor] = {}
@@ -112,6 +124,11 @@ class Probe:
             self._program.graph_module, scaled, args
         )
         return made
+
+
+def count_freedoms(program: Program) -> int:
+    """How many factors the probe of ``program`` would have: its time grows with their cube."""
+    return sum(math.prod(shape) for _, _, shape in _freedoms(program))
 
 
 def _freedoms(program: Program) -> list[Freedom]:

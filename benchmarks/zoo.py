@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import re
-import time
-import warnings
 from collections import Counter
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.isolated import Reached, isolated
 from benchmarks.models import cache_directory
 from benchmarks.zoo_models import build, names
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 EXACT = 1e-4
-BUILT = "built"
-PRELOADED = ("awqc.compiler", "onnxruntime", "transformers", "transformers.modeling_utils")
 
 
 def main() -> None:
@@ -44,7 +39,9 @@ def main() -> None:
         wanted = chosen.only or [n for n in names() if n not in results][: chosen.limit]
         chosen.cache.parent.mkdir(parents=True, exist_ok=True)
         for name in wanted:
-            results[name] = _isolated(name, chosen.timeout, chosen.effort)
+            results[name] = isolated(
+                partial(run_one, name, chosen.effort), chosen.timeout, stage="build"
+            )
             print(_line(name, results[name]), flush=True)
             with chosen.cache.open("a") as file:
                 file.write(json.dumps({"name": name, **results[name]}) + "\n")
@@ -56,42 +53,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in map(json.loads, lines)}
 
 
-def _isolated(name: str, timeout: float, effort: str) -> dict[str, Any]:
-    """`run_one` in a process of its own, forked from one that has imported what all need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.zoo_models", *PRELOADED])
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(name, effort, there))
-    started = time.perf_counter()
-    process.start()
-    there.close()
-    stage, result = "build", None
-    try:
-        while result is None and here.poll(timeout - (time.perf_counter() - started)):
-            message = here.recv()
-            stage, result = ("compile", None) if message == BUILT else (stage, message)
-    except EOFError:
-        result = {"stage": "crash", "error": "the process ended without a result"}
-    process.kill()
-    process.join()
-    if result is None:
-        return {"stage": stage, "type": "timeout", "error": f"took more than {timeout:.0f} s"}
-    return {**result, "seconds": round(time.perf_counter() - started, 1)}
-
-
-def _report(name: str, effort: str, pipe: Connection) -> None:
-    """Send what came of one model."""
-    warnings.simplefilter("ignore")
-    pipe.send(run_one(name, effort, lambda: pipe.send(BUILT)))
-
-
 def run_one(
-    name: str, effort: str = "default", built: Callable[[], None] = lambda: None
+    name: str, effort: str = "default", reached: Reached = lambda stage: None
 ) -> dict[str, Any]:
-    """Build, run and compile one model; what went wrong first, if anything.
-
-    ``built`` is called when the model itself has run.
-    """
+    """Build, run and compile one model; what went wrong first, if anything."""
     import torch
 
     from awqc.compiler import compile as compile_model
@@ -103,7 +68,7 @@ def run_one(
             model(**inputs) if isinstance(inputs, dict) else model(*inputs)
     except Exception as error:  # noqa: BLE001 - whatever keeps a shrunken model from running
         return _failure("build", error)
-    built()
+    reached("compile")
     try:
         result = compile_model(model, inputs, num_samples=8, formats=("onnx",), effort=effort)
     except Exception as error:  # noqa: BLE001 - the page is about what goes wrong
