@@ -23,8 +23,10 @@ from awqc.tuning.objective import distance
 WARM_UP = 4
 LAST_RATE = 0.05
 LARGEST_CHANGE = 2.0
-FEWEST = 8
+FEWEST = 6
 JUDGES = 2
+JUDGED = 6
+"""One batch in so many is held back, up to `JUDGES`."""
 FINE = 8
 """Bits at which scales stay as they are."""
 TINY = 1e-30
@@ -82,7 +84,7 @@ class TuneScales:
         needed = WEIGHT_COPIES * sum(weight.nbytes for weight in floats.values())
         if needed > (free := available()):
             return Tuning(False, reason=_too_large(needed, free))
-        held_back = min(JUDGES, len(batches) // 2)
+        held_back = min(JUDGES, max(1, len(batches) // JUDGED), len(batches) // 2)
         training = batches[held_back:]
         tuner = _Tuner(program, floats)
         judging = [(batch, tuner.wanted(batch)) for batch in batches[:held_back] or batches]
