@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import zoo_probe
 from benchmarks.isolated import Reached, isolated
 from benchmarks.models import cache_directory
 from benchmarks.zoo_models import build, names
@@ -161,12 +162,32 @@ def _page(results: dict[str, dict[str, Any]], known: int) -> str:
             f"module within {EXACT:g} (relative, exact level).",
             f"- {len(stray)} ended in an error that awqc did not raise on purpose, or in time.",
             f"- Sites: {total['folded']} folded, {total['runtime']} scaled at run time, "
-            f"{total['refused']} refused.", "",
+            f"{total['refused']} refused.",
+            *_probe_lines(zoo_probe.read()), "",
             *head, *rows, "",
             "## Not built", "",
             "The harness could not shrink these; nothing is known about them.", "", *head, *out, "",
         ]
     )
+
+
+def _probe_lines(probed: dict[str, dict[str, Any]]) -> list[str]:
+    """What numbers alone say of the sites, see `benchmarks.zoo_probe`."""
+    done = {name: found for name, found in probed.items() if found["stage"] == "done"}
+    if not done:
+        return []
+    missed = [(name, site) for name, found in done.items() for site in found["missed"]]
+    lines = [
+        f"- A numeric probe that knows no rule (`benchmarks/zoo_probe.py`) looked at "
+        f"{sum(found['sites'] for found in done.values())} sites of {len(done)} models; at "
+        f"{len(missed)} it allows more independent scales than the analysis found.",
+    ]
+    lines += [
+        f"  - {name}, {_plain(site['weight'])}: {site['found']} found, "
+        f"{site['possible']} possible; {_plain(site['reason']) or 'folds'}"
+        for name, site in missed
+    ]
+    return lines
 
 
 if __name__ == "__main__":
