@@ -144,9 +144,11 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
     _check_num_samples(num_samples)
     specs, rows = program.inputs, embedding_rows(program)
     fixed = fixed_batch_size(specs)
-    if len({spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}) > 1:
-        # First axes of several sizes are no batch: nodes and edges of a graph, for example.
-        fixed = count_samples(program.example, specs)
+    samples = count_samples(program.example, specs)
+    firsts = {spec.shape[0] for spec in specs if spec.shape}
+    if samples in firsts or sum(isinstance(size, str) for size in firsts) > 1:
+        # Some inputs fix the batch, or there is none: nodes and edges of a graph, for example.
+        fixed = samples
     size = fixed or max(1, min(_LARGEST_BATCH, num_samples // _FEWEST_BATCHES))
     generator = torch.Generator().manual_seed(seed)
     names = batched_inputs(specs)

@@ -281,6 +281,22 @@ def test_synthetic_data_runs_and_says_what_it_is(net: Program) -> None:
     assert not torch.equal(synthetic(net, 40, seed=8).batches[0]["x"], data.batches[0]["x"])
 
 
+def test_synthetic_data_where_some_inputs_fix_the_batch() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.l = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+            rows = self.l(x).reshape(3, 4)
+            return torch.stack([rows[i] * keep[i] for i in range(3)])
+
+    program = capture_module(Rows(), (torch.randn(3, 8), torch.randn(3, 4)))
+    assert [spec.shape[0] for spec in program.inputs] == [3, "batch"]
+    for batch in synthetic(program, 1).batches:
+        assert program.run(batch)[0].shape == (3, 4)
+
+
 def test_synthetic_data_of_a_fixed_batch_and_of_zeros(fixed: Program) -> None:
     data = synthetic(fixed, 1)
     assert data.batches[0]["input"].shape == (4, 8)
