@@ -11,10 +11,12 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import CaptureError
 from awqc.export.graph_module import unflatten_call
+from awqc.nodes import module_path
 from awqc.program import Batch, Program
 
 _Call = tuple[Sequence[Any], dict[str, Any]]
@@ -32,7 +34,8 @@ def check_agreement(module: nn.Module, program: Program) -> None:
     """Compare both on the example inputs, twice: a module may remember the first call.
 
     Raises:
-        CaptureError: ``program`` gives something else than ``module``.
+        CaptureError: ``program`` gives something else than ``module``, or something else each
+            time, since it draws random numbers.
     """
     change = max(_difference(module, program, program.example) for _ in range(2))
     if change > _tolerance(program):
@@ -42,6 +45,15 @@ def check_agreement(module: nn.Module, program: Program) -> None:
             "torch (numbers, NumPy, state that it keeps between calls): torch.export fixed what "
             "came of that. Make it depend on its inputs alone"
         )
+    if drawn := _random_nodes(program):
+        call: _Call = ([program.example[spec.name] for spec in program.inputs], {})
+        first, second = (_run(program.graph_module, call, seed) or [] for seed in (0, 1))
+        if max(map(_change, first, second), default=0.0) > _tolerance(program):
+            raise CaptureError(
+                f"{program.name}: the outputs differ from run to run, since the model draws random "
+                f"numbers in eval mode ({drawn[0].name}, in {module_path(drawn[0]) or 'forward'}): "
+                "nothing could be verified. Let it take the numbers as an input"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,12 +103,21 @@ def _difference(module: nn.Module, program: Program, batch: Batch) -> float:
     return max(map(_change, found, wanted), default=0.0)
 
 
-def _run(module: nn.Module, call: _Call) -> list[Tensor] | None:
+def _random_nodes(program: Program) -> list[Node]:
+    """Calls that may draw random numbers."""
+    return [
+        node
+        for node in program.graph.nodes
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    ]
+
+
+def _run(module: nn.Module, call: _Call, seed: int = 0) -> list[Tensor] | None:
     """The tensors that ``module`` returns; None where it fails."""
     args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, call)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             result = module(*args, **kwargs)
     except Exception:  # noqa: BLE001 - inputs of a size that was not asked for may be refused
         return None

@@ -8,6 +8,7 @@ from typing import ClassVar
 from awqc.passes.base import Change
 from awqc.passes.canonical.aliases import unify_names
 from awqc.passes.canonical.batch_norm import fold_batch_norms
+from awqc.passes.canonical.complex_pairs import complex_to_pairs
 from awqc.passes.canonical.composites import take_apart
 from awqc.passes.canonical.constants import fold_constants, merge_reads
 from awqc.passes.canonical.einsum import einsum_to_matmul
@@ -29,8 +30,8 @@ class Canonicalize:
     computes expressions of constant tensors once, folds batch norms into the convolutions
     before them, gives norms without a weight one of ones, and writes each product of an
     activation with a tensor of the program as ``linear``, stacks of matrices one by one, an
-    einsum of two activations as a matrix product, and composite operations as what they are
-    made of.
+    einsum of two activations as a matrix product, complex numbers as pairs of real ones, and
+    composite operations as what they are made of.
     Keeps: float outputs, to rounding.
     """
 
@@ -45,6 +46,7 @@ class Canonicalize:
             unify_names,
             merge_reads,
             drop_no_ops,
+            complex_to_pairs,
             fold_constants,
             products_to_linear,
             einsum_to_matmul,

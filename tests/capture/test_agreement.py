@@ -49,8 +49,12 @@ class Table(Base):
 
 
 class Noisy(Base):
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear(x) + torch.randn(8)
+        out: Tensor = self.linear(x) + self.size * torch.randn(8)
         return out
 
 
@@ -85,6 +89,11 @@ def test_sizes_that_the_model_refuses_fix_nothing() -> None:
     assert capture_module(Table(), (torch.randn(4, 8),)).inputs[0].shape == ("batch", 8)
 
 
-def test_noise_is_no_disagreement() -> None:
-    program = capture_module(Noisy(), (torch.randn(4, 8),))
+def test_noise_that_the_outputs_show_is_refused_with_its_place() -> None:
+    with pytest.raises(CaptureError, match=r"differ from run to run.*\(randn"):
+        capture_module(Noisy(1.0), (torch.randn(4, 8),))
+
+
+def test_noise_that_the_outputs_hardly_show_is_no_disagreement() -> None:
+    program = capture_module(Noisy(1e-7), (torch.randn(4, 8),))
     assert program.inputs[0].shape[0] == "batch"
