@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -74,6 +74,10 @@ class QuantizeWeights(QuantizationSpec):
             how = quantized.granularity
             changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))
             trim()
+        # Nothing that follows rounds anew, and moments are large.
+        program.statistics = {
+            node: replace(statistics, gram=None) for node, statistics in program.statistics.items()
+        }
         return changes
 
     def _quantize(
