@@ -46,7 +46,7 @@ def main() -> None:
             print(_line(name, results[name]), flush=True)
             with chosen.cache.open("a") as file:
                 file.write(json.dumps({"name": name, **results[name]}) + "\n")
-    PAGE.write_text(_page(results, len(names())))
+    PAGE.write_text(_page(results, len({*names(), *results})))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
