@@ -180,7 +180,8 @@ def _probe_lines(probed: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         f"- A numeric probe that knows no rule (`benchmarks/zoo_probe.py`) looked at "
         f"{sum(found['sites'] for found in done.values())} sites of {len(done)} models; at "
-        f"{len(missed)} it allows more independent scales than the analysis found.",
+        f"{len(missed)} it allows more independent scales than the analysis found. Some are no "
+        "folds: a channel on which the data never bends an activation looks free to it.",
     ]
     lines += [
         f"  - {name}, {_plain(site['weight'])}: {site['found']} found, "

@@ -170,6 +170,8 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Shells start what runs in the background with interrupts ignored, and so its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 60
     while not (tmp_path / "dumps" / "00-canonicalize.txt").exists():

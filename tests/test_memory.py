@@ -68,7 +68,7 @@ def test_a_file_is_let_go_with_its_last_array(path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")
 def test_mapped_weights_leave_memory_while_batches_run(tmp_path: Path) -> None:
-    layers, width = 16, 512
+    layers, width = 16, 1024
     path = tmp_path / "weights"
     values = torch.randn(layers, width, width) / width**0.5
     values.numpy().tofile(path)
