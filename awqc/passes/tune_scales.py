@@ -23,7 +23,7 @@ from awqc.tuning.objective import distance
 WARM_UP = 4
 LAST_RATE = 0.05
 LARGEST_CHANGE = 2.0
-FEWEST = 6
+FEWEST = 7
 JUDGES = 2
 JUDGED = 6
 """One batch in so many is held back, up to `JUDGES`."""
