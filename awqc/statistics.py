@@ -25,7 +25,7 @@ from torch import Tensor
 EXACT_COLUMNS = 256
 SAMPLES_A_BATCH = 8
 GRAM_TOKENS = 2
-GRAM_FOLD = 16
+GRAM_FOLD = 8
 LARGEST = 1e16
 """Activations beyond this cannot be squared and summed in float32."""
 
