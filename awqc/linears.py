@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from awqc.nodes import module_path
+from awqc.selection import selecting_masks
 
 aten = torch.ops.aten
 CONVOLUTIONS: dict[Any, int] = {
@@ -42,6 +43,7 @@ class Linear:
         weight: the ``get_attr`` of the weight.
         blocks: groups of a grouped convolution, else 1.
         kernel: spatial sizes of a convolution's weight; empty for ``linear``.
+        selected: mask of the rows of the input that matter, if only some do.
     """
 
     node: Node
@@ -49,6 +51,7 @@ class Linear:
     weight: Node
     blocks: int
     kernel: tuple[int, ...]
+    selected: Node | None = None
 
     @property
     def weight_name(self) -> str:
@@ -89,7 +92,7 @@ class Linear:
     def observed(self) -> str:
         """Key of the statistics of this product's input matrix; equal keys share them."""
         if not self.kernel:
-            return self.input.name
+            return self.input.name + (f"[{self.selected.name}]" if self.selected else "")
         shape = (self.blocks, self.kernel, *conv_options(self.node).values())
         return f"{self.input.name}{shape}".replace(" ", "")
 
@@ -116,12 +119,13 @@ class Linear:
 
 def find_linears(graph: Graph) -> list[Linear]:
     """All products of an activation with a floating tensor of the program, in graph order."""
-    found = (as_linear(node) for node in graph.nodes)
+    masks = selecting_masks(graph)
+    found = (as_linear(node, masks.get(node)) for node in graph.nodes)
     return [linear for linear in found if linear is not None]
 
 
-def as_linear(node: Node) -> Linear | None:
-    """``node`` as a `Linear`, or None if it is none."""
+def as_linear(node: Node, selected: Node | None = None) -> Linear | None:
+    """``node`` as a `Linear`, or None if it is none; ``selected`` are the rows that matter."""
     if node.op != "call_function":
         return None
     blocks: int = 1
@@ -140,7 +144,7 @@ def as_linear(node: Node) -> Linear | None:
         return None
     if weight.meta["val"].ndim != (2 + len(kernel) if kernel else 2):
         return None
-    return Linear(node, x, weight, blocks, kernel)
+    return Linear(node, x, weight, blocks, kernel, selected)
 
 
 def _value(argument: Any) -> Tensor:

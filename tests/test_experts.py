@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import Interpreter, Node
 from torch.nn import functional
 
+from awqc.capture.module import capture_module
 from awqc.compiler import compile as compile_model
+from awqc.linears import find_linears
+from awqc.passes.calibrate import Calibrate
+from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.insert_observers import InsertObservers
+from awqc.program import Program
+from awqc.selection import selecting_masks
 from tests.channels.proving import by_weight, prove
 
 EXPERTS, WIDTH, INNER = 4, 32, 64
@@ -61,6 +72,96 @@ class Routed(nn.Module):
         return x + out
 
 
+class Masked(nn.Module):
+    """Every expert on all tokens, masked where they are another's; the last has none."""
+
+    def __init__(self, cut: str = "relu") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut = cut
+        self.norm, self.router = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, EXPERTS)
+        self.ups = nn.ModuleList(nn.Linear(WIDTH, 2 * INNER) for _ in range(EXPERTS))
+        self.downs = nn.ModuleList(nn.Linear(INNER, WIDTH) for _ in range(EXPERTS))
+        with torch.no_grad():
+            self.router.bias[-1] = -100.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x)
+        place = self.router(tokens).argmax(-1, keepdim=True)
+        hidden = self.activate(self.pick(self.ups, tokens, place))
+        return x + self.pick(self.downs, hidden, place)
+
+    @staticmethod
+    def pick(experts: nn.ModuleList, x: Tensor, place: Tensor) -> Tensor:
+        """For each row what the expert at ``place`` makes of it."""
+        parts = [torch.where(place == e, expert(x), 0.0) for e, expert in enumerate(experts)]
+        return functools.reduce(torch.add, parts)
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """Half of the width, from rows alone."""
+        if self.cut == "glu":
+            gate, up = hidden.chunk(2, -1)
+            return functional.silu(gate) * up
+        return torch.relu(hidden[..., ::2]) - hidden[..., 1::2]
+
+
+def canonical(model: nn.Module, example: Tensor) -> Program:
+    program = capture_module(model.eval(), (example,))
+    Canonicalize().apply(program)
+    return program
+
+
+@pytest.mark.parametrize("cut", ["glu", "slice"])
+def test_each_masked_expert_has_scales_of_its_own(cut: str) -> None:
+    sites = by_weight(prove(Masked(cut), torch.randn(2, 6, WIDTH)))
+    assert set(sites["router.weight"].edits) >= {"norm.weight", "ups.0.weight", "ups.3.weight"}
+    downs = [sites[f"downs.{index}.weight"] for index in range(EXPERTS)]
+    assert [(site.status, len(site.readers)) for site in downs] == [("foldable", 1)] * EXPERTS
+
+
+def test_only_rows_that_an_expert_is_right_for_are_observed() -> None:
+    model, example = Masked("glu").eval(), torch.randn(40, WIDTH)
+    program = canonical(model, example)
+    program.calibration = [{"x": torch.randn(40, WIDTH)} for _ in range(2)]
+    InsertObservers().apply(program)
+    changes = Calibrate().apply(program)
+    routed = torch.zeros(EXPERTS, dtype=torch.int64)
+    for batch in program.calibration:
+        routed += model.router(model.norm(batch["x"])).argmax(-1).bincount(minlength=EXPERTS)
+    seen = {linear.weight_name: linear.node.name for linear in find_linears(program.graph)}
+    for kind in ("ups", "downs"):
+        found = [program.statistics.get(seen[f"{kind}.{e}.weight"]) for e in range(EXPERTS)]
+        assert [0 if s is None else s.tokens for s in found] == routed.tolist()
+    assert program.statistics[seen["router.weight"]].tokens == 80
+    assert sum(change.refused for change in changes) == 2
+
+
+def test_rows_outside_a_mask_do_not_matter() -> None:
+    program = canonical(Masked("glu"), torch.randn(40, WIDTH))
+    masks = selecting_masks(program.graph)
+    assert sum(node.target is torch.ops.aten.linear.default for node in masks) == 2 * EXPERTS
+    inputs = [program.example["x"]]
+    values: dict[Node, Any] = {}
+
+    class Run(Interpreter):
+        """Keeps every value, or spoils the rows of ``spoiled`` that should not matter."""
+
+        spoiled: Node | None = None
+
+        def run_node(self, n: Node) -> Any:
+            value = super().run_node(n)
+            if n is self.spoiled:
+                return torch.where(values[masks[n]], value, 1e3)
+            return values.setdefault(n, value)
+
+    run = Run(program.graph_module)
+    (wanted,) = run.run(*inputs)
+    for node in masks:
+        if isinstance(node.meta["val"], Tensor):
+            run.spoiled = node
+            assert torch.equal(run.run(*inputs)[0], wanted), node.name
+
+
 @pytest.mark.parametrize("form", ["batched", "broadcast", "einsum"])
 def test_each_matrix_of_a_stack_has_scales_of_its_own(form: str) -> None:
     sites = by_weight(prove(Stacked(form), torch.randn(2, 6, WIDTH)))
@@ -70,9 +171,10 @@ def test_each_matrix_of_a_stack_has_scales_of_its_own(form: str) -> None:
     assert [(site.status, site.scales) for site in downs] == [("foldable", INNER)] * EXPERTS
 
 
-def test_an_expert_that_saw_no_token_is_said() -> None:
+@pytest.mark.parametrize("model", [Routed, Masked])
+def test_an_expert_that_saw_no_token_is_said(model: type[nn.Module]) -> None:
     compiled = compile_model(
-        Routed(), (torch.randn(9, WIDTH),), num_samples=4, formats=("onnx",), effort="fast"
+        model(), (torch.randn(9, WIDTH),), num_samples=4, formats=("onnx",), effort="fast"
     )
     sites = {site["name"]: site for site in compiled.report["sites"]}
     assert [sites[f"downs.{index}"]["status"] for index in range(EXPERTS)] == [

@@ -16,6 +16,7 @@ from awqc.passes.canonical.experts import count_by_comparing, unstack_products
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
 from awqc.passes.canonical.norms import give_norms_weights
 from awqc.passes.canonical.products import products_to_linear
+from awqc.passes.canonical.separate import separate_rows
 from awqc.program import Program
 
 
@@ -54,6 +55,7 @@ class Canonicalize:
             fold_constants,
             products_to_linear,
             unstack_products,
+            separate_rows,
             count_by_comparing,
             fold_batch_norms,
             give_norms_weights,

@@ -40,12 +40,15 @@ class Observer(nn.Module):
         self.mask: Tensor | None = None
         self._linear = linear
 
-    def forward(self, x: Tensor) -> None:
-        """Add ``x`` to the statistics; tokens that ``mask`` marks as padding are left out."""
+    def forward(self, x: Tensor, selected: Tensor | None = None) -> None:
+        """Add ``x`` to the statistics; tokens that ``mask`` marks as padding are left out.
+
+        So are rows that are not ``selected``, where only some rows matter.
+        """
         if not self.active:
             return
         with torch.no_grad():
-            rows = observed_rows(self._linear, x, self.mask)
+            rows = observed_rows(self._linear, x, self.mask, selected)
             if not self.accumulator.add(rows) and self.bad is None:
                 self.bad = "nan" if bool(torch.isnan(rows).any()) else f"values beyond {LARGEST:g}"
 
@@ -53,14 +56,21 @@ class Observer(nn.Module):
         return self
 
 
-def observed_rows(linear: Linear, x: Tensor, mask: Tensor | None) -> Tensor:
+def observed_rows(
+    linear: Linear, x: Tensor, mask: Tensor | None, selected: Tensor | None = None
+) -> Tensor:
     """The matrix ``(blocks, tokens, K)`` that ``linear`` reads of ``x``.
 
     Tokens where ``mask`` ``(batch, tokens)`` is false are padding, and left out where ``x`` has
-    these axes.
+    these axes; so are the rows where ``selected``, as ``x`` with one column, is false.
     """
-    has_tokens = mask is not None and x.ndim > mask.ndim and x.shape[: mask.ndim] == mask.shape
-    return linear.input_rows(x[mask] if has_tokens and not linear.kernel else x)
+    if linear.kernel:
+        return linear.input_rows(x)
+    wanted = None if selected is None else selected.squeeze(-1)
+    if mask is not None and x.ndim > mask.ndim and x.shape[: mask.ndim] == mask.shape:
+        padded = mask.reshape(*mask.shape, *(1,) * (x.ndim - 1 - mask.ndim))
+        wanted = mask if wanted is None else wanted & padded
+    return linear.input_rows(x if wanted is None else x[wanted])
 
 
 @dataclass(frozen=True)
@@ -99,11 +109,13 @@ class InsertObservers:
         )
         holder = nn.Module()
         program.graph_module.add_module(OBSERVERS, holder)
+        places = {node: place for place, node in enumerate(program.graph.nodes)}
         for index, linear in enumerate(wanted.values()):
             observer = Observer(linear, self.rows, self.seed + index, self.gram, self.samples)
             holder.add_module(str(index), observer)
-            with program.graph.inserting_after(linear.input):
-                call = program.graph.call_module(f"{OBSERVERS}.{index}", (linear.input,))
+            reads = (linear.input,) if linear.selected is None else (linear.input, linear.selected)
+            with program.graph.inserting_after(max(reads, key=places.__getitem__)):
+                call = program.graph.call_module(f"{OBSERVERS}.{index}", reads)
             call.meta["val"] = None
             changes.append(Change(linear.input.name, f"observed for {linear.name}"))
         return changes

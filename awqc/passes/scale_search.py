@@ -29,6 +29,7 @@ class Part:
         granularity: how the weight will be quantized.
         dtype: of the scales that will be stored.
         int8_inputs: whether the product will round its input too, see `awqc.runtime_numerics`.
+        share: of the site's tokens that the product sees, where experts see some each.
     """
 
     weight: Tensor
@@ -37,6 +38,7 @@ class Part:
     granularity: Granularity
     dtype: torch.dtype = torch.float32
     int8_inputs: bool = False
+    share: float = 1.0
 
     def column_scale(self, scale: Tensor) -> Tensor:
         """The factor on each column: float32 ``(blocks, 1, columns)``."""
@@ -52,10 +54,10 @@ class Part:
         return replace(self, weight=self.weight[:, chosen])
 
     def loss(self, scale: Tensor | None) -> float:
-        """``|| (Q(W s) / s - W) F^T ||^2``, see `awqc.statistics`."""
+        """``|| (Q(W s) / s - W) F^T ||^2``, see `awqc.statistics`, times the share of tokens."""
         factor = None if scale is None else self.column_scale(scale)
         parts = self.weight.split(rows_at_once(self.weight), dim=1)
-        return sum(self._loss(weight, factor) for weight in parts)
+        return self.share * sum(self._loss(weight, factor) for weight in parts)
 
     def _loss(self, weight: Tensor, factor: Tensor | None) -> float:
         if factor is None:
@@ -135,21 +137,23 @@ class Search:
     @cached_property
     def _log_x(self) -> Tensor:
         """Logarithm of the mean magnitude of the activation, for each scale."""
-        return self._by_class([part.statistics.abs_mean for part in self._parts])
+        magnitudes = [part.statistics.abs_mean for part in self._parts]
+        return self._by_class(magnitudes, [part.share for part in self._parts])
 
     @cached_property
     def _log_w(self) -> Tensor:
         """Logarithm of the mean magnitude of the weights, each relative to its row's group."""
-        return self._by_class([_relative_weight(part) for part in self._parts])
+        magnitudes = [_relative_weight(part) for part in self._parts]
+        return self._by_class(magnitudes, [1.0] * len(self._parts))
 
-    def _by_class(self, columns: Sequence[Tensor]) -> Tensor:
+    def _by_class(self, columns: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         """Mean of ``(blocks, columns)`` values over the columns that share a scale, as log."""
         total, count = torch.zeros(self._scales), torch.zeros(self._scales)
-        for part, values in zip(self._parts, columns, strict=True):
+        for part, values, share in zip(self._parts, columns, shares, strict=True):
             scaled = part.classes >= 0
-            total.index_add_(0, part.classes[scaled], values[scaled])
-            count.index_add_(0, part.classes[scaled], torch.ones(int(scaled.sum())))
-        mean = total / count.clamp(min=1)
+            total.index_add_(0, part.classes[scaled], values[scaled] * share)
+            count.index_add_(0, part.classes[scaled], torch.full((int(scaled.sum()),), share))
+        mean = torch.where(count > 0, total / count, 0)
         floor = mean.max().clamp(min=torch.finfo(torch.float32).tiny) * FLOOR
         return torch.maximum(mean, floor).log()
 

@@ -128,19 +128,20 @@ def _parts(
 ) -> list[Part]:
     """The products of ``site`` that are to be quantized and were seen in calibration."""
     parts = []
+    tokens = {r.node: s.tokens for r in site.readers if (s := program.statistics.get(r.node))}
     for reader in site.readers:
         linear = linears[reader.node]
-        statistics = program.statistics.get(reader.node)
-        if statistics is None or linear.weight_name not in granularity:
+        if reader.node not in tokens or linear.weight_name not in granularity:
             continue
         weight = program.weight(linear.weight_name)
         parts.append(
             Part(
                 weight=linear.matrix(weight).float(),
                 classes=reader.classes[linear.column_channels()],
-                statistics=statistics,
+                statistics=program.statistics[reader.node],
                 granularity=granularity[linear.weight_name],
                 dtype=program.scale_dtype,
+                share=tokens[reader.node] / max(tokens.values()),
             )
         )
     return parts

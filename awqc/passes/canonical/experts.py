@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from awqc.passes.base import Change
 from awqc.program import Program
+from awqc.selection import same_rows
 
 aten = torch.ops.aten
 GROUPED = frozenset({"_grouped_mm", "grouped_mm", "grouped_mm_fallback"})
@@ -22,13 +23,14 @@ def unstack_products(program: Program) -> list[Change]:
     for any routing, at the cost of computing what a sparse kernel would skip.
     """
     changes = []
+    groups: dict[Node, Node] = {}
     for node in list(program.graph.nodes):
         if node.op != "call_function" or len(node.args) < 2:
             continue
         if node.target in (aten.bmm.default, aten.matmul.default):
             made = _batched(program, node)
         elif _op_name(node) in GROUPED:
-            made = _grouped(program, node)
+            made = _grouped(program, node, groups)
         else:
             continue
         if made is not None:
@@ -82,8 +84,11 @@ def _batched(program: Program, node: Node) -> Node | None:
     return program.call_op(node, aten.stack.default, parts, axis)
 
 
-def _grouped(program: Program, node: Node) -> Node | None:
-    """``sum_e where(group(row) = e, x W_e, 0)``, with groups that end at ``ends``."""
+def _grouped(program: Program, node: Node, groups: dict[Node, Node]) -> Node | None:
+    """``sum_e where(group(row) = e, x W_e, 0)``, with groups that end at ``ends``.
+
+    ``groups`` holds the group of each row, by ``ends``: it is the same in all products.
+    """
     x, weight = node.args[:2]
     ends = node.args[2] if len(node.args) > 2 else node.kwargs.get("offs")
     plain = len(node.args) <= 3 and not any(
@@ -94,20 +99,31 @@ def _grouped(program: Program, node: Node) -> Node | None:
     assert isinstance(weight, Node)
     if x.meta["val"].ndim != 2:
         return None
-    # Rows are numbered without their count, which may be symbolic: row r is number r + 1.
-    first = program.call_op(node, aten.select.int, x, 1, 0)
-    ones = program.call_op(node, aten.ones_like.default, first, dtype=ends.meta["val"].dtype)
-    rows = program.call_op(node, aten.cumsum.default, ones, 0, dtype=ends.meta["val"].dtype)
-    rows = program.call_op(node, aten.unsqueeze.default, rows, 1)
-    passed = program.call_op(node, aten.gt.Tensor, rows, ends)
-    group = program.call_op(node, aten.sum.dim_IntList, passed, [1], True)
+    group = groups.get(ends)
+    if group is None or not same_rows(group, x):
+        group = groups[ends] = _group_of_rows(program, node, x, ends)
+    matrices = _matrices(program, node, weight)
+    masks = [program.call_op(node, aten.eq.Scalar, group, e) for e in range(len(matrices))]
     total: Node | None = None
-    for index, matrix in enumerate(_matrices(program, node, weight)):
+    for mask, matrix in zip(masks, matrices, strict=True):
         made = program.call_op(node, aten.linear.default, x, matrix)
-        mine = program.call_op(node, aten.eq.Scalar, group, index)
-        made = program.call_op(node, aten.where.ScalarOther, mine, made, 0.0)
+        made = program.call_op(node, aten.where.ScalarOther, mask, made, 0.0)
         total = made if total is None else program.call_op(node, aten.add.Tensor, total, made)
     return total
+
+
+def _group_of_rows(program: Program, node: Node, x: Node, ends: Node) -> Node:
+    """The number of the group of each row of ``x``: ``(rows, 1)``.
+
+    Rows are numbered without their count, which may be symbolic: row r is number r + 1.
+    """
+    dtype = ends.meta["val"].dtype
+    first = program.call_op(node, aten.select.int, x, 1, 0)
+    ones = program.call_op(node, aten.ones_like.default, first, dtype=dtype)
+    rows = program.call_op(node, aten.cumsum.default, ones, 0, dtype=dtype)
+    rows = program.call_op(node, aten.unsqueeze.default, rows, 1)
+    passed = program.call_op(node, aten.gt.Tensor, rows, ends)
+    return program.call_op(node, aten.sum.dim_IntList, passed, [1], True)
 
 
 def count_by_comparing(program: Program) -> list[Change]:

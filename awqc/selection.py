@@ -1,0 +1,75 @@
+"""Rows of a value that matter: a mask may replace the others by zeros later on."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+aten = torch.ops.aten
+SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+AXIS = {**dict.fromkeys(SPLITS, 2), aten.slice.Tensor: 1}
+"""The argument that says along which axis a value is cut."""
+
+
+def selecting_masks(graph: Graph) -> dict[Node, Node]:
+    """The mask ``(rows, 1)`` of the rows that matter, for each node where some do not.
+
+    ``where(mask, f(x), 0)`` reads no other row of ``x`` if ``f`` works row by row. Mixtures of
+    experts do this: each expert is right for the tokens that are sent to it, and only there.
+    """
+    masks: dict[Node, Node] = {}
+    for node in reversed(graph.nodes):
+        found = {_mask(user, node, masks) for user in node.users if user.op != "call_module"}
+        mask = found.pop() if len(found) == 1 else None
+        if mask is not None:
+            masks[node] = mask
+    return masks
+
+
+def _mask(user: Node, source: Node, masks: dict[Node, Node]) -> Node | None:
+    """The mask of the rows of ``source`` that ``user`` reads."""
+    if (selected := masked(user)) is not None and selected[1] is source:
+        return selected[0]
+    return masks.get(user) if by_row(user, source) else None
+
+
+def masked(node: Node) -> tuple[Node, Node] | None:
+    """``(mask, value)`` where ``node`` keeps some rows of ``value``, and zeros the others."""
+    if node.target is not aten.where.ScalarOther or node.args[2] != 0:
+        return None
+    mask, value = node.args[:2]
+    assert isinstance(mask, Node)
+    assert isinstance(value, Node)
+    fits = same_rows(mask, value) and mask.meta["val"].shape[-1:] == (1,)
+    return (mask, value) if fits else None
+
+
+def by_row(node: Node, source: Node) -> bool:
+    """Whether each row of ``node`` depends on no other row of its argument ``source``.
+
+    Rows are along all axes but the last.
+    """
+    target = node.target
+    if node.op != "call_function":
+        return False
+    if target is operator.getitem:
+        return source.target in SPLITS and by_row(source, source.all_input_nodes[0])
+    if target is aten.linear.default:
+        return node.args[0] is source and source not in node.args[1:]
+    if target in AXIS:
+        place = AXIS[target]
+        axis = node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
+        return node.args[0] is source and axis in (-1, source.meta["val"].ndim - 1)
+    return torch.Tag.pointwise in getattr(target, "tags", ()) and same_rows(node, source)
+
+
+def same_rows(first: Node, second: Node) -> bool:
+    """Whether both are tensors with the same axes but the last; symbolic sizes by their names."""
+    values = [node.meta.get("val") for node in (first, second)]
+    if not all(isinstance(value, Tensor) for value in values):
+        return False
+    shapes = [value.shape for value in values]
+    return len(shapes[0]) == len(shapes[1]) and str(shapes[0][:-1]) == str(shapes[1][:-1])
