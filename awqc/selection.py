@@ -68,8 +68,7 @@ def by_row(node: Node, source: Node) -> bool:
 
 def same_rows(first: Node, second: Node) -> bool:
     """Whether both are tensors with the same axes but the last; symbolic sizes by their names."""
-    values = [node.meta.get("val") for node in (first, second)]
-    if not all(isinstance(value, Tensor) for value in values):
+    a, b = first.meta.get("val"), second.meta.get("val")
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         return False
-    shapes = [value.shape for value in values]
-    return len(shapes[0]) == len(shapes[1]) and str(shapes[0][:-1]) == str(shapes[1][:-1])
+    return a.ndim == b.ndim and str(a.shape[:-1]) == str(b.shape[:-1])
