@@ -2,9 +2,12 @@
 
     python -m benchmarks.finetune --text TEXT       # prints where the folder is
 
-`benchmarks.models.smollm2` came out of 4-bit codes in blocks of 32. Steps of AdamW on the weights
-of all linear layers but the head move each by a good part of a step of that grid; how far, in
-grid steps, is written beside the model as ``finetune.json``.
+`benchmarks.models.smollm2` came out of 4-bit codes in blocks of 32. Training alone leaves most
+weights within a twentieth of a step of that grid, and a quantizer that finds the grid again then
+even undoes the training (HQQ: perplexity 41.8, the trained model itself 42.7). So the weights of
+all linear layers but the head get normal noise of `NOISE` grid steps first, and steps of AdamW
+bring the model back. How far weights moved, in grid steps, is written beside the model as
+``finetune.json``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from benchmarks.models import ModelUnavailableError, cache_directory, smollm2
 
 STEPS, WARMUP, ROWS, LENGTH, SKIP = 60, 10, 1, 512, 128
 LINEAR = "_proj.weight"
-RATE, SEED, BLOCK = 8e-4, 0, 32
+RATE, SEED, BLOCK = 4e-4, 0, 32
+NOISE = 0.35
+"""Of a grid step: one weight in seven is nearer to another point of the grid then."""
 
 
 def finetuned_smollm2() -> Path:
@@ -43,9 +48,22 @@ def finetuned_smollm2() -> Path:
 
 def grid_steps(before: Tensor, after: Tensor) -> Tensor:
     """How far each weight moved, in steps of the 4-bit grid of its block of 32."""
-    blocks = before.reshape(-1, BLOCK)
-    step = (blocks.amax(1) - blocks.amin(1)).clamp_min(1e-12) / 15
-    return (after - before).abs().reshape(-1, BLOCK) / step[:, None]
+    return (after - before).abs().reshape(-1, BLOCK) / grid_step(before)
+
+
+def grid_step(weight: Tensor) -> Tensor:
+    """The distance of grid points in each block: ``(blocks, 1)``."""
+    blocks = weight.reshape(-1, BLOCK)
+    return (blocks.amax(1, keepdim=True) - blocks.amin(1, keepdim=True)).clamp_min(1e-12) / 15
+
+
+def leave_grid(model: Any, seed: int) -> None:
+    """Add the noise to ``model``, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if name.endswith(LINEAR):
+            noise = torch.randn(weight.shape, generator=generator).reshape(-1, BLOCK)
+            weight.data += (NOISE * grid_step(weight.data) * noise).reshape(weight.shape)
 
 
 def rate(step: int) -> float:
@@ -85,8 +103,8 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, floa
             if name.endswith(LINEAR)
         ]
     )
-    far = float((steps > 0.1).double().mean())
-    return {"median": float(steps.median()), "mean": float(steps.mean()), "share_over_0.1": far}
+    far = float((steps > 0.5).double().mean())
+    return {"median": float(steps.median()), "mean": float(steps.mean()), "share_over_0.5": far}
 
 
 def main() -> None:
@@ -103,6 +121,7 @@ def main() -> None:
     sequences = packed_sequences(text, given.text, SKIP + STEPS * ROWS, LENGTH)[SKIP:]
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    leave_grid(model, SEED)
     losses = finetune(model, sequences)
     shutil.copytree(source, target, dirs_exist_ok=True)
     model.save_pretrained(target)

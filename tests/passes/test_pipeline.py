@@ -6,13 +6,16 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from awqc.capture.module import capture_module
 from awqc.errors import InvariantError, UsageError
 from awqc.passes.base import Change, Pass
 from awqc.passes.invariants import TOLERANCE, check_invariants, relative_change
@@ -150,6 +153,38 @@ def test_a_wrong_pass_is_named(breaks: Callable[[Program], object], message: str
         Pipeline([Wrong(breaks)]).run(program)
     if "output" in message:
         assert repr(program.outputs[0]) in str(error.value)
+
+
+class Amplifying(nn.Module):
+    """The small difference of two large values: rounding shows in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.RMSNorm(32)
+        self.one, self.two = (nn.Linear(32, 8, bias=False) for _ in range(2))
+        self.two.weight.data = self.one.weight + 2e-5 * torch.randn(8, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(x)
+        return torch.sub(self.one(h), self.two(h))
+
+
+def test_what_rounding_does_to_a_model_is_measured_before_it_is_blamed() -> None:
+    program = capture_module(Amplifying().eval(), (torch.randn(16, 32),))
+    run(program, "canonicalize")
+
+    def fold(program: Program, wrong: float = 1.0) -> None:
+        scale = torch.linspace(0.3, 3.0, 32)
+        program.set_weight("norm.weight", program.weight("norm.weight") / scale * wrong)
+        for name in ("one.weight", "two.weight"):
+            program.set_weight(name, program.weight(name) * scale)
+
+    (before,) = program.run(program.example)
+    Pipeline([Wrong(fold)]).run(program)
+    assert relative_change(program.run(program.example)[0], before) > 2 * TOLERANCE
+    with pytest.raises(InvariantError, match="rounding explains"):
+        Pipeline([Wrong(partial(fold, wrong=1.05))]).run(program)
 
 
 def _break_qparams(program: Program, **fields: Any) -> None:
