@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import InvariantError
+from awqc.linears import find_linears
 from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
 from awqc.program import Program
@@ -107,11 +108,10 @@ def _explained(program: Program, output: str) -> float:
     """How much rounding alone may move ``output``: measured, since networks amplify it."""
     rounded = program.clone()
     generator = torch.Generator().manual_seed(0)
-    for name, weight in program.parameters().items():
-        if weight.is_floating_point():
-            noise = torch.rand(weight.shape, generator=generator).to(weight) * 2 - 1
-            step = torch.finfo(weight.dtype).eps
-            rounded.set_weight(name, weight + weight * noise * step)
+    for name in {linear.weight_name: None for linear in find_linears(program.graph)}:
+        weight = program.weight(name)
+        noise = torch.rand(weight.shape, generator=generator).to(weight) * 2 - 1
+        rounded.set_weight(name, weight + weight * noise * torch.finfo(weight.dtype).eps)
     batch, place = program.check_batch(), program.outputs.index(output)
     moved = relative_change(rounded.run(batch)[place], program.run(batch)[place])
     return min(max(TOLERANCE, ROUNDINGS * moved), LARGEST)
