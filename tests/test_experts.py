@@ -105,6 +105,73 @@ class Masked(nn.Module):
         return torch.relu(hidden[..., ::2]) - hidden[..., 1::2]
 
 
+class Picked(nn.Module):
+    """For each token the matrices of its experts, read out of stacks by an index."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.form = form
+        self.norm, self.router = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, EXPERTS)
+        self.up = nn.Parameter(torch.randn(EXPERTS, 2 * INNER, WIDTH) / 6)
+        self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER) / 8)
+        self.up_bias = nn.Parameter(torch.randn(EXPERTS, 2 * INNER) / 6)
+        self.down_bias = nn.Parameter(torch.randn(EXPERTS, WIDTH) / 6)
+        with torch.no_grad():
+            self.router.bias[-1] = -100.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x)
+        shares, ids = self.router(tokens).softmax(-1).topk(2, -1)
+        made: Tensor = getattr(self, self.form)(tokens, ids)
+        weighted: Tensor = made.view(len(x), 2, WIDTH) * shares[..., None]
+        return x + weighted.sum(1)
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        gate, up = hidden.chunk(2, -1)
+        return functional.silu(gate) * up
+
+    def einsum(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        hidden = self.activate(torch.einsum("ti,taoi->tao", tokens, self.up[ids]))
+        made: Tensor = torch.einsum("tao,taio->tai", hidden, self.down[ids])
+        return made
+
+    def rows(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        ids, tokens = ids.reshape(-1), tokens.repeat_interleave(2, 0)
+        hidden = torch.bmm(self.up[ids], tokens.unsqueeze(-1)).squeeze(-1) + self.up_bias[ids]
+        made = torch.bmm(self.down[ids], self.activate(hidden).unsqueeze(-1)).squeeze(-1)
+        return made + self.down_bias[ids]
+
+    def transposed(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        ids, tokens = ids.flatten(), tokens.repeat_interleave(2, 0)
+        up = self.up.index_select(0, ids).transpose(1, 2)
+        hidden = self.activate(torch.bmm(tokens.unsqueeze(1), up).squeeze(1))
+        return torch.matmul(hidden.unsqueeze(1), self.down[ids].permute(0, 2, 1)).squeeze(1)
+
+    def broadcast(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        hidden = torch.matmul(tokens[:, None, None], self.up[ids].mT).squeeze(2)
+        made = torch.matmul(self.activate(hidden).unsqueeze(2), self.down[ids].transpose(-1, -2))
+        return made.squeeze(-2)
+
+    def from_the_end(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        return self.einsum(tokens, ids - EXPERTS)
+
+
+class Adapters(nn.Module):
+    """A matrix for each sequence, and a sum over the matrices that a token picked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.adapter = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER) / 6)
+        self.down = nn.Parameter(torch.randn(EXPERTS, INNER, WIDTH) / 8)
+
+    def forward(self, x: Tensor, which: Tensor, ids: Tensor) -> Tensor:
+        hidden = torch.relu(torch.bmm(self.norm(x), self.adapter[which]))
+        return x + torch.einsum("bsi,bakio->bskao", hidden, self.down[ids]).sum(2).sum(2)
+
+
 def canonical(model: nn.Module, example: Tensor) -> Program:
     program = capture_module(model.eval(), (example,))
     Canonicalize().apply(program)
@@ -160,6 +227,42 @@ def test_rows_outside_a_mask_do_not_matter() -> None:
         if isinstance(node.meta["val"], Tensor):
             run.spoiled = node
             assert torch.equal(run.run(*inputs)[0], wanted), node.name
+
+
+@pytest.mark.parametrize("form", ["einsum", "rows", "transposed", "broadcast", "from_the_end"])
+def test_matrices_that_an_index_picks_have_scales_of_their_own(form: str) -> None:
+    sites = by_weight(prove(Picked(form), torch.randn(6, WIDTH)))
+    assert set(sites["router.weight"].edits) >= {"norm.weight", "router.weight"}
+    downs = [sites[f"down.{index}"] for index in range(EXPERTS)]
+    assert [(site.status, site.scales) for site in downs] == [("foldable", INNER)] * EXPERTS
+    assert all(f"up.{index}" in site.edits for index, site in enumerate(downs))
+
+
+def test_picked_matrices_are_quantized_and_exported() -> None:
+    compiled = compile_model(
+        Picked("rows"), (torch.randn(9, WIDTH),), num_samples=4, formats=("onnx",), effort="fast"
+    )
+    report = compiled.report
+    quantized = {name for site in report["sites"] for name in site["linears"]}
+    assert quantized == {"router.weight", *(f"{s}.{e}" for s in ("up", "down") for e in range(4))}
+    assert report["skipped"] == []
+    assert report["verify"]["export_exact"]["rel"] < 1e-5
+    (unseen,) = [site for site in report["sites"] if site["name"].startswith("down.3")]
+    assert unseen["reason"].startswith("no calibration data reached it")
+
+
+def test_a_matrix_a_sequence_and_a_sum_over_matrices() -> None:
+    example = (
+        torch.randn(3, 5, WIDTH), torch.tensor([2, 0, 2]), torch.randint(0, EXPERTS, (3, 2, 1))
+    )
+    program = capture_module(Adapters().eval(), example)
+    (wanted,) = program.run(program.example)
+    Canonicalize().apply(program)
+    (made,) = program.run(program.example)
+    assert {linear.weight_name for linear in find_linears(program.graph)} == {
+        f"{stack}.{index}" for stack in ("adapter", "down") for index in range(EXPERTS)
+    }
+    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["batched", "broadcast", "einsum"])

@@ -15,6 +15,7 @@ from awqc.passes.canonical.einsum import einsum_to_matmul
 from awqc.passes.canonical.experts import count_by_comparing, unstack_products
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
 from awqc.passes.canonical.norms import give_norms_weights
+from awqc.passes.canonical.picked import unstack_picked
 from awqc.passes.canonical.products import products_to_linear
 from awqc.passes.canonical.separate import separate_rows
 from awqc.program import Program
@@ -50,6 +51,7 @@ class Canonicalize:
             complex_to_pairs,
             fold_constants,
             products_to_linear,
+            unstack_picked,
             einsum_to_matmul,
             take_apart,
             fold_constants,

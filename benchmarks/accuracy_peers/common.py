@@ -84,6 +84,7 @@ class Answer:
         samples: calibration sequences that were used.
         runtime_scales: numbers that multiply activations at run time.
         notes: what a reader must know.
+        eight: layers at 8 bits, a scale and an 8-bit zero point a row, by module path.
     """
 
     weights: dict[str, Tensor]
@@ -91,6 +92,7 @@ class Answer:
     samples: int
     runtime_scales: int = 0
     notes: tuple[str, ...] = ()
+    eight: frozenset[str] = frozenset()
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -110,13 +112,19 @@ def effective_weight(module: nn.Module, columns: int, dtype: torch.dtype = torch
     return (outputs if bias is None else outputs - bias).T.float()
 
 
-def effective_bits(shapes: list[tuple[int, ...]], request: Request, answer: Answer) -> float:
+def effective_bits(
+    shapes: dict[str, tuple[int, ...]], request: Request, answer: Answer
+) -> float:
     """Bits a weight with all that is stored for it: scales in 16 bits, and zero points."""
     total, count = 16.0 * answer.runtime_scales, 0
-    for rows, columns in shapes:
-        groups = 1 if request.group_size == -1 else -(-columns // request.group_size)
-        total += rows * columns * request.bits
-        total += rows * groups * (SCALE_BITS + answer.zero_point_bits)
+    for name, (rows, columns) in shapes.items():
+        bits, zero_point, groups = request.bits, answer.zero_point_bits, 1
+        if name in answer.eight:
+            bits = zero_point = 8
+        elif request.group_size != -1:
+            groups = -(-columns // request.group_size)
+        total += rows * columns * bits
+        total += rows * groups * (SCALE_BITS + zero_point)
         count += rows * columns
     return total / count
 
@@ -129,7 +137,7 @@ def run(quantize: Quantize, dtype: torch.dtype = torch.float32) -> None:
     arguments, request = parse()
     torch.manual_seed(request.seed)
     model = request.model(dtype)
-    shapes = [tuple(module.weight.shape) for module in linears(model).values()]
+    shapes = {name: tuple(module.weight.shape) for name, module in linears(model).items()}
     started = cpu_seconds()
     try:
         answer = quantize(request, model)

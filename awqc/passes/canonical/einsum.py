@@ -35,6 +35,21 @@ def einsum_to_matmul(program: Program) -> list[Change]:
     return changes
 
 
+def two_terms(node: Node) -> tuple[tuple[Node, Node], tuple[str, str], str] | None:
+    """Operands and letters of an einsum of two and of its result; None if one has a diagonal."""
+    text, operands = str(node.args[0]).replace(" ", ""), node.args[1]
+    if "->" not in text or "." in text or not isinstance(operands, list | tuple):
+        return None
+    inside, out = text.split("->")
+    terms = inside.split(",")
+    if len(terms) != 2 or any(len(set(t)) != len(t) for t in (*terms, out)):
+        return None
+    a, b = operands
+    assert isinstance(a, Node)
+    assert isinstance(b, Node)
+    return (a, b), (terms[0], terms[1]), out
+
+
 class _Equation:
     """Two operands and what their letters are."""
 
@@ -51,17 +66,11 @@ class _Equation:
 
     @classmethod
     def parse(cls, node: Node) -> _Equation | None:
-        text, operands = str(node.args[0]).replace(" ", ""), node.args[1]
-        if "->" not in text or "." in text or not isinstance(operands, list | tuple):
+        parsed = two_terms(node)
+        if parsed is None:
             return None
-        inside, out = text.split("->")
-        terms = inside.split(",")
-        if len(terms) != 2 or any(len(set(t)) != len(t) for t in (*terms, out)):
-            return None
-        a, b = operands
-        assert isinstance(a, Node)
-        assert isinstance(b, Node)
-        made = cls(node, (terms[0], terms[1]), (a, b), out)
+        (a, b), terms, out = parsed
+        made = cls(node, terms, (a, b), out)
         shapes = [
             dict(zip(term, operand.meta["val"].shape, strict=True))
             for term, operand in zip(terms, (a, b), strict=True)

@@ -45,29 +45,37 @@ def _op_name(node: Node) -> str:
     return "" if schema is None else str(schema.name).split("::")[-1]
 
 
-def _is_stack(node: Any) -> bool:
+def is_stack(node: Any) -> bool:
+    """Whether ``node`` reads a stack of matrices, a constant with three axes."""
     if not isinstance(node, Node) or node.op != "get_attr":
         return False
     value = node.meta["val"]
     return bool(value.is_floating_point() and value.ndim == 3)
 
 
-def _matrices(program: Program, node: Node, weight: Node) -> list[Node]:
-    """Reads of the matrices of ``weight``, each ``(N, K)`` as ``linear`` takes it."""
+def matrices(program: Program, weight: Node, *, alone: bool, transposed: bool) -> list[Node]:
+    """Reads of the matrices of ``weight``, each as ``linear`` takes it.
+
+    ``alone``: nothing else reads ``weight``. ``transposed``: its matrices are ``(K, N)``.
+    """
     name = str(weight.target)
-    value = program.weight(name)
-    base = name if set(weight.users) == {node} else program.fresh_name(name)
-    first = next(iter(program.graph.nodes))
+    base = name if alone else program.fresh_name(name)
+    value, first = program.weight(name), next(iter(program.graph.nodes))
+    copied = torch.contiguous_format
     return [
-        program.add_weight(f"{base}.{index}", matrix.t().contiguous(), first)
-        for index, matrix in enumerate(value)
+        program.add_weight(f"{base}.{index}", matrix.clone(memory_format=copied), first)
+        for index, matrix in enumerate(value.mT if transposed else value)
     ]
+
+
+def _own_matrices(program: Program, node: Node, weight: Node) -> list[Node]:
+    return matrices(program, weight, alone=set(weight.users) == {node}, transposed=True)
 
 
 def _batched(program: Program, node: Node) -> Node | None:
     """``stack_e(x_e W_e)``, where every matrix has rows of its own or all share them."""
     x, weight = node.args[:2]
-    if not _is_stack(weight) or not isinstance(x, Node) or x.op == "get_attr":
+    if not is_stack(weight) or not isinstance(x, Node) or x.op == "get_attr":
         return None
     assert isinstance(weight, Node)
     shape, count = x.meta["val"].shape, weight.meta["val"].shape[0]
@@ -79,7 +87,7 @@ def _batched(program: Program, node: Node) -> Node | None:
     ]
     parts = [
         program.call_op(node, aten.linear.default, rows[min(index, len(rows) - 1)], matrix)
-        for index, matrix in enumerate(_matrices(program, node, weight))
+        for index, matrix in enumerate(_own_matrices(program, node, weight))
     ]
     return program.call_op(node, aten.stack.default, parts, axis)
 
@@ -94,7 +102,7 @@ def _grouped(program: Program, node: Node, groups: dict[Node, Node]) -> Node | N
     plain = len(node.args) <= 3 and not any(
         value is not None for key, value in node.kwargs.items() if key != "offs"
     )
-    if not (plain and _is_stack(weight) and isinstance(x, Node) and isinstance(ends, Node)):
+    if not (plain and is_stack(weight) and isinstance(x, Node) and isinstance(ends, Node)):
         return None
     assert isinstance(weight, Node)
     if x.meta["val"].ndim != 2:
@@ -102,10 +110,10 @@ def _grouped(program: Program, node: Node, groups: dict[Node, Node]) -> Node | N
     group = groups.get(ends)
     if group is None or not same_rows(group, x):
         group = groups[ends] = _group_of_rows(program, node, x, ends)
-    matrices = _matrices(program, node, weight)
-    masks = [program.call_op(node, aten.eq.Scalar, group, e) for e in range(len(matrices))]
+    stack = _own_matrices(program, node, weight)
+    masks = [program.call_op(node, aten.eq.Scalar, group, e) for e in range(len(stack))]
     total: Node | None = None
-    for mask, matrix in zip(masks, matrices, strict=True):
+    for mask, matrix in zip(masks, stack, strict=True):
         made = program.call_op(node, aten.linear.default, x, matrix)
         made = program.call_op(node, aten.where.ScalarOther, mask, made, 0.0)
         total = made if total is None else program.call_op(node, aten.add.Tensor, total, made)

@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from awqc.passes.base import Change
+from awqc.passes.canonical.picked import entry
 from awqc.program import Program
 from awqc.selection import by_row, masked, selecting_masks
 
@@ -77,6 +78,8 @@ class _Separator:
         parts = {_group(other): value for other, value in self._parts.get(node, ())}
         if (own := parts.get(group)) is not None:
             self._values.append(own)
+        elif (table := entry(group[0], node)) is not None:
+            own = self._constant(table, group[1])
         else:
             inputs = [source for source in node.all_input_nodes if by_row(node, source)]
             simpler = {source: self.under(mask, source, reader) for source in inputs}
@@ -84,6 +87,13 @@ class _Separator:
             own = self._copy(node, simpler, reader) if changed else node
         self._written[group, node] = own
         return own
+
+    def _constant(self, table: Node, index: int) -> Node:
+        """An entry of a constant, which is the same in all rows."""
+        name = str(table.target)
+        first = next(iter(self._program.graph.nodes))
+        entry = self._program.weight(name)[index].clone()
+        return self._program.add_weight(self._program.fresh_name(f"{name}.{index}"), entry, first)
 
     def _copy(self, node: Node, sources: dict[Node, Node], reader: Node) -> Node:
         with node.graph.inserting_before(reader):
