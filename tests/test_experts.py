@@ -123,6 +123,8 @@ class Picked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x)
         shares, ids = self.router(tokens).softmax(-1).topk(2, -1)
+        if self.form == "summed":
+            return x + self.summed(tokens, ids, shares)
         made: Tensor = getattr(self, self.form)(tokens, ids)
         weighted: Tensor = made.view(len(x), 2, WIDTH) * shares[..., None]
         return x + weighted.sum(1)
@@ -134,6 +136,11 @@ class Picked(nn.Module):
     def einsum(self, tokens: Tensor, ids: Tensor) -> Tensor:
         hidden = self.activate(torch.einsum("ti,taoi->tao", tokens, self.up[ids]))
         made: Tensor = torch.einsum("tao,taio->tai", hidden, self.down[ids])
+        return made
+
+    def summed(self, tokens: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
+        hidden = self.activate(torch.einsum("...i,...aoi->...ao", tokens, self.up[ids]))
+        made: Tensor = torch.einsum("tao,taio,ta->ti", hidden, self.down[ids], shares)
         return made
 
     def rows(self, tokens: Tensor, ids: Tensor) -> Tensor:
@@ -155,6 +162,31 @@ class Picked(nn.Module):
 
     def from_the_end(self, tokens: Tensor, ids: Tensor) -> Tensor:
         return self.einsum(tokens, ids - EXPERTS)
+
+
+class Sorted(nn.Module):
+    """Tokens sorted by expert, and cut into as many rows as each expert got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.router = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, EXPERTS)
+        self.ups = nn.ModuleList(nn.Linear(WIDTH, INNER) for _ in range(EXPERTS))
+        self.downs = nn.ModuleList(nn.Linear(INNER, WIDTH) for _ in range(EXPERTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x)
+        ids = self.router(tokens).argmax(-1)
+        order = ids.argsort()
+        counts = functional.one_hot(ids, EXPERTS).sum(0).tolist()
+        hidden = torch.relu(self.apply_each(self.ups, tokens[order], counts))
+        made = self.apply_each(self.downs, hidden, counts)
+        return x + torch.zeros_like(x).index_add(0, order, made)
+
+    @staticmethod
+    def apply_each(experts: nn.ModuleList, rows: Tensor, counts: list[int]) -> Tensor:
+        parts = rows.split(counts)
+        return torch.cat([expert(part) for expert, part in zip(experts, parts, strict=True)])
 
 
 class Adapters(nn.Module):
@@ -229,13 +261,22 @@ def test_rows_outside_a_mask_do_not_matter() -> None:
             assert torch.equal(run.run(*inputs)[0], wanted), node.name
 
 
-@pytest.mark.parametrize("form", ["einsum", "rows", "transposed", "broadcast", "from_the_end"])
+@pytest.mark.parametrize("form", [
+    "einsum", "summed", "rows", "transposed", "broadcast", "from_the_end"
+])
 def test_matrices_that_an_index_picks_have_scales_of_their_own(form: str) -> None:
     sites = by_weight(prove(Picked(form), torch.randn(6, WIDTH)))
     assert set(sites["router.weight"].edits) >= {"norm.weight", "router.weight"}
     downs = [sites[f"down.{index}"] for index in range(EXPERTS)]
     assert [(site.status, site.scales) for site in downs] == [("foldable", INNER)] * EXPERTS
     assert all(f"up.{index}" in site.edits for index, site in enumerate(downs))
+
+
+def test_experts_of_tokens_that_are_sorted_and_cut_have_scales_of_their_own() -> None:
+    sites = by_weight(prove(Sorted(), torch.randn(40, WIDTH)))
+    assert set(sites["router.weight"].edits) >= {"norm.weight", "ups.0.weight", "ups.3.weight"}
+    downs = [sites[f"downs.{index}.weight"] for index in range(EXPERTS)]
+    assert [(site.status, site.scales) for site in downs] == [("foldable", INNER)] * EXPERTS
 
 
 def test_picked_matrices_are_quantized_and_exported() -> None:

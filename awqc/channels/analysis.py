@@ -14,7 +14,7 @@ from awqc.channels.flow import Flow
 from awqc.channels.labels import PINNED
 from awqc.channels.neutral import neutral_values
 from awqc.channels.places import column_places
-from awqc.channels.shapes import Shapes
+from awqc.channels.shapes import Shapes, free_splits
 from awqc.linears import CONVOLUTIONS, Linear, find_linears
 from awqc.program import Program
 from awqc.sites import Reader, Site, both_factors
@@ -63,8 +63,8 @@ class _Analysis:
         for spec, node in zip(self.program.inputs, placeholders, strict=True):
             node.meta["input"] = spec.name
         self.states = _state_nodes(self.program, placeholders)
-        constants = _integers(self.program)
-        self.small, self.example = Shapes(True, constants), Shapes(False, constants)
+        constants, splits = _integers(self.program), free_splits(graph)
+        self.small, self.example = (Shapes(small, constants, splits) for small in (True, False))
         self.neutral = neutral_values(self.program)
         self.columns = column_places(graph)
         self.shared = _shared_storage(self.program)
@@ -86,6 +86,8 @@ class _Analysis:
             site = Site(name, seed.input.name, readers, channels, 0, {}, "refused", reason)
             return site, {r.node for r in mine}
 
+        if seed.input in self.neutral:
+            return refused("it is the same whatever it is scaled by")
         try:
             flow = self._spread(seed)
         except (RuntimeError, IndexError, ValueError) as error:
@@ -97,7 +99,7 @@ class _Analysis:
             return refused(reason)
         covered = self._covered(flow, kept)
         if not any(_differs(linear, reader) for linear, reader in covered.items()):
-            return refused("all its channels must share one scale, which would change nothing")
+            return refused(_tied(flow))
         site = Site(
             name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()),
             self._edits(flow, kept),
@@ -187,6 +189,12 @@ def _renumber(flow: Flow, labels: Tensor, kept: Tensor) -> Tensor:
 def _main_reason(flow: Flow) -> str:
     """The reason of the pin that fixed most scales."""
     return max(flow.pins, key=lambda pin: pin[0])[1] if flow.pins else ""
+
+
+def _tied(flow: Flow) -> str:
+    """A reason that names the operation that made most scales equal."""
+    text = "all its channels must share one scale, which would change nothing"
+    return f"{text}: {max(flow.ties, key=lambda tie: tie[0])[1]} ties them" if flow.ties else text
 
 
 def _state_nodes(program: Program, placeholders: list[Node]) -> dict[Node, Node]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ class Flow:
         classes: which scales are tied, and which are pinned.
         labels: label tensor by node; a node that is missing is unscaled.
         pins: (number of classes, reason) of each pin, in order.
+        ties: (number of scales that became equal to another, operation), in order.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Flow:
         self.classes = ScaleClasses(scales)
         self.labels: dict[Node, Tensor] = {}
         self.pins: list[tuple[int, str]] = []
+        self.ties: list[tuple[int, str]] = []
         self._came_from: dict[Node, Node | None] = {}
         self._active: dict[Node, tuple[Tensor, int, Tensor]] = {}
         self._queue: dict[Node, None] = {}
@@ -213,14 +216,15 @@ class Flow:
 
     def _take(self, node: Node, option: Alternative) -> None:
         self._current = node
-        self.assign(option.node, option.labels)
+        with self._noting_ties(node):
+            self.assign(option.node, option.labels)
         self._queue[node] = None
 
     def _copy(self) -> Flow:
         other = Flow(self.shapes, self.states, 0, self.neutral, self.columns)
         other.classes = self.classes.copy()
         other.labels = dict(self.labels)
-        other.pins = list(self.pins)
+        other.pins, other.ties = list(self.pins), list(self.ties)
         other._came_from = dict(self._came_from)
         other._queue = dict(self._queue)
         other._choices = dict(self._choices)
@@ -245,12 +249,21 @@ class Flow:
             del self._queue[node]
             self._current = node
             before, conflicts = len(self.pins), self.classes.conflicts
-            _apply(self, node)
+            with self._noting_ties(node):
+                _apply(self, node)
             if self.classes.conflicts > conflicts:
                 reason = f"{describe(node)} would need a scale and another power of it in one place"
                 self.pins.append((self.classes.conflicts - conflicts, reason))
             if len(self.pins) > before and finished(self):
                 return
+
+    @contextmanager
+    def _noting_ties(self, node: Node) -> Iterator[None]:
+        """Keep in mind how many scales ``node`` makes equal, where it pins none."""
+        version, scales, pins = self.classes.version, self.classes.free(), len(self.pins)
+        yield
+        if self.classes.version != version and len(self.pins) == pins:
+            self.ties.append((scales - self.classes.free(), describe(node) + self._trail(node)))
 
     def _trail(self, node: Node) -> str:
         """How the labels came to ``node``, for a reason."""

@@ -91,6 +91,11 @@ class ScaleClasses:
             self._update_square_roots()
         return int(classes.numel())
 
+    def free(self) -> int:
+        """How many different scales are not pinned."""
+        whole = self._roots[PINNED + 1 : PINNED + 1 + self.count].unique()
+        return int((whole != PINNED).sum())
+
     def are_roots(self, labels: Tensor) -> Tensor:
         """Where ``labels`` are of square roots."""
         return labels.abs() > PINNED + self.count

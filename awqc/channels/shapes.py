@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 
+aten = torch.ops.aten
+SPLITS = (aten.split_with_sizes.default, aten.split.sizes)
 SMALL = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
@@ -19,22 +21,30 @@ class Shapes:
     The analysis runs shape operations on index tensors; small sizes keep that cheap, and
     distinct ones keep different axes apart. ``small=False`` takes the example's sizes.
 
-    ``constants`` are the integer tensors of the program, which pick elements.
+    ``constants`` are the integer tensors of the program, which pick elements. Sizes that follow
+    from data are free, but those of the parts in ``splits`` add up to the axis that is cut.
 
     Attributes:
         sources: what operations that move elements do to these sizes, kept for the next site.
     """
 
-    def __init__(self, small: bool = True, constants: Mapping[Node, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        small: bool = True,
+        constants: Mapping[Node, Tensor] | None = None,
+        splits: Iterable[Node] = (),
+    ) -> None:
         self._small = small
         self._constants = constants or {}
         self._sizes: dict[sympy.Symbol, int] = {}
         self._worked_out: dict[sympy.Expr, int] = {}
         self._shapes: dict[Node, tuple[int, ...]] = {}
         self.sources: dict[Node, list[Tensor] | None] = {}
+        for split in splits:
+            self._divide(split)
 
-    def size(self, value: Any) -> int:
-        """``value`` (int or SymInt) as an int."""
+    def size(self, value: Any, least: int = 1) -> int:
+        """``value`` (int or SymInt) as an int; symbols without a size yet get ``least`` or more."""
         if isinstance(value, torch.SymInt):
             if not self._small and value.node.has_hint():
                 return int(value.node.hint)
@@ -42,7 +52,7 @@ class Shapes:
             if expression in self._worked_out:
                 return self._worked_out[expression]
             for symbol in sorted(expression.free_symbols, key=str):
-                self._choose(symbol, value.node.shape_env)
+                self._choose(symbol, value.node.shape_env, least)
             self._worked_out[expression] = int(expression.subs(self._sizes))
             return self._worked_out[expression]
         return int(value)
@@ -70,12 +80,46 @@ class Shapes:
         value = argument.meta.get("val") if isinstance(argument, Node) else argument
         return self.size(value) if isinstance(value, torch.SymInt) else argument
 
-    def _choose(self, symbol: sympy.Symbol, shape_env: Any) -> None:
+    def _choose(self, symbol: sympy.Symbol, shape_env: Any, least: int) -> None:
         if symbol not in self._sizes:
             bounds = shape_env.var_to_range.get(symbol)
             lower = int(bounds.lower) if bounds is not None and bounds.lower.is_Integer else 2
+            lower = max(lower, least)
             upper = int(bounds.upper) if bounds is not None and bounds.upper.is_Integer else None
             taken = set(self._sizes.values())
             free = [size for size in SMALL if size >= lower and size not in taken]
             size = free[0] if free else max(lower, max(taken, default=1) + 1)
             self._sizes[symbol] = size if upper is None else min(size, upper)
+
+    def _divide(self, split: Node) -> None:
+        """Choose sizes of parts that follow from data: as equal as can be."""
+        parts, axis = split.meta["val"], axis_of(split)
+        whole, free = split.all_input_nodes[0].meta["val"].shape[axis], []
+        left = self.size(whole, least=len(parts))
+        for part in parts:
+            size = part.shape[axis]
+            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
+            if isinstance(symbol, sympy.Symbol) and symbol not in self._sizes:
+                free.append(symbol)
+            else:
+                left -= self.size(size)
+        for index, symbol in enumerate(free):
+            self._sizes[symbol] = left // (len(free) - index)
+            left -= self._sizes[symbol]
+
+
+def axis_of(split: Node) -> int:
+    """The axis along which ``split`` cuts."""
+    axis = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
+    assert isinstance(axis, int)
+    return axis
+
+
+def free_splits(graph: Graph) -> list[Node]:
+    """The calls that cut a tensor into parts whose sizes follow from data."""
+    return [node for node in graph.nodes if node.target in SPLITS and _is_free(node)]
+
+
+def _is_free(split: Node) -> bool:
+    sizes = [part.shape[axis_of(split)] for part in split.meta["val"]]
+    return any(isinstance(size, torch.SymInt) and not size.node.has_hint() for size in sizes)

@@ -12,6 +12,7 @@ from awqc.passes.canonical.complex_pairs import complex_to_pairs
 from awqc.passes.canonical.composites import take_apart
 from awqc.passes.canonical.constants import fold_constants, merge_reads
 from awqc.passes.canonical.einsum import einsum_to_matmul
+from awqc.passes.canonical.equations import write_out_einsums
 from awqc.passes.canonical.experts import count_by_comparing, unstack_products
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
 from awqc.passes.canonical.norms import give_norms_weights
@@ -49,6 +50,7 @@ class Canonicalize:
             merge_reads,
             drop_no_ops,
             complex_to_pairs,
+            write_out_einsums,
             fold_constants,
             products_to_linear,
             unstack_picked,

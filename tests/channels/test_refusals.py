@@ -47,7 +47,8 @@ ILLEGAL: dict[str, tuple[Callable[[Net, Tensor], Tensor | tuple[Tensor, ...]], s
     "round": (lambda n, y: y.round(), "round"),
     "read by a norm": (lambda n, y: y + n.norm(y), "normalises it"),
     "model output": (lambda n, y: (y, y), "an output of the model"),
-    "sorted": (lambda n, y: y.sort(-1)[0], "share one scale"),
+    "sorted": (lambda n, y: y.sort(-1)[0], "which would change nothing: sort ties them"),
+    "zeros": (lambda n, y: torch.zeros_like(y), "it is the same whatever it is scaled by"),
     "compared": (lambda n, y: y * (y > 1), "compares it with 1"),
     "selects a constant": (lambda n, y: torch.where(y > 0, y, 1.0), "selects the constant 1"),
     "padded with ones": (

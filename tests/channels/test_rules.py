@@ -75,6 +75,9 @@ FOLDING: dict[str, Middle] = {
     "resized": _resized,
     "tril": lambda n, y: y.tril(),
     "diag_embed": lambda n, y: torch.diag_embed(y).sum(-1),
+    "padded with minus infinity": lambda n, y: torch.relu(
+        functional.pad(y, (0, 0, 1, 0), value=-torch.inf)
+    ),
     "rot90": lambda n, y: y.rot90(2, (1, 2)).flip(-1),
     "scatter of zeros": lambda n, y: y.scatter(1, torch.zeros(2, 1, 8, dtype=torch.int64), 0.0),
     "index_fill": lambda n, y: y.index_fill(1, torch.tensor([1]), 0.0),

@@ -170,6 +170,32 @@ def test_grouped_product_is_one_linear_an_expert() -> None:
 
 
 @pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("...ij,...jk->...ik", [(2, 5, 3, 4), (5, 4, 6)]),
+        ("ij,jk", [(3, 4), (4, 5)]),
+        ("i...j,...j", [(3, 2, 4), (2, 4)]),
+        ("bi,ij,bj->b", [(3, 4), (4, 5), (3, 5)]),
+        ("tao,taio,ta->ti", [(3, 2, 4), (3, 2, 5, 4), (3, 2)]),
+        ("bijk,bk->ib", [(2, 3, 4, 5), (2, 5)]),
+        ("bij->jb", [(2, 3, 4)]),
+        ("ab,cd->ad", [(2, 3), (4, 5)]),
+    ],
+)
+def test_any_einsum_becomes_products(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    class Net(nn.Module):
+        def forward(self, *values: Tensor) -> Tensor:
+            return torch.einsum(equation, *values)
+
+    values = tuple(torch.randn(shape) for shape in shapes)
+    program = capture_module(Net(), values)
+    Canonicalize().apply(program)
+    assert aten.einsum.default not in targets(program)
+    (found,) = program.run(program.example)
+    torch.testing.assert_close(found, torch.einsum(equation, *values), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     "equation",
     ["bihd,bjhd->bhij", "bhij,bjhd->bihd", "bid,bjd->ijb", "bi,bi->b", "bihd,bhd->bdih",
      "bi,bj->bij", "bihd,bihd->bhd"],

@@ -6,6 +6,7 @@ element of which operand each result element is.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -100,7 +101,9 @@ def moving(flow: Flow, node: Node) -> None:
         return
     if not any(_carries(result) for result in results.values()):
         return  # a mask expanded as a scaled value takes its shape alone
-    if node.target in PADS and not _pads_zero(node):
+    for result in results.values():
+        flow.shapes.shape(result)  # an empty one would hide its labels: raises
+    if node.target in PADS and not _pads_neutrally(node):
         flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
     known = flow.shapes.sources
     sources = known[node] if node in known else _sources(flow, node, operands)
@@ -188,12 +191,13 @@ def _is_constant_pad(node: Node) -> bool:
     return node.target is aten.pad.default and mode == "constant"
 
 
-def _pads_zero(node: Node) -> bool:
+def _pads_neutrally(node: Node) -> bool:
+    """Whether it pads with copies, or with what no scale changes: zeros or infinities."""
     if node.target is aten.pad.default and not _is_constant_pad(node):
         return True
     position = 3 if node.target is aten.pad.default else 2
     fill = node.args[position] if len(node.args) > position else node.kwargs.get("value", 0)
-    return fill in (None, 0)
+    return fill in (None, 0, math.inf, -math.inf)
 
 
 def _rows(flow: Flow, node: Node) -> None:
