@@ -95,6 +95,19 @@ def from_arrays(
     return _divided(batches, specs, source, notes)
 
 
+def from_mapping(
+    data: Mapping[str, Any], program: Program, num_samples: int | None = None
+) -> CalibrationData:
+    """Data of whole arrays by input name, nested as the model takes them; see `from_arrays`.
+
+    Raises:
+        UsageError: ``num_samples`` is not positive.
+        CalibrationError: an array does not fit; see `awqc.batches`.
+    """
+    where = "the calibration data"
+    return from_arrays(_by_name(data, program.inputs, where), program, num_samples, where)
+
+
 def from_iterable(
     batches: Iterable[Any], program: Program, num_samples: int | None = None
 ) -> CalibrationData:
@@ -112,7 +125,7 @@ def from_iterable(
     if isinstance(batches, Tensor | Mapping) or not isinstance(batches, Iterable):
         raise UsageError(
             f"calib is a {type(batches).__name__}; give an iterable of batches, such as "
-            "a list of tuples"
+            "a list of tuples, or a dict of whole arrays by input name"
         )
     collected: list[Batch] = []
     notes: dict[str, None] = {}
@@ -228,10 +241,7 @@ def _moves_values_only(node: Node) -> bool:
 def _named(item: Any, specs: tuple[InputSpec, ...], where: str) -> dict[str, Tensor]:
     """Tensors of one batch by input name."""
     if isinstance(item, Mapping):
-        flat = pytree.tree_flatten_with_path(dict(item))[0]
-        given = {path_name(path): to_tensor(leaf, where) for path, leaf in flat if _is_data(leaf)}
-        dotted = {spec.name.replace(".", "_"): spec.name for spec in specs}
-        return match_names({dotted.get(k, k): t for k, t in given.items()}, specs, where)
+        return match_names(_by_name(item, specs, where), specs, where)
     if isinstance(item, Tensor) or _is_data(item):
         item = (item,)
     if not isinstance(item, tuple | list):
@@ -245,6 +255,16 @@ def _named(item: Any, specs: tuple[InputSpec, ...], where: str) -> dict[str, Ten
             f"{where} has {len(leaves)} tensors; the model's inputs are {expected}"
         )
     return {spec.name: leaf for spec, leaf in zip(specs, leaves, strict=True)}
+
+
+def _by_name(
+    data: Mapping[str, Any], specs: tuple[InputSpec, ...], where: str
+) -> dict[str, Tensor]:
+    """The tensors of a nested dict, by the names that inputs go by."""
+    flat = pytree.tree_flatten_with_path(dict(data))[0]
+    given = {path_name(path): to_tensor(leaf, where) for path, leaf in flat if _is_data(leaf)}
+    dotted = {spec.name.replace(".", "_"): spec.name for spec in specs}
+    return {dotted.get(name, name): tensor for name, tensor in given.items()}
 
 
 def _is_data(leaf: Any) -> bool:

@@ -14,7 +14,13 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from awqc.calibration import CalibrationData, from_iterable, load_calibration, synthetic
+from awqc.calibration import (
+    CalibrationData,
+    from_iterable,
+    from_mapping,
+    load_calibration,
+    synthetic,
+)
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
 from awqc.export.formats import FORMATS, serving
@@ -70,7 +76,7 @@ class Compiled:
 def compile(
     model: nn.Module | Program,
     example_inputs: ExampleInputs | None = None,
-    calib: Iterable[Any] | CalibrationData | str | Path | None = None,
+    calib: Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path | None = None,
     *,
     bits: Bits = 4,
     group_size: int | str = "auto",
@@ -85,8 +91,9 @@ def compile(
     Args:
         model: a module (it is not changed), or a captured program (it is consumed).
         example_inputs: a tuple of positional or a dict of keyword inputs.
-        calib: calibration data: an iterable of batches in the form of ``example_inputs``, or
-            a file (see README). None: random inputs are made up, and the report says so.
+        calib: calibration data: an iterable of batches in the form of ``example_inputs``, a
+            dict of whole arrays by input name, or a file (see README). None: random inputs are
+            made up, and the report says so.
         bits: 2, 3, 4 or 8.
         group_size: weights that share a scale; -1: one scale an output channel; ``"auto"``:
             the largest of 128, 64, 32 that divides the input channels.
@@ -94,9 +101,8 @@ def compile(
         dynamic: axes besides the batch that may vary, by input name.
         observe: called after each pass.
         beside: called with the program and the folder of artifacts, to put more files there.
-        **options: fields of `Options`: symmetric, exclude, head_bits, embed_bits,
-            pipeline, formats, provider,
-            device, max_loss, recipe, num_samples, seed, runtime_scales, dtype, accuracy_level.
+        **options: fields of `Options`, which says what each does: effort, symmetric, exclude,
+            avg_bits, formats, max_loss, recipe, stats, num_samples, seed, dtype, and more.
 
     Raises:
         UsageError: an argument is wrong.
@@ -125,7 +131,7 @@ def compile(
 
 def _compile(
     program: Program,
-    calib: Iterable[Any] | CalibrationData | str | Path | None,
+    calib: Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path | None,
     options: Options,
     timing: dict[str, float],
     observe: Observe | None,
@@ -189,7 +195,7 @@ def _check_weights(program: Program) -> None:
 
 def _calibration(
     program: Program,
-    calib: Iterable[Any] | CalibrationData | str | Path | None,
+    calib: Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path | None,
     options: Options,
 ) -> CalibrationData:
     if calib is None:
@@ -198,6 +204,8 @@ def _calibration(
         return calib
     if isinstance(calib, str | Path):
         return load_calibration(calib, program, options.num_samples)
+    if isinstance(calib, Mapping):
+        return from_mapping(calib, program, options.num_samples)
     return from_iterable(calib, program, options.num_samples)
 
 

@@ -17,6 +17,7 @@ from awqc.calibration import (
     embedding_rows,
     from_arrays,
     from_iterable,
+    from_mapping,
     load_calibration,
     synthetic,
 )
@@ -229,6 +230,19 @@ def test_a_generator_is_read_once_and_no_further_than_needed(mlp: Program) -> No
     seen, held = samples(data)
     assert len(seen) + len(held) == 10
     assert len(drawn) == 3
+
+
+def test_whole_arrays_by_name(tmp_path: Path, mlp: Program) -> None:
+    x = torch.arange(320.0).reshape(40, 8)
+    np.savez(tmp_path / "data.npz", input=x.numpy())
+    from_file = load_calibration(tmp_path / "data.npz", mlp)
+    for given in ({"input": x}, {"input": x.numpy()}, np.load(tmp_path / "data.npz")):
+        data = from_mapping(given, mlp)
+        assert len(data.batches) == len(from_file.batches)
+        assert torch.equal(samples(data)[0], samples(from_file)[0])
+        assert torch.equal(samples(data)[1], samples(from_file)[1])
+    with pytest.raises(CalibrationError, match="the calibration data: .other. is no input"):
+        from_mapping({"other": x}, mlp)
 
 
 def test_positional_and_nested_batches() -> None:

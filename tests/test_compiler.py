@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import awqc.export.formats as formats
+from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
 from awqc.errors import CalibrationError, ExportError, UsageError, VerificationError
 from awqc.runtime import EXACT as EXACT_LEVEL
@@ -213,3 +214,11 @@ def test_saving_later_writes_the_same_files(tmp_path: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= FILES - {"model.pt2"}
     assert "model.pt2" not in names
+
+
+def test_calibration_data_may_be_whole_arrays() -> None:
+    x = torch.cat([batch for (batch,) in batches("mlp")])
+    program = capture_module(model("mlp"), (inputs("mlp"),))
+    result = compile(program, calib={program.inputs[0].name: x.numpy()}, effort="fast")
+    assert result.report["calibration"]["source"] == "the calibration data"
+    assert result.report["calibration"]["samples"] < len(x)
