@@ -241,7 +241,7 @@ def test_whole_arrays_by_name(tmp_path: Path, mlp: Program) -> None:
         assert len(data.batches) == len(from_file.batches)
         assert torch.equal(samples(data)[0], samples(from_file)[0])
         assert torch.equal(samples(data)[1], samples(from_file)[1])
-    with pytest.raises(CalibrationError, match="the calibration data: .other. is no input"):
+    with pytest.raises(CalibrationError, match=r"the calibration data: .other. is no input"):
         from_mapping({"other": x}, mlp)
 
 

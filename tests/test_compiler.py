@@ -221,4 +221,3 @@ def test_calibration_data_may_be_whole_arrays() -> None:
     program = capture_module(model("mlp"), (inputs("mlp"),))
     result = compile(program, calib={program.inputs[0].name: x.numpy()}, effort="fast")
     assert result.report["calibration"]["source"] == "the calibration data"
-    assert result.report["calibration"]["samples"] < len(x)
