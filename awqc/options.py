@@ -28,7 +28,41 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Options:
-    """How to compile; see `awqc.compile` for what each means."""
+    """How to compile.
+
+    Attributes:
+        bits: width of a weight: 2, 3, 4 or 8.
+        group_size: input channels that share a scale; -1: one scale an output channel;
+            ``"auto"``: the largest of 128, 64, 32 that divides the input channels.
+        symmetric: fix zero points at the midpoint.
+        exclude: regular expressions; weights whose name matches one stay in float.
+        head_bits: width of the product that makes a language model's logits; 0: float.
+        embed_bits: width of embedding tables, 8, or 0: float.
+        pipeline: passes with options in place of what ``effort`` chooses; see ``awqc passes``.
+        formats: what to write: ``onnx``, ``ort``, ``pt2``, ``awq``, ``compressed-tensors``.
+        provider: where onnxruntime verifies: ``auto``, ``cuda`` or ``cpu``.
+        device: where calibration runs the model: ``cpu``, ``cuda`` or ``cuda:N``.
+        max_loss: fail where the outputs move by more than this, |quantized - original| over
+            |original|.
+        recipe: the decisions of an earlier compile, repeated without calibration.
+        num_samples: use at most this many samples of the calibration data.
+        effort: ``fast`` scales and rounds to nearest, ``default`` compensates and tunes on some
+            of the data, ``best`` on all of it.
+        rounding: how codes are chosen: ``nearest`` or ``gptq``; ``auto``: as the effort says.
+        sequential: round each weight on what the quantized part before it gives.
+        stats: a file that keeps what calibration learned, or gives it in place of a calibration.
+        avg_bits: mean bits of the weights that products read, scales and zero points counted,
+            each with ``bits`` or more.
+        budget: the same in bytes of all tensors together; a number, or text such as ``90MB``.
+        seed: of data that is made up, sketches and the order of tuning.
+        runtime_scales: multiply by scales that cannot be folded: ``auto`` if it pays, ``never``,
+            or ``always`` where the loss falls.
+        runtime_numerics: arithmetic that scales are searched for: ``fp``, or ``ort-default``,
+            the int8 activations of onnxruntime's default sessions.
+        dtype: what the exported model computes in; ``auto``: as the model came.
+        accuracy_level: how onnxruntime multiplies, 0 to 4: 4 rounds activations to int8, 1
+            computes in float32; ``auto``: 4 unless that loses too much.
+    """
 
     bits: Bits = 4
     group_size: int | str = "auto"

@@ -54,8 +54,8 @@ Examples:
               help="Round each weight on what the quantized part before it gives; takes one more "
               "pass over the calibration data, held in memory at once.")
 @click.option("--avg-bits", type=click.FloatRange(min=0, min_open=True), metavar="X",
-              help="Give each weight 4 or 8 bits, so that X bits a weight, scales and zero points "
-              "counted, lose least.")
+              help="Give each weight --bits or more, so that X bits a weight, scales and zero "
+              "points counted, lose least.")
 @click.option("--budget", metavar="SIZE",
               help="The same, so that all tensors together take at most SIZE, as 90MB.")
 @click.option("--stats", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
