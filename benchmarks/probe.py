@@ -24,6 +24,10 @@ from awqc.sites import Site
 TOLERANCE = 1e-9
 """Of the largest singular value; a norm's epsilon, which a scale just misses, lies above it."""
 
+STRENGTHS = (1.0, 0.25)
+"""What products' weights are multiplied by, in turn: an activation that large values never bend
+looks linear, and bends when they are small. A legal fold is one whatever the weights are."""
+
 FEWEST_BATCHES = 8
 SUMS_AT_ONCE = 64
 
@@ -57,6 +61,7 @@ class Probe:
         self._program = program
         self._freedoms = _freedoms(program)
         self._sizes = [math.prod(shape) for _, _, shape in self._freedoms]
+        self._products = {linear.weight_name for linear in find_linears(program.graph)}
         jacobian = self._jacobian(seed)
         self._live = jacobian.norm(dim=0) > TOLERANCE * jacobian.norm()
         self._null = _null_space(jacobian)
@@ -103,7 +108,7 @@ class Probe:
         rows = []
         for index in range(batches):
             (batch,) = synthetic(self._program, 1, seed + index).batches
-            outputs = self._outputs(theta, dict(batch))
+            outputs = self._outputs(theta, dict(batch), STRENGTHS[index % len(STRENGTHS)])
             flat = torch.cat([out.reshape(-1) for out in outputs if out.is_floating_point()])
             for begin in range(0, sums, SUMS_AT_ONCE):
                 shape = min(SUMS_AT_ONCE, sums - begin), flat.numel()
@@ -113,8 +118,10 @@ class Probe:
                 )
         return torch.cat(rows)
 
-    def _outputs(self, theta: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        scaled: dict[str, Tensor] = {}
+    def _outputs(
+        self, theta: Tensor, batch: dict[str, Tensor], strength: float
+    ) -> tuple[Tensor, ...]:
+        scaled = {name: strength * self._program.weight(name) for name in self._products}
         for freedom, factor in zip(self._freedoms, theta.split(self._sizes), strict=True):
             name, view, shape = freedom
             value = scaled.get(name, self._program.weight(name))
