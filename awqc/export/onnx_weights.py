@@ -115,19 +115,24 @@ class WeightPlacer:
         self._shield(product)
 
     def _shield(self, product: Any) -> None:
-        """Put a Reshape to the same shape between ``product`` and a Relu or Clip behind it.
+        """Put a Reshape to the same shape between ``product`` and what would keep it unfused.
 
-        onnxruntime takes a clamp right behind a product for a part of quantization and
-        then leaves the weight alone, unless an Add stands between (and does not merge
-        into a Gemm, as it does for matrices). A Reshape costs nothing: it moves no data.
+        onnxruntime takes a Relu or Clip right behind a product for a part of quantization and
+        then leaves the weight alone, unless an Add stands between. It merges a product of
+        matrices and an Add into a Gemm, which takes such a weight only if what is added is a
+        bias, and no clamp follows. A Reshape costs nothing: it moves no data.
         """
-        values = [product.outputs[0]]
-        if len(values[0].shape or ()) == 2:
-            values += [reader.outputs[0] for reader in _readers(values[0], {"Add"})]
-        for value in values:
-            clamps = _readers(value, CLAMPS)
-            if clamps:
-                self._reshape_before(clamps, value, [*[0] * (len(value.shape) - 1), self.rows])
+        result = product.outputs[0]
+        blocking = {result: _readers(result, CLAMPS)}
+        if len(result.shape or ()) == 2:
+            for add in _readers(result, {"Add"}):
+                if _adds_bias(add):
+                    blocking[add.outputs[0]] = _readers(add.outputs[0], CLAMPS)
+                else:
+                    blocking[result].append(add)
+        for value, readers in blocking.items():
+            if readers:
+                self._reshape_before(readers, value, [*[0] * (len(value.shape) - 1), self.rows])
 
     def _reshape_before(self, readers: list[Any], value: Any, sizes: list[int]) -> None:
         tensor = ir.tensor(sizes, dtype=ir.DataType.INT64, name=f"{value.name}.shape")
@@ -135,7 +140,9 @@ class WeightPlacer:
         first = _first(self.graph, readers)
         kept = self._node("Reshape", [value, shape], first, value.type, value.shape)
         for reader in readers:
-            reader.replace_input_with(0, kept)
+            for index, read in enumerate(reader.inputs):
+                if read is value:
+                    reader.replace_input_with(index, kept)
 
     def _matrix_value(self, reader: Any) -> Any:
         """The weight as ``[in_features, out_features]``, made just before ``reader``."""
@@ -231,6 +238,11 @@ def _is_transpose(node: Any) -> bool:
         return False
     perm = node.attributes.get("perm")
     return perm is None or list(perm.as_ints()) == [1, 0]
+
+
+def _adds_bias(add: Any) -> bool:
+    """Whether an operand has one axis."""
+    return any(value.shape is not None and len(value.shape) == 1 for value in add.inputs)
 
 
 def _is_gemm(node: Any) -> bool:

@@ -61,6 +61,28 @@ def test_inputs_of_any_rank_with_clamps_behind(shape: tuple[int, ...], tmp_path:
     assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 4
 
 
+class Sums(nn.Module):
+    """Products without a bias whose results are added to something else, and clamped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(4))
+        self.row, self.bias = nn.Parameter(torch.randn(1, 64)), nn.Parameter(torch.randn(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.products[0](x)
+        y = self.products[1](x)
+        x = torch.relu(y) + (y + x)
+        x = torch.relu(self.row + self.products[2](x))
+        return torch.relu(self.products[3](x) + self.bias) + x
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (2, 3, 64)])
+def test_products_that_are_added(shape: tuple[int, ...], tmp_path: Path) -> None:
+    program = quantized(captured(Sums(), torch.randn(*shape)), Granularity(4, 16))
+    assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 4
+
+
 def test_a_group_of_512_becomes_blocks_of_256(tmp_path: Path) -> None:
     program = quantized(captured(nn.Linear(1200, 16), torch.randn(2, 1200)), Granularity(4, 512))
     assert check(program, tmp_path / "m.onnx", torch.randn(2, 1200)) == 1
