@@ -1,13 +1,14 @@
 """NNCF: weight compression in torch, with AWQ, and with scale estimation on top.
 
-What AWQ scales it folds; a multiply that stayed would be a hook, which is refused here.
+What AWQ scales it folds where it knows how; elsewhere a multiply stays before the linear layer, and
+is multiplied into the weight here.
 """
 
 from __future__ import annotations
 
 import nncf
 from common import Answer, NotOfferedError, Request, linears, run
-from torch import nn
+from torch import Tensor, nn
 
 SEQUENCES = 16
 HOOK = "__nncf_hooks"
@@ -19,6 +20,29 @@ METHODS = {
 HEAD_AND_TABLE = [".*lm_head.*", ".*embed_tokens.*"]
 RATIO = 0.88
 """Share of weights that ``mixed`` leaves at 4 bits: 4.75 bits a weight with groups of 64."""
+
+
+def multiplies(model: nn.Module, layers: dict[str, nn.Linear]) -> dict[str, Tensor]:
+    """What each linear layer's input is multiplied by at run time.
+
+    NNCF names such a place by the modules that are called, lists left out, and counts calls.
+    """
+    lists = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    calls: dict[str, list[str]] = {}
+    for name in layers:
+        parts = name.split(".")
+        steps = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        called = [
+            part for part, step in zip(parts, steps, strict=True)
+            if step not in lists and step.rpartition(".")[0] not in lists
+        ]
+        calls.setdefault("/".join(called), []).append(name)
+    found = {}
+    for path, hook in model.named_modules():
+        if type(hook).__name__ == "SQMultiply":
+            place, _, count = path.split(".")[2].partition("__")[0].rpartition("/linear/")
+            found[calls[place][int(count)]] = hook.scale.detach().flatten()
+    return found
 
 
 def quantize(request: Request, model: nn.Module) -> Answer:
@@ -42,23 +66,25 @@ def quantize(request: Request, model: nn.Module) -> Answer:
     state = compressed.state_dict()
     names = [name for name in state if "norm" in name and HOOK not in name]
     weights = {name: state[name] for name in names}
+    scales = multiplies(compressed, layers)
     skipped, eight = [], set()
     for name, layer in layers.items():
         path = f"{HOOK}.post_hooks.{name.replace('.', ':')}:weight__0.0"
         if path in hooks:
             hook = hooks.pop(path)
-            weights[f"{name}.weight"] = hook(layer.weight)
+            weights[f"{name}.weight"] = hook(layer.weight) * scales.get(name, 1.0)
             if type(hook).__name__.startswith("INT8"):
                 eight.add(name)
         else:
             skipped.append(f"{name} left in float")
-    unknown = [name for name, hook in hooks.items() if next(hook.children(), None) is None]
-    if [name for name in unknown if name.split(".")[-1].isdigit()]:
-        raise RuntimeError(f"{unknown[0]}: no hook that decompresses a weight")
+    for path, hook in hooks.items():
+        if path.rpartition(".")[2].isdigit() and type(hook).__name__ != "SQMultiply":
+            raise RuntimeError(f"{path}: a hook that decompresses no weight")
     return Answer(
         weights,
         zero_point_bits=request.bits,
         samples=len(few.ids),
+        runtime_scales=sum(scale.numel() for scale in scales.values()),
         notes=tuple(skipped),
         eight=frozenset(eight),
     )
