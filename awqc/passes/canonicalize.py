@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from awqc.passes.base import Change
 from awqc.passes.canonical.aliases import unify_names
+from awqc.passes.canonical.bags import write_out_bags
 from awqc.passes.canonical.batch_norm import fold_batch_norms
 from awqc.passes.canonical.complex_pairs import complex_to_pairs
 from awqc.passes.canonical.composites import take_apart
@@ -50,6 +51,7 @@ class Canonicalize:
             merge_reads,
             drop_no_ops,
             complex_to_pairs,
+            write_out_bags,
             write_out_einsums,
             fold_constants,
             products_to_linear,

@@ -216,6 +216,41 @@ def test_einsum_of_two_activations_becomes_a_product(equation: str) -> None:
     assert torch.allclose(found, torch.einsum(equation, first, second), atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, -1])
+@pytest.mark.parametrize("form", ["matrix", "offsets", "ends"])
+def test_bags_become_lookups(form: str, padding: int | None, mode: str) -> None:
+    torch.manual_seed(0)
+    bag = nn.EmbeddingBag(
+        11, 8, mode=mode, padding_idx=padding, include_last_offset=form == "ends"
+    )
+    ids, offsets = torch.randint(0, 11, (5, 4)), None
+    if form == "matrix":
+        ids[1] = 10
+    else:
+        ids = ids.flatten()
+        ids[7:9] = 10
+        offsets = torch.tensor([0, 3, 3, 7, 9, *([20] if form == "ends" else [])])
+    weights = torch.rand_like(ids, dtype=torch.float32) if mode == "sum" else None
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag = bag
+
+        def forward(self, ids: Tensor, offsets: Any = None, weights: Any = None) -> Tensor:
+            out: Tensor = self.bag(ids, offsets, weights)
+            return out
+
+    every = {"ids": ids, "offsets": offsets, "weights": weights}
+    given = {name: value for name, value in every.items() if value is not None}
+    program = capture_module(Net(), given)
+    Canonicalize().apply(program)
+    assert aten.embedding_bag.padding_idx not in targets(program)
+    (found,) = program.run(program.example)
+    torch.testing.assert_close(found, Net()(**given), rtol=1e-5, atol=1e-6)
+
+
 def test_operations_go_by_one_name() -> None:
     model = Apply(
         lambda m, x: torch.divide(torch.multiply(torch.absolute(x), m.w), 2), w=torch.ones(8)
