@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from awqc.nodes import fake_mode_of
+from awqc.nodes import fake_mode_of, open_sizes
 
 
 def is_composite(target: OpOverload) -> bool:
@@ -67,10 +69,29 @@ def trace_call(node: Node, target: Callable[..., Any], composite: bool = True) -
     """The operations that ``target`` calls on the fake arguments of ``node``.
 
     Unless ``composite``, these are taken apart in turn where torch defines them by others.
+
+    Raises:
+        RuntimeError: they would hold only for the example's size of an axis that may vary.
     """
     values = [source.meta["val"] for source in node_arguments(node)]
-    with node_mode(node), torch.no_grad():
-        return make_fx(caller(node, target), pre_dispatch=composite)(*values)
+    mode = node_mode(node)
+    unguarded = mode.shape_env.suppress_guards() if mode.shape_env else nullcontext()
+    with open_sizes(mode), unguarded, torch.no_grad():
+        traced = make_fx(caller(node, target), pre_dispatch=composite)(*values)
+    _check_sizes(node, traced)
+    return traced
+
+
+def _check_sizes(node: Node, traced: GraphModule) -> None:
+    """Refuse results with a plain number where ``node`` has a size that varies."""
+    (output,) = traced.graph.find_nodes(op="output")
+    found = torch.fx.node.map_arg(output.args[0], lambda result: result.meta.get("val"))
+    pairs = zip(pytree.tree_leaves(node.meta.get("val")), pytree.tree_leaves(found), strict=False)
+    for wanted, made in pairs:
+        if isinstance(wanted, Tensor) and isinstance(made, Tensor):
+            for size, other in zip(wanted.shape, made.shape, strict=False):
+                if isinstance(size, torch.SymInt) and not isinstance(other, torch.SymInt):
+                    raise RuntimeError(f"{node.name}: {node.target} fixes a size at {other}")
 
 
 def is_functional(module: GraphModule) -> bool:

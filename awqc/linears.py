@@ -133,7 +133,10 @@ def as_linear(node: Node, selected: Node | None = None) -> Linear | None:
     if node.target is aten.linear.default:
         pass
     elif node.target in CONVOLUTIONS:
-        blocks = int(conv_options(node)["groups"])
+        groups = conv_options(node)["groups"]
+        if not isinstance(groups, int):
+            return None
+        blocks = groups
         kernel = tuple(int(s) for s in _value(node.args[1]).shape[2:])
     else:
         return None

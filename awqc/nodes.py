@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
@@ -18,6 +21,17 @@ def module_path(node: Node) -> str:
 def shape_of(node: Node) -> tuple[Any, ...]:
     """Sizes of the node's value: int, or torch.SymInt on a dynamic axis."""
     return tuple(node.meta["val"].shape)
+
+
+@contextmanager
+def open_sizes(mode: Any) -> Iterator[None]:
+    """Run operations on fake values of ``mode`` as torch.export does.
+
+    Definitions in Python are preferred: the compiled one of some operations asks for plain
+    numbers, which would fix an axis that may vary for the whole graph.
+    """
+    with mode, enable_python_dispatcher():
+        yield
 
 
 def fake_mode_of(values: Any) -> Any:

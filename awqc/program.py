@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UnsupportedGraphError
-from awqc.nodes import fake_like, fake_mode_of
+from awqc.nodes import fake_like, fake_mode_of, open_sizes
 from awqc.qparams import QuantizedWeight
 from awqc.quantization import QuantizationSpec
 from awqc.sites import Site, SiteScale
@@ -295,7 +295,7 @@ class Program:
         if mode is None:
             node.meta["val"] = target(*fake_args, **fake_kwargs)
         else:
-            with mode:
+            with open_sizes(mode):
                 node.meta["val"] = target(*fake_args, **fake_kwargs)
         return node
 

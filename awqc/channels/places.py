@@ -47,12 +47,15 @@ def _multiplies(user: Node, weight: Node) -> bool:
     return user.args[1] is weight and weight not in others and not is_depthwise(user)
 
 
-def groups_of(node: Node) -> int:
-    """Groups of a convolution, transposed or not; 1 for a matrix product."""
+def groups_of(node: Node) -> Any:
+    """Groups of a convolution, transposed or not; 1 for a matrix product.
+
+    A node where they follow from a size, as where each sample has a kernel of its own.
+    """
     if node.target in CONVOLUTIONS:
-        return int(conv_options(node)["groups"])
+        return conv_options(node)["groups"]
     if node.target in TRANSPOSED:
-        return int(node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1))  # type: ignore[arg-type]
+        return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return 1
 
 
@@ -61,5 +64,7 @@ def is_depthwise(node: Node) -> bool:
     groups = groups_of(node)
     weight = node.args[1]
     assert isinstance(weight, Node)
+    if not isinstance(groups, int):
+        return False
     inside = weight.meta["val"].shape[0 if node.target in TRANSPOSED else 1]
     return groups > 1 and int(inside) == (groups if node.target in TRANSPOSED else 1)

@@ -31,6 +31,7 @@ from awqc.expand import (
 )
 from awqc.export.attention import attention
 from awqc.export.shared_heads import share_heads
+from awqc.nodes import open_sizes
 
 aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]
@@ -140,7 +141,7 @@ def _trace(node: Node, table: Decompositions) -> GraphModule:
     kept = node.target in table
     call = caller(node, node.target if kept else definition(node.target))
     values = [source.meta["val"] for source in node_arguments(node)]
-    with node_mode(node), torch.no_grad():
+    with open_sizes(node_mode(node)), torch.no_grad():
         traced = make_fx(call, decomposition_table=dict(table))(*values)
         if is_functional(traced):
             return traced

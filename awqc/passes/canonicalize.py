@@ -17,6 +17,7 @@ from awqc.passes.canonical.equations import write_out_einsums
 from awqc.passes.canonical.experts import count_by_comparing, unstack_products
 from awqc.passes.canonical.noise import drop_asserts, drop_no_ops
 from awqc.passes.canonical.norms import give_norms_weights
+from awqc.passes.canonical.own_kernels import unfold_own_kernels
 from awqc.passes.canonical.picked import unstack_picked
 from awqc.passes.canonical.products import products_to_linear
 from awqc.passes.canonical.separate import separate_rows
@@ -52,6 +53,7 @@ class Canonicalize:
             drop_no_ops,
             complex_to_pairs,
             write_out_bags,
+            unfold_own_kernels,
             write_out_einsums,
             fold_constants,
             products_to_linear,

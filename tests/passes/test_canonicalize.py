@@ -251,6 +251,72 @@ def test_bags_become_lookups(form: str, padding: int | None, mode: str) -> None:
     torch.testing.assert_close(found, Net()(**given), rtol=1e-5, atol=1e-6)
 
 
+class Steps(nn.Module):
+    """A recurrent cell, step by step."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x.new_zeros(x.shape[0], 6)
+        state: Any = (zeros, zeros) if isinstance(self.cell, nn.LSTMCell) else zeros
+        for step in range(3):
+            state = self.cell(x[:, step], state)
+        made: Tensor = state[0] if isinstance(state, tuple) else state
+        return made
+
+
+CELLS: dict[str, Callable[[], nn.Module]] = {
+    "gru": lambda: nn.GRUCell(4, 6),
+    "gru without bias": lambda: nn.GRUCell(4, 6, bias=False),
+    "lstm": lambda: nn.LSTMCell(4, 6),
+    "tanh": lambda: nn.RNNCell(4, 6),
+    "relu": lambda: nn.RNNCell(4, 6, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_become_products_for_any_batch(kind: str) -> None:
+    torch.manual_seed(0)
+    model = Steps(CELLS[kind]())
+    program = capture_module(model, (torch.randn(2, 3, 4),))
+    Canonicalize().apply(program)
+    program.tidy()
+    assert targets(program).count(aten.linear.default) == 6
+    assert not any("cell" in str(target) for target in targets(program))
+    x = torch.randn(5, 3, 4)
+    torch.testing.assert_close(program.run({"x": x})[0], model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_kernels_of_each_sample_become_products_for_any_batch(bias: bool) -> None:
+    class Own(nn.Module):
+        """Convolves each sample with a kernel made for it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel, self.shift = nn.Linear(4, 6 * 3 * 9), nn.Linear(4, 6)
+
+        def forward(self, x: Tensor, style: Tensor) -> Tensor:
+            kernels = self.kernel(style).view(-1, 3, 3, 3)
+            shift = self.shift(style).flatten() if bias else None
+            groups = x.reshape(1, -1, *x.shape[2:])
+            made = nn.functional.conv2d(
+                groups, kernels, shift, stride=(2, 1), padding=(1, 2), groups=x.shape[0]
+            )
+            return made.view(x.shape[0], 6, *made.shape[2:])
+
+    torch.manual_seed(0)
+    model = Own()
+    program = capture_module(model, (torch.randn(2, 3, 8, 7), torch.randn(2, 4)))
+    Canonicalize().apply(program)
+    program.tidy()
+    assert aten.conv2d.default not in targets(program)
+    batch = {"x": torch.randn(5, 3, 8, 7), "style": torch.randn(5, 4)}
+    torch.testing.assert_close(program.run(batch)[0], model(**batch), rtol=1e-4, atol=1e-5)
+
+
 def test_operations_go_by_one_name() -> None:
     model = Apply(
         lambda m, x: torch.divide(torch.multiply(torch.absolute(x), m.w), 2), w=torch.ones(8)

@@ -36,7 +36,8 @@ def transposed_convolution(flow: Flow, node: Node) -> None:
 
 def _product(flow: Flow, node: Node, spatial: int, transposed: bool) -> None:
     """The equation ``y[g, n] = x[g, k] + W[g, n, k] = b[g, n]`` between labels, per group g."""
-    x, weight, bias, groups = node.args[0], node.args[1], _bias(node), groups_of(node)
+    x, weight, bias = node.args[0], node.args[1], _bias(node)
+    groups = int(flow.shapes.concrete(groups_of(node)))
     assert isinstance(weight, Node)
     if len(weight.meta["val"].shape) == 1:
         for value in (x, weight, bias, node):

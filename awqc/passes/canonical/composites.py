@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from awqc.channels.flow import NOT_HOMOGENEOUS, RULES
 from awqc.expand import definition, expand, is_composite, is_functional, trace_call
 from awqc.passes.base import Change
+from awqc.passes.canonical.cells import CELLS
 from awqc.program import Program
 
 aten = torch.ops.aten
@@ -34,6 +35,7 @@ DEFINITIONS: dict[Any, Callable[..., Any]] = {
     aten.bilinear.default: lambda a, b, weight, bias=None: functional.linear(
         (a[..., :, None] * b[..., None, :]).flatten(-2), weight.flatten(1), bias
     ),
+    **CELLS,
 }
 """Operations that torch computes in one step, in terms of operations that have a rule."""
 
@@ -69,7 +71,7 @@ def take_apart(program: Program) -> list[Change]:
         try:
             inner = trace_call(node, own or definition(target), composite=own is not None)
         except RuntimeError:
-            continue  # torch's definition takes no such arguments: the rules refuse it by name
+            continue  # torch's definition takes no such arguments, or fixes a size: left to rules
         opened = not inner.graph.find_nodes(op="call_function", target=target)
         if opened and is_functional(inner):
             for made in expand(node, inner):
