@@ -25,8 +25,10 @@ from benchmarks.accuracy_measure import Run, Tokens, measure
 
 NEAREST = "nearest"
 MIXED = "avg-bits-5"
-METHODS = (NEAREST, *EFFORTS, MIXED)
-"""The rows: rounding to nearest, each effort, and widths of their own with 5 bits on average."""
+SEQUENTIAL = "default-sequential"
+METHODS = (NEAREST, *EFFORTS, MIXED, SEQUENTIAL)
+"""The rows: rounding to nearest, each effort, widths of their own with 5 bits on average, and the
+default with each weight rounded on what the quantized part before it gives."""
 
 BATCH = {True: 1, False: 16}
 """Sequences a calibration batch: of a language model's packed text, and of lines."""
@@ -44,6 +46,8 @@ def quantize(
         chosen = parse_options(**whole, pipeline="canonicalize,quantize-weights", effort="fast")
     elif method == MIXED:
         chosen = parse_options(**whole, avg_bits=5.0)
+    elif method == SEQUENTIAL:
+        chosen = parse_options(**whole, sequential=True)
     else:
         chosen = parse_options(**whole, effort=method)
     chosen.build_pipeline().run(program)
