@@ -34,9 +34,10 @@ class Canonicalize:
     Drops what does nothing in inference (asserts, dropout, casts to the same dtype),
     computes expressions of constant tensors once, folds batch norms into the convolutions
     before them, gives norms without a weight one of ones, and writes each product of an
-    activation with a tensor of the program as ``linear``, stacks of matrices one by one, an
-    einsum of two activations as a matrix product, complex numbers as pairs of real ones, and
-    composite operations as what they are made of.
+    activation with a tensor of the program as ``linear``, stacks of matrices one by one, also
+    where an index picks them, einsums of activations as matrix products, bags of embeddings as
+    lookups, complex numbers as pairs of real ones, and composite operations, such as recurrent
+    cells, as what they are made of.
     Keeps: float outputs, to rounding.
     """
 
