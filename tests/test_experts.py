@@ -164,15 +164,8 @@ class Picked(nn.Module):
         return self.einsum(tokens, ids - EXPERTS)
 
 
-class Sorted(nn.Module):
+class Sorted(Routed):
     """Tokens sorted by expert, and cut into as many rows as each expert got."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.norm, self.router = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, EXPERTS)
-        self.ups = nn.ModuleList(nn.Linear(WIDTH, INNER) for _ in range(EXPERTS))
-        self.downs = nn.ModuleList(nn.Linear(INNER, WIDTH) for _ in range(EXPERTS))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x)
