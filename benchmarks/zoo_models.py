@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from benchmarks import zoo_timm
 from benchmarks.zoo_configs import ATTEMPTS, shrunken
+from benchmarks.zoo_plain import PLAIN
 
 Built = tuple[nn.Module, dict[str, Tensor] | tuple[Tensor, ...]]
 TASKS = {
@@ -172,117 +172,3 @@ def _find(config: Any, name: str, default: Any) -> Any:
         if value is not None:
             return value
     return default
-
-
-class _Recurrent(nn.Module):
-    def __init__(self, cls: type[nn.LSTM] | type[nn.GRU]) -> None:
-        super().__init__()
-        self.cells = cls(64, 64, num_layers=2, batch_first=True)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.cells(x)[0][:, -1])
-        return out
-
-
-class _UNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.down1, self.down2 = _double(3, 16), _double(16, 32)
-        self.middle = _double(32, 64)
-        self.up2, self.join2 = nn.ConvTranspose2d(64, 32, 2, 2), _double(64, 32)
-        self.up1, self.join1 = nn.ConvTranspose2d(32, 16, 2, 2), _double(32, 16)
-        self.head = nn.Conv2d(16, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.down1(x)
-        second = self.down2(functional.max_pool2d(first, 2))
-        deep = self.middle(functional.max_pool2d(second, 2))
-        deep = self.join2(torch.cat([self.up2(deep), second], 1))
-        out: Tensor = self.head(self.join1(torch.cat([self.up1(deep), first], 1)))
-        return out
-
-
-def _double(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(inplace=True),
-        nn.Conv2d(outside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(inplace=True),
-    )
-
-
-class _Mixer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, 64, 8, 8)
-        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(5))
-        self.tokens = nn.ModuleList(_mlp(16) for _ in range(2))
-        self.channels = nn.ModuleList(_mlp(64) for _ in range(2))
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        for i in range(2):
-            mixed = self.tokens[i](self.norms[2 * i](x).transpose(1, 2))
-            x = x + mixed.transpose(1, 2)
-            x = x + self.channels[i](self.norms[2 * i + 1](x))
-        out: Tensor = self.head(self.norms[4](x).mean(1))
-        return out
-
-
-def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-
-class _GraphConv(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
-        self.own = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
-        self.head = nn.Linear(64, 5)
-
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        for own, layer in zip(self.own, (self.first, self.second), strict=True):
-            sent = torch.zeros_like(x).index_add(0, edges[1], layer(x)[edges[0]])
-            x = torch.relu(sent + own(x))
-        out: Tensor = self.head(x)
-        return out
-
-
-class _Seq2Seq(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.core = nn.Transformer(64, 4, 2, 2, 128, batch_first=True, norm_first=True)
-
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        out: Tensor = self.core(source, target)
-        return out
-
-
-def _images(model: nn.Module) -> Built:
-    return model, (torch.randn(2, 3, 32, 32),)
-
-
-def _vector(model: nn.Module) -> Built:
-    return model, (torch.randn(4, 64),)
-
-
-PLAIN: dict[str, Callable[[], Built]] = {
-    "mlp-relu": lambda: _vector(
-        nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
-                      nn.Linear(128, 10))
-    ),
-    "transformer-pre-norm": lambda: (_Seq2Seq(), (torch.randn(2, 9, 64), torch.randn(2, 7, 64))),
-    "encoder-post-norm": lambda: (
-        nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2),
-        (torch.randn(2, 9, 64),),
-    ),
-    "lstm": lambda: (_Recurrent(nn.LSTM), (torch.randn(2, 7, 64),)),
-    "gru": lambda: (_Recurrent(nn.GRU), (torch.randn(2, 7, 64),)),
-    "conv-net": lambda: _images(
-        nn.Sequential(_double(3, 32), nn.MaxPool2d(2), _double(32, 64), nn.AdaptiveAvgPool2d(1),
-                      nn.Flatten(), nn.Linear(64, 10))
-    ),
-    "unet": lambda: _images(_UNet()),
-    "mlp-mixer": lambda: _images(_Mixer()),
-    "graph-conv": lambda: (_GraphConv(), (torch.randn(20, 64), torch.randint(0, 20, (2, 60)))),
-}
