@@ -15,7 +15,7 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,12 +104,23 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def beside(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """What a scale may be folded into beside the weights: tensors of norms, and biases.
+
+    Only those in ``names``, the float model's: a wrapped layer keeps its bias under another.
+    """
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name in names and ("norm" in name.lower() or name.endswith(".bias"))
+    }
+
+
 @torch.no_grad()
 def effective_weight(module: nn.Module, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """What a quantized linear layer multiplies its input with: its answers to unit inputs."""
-    outputs: Tensor = module(torch.eye(columns, dtype=dtype))
-    bias = getattr(module, "bias", None)
-    return (outputs if bias is None else outputs - bias).T.float()
+    answers: Tensor = module(torch.eye(columns, dtype=dtype))
+    return (answers - module(torch.zeros(1, columns, dtype=dtype))).T.float()
 
 
 def effective_bits(

@@ -10,7 +10,7 @@ import os
 # Its thread pools ask for two workers at least, whatever the machine has to give.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 
-from common import Answer, Request, effective_weight, linears, run
+from common import Answer, Request, beside, effective_weight, linears, run
 from gptqmodel import GPTQModel, QuantizeConfig
 from torch import nn
 
@@ -32,8 +32,7 @@ def quantize(request: Request, model: nn.Module) -> Answer:
     rows = [{"input_ids": ids.tolist(), "attention_mask": [1] * len(ids)} for ids in few.ids]
     quantizer.quantize(rows, batch_size=1, calibration_sort=None)
     columns = {name: layer.in_features for name, layer in linears(model).items()}
-    state = quantizer.model.state_dict()
-    weights = {name: tensor for name, tensor in state.items() if "norm" in name}
+    weights = beside(quantizer.model, set(model.state_dict()))
     for name, width in columns.items():
         weights[f"{name}.weight"] = effective_weight(quantizer.model.get_submodule(name), width)
     return Answer(weights, zero_point_bits=request.bits, samples=len(rows))

@@ -8,7 +8,7 @@ calibration sequences than the others get.
 from __future__ import annotations
 
 import torch
-from common import Answer, Request, linears, run
+from common import Answer, Request, beside, linears, run
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
@@ -52,6 +52,7 @@ def quantize(request: Request, model: nn.Module) -> Answer:
     else:
         recipe = [GPTQModifier(config_groups=groups, ignore=["lm_head"])]
     rows = [{"input_ids": ids.tolist(), "attention_mask": [1] * len(ids)} for ids in few.ids]
+    names = set(model.state_dict())
     oneshot(
         model=model,
         dataset=Dataset.from_list(rows),
@@ -60,10 +61,9 @@ def quantize(request: Request, model: nn.Module) -> Answer:
         num_calibration_samples=len(rows),
         shuffle_calibration_samples=False,
     )
-    names = linears(model)
-    weights = {name: tensor for name, tensor in model.state_dict().items() if "norm" in name}
+    weights = beside(model, names)
     with torch.no_grad():
-        weights |= {f"{name}.weight": dequantized(layer) for name, layer in names.items()}
+        weights |= {f"{name}.weight": dequantized(layer) for name, layer in linears(model).items()}
     notes = ("pin_memory taken out: it needs an accelerator",) if request.method == "awq" else ()
     return Answer(weights, zero_point_bits=request.bits, samples=len(rows), notes=notes)
 

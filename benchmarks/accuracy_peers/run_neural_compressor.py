@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import Answer, Request, effective_weight, linears, run
+from common import Answer, Request, beside, effective_weight, linears, run
 from neural_compressor.torch.quantization import (
     AWQConfig,
     GPTQConfig,
@@ -17,6 +17,7 @@ CONFIGS = {"awq": AWQConfig, "teq": TEQConfig, "gptq": GPTQConfig}
 
 
 def quantize(request: Request, model: nn.Module) -> Answer:
+    names = set(model.state_dict())
     columns = {name: layer.in_features for name, layer in linears(model).items()}
     few = request.first(SEQUENCES)
     configuration = CONFIGS[request.method](
@@ -31,7 +32,7 @@ def quantize(request: Request, model: nn.Module) -> Answer:
     model = prepare(model, configuration, example_inputs=batches[0]["input_ids"])
     calibrate(model)
     model = convert(model)
-    weights = {name: tensor for name, tensor in model.state_dict().items() if "norm" in name}
+    weights = beside(model, names)
     for name, width in columns.items():
         weights[f"{name}.weight"] = effective_weight(model.get_submodule(name), width)
     scales = sum(

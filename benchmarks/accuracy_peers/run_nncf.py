@@ -7,7 +7,7 @@ is multiplied into the weight here.
 from __future__ import annotations
 
 import nncf
-from common import Answer, NotOfferedError, Request, linears, run
+from common import Answer, NotOfferedError, Request, beside, linears, run
 from torch import Tensor, nn
 
 SEQUENCES = 16
@@ -48,6 +48,7 @@ def multiplies(model: nn.Module, layers: dict[str, nn.Linear]) -> dict[str, Tens
 def quantize(request: Request, model: nn.Module) -> Answer:
     if request.bits != 4:
         raise NotOfferedError(f"compress_weights has no {request.bits}-bit mode")
+    names = set(model.state_dict())
     layers, mixed = linears(model), request.method == "mixed"
     few = request.first(SEQUENCES)
     compressed = nncf.compress_weights(
@@ -63,9 +64,7 @@ def quantize(request: Request, model: nn.Module) -> Answer:
         **METHODS[request.method],
     )
     hooks = {name: hook for name, hook in compressed.named_modules() if HOOK in name}
-    state = compressed.state_dict()
-    names = [name for name in state if "norm" in name and HOOK not in name]
-    weights = {name: state[name] for name in names}
+    weights = beside(compressed, names)
     scales = multiplies(compressed, layers)
     skipped, eight = [], set()
     for name, layer in layers.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import Answer, NotOfferedError, Request, effective_weight, linears, run
+from common import Answer, NotOfferedError, Request, beside, effective_weight, linears, run
 from quark.torch import LLMTemplate, ModelQuantizer
 from torch import nn
 
@@ -20,12 +20,12 @@ def quantize(request: Request, model: nn.Module) -> Answer:
     configuration = template.get_config(
         scheme=f"uint4_wo_{width}", algorithm=request.method, exclude_layers=["lm_head"]
     )
+    names = set(model.state_dict())
     quantizer = ModelQuantizer(configuration)
     # Its loader gives token ids alone, a batch at a time.
     model = quantizer.quantize_model(model, torch.utils.data.DataLoader(few.ids, batch_size=1))
     model = quantizer.freeze(model)
-    state = model.state_dict()
-    weights = {name: tensor for name, tensor in state.items() if name.endswith("norm.weight")}
+    weights = beside(model, names)
     for name, width in columns.items():
         weights[f"{name}.weight"] = effective_weight(model.get_submodule(name), width)
     return Answer(weights, zero_point_bits=request.bits, samples=len(few.ids))
