@@ -25,6 +25,11 @@ def accepts(model: Any, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its cache: ``cache``, or ``past_key_values`` in older code."""
+    return "cache" if accepts(model, "cache") else "past_key_values"
+
+
 def cache_shapes(model: Any, where: str) -> dict[State, tuple[int, int]]:
     """Heads and width of each tensor of the model's cache, found by running one token.
 
@@ -34,7 +39,7 @@ def cache_shapes(model: Any, where: str) -> dict[State, tuple[int, int]]:
     cache = empty_cache(model, where)
     with torch.no_grad(), reporting(f"{where}: the model did not run with a cache"):
         ids = torch.zeros(1, 1, dtype=torch.long)
-        model(input_ids=ids, past_key_values=cache, use_cache=True)
+        model(input_ids=ids, use_cache=True, **{cache_argument(model): cache})
     shapes: dict[State, tuple[int, int]] = {}
     for index, layer in enumerate(cache.layers):
         for part, tensor in ((KEY, layer.keys), (VALUE, layer.values)):
@@ -85,7 +90,7 @@ def cached_forward(model: Any, where: str) -> Callable[..., tuple[Tensor, ...]]:
     It returns the logits ``(batch, sequence, vocabulary)`` and then the new cache, in the
     order in which the past was given.
     """
-    original = model.forward
+    original, cache_name = model.forward, cache_argument(model)
 
     def forward(
         input_ids: Tensor,
@@ -101,8 +106,8 @@ def cached_forward(model: Any, where: str) -> Callable[..., tuple[Tensor, ...]]:
         result = original(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=cache,
             use_cache=True,
+            **{cache_name: cache},
             **extra,
         )
         present = [_present(cache.layers, name) for name in past]
