@@ -28,6 +28,7 @@ from awqc.export.graph_module import restore_calls
 from awqc.export.ort_levels import parse_level, set_level, settle_levels
 from awqc.export.serving import prepare_serving
 from awqc.layers import LayerRecord
+from awqc.machine.process import undisturbed
 from awqc.onnx_session import MODEL, TUNED
 from awqc.options import Options, parse_options
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
@@ -73,6 +74,7 @@ class Compiled:
         return target
 
 
+@undisturbed()
 def compile(
     model: nn.Module | Program,
     example_inputs: ExampleInputs | None = None,

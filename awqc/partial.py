@@ -28,6 +28,7 @@ from awqc.capture.module import ExampleInputs, capture_module, split_example, un
 from awqc.compiler import Compiled, compile
 from awqc.decibel import decibel
 from awqc.errors import AwqcError, CaptureError, UsageError
+from awqc.machine.process import undisturbed
 from awqc.publish import MARK, staging
 
 MOST_CALLS = 64
@@ -79,6 +80,7 @@ class PartialCompiled:
         return target
 
 
+@undisturbed()
 def compile_partial(
     model: nn.Module,
     example_inputs: ExampleInputs,

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from awqc.capture.failure import quiet_torch
 from awqc.capture.pickled import FLAG
 from awqc.errors import CaptureError, UsageError
+from awqc.machine.process import quiet_libraries
 
 _OBJECTS = ("custom_obj_", "opaque_obj_")
 _LIBRARIES = "data/aotinductor/"
@@ -33,7 +33,7 @@ def load_archive(path: Path, *, trust: bool) -> ExportedProgram:
                 f"If you trust where it comes from, pass {FLAG}"
             )
     try:
-        with quiet_torch():
+        with quiet_libraries():
             return torch.export.load(path)
     except Exception as error:
         text = str(error).strip().splitlines()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
-from awqc.capture.failure import quiet_torch
 from awqc.capture.hf_folder import read_json
+from awqc.machine.process import quiet_libraries
 from awqc.program import InputSpec, Program
 
 ARCHIVE = "model.pt2"
@@ -25,7 +25,7 @@ def load_compiled(file: Path) -> Program:
     Raises:
         CaptureError: the archive is damaged, or of another version of torch.
     """
-    with quiet_torch():
+    with quiet_libraries():
         program = program_from_exported(load_archive(file, trust=False), name=file.stem, copy=False)
     report = file.parent / "report.json"
     if report.is_file():

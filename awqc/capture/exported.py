@@ -17,8 +17,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from awqc.capture.failure import quiet_torch
 from awqc.errors import CaptureError, UnsupportedGraphError
+from awqc.machine.process import quiet_libraries
 from awqc.program import CallSpec, InputSpec, Program
 
 
@@ -49,7 +49,7 @@ def program_from_exported(
             f"{name}: the archive holds no example inputs; "
             "save it with them (torch.export.save of a program fresh from torch.export.export)"
         )
-    with quiet_torch():
+    with quiet_libraries():
         if _mutates(exported):
             exported = exported.run_decompositions({})
         module = exported.module(check_guards=False)

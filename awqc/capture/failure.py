@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import sysconfig
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -79,16 +74,3 @@ def _is_model_code(filename: str) -> bool:
         return not path.startswith(_LIBRARIES[0])
     return not path.startswith(_LIBRARIES)
 
-
-@contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Keep what torch logs, warns and prints off the terminal; what matters is raised."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        silence = io.StringIO()
-        with warnings.catch_warnings(), redirect_stdout(silence), redirect_stderr(silence):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -13,6 +13,7 @@ import torch
 
 from awqc.capture.mapped import map_each
 from awqc.errors import CaptureError, UsageError
+from awqc.machine.process import quiet_libraries
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -169,21 +170,20 @@ def read_json(path: Path) -> dict[str, Any]:
 def require_transformers() -> None:
     """Raise UsageError with the way to install it where transformers is missing."""
     try:
-        import transformers
+        import transformers  # noqa: F401
     except ImportError:
         raise UsageError(
             "Hugging Face folders are read through transformers, which is not installed: "
             "pip install 'awqc[hf]'"
         ) from None
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Turn whatever transformers and its readers raise into a CaptureError."""
+    """Turn whatever transformers and its readers raise into a CaptureError, quietly."""
     try:
-        yield
+        with quiet_libraries():
+            yield
     except CaptureError:
         raise
     except Exception as error:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awqc.capture.failure import quiet_torch
 from awqc.errors import UsageError
+from awqc.machine.process import quiet_libraries
 from awqc.program import InputSpec
 
 FORM = "--input name=float32[batch,64]"
@@ -180,7 +180,7 @@ def _first_layer_shapes(module: nn.Module) -> list[tuple[tuple[int, ...], torch.
 
 def _runs(module: nn.Module, example: Tensor) -> bool:
     try:
-        with torch.no_grad(), quiet_torch():
+        with torch.no_grad(), quiet_libraries():
             deepcopy(module).eval()(example)
     except Exception:  # noqa: BLE001 - whatever fails, this is not the input
         return False

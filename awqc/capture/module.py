@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from awqc.capture.agreement import OtherSize, check_agreement, differing_size
 from awqc.capture.exported import path_name, program_from_exported
-from awqc.capture.failure import explain_failure, model_line, quiet_torch
+from awqc.capture.failure import explain_failure, model_line
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.errors import UsageError
+from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 
 ExampleInputs = tuple[Any, ...] | Mapping[str, Any]
@@ -59,7 +60,7 @@ def capture_module(
         UsageError: the example inputs do not fit; or ``dynamic`` names an input or axis that
             is not there, or one that the model fixes.
     """
-    with quiet_torch():
+    with quiet_libraries():
         module = _own(unwrap(module), copy)
     call = pytree.tree_map_only(Tensor, lambda t: t.detach(), split_example(example_inputs))
     axes = {key: _axes_by_number(value) for key, value in (dynamic or {}).items()}
@@ -76,7 +77,7 @@ def capture_module(
             copy=copy,
         )
 
-    with quiet_torch():
+    with quiet_libraries():
         program = capture(fixed=False)
         check_agreement(module, program)
         if (other := differing_size(module, program)) is not None:

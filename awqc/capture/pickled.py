@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from awqc.capture.failure import model_line, quiet_torch
+from awqc.capture.failure import model_line
 from awqc.errors import CaptureError, UsageError
+from awqc.machine.process import quiet_libraries
 
 FLAG = "--trust-pickle (trust_pickle=True)"
 _STOCK = "torch.nn.modules"
@@ -49,7 +50,7 @@ def _load_safely(path: Path) -> Any:
     if unsafe:
         raise UsageError(_refusal(path, unsafe))
     try:
-        with quiet_torch(), torch.serialization.safe_globals(list(stock_globals())):
+        with quiet_libraries(), torch.serialization.safe_globals(list(stock_globals())):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -84,7 +85,7 @@ def _refusal(path: Path, wanted: list[str]) -> str:
 
 def _load_trusted(path: Path) -> Any:
     try:
-        with quiet_torch(), importable_cwd():
+        with quiet_libraries(), importable_cwd():
             return torch.load(path, map_location="cpu", weights_only=False)
     except ModuleNotFoundError as error:
         raise CaptureError(

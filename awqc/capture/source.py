@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
-from awqc.capture.failure import model_line, quiet_torch
+from awqc.capture.failure import model_line
 from awqc.capture.inputs import (
     dynamic_axes,
     given_inputs,
@@ -26,6 +26,7 @@ from awqc.capture.inputs import (
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
 from awqc.capture.pickled import importable_cwd, load_module
 from awqc.errors import CaptureError, UsageError
+from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 
 _FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<attribute>[A-Za-z_][\w.]*)")
@@ -73,7 +74,7 @@ def load_program(
         if recognise(path) == "archive":
             _refuse_inputs(inputs, "a torch.export archive brings its own")
             exported = load_archive(path, trust=trust_pickle)
-            with quiet_torch():
+            with quiet_libraries():
                 return program_from_exported(exported, name=path.stem)
     source = load_source(model, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed)
     axes = {**source.axes, **(dynamic or {})}

@@ -7,10 +7,7 @@ was tried: ``docs/decisions/0001-onnx-export.md``.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +31,7 @@ from awqc.export.onnx_tidy import (
     strip_metadata,
 )
 from awqc.export.onnx_weights import WeightPlacer
+from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 from awqc.unscaled import cell_weights, quantized_names
 
@@ -151,7 +149,7 @@ def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
 
 
 def _run_translator(lowered: Lowered, opset: int, input_names: list[str]) -> torch.onnx.ONNXProgram:
-    with _quiet():
+    with quiet_libraries():
         translated = torch.onnx.export(
             lowered.exported,
             dynamo=True,
@@ -203,17 +201,3 @@ def _root_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the translator's remarks to itself: they are about its own parts."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(torch|onnxscript|copyreg)\b")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 
 from awqc.errors import ExportError
 from awqc.export.graph_module import dynamic_shapes, example_call, restore_calls
+from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 
 
@@ -43,7 +41,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     # In memory first: torch's own writer ends the whole process where the disk is full.
     archive = io.BytesIO()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_libraries():
             exported = torch.export.export(
                 restore_calls(program), args, kwargs, dynamic_shapes=dynamic_shapes(program)
             )
@@ -59,11 +57,3 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
         ) from error
     path.write_bytes(archive.getbuffer())
     return ExportedPt2(path, tuple(program.quantized))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's remarks about its own parts to itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(torch|copyreg)\b")
-        yield

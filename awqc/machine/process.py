@@ -1,0 +1,118 @@
+"""What a process shares: a compile puts all of it back, and never speaks through it.
+
+Warnings, loggers, the environment, random states, torch's defaults and thread counts belong to
+the caller. `undisturbed` wraps each public entry point; `quiet_libraries` keeps what other
+packages log and warn to themselves for as long as a block runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+LIBRARIES = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "transformers")
+"""Packages whose loggers are silenced."""
+
+_SILENT = logging.CRITICAL + 1
+
+DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+
+_lock = threading.RLock()
+"""Held while awqc works: torch.export, warnings and loggers are one for all threads."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put back what the process shares when the block ends, also by an error.
+
+    Deprecations of other packages are ignored inside, whatever filters the caller has: they tell
+    awqc's developers something, never its users. One thread at a time is let in; the others wait.
+    """
+    with _lock, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for category in DEPRECATIONS:
+            warnings.simplefilter("ignore", category)
+        for restore in (*_python_state(), *_torch_state()):
+            stack.callback(restore)
+        yield
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what other packages log, warn and draw off the terminal; what matters is raised."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for logger in _library_loggers():
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(_SILENT)
+        if "transformers" in sys.modules:
+            from transformers.utils import logging as hf_logging
+
+            if hf_logging.is_progress_bar_enabled():
+                stack.callback(hf_logging.enable_progress_bar)
+                hf_logging.disable_progress_bar()
+        yield
+
+
+def _library_loggers() -> list[logging.Logger]:
+    """Loggers of other packages that have a level of their own, and the packages' first ones."""
+    known = dict(logging.root.manager.loggerDict)
+    return [
+        logger
+        for name, logger in known.items()
+        if isinstance(logger, logging.Logger)
+        and name.partition(".")[0] in LIBRARIES
+        and (logger.level or name in LIBRARIES)
+    ]
+
+
+def _python_state() -> Iterator[Callable[[], Any]]:
+    """What puts back the interpreter's own state."""
+    environment, path, seed = dict(os.environ), list(sys.path), random.getstate()
+    disabled = logging.root.manager.disable
+    levels = {logger: logger.level for logger in _library_loggers()}
+
+    def restore_environment() -> None:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+
+    def restore_levels() -> None:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+    yield restore_environment
+    yield lambda: sys.path.__setitem__(slice(None), path)
+    yield lambda: random.setstate(seed)
+    yield lambda: logging.disable(disabled)
+    yield restore_levels
+
+
+def _torch_state() -> Iterator[Callable[[], Any]]:
+    """What puts back the state of torch and numpy, as far as they are loaded."""
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        numbers = np.random.get_state()
+        yield lambda: np.random.set_state(numbers)
+    if "torch" in sys.modules:
+        import torch
+
+        threads, dtype, grad = (
+            torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+        )
+        seed = torch.get_rng_state()
+        yield lambda: torch.set_num_threads(threads)
+        yield lambda: torch.set_default_dtype(dtype)
+        yield lambda: torch.set_grad_enabled(grad)
+        yield lambda: torch.set_rng_state(seed)
