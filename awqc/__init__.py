@@ -2,7 +2,7 @@
 
 ``compile`` takes a model and gives back the same model with low-bit weights, exported and
 verified. Names are loaded when they are first used, so that what runs without torch
-(``awqc.generate``) stays light.
+(`generate`) stays light.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from awqc.compiler import Compiled as Compiled
     from awqc.compiler import compile as compile
     from awqc.errors import AwqcError as AwqcError
-    from awqc.runtime import load as load
+    from awqc.runtimes.generate import generate as generate
+    from awqc.runtimes.onnxruntime import load as load
 
 _HOMES = {
     "AwqcError": "awqc.errors",
     "Compiled": "awqc.compiler",
     "compile": "awqc.compiler",
-    "load": "awqc.runtime",
+    "generate": "awqc.runtimes.generate",
+    "load": "awqc.runtimes.onnxruntime",
 }
 
-__all__ = ["AwqcError", "Compiled", "compile", "load"]
+__all__ = ["AwqcError", "Compiled", "compile", "generate", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -77,7 +77,3 @@ def run(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"awqc: error: {where}{error.strerror}; nothing was written", err=True)
         return 1
-
-
-if __name__ == "__main__":
-    main()

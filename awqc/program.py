@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,11 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UnsupportedGraphError
-from awqc.nodes import fake_like, fake_mode_of, open_sizes
-from awqc.qparams import QuantizedWeight
-from awqc.quantization import QuantizationSpec
-from awqc.sites import Site, SiteScale
-from awqc.statistics import Statistics
-
-if TYPE_CHECKING:
-    from awqc.capture.hf_folder import HFFolder
+from awqc.graph.nodes import fake_like, fake_mode_of, open_sizes
+from awqc.graph.sites import Site, SiteScale
+from awqc.numerics.qparams import QuantizedWeight
+from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.statistics import Statistics
 
 Batch = dict[str, Tensor]
 """One batch of inputs: a tensor for each input name."""
@@ -68,6 +66,21 @@ class CallSpec:
     out_spec: pytree.TreeSpec
     constants: dict[int, Any] = field(default_factory=dict)
     out_constants: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The Hugging Face folder that a program was captured from.
+
+    Attributes:
+        path: the folder.
+        gguf_file: name of the GGUF file in it that is the model, or None for safetensors.
+        trust_remote_code: whether Python files of the folder may run.
+    """
+
+    path: Path
+    gguf_file: str | None = None
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,7 @@ class Program:
     head_outputs: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
-    origin: HFFolder | None = None
+    origin: Origin | None = None
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
     scale_dtype: torch.dtype = torch.float32
     calibration: Sequence[Batch] = ()

@@ -9,7 +9,7 @@ import pytest
 import awqc
 import awqc.errors as errors
 
-NAMES = ["AwqcError", "Compiled", "compile", "load"]
+NAMES = ["AwqcError", "Compiled", "compile", "generate", "load"]
 COMPILE = ["model", "example_inputs", "calib"]
 ERRORS = {
     "UsageError": 2, "CaptureError": 1, "UnsupportedGraphError": 1, "CalibrationError": 1,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from awqc.capture.exported import path_name
+from awqc.calling import path_name
 from awqc.errors import CaptureError, UsageError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

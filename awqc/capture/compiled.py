@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from awqc.artifacts.json_files import read_json
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
-from awqc.capture.hf_folder import read_json
+from awqc.kv_cache import state_pairs
 from awqc.machine.process import quiet_libraries
 from awqc.program import InputSpec, Program
 
 ARCHIVE = "model.pt2"
-PAST, PRESENT = "past_key_values.", "present."
 LOGITS, MASK = "logits", "attention_mask"
 
 
@@ -31,8 +31,7 @@ def load_compiled(file: Path) -> Program:
     if report.is_file():
         content = read_json(report)
         _rename(program, content["inputs"], content["outputs"])
-    pairs = [(s.name, s.name.replace(PAST, PRESENT)) for s in program.inputs if PAST in s.name]
-    program.states = tuple(pair for pair in pairs if pair[1] in program.outputs)
+    program.states = state_pairs((spec.name for spec in program.inputs), program.outputs)
     if program.states and LOGITS in program.outputs:
         program.head_outputs = (LOGITS,)
         program.mask_input = MASK if MASK in program.example else None

@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from awqc.calling import path_name
 from awqc.errors import CaptureError, UnsupportedGraphError
 from awqc.machine.process import quiet_libraries
 from awqc.program import CallSpec, InputSpec, Program
@@ -206,12 +207,6 @@ def _unescaped(name: str) -> str:
     stem = name.removesuffix("_1")
     escaped = stem != name and (hasattr(builtins, stem) or keyword.iskeyword(stem))
     return stem if escaped else name
-
-
-def path_name(path: Any) -> str:
-    """Name of an input leaf as its placeholder has it: ``past.0`` becomes ``past_0``."""
-    parts = [str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in path]
-    return "_".join(parts)
 
 
 def _output_names(out_spec: pytree.TreeSpec) -> list[str]:

@@ -14,8 +14,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from awqc.calling import path_name
 from awqc.capture.agreement import OtherSize, check_agreement, differing_size
-from awqc.capture.exported import path_name, program_from_exported
+from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import explain_failure, model_line
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.errors import UsageError

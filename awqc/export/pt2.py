@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from awqc.calling import dynamic_shapes, example_call, restore_calls
 from awqc.errors import ExportError
-from awqc.export.graph_module import dynamic_shapes, example_call, restore_calls
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import ExportError, UsageError
-from awqc.export.genai import write_model_files
-from awqc.export.hf_checkpoint import Checkpoint, folded_checkpoint
+from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.runner_files import write_model_files
+from awqc.numerics.qparams import QuantizedWeight
 from awqc.program import Program
-from awqc.qparams import QuantizedWeight
 
 GROUP_SIZES = (128, 64, 32)
 """What the engines have kernels for, largest first."""
@@ -215,8 +216,7 @@ def _write_config(
     program: Program, folder: Path, quantization: dict[str, Any], dtype: torch.dtype
 ) -> Path:
     """The model's own config.json and tokenizer files, and what was done to the weights."""
-    origin = program.origin
-    assert origin is not None
+    origin = HFFolder.of(program)
     write_model_files(program, origin, folder, origin.config())
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from awqc.channels.analysis import find_sites
-from awqc.decisions import decide
-from awqc.linears import Linear, find_linears
+from awqc.graph.linears import Linear, find_linears
+from awqc.numerics.statistics import LARGEST, Accumulator
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.statistics import LARGEST, Accumulator
+from awqc.weights.decisions import decide
+from awqc.weights.observing import observed_rows
 
 OBSERVERS = "_observers"
 
@@ -54,23 +55,6 @@ class Observer(nn.Module):
 
     def __deepcopy__(self, memo: object) -> Observer:
         return self
-
-
-def observed_rows(
-    linear: Linear, x: Tensor, mask: Tensor | None, selected: Tensor | None = None
-) -> Tensor:
-    """The matrix ``(blocks, tokens, K)`` that ``linear`` reads of ``x``.
-
-    Tokens where ``mask`` ``(batch, tokens)`` is false are padding, and left out where ``x`` has
-    these axes; so are the rows where ``selected``, as ``x`` with one column, is false.
-    """
-    if linear.kernel:
-        return linear.input_rows(x)
-    wanted = None if selected is None else selected.squeeze(-1)
-    if mask is not None and x.ndim > mask.ndim and x.shape[: mask.ndim] == mask.shape:
-        padded = mask.reshape(*mask.shape, *(1,) * (x.ndim - 1 - mask.ndim))
-        wanted = mask if wanted is None else wanted & padded
-    return linear.input_rows(x if wanted is None else x[wanted])
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_a_compile_leaves_the_process_as_it_found_it(model: nn.Module) -> None:
 
 def test_the_callers_transformers_stays_as_talkative_as_it_was(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from awqc.capture.huggingface import load_program
+    from awqc.huggingface.capture import load_program
 
     save_decoder("llama", tmp_path / "llama")
     transformers.logging.set_verbosity_info()
@@ -147,7 +147,7 @@ def test_the_command_line_works_where_all_warnings_are_errors(what: str, tmp_pat
         model, more = tmp_path / "llama", ["--num-samples", "4", "--seq-len", "8"]
         save_decoder("llama", model)
         save_tokenizer(model)
-    command = [sys.executable, "-W", "error", "-m", "awqc.cli", "compile", str(model), *more,
+    command = [sys.executable, "-W", "error", "-m", "awqc", "compile", str(model), *more,
                "--effort", "fast", "--provider", "cpu", "-o", str(tmp_path / "out")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

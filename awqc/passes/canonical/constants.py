@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.constants import leaves_of, value_of
+from awqc.graph.constant_values import leaves_of, value_of
+from awqc.numerics.qparams import dequantize_packed
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.qparams import dequantize_packed
 
 MAX_GROWTH = 2
 RANDOM = frozenset({"rand", "randn", "randint", "randperm", "bernoulli", "normal", "uniform"})
@@ -83,7 +83,7 @@ def _keeps(node: Node) -> bool:
 
 def _fold(program: Program, node: Node) -> Change:
     """Store the value of ``node`` as a tensor of the program and read that instead."""
-    value = value_of(program, node).detach().clone(memory_format=torch.contiguous_format)
+    value = value_of(node, program.weight).detach().clone(memory_format=torch.contiguous_format)
     expression = node.target.__name__ if callable(node.target) else str(node.target)
     name = name_after(program, node, leaves_of(node))
     read = program.add_weight(name, value, _first(program))

@@ -1,0 +1,5 @@
+"""``python -m awqc``: the command line."""
+
+from awqc.cli import main
+
+main()

@@ -1,0 +1,124 @@
+"""Inputs of a benchmark: any that the model takes, since its speed does not depend on values."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from awqc.errors import UsageError
+from awqc.kv_cache import PAST, present_of
+
+Array = np.ndarray[Any, Any]
+LARGEST_CODE = 16
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a model: ``dtype`` as NumPy calls it; names in ``shape`` are axes that vary."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one turn runs.
+
+    Attributes:
+        batch: rows of each input.
+        tokens: size of every other axis that varies; of the prompt where text is generated.
+        new_tokens: decoded after the prompt, by models with a cache.
+        seconds: how long a turn of runs without a cache takes, at least.
+    """
+
+    batch: int = 1
+    tokens: int = 32
+    new_tokens: int = 16
+    seconds: float = 0.2
+
+
+def states(inputs: Iterable[Input]) -> dict[str, str]:
+    """Names of the outputs that come back as inputs, by input."""
+    return {spec.name: present_of(spec.name) for spec in inputs if spec.name.startswith(PAST)}
+
+
+def make_inputs(
+    inputs: Sequence[Input], workload: Workload, tokens: int, past: int = 0
+) -> dict[str, Array]:
+    """Arrays for all ``inputs``: ``tokens`` of them after ``past`` others.
+
+    Raises:
+        UsageError: an axis has a size that is no sum or product of named ones.
+    """
+    sizes = _sizes(inputs, workload, tokens, past)
+    rng = np.random.default_rng(0)
+    made = {}
+    for spec in inputs:
+        shape = tuple(_evaluate(size, sizes, spec.name) for size in spec.shape)
+        codes = LARGEST_CODE if spec is inputs[0] else 1
+        made[spec.name] = _values(spec, shape, past, codes, rng)
+    return made
+
+
+def _sizes(
+    inputs: Sequence[Input], workload: Workload, tokens: int, past: int
+) -> dict[str, int]:
+    """The first axis of the first input is the batch; the axis of a cache that varies, the past.
+
+    Other axes of the first input count its tokens; one that it has not, as a mask's, counts the
+    past as well.
+    """
+    sizes: dict[str, int] = {}
+    for index, spec in enumerate(inputs):
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str) and size.isidentifier():
+                value = tokens if index == 0 else tokens + past
+                value = past if PAST in spec.name and axis else value
+                sizes.setdefault(size, workload.batch if axis == 0 else value)
+    return sizes
+
+
+def _values(
+    spec: Input, shape: tuple[int, ...], past: int, codes: int, rng: np.random.Generator
+) -> Array:
+    """Integers below ``codes``: a table of kinds of tokens may have a single row."""
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b" or "mask" in spec.name:
+        return np.ones(shape, dtype)
+    if spec.name == "position_ids":
+        return np.broadcast_to(np.arange(past, past + shape[-1], dtype=dtype), shape).copy()
+    return rng.integers(0, codes, shape).astype(dtype)
+
+
+def _evaluate(size: int | str, sizes: Mapping[str, int], where: str) -> int:
+    """A size such as ``past + sequence``."""
+
+    def value(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        if isinstance(node, ast.Name) and node.id in sizes:
+            return sizes[node.id]
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return int(_OPERATORS[type(node.op)](value(node.left), value(node.right)))
+        raise UsageError(f"the size {size!r} of the input {where} is not understood")
+
+    if isinstance(size, int):
+        return size
+    try:
+        return value(ast.parse(size, mode="eval").body)
+    except SyntaxError:
+        raise UsageError(f"the size {size!r} of the input {where} is not understood") from None

@@ -1,0 +1,37 @@
+"""Names of a key/value cache among a model's inputs and outputs, as the ecosystem writes them.
+
+``past_key_values.N.key`` and ``.value`` go in, ``present.N.key`` and ``.value`` come out, and
+come back in at the next call. Neither torch nor onnxruntime is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+PAST, PRESENT = "past_key_values.", "present."
+
+
+def past_name(layer: int | str, part: str) -> str:
+    """Input that takes ``part`` (key or value) of ``layer``; ``%d`` is a layer for runners."""
+    return f"{PAST}{layer}.{part}"
+
+
+def present_name(layer: int | str, part: str) -> str:
+    """Output that gives what `past_name` takes at the next call."""
+    return f"{PRESENT}{layer}.{part}"
+
+
+def present_of(past: str) -> str:
+    """The output that comes back through the input ``past``."""
+    return PRESENT + past.removeprefix(PAST)
+
+
+def state_pairs(inputs: Iterable[str], outputs: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs (input, output) of a cache among the names of a model's inputs and outputs.
+
+    >>> state_pairs(["input_ids", "past_key_values.0.key"], ["logits", "present.0.key"])
+    (('past_key_values.0.key', 'present.0.key'),)
+    """
+    known = set(outputs)
+    pairs = [(name, present_of(name)) for name in inputs if name.startswith(PAST)]
+    return tuple(pair for pair in pairs if pair[1] in known)

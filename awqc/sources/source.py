@@ -1,0 +1,313 @@
+"""Recognise what MODEL is, by its content, and capture it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from awqc.capture.archive import load_archive
+from awqc.capture.exported import program_from_exported
+from awqc.capture.failure import model_line
+from awqc.capture.inputs import (
+    dynamic_axes,
+    given_inputs,
+    infer_example,
+    inputs_from_arrays,
+    parse_inputs,
+)
+from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
+from awqc.capture.pickled import importable_cwd, load_module
+from awqc.errors import CaptureError, UsageError
+from awqc.machine.process import quiet_libraries
+from awqc.program import Program
+
+_FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<attribute>[A-Za-z_][\w.]*)")
+_SOURCES = (
+    "a torch.export archive (.pt2), a pickled nn.Module (.pt), a Hugging Face folder, "
+    "or package.module:factory"
+)
+_MAGIC = (
+    (b"\x89HDF", 0, "an HDF5 file (Keras?)"),
+    (b"TFL3", 4, "a TensorFlow Lite model"),
+    (b"PK\x03\x04", 0, "a zip file that is cut short"),
+    (b"\x93NUMPY", 0, "a NumPy array"),
+)
+
+
+def load_program(
+    model: str | Path,
+    *,
+    inputs: Sequence[str] = (),
+    calib: Mapping[str, Tensor] | None = None,
+    dynamic: DynamicAxes | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+    task: str | None = None,
+    trust_remote_code: bool = False,
+) -> Program:
+    """Capture what ``model`` names: a file, a folder, or ``package.module:factory``.
+
+    Example inputs come from ``inputs`` (specs such as ``x=float32[batch,64]``), else from
+    the archive or factory, else from ``calib`` (arrays by input name, first axis =
+    samples), else from the first layer. ``task`` and ``trust_remote_code`` are for Hugging
+    Face folders.
+
+    Raises:
+        UsageError: there is no such model, it is no model that can be compiled, or its
+            inputs are not known; the message says what to do.
+        CaptureError: the model cannot be loaded or captured.
+    """
+    path = Path(model).expanduser()
+    if not _is_factory(model):
+        _check_readable(path, str(model))
+        if path.is_dir() or _starts_with(path, b"GGUF"):
+            _refuse_inputs(inputs, "a Hugging Face model brings its own")
+            return _load_folder(path, task=task, trust_remote_code=trust_remote_code)
+        if recognise(path) == "archive":
+            _refuse_inputs(inputs, "a torch.export archive brings its own")
+            exported = load_archive(path, trust=trust_pickle)
+            with quiet_libraries():
+                return program_from_exported(exported, name=path.stem)
+    source = load_source(model, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed)
+    axes = {**source.axes, **(dynamic or {})}
+    return capture_module(
+        source.module, source.example, name=source.name, dynamic=axes, copy=source.shared
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module before it is captured.
+
+    Attributes:
+        module: the module.
+        example: example inputs.
+        axes: dynamic axes that the user's specs of inputs name.
+        name: for messages and files.
+        shared: whether somebody else may hold the module too.
+    """
+
+    module: nn.Module
+    example: ExampleInputs
+    axes: DynamicAxes
+    name: str
+    shared: bool
+
+
+def load_source(
+    model: str | Path,
+    *,
+    inputs: Sequence[str] = (),
+    calib: Mapping[str, Tensor] | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> Source:
+    """The module that ``model``, a pickle or ``package.module:factory``, holds, and its inputs.
+
+    Raises:
+        UsageError: it is neither, or its inputs are not known.
+        CaptureError: it cannot be loaded.
+    """
+    path = Path(model).expanduser()
+    factory = _is_factory(model)
+    if factory:
+        module, example = _call_factory(factory["module"], factory["attribute"])
+        name = factory["module"].rpartition(".")[2]
+    else:
+        _check_readable(path, str(model))
+        if path.is_dir() or recognise(path) != "pickle":
+            raise UsageError(
+                f"{path}: is no pickled nn.Module; give one (.pt), or package.module:factory"
+            )
+        module, example, name = load_module(path, trust=trust_pickle), None, path.stem
+    example, axes = _choose_inputs(unwrap(module), example, inputs, calib, seed)
+    return Source(module, example, axes, name, shared=factory is not None)
+
+
+def _is_factory(model: str | Path) -> re.Match[str] | None:
+    if Path(model).expanduser().exists():
+        return None
+    return _FACTORY.fullmatch(str(model))
+
+
+def _choose_inputs(
+    module: nn.Module,
+    example: ExampleInputs | None,
+    inputs: Sequence[str],
+    calib: Mapping[str, Tensor] | None,
+    seed: int,
+) -> tuple[ExampleInputs, DynamicAxes]:
+    """The first example inputs that there are, and the axes that they name."""
+    if inputs:
+        specs = parse_inputs(inputs)
+        return given_inputs(module, specs, seed), dynamic_axes(specs)
+    if example is None and calib:
+        example = inputs_from_arrays(module, calib)
+    return (infer_example(module, seed=seed) if example is None else example), {}
+
+
+def recognise(path: Path) -> str:
+    """``"archive"`` or ``"pickle"``: how the file is to be loaded, by its content.
+
+    Raises:
+        UsageError: it is something else; the message says what, and what to do.
+    """
+    if path.stat().st_size == 0:
+        raise UsageError(f"{path}: the file is empty; a model is needed: {_SOURCES}")
+    if zipfile.is_zipfile(path):
+        return _recognise_zip(path)
+    head = path.read_bytes()[:16] if path.stat().st_size < 1 << 16 else _head(path)
+    if head.startswith(b"\x80"):
+        return "pickle"
+    raise UsageError(f"{path}: {_other_file(path, head)}")
+
+
+def _recognise_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise CaptureError(f"{path}: the file is damaged: {error}") from error
+    members = {name.partition("/")[2] for name in names}
+    if "archive_format" in members or "serialized_exported_program.json" in names:
+        return "archive"
+    if "constants.pkl" in members:
+        raise UsageError(
+            f"{path}: is a TorchScript archive, which torch.export cannot capture. Give the "
+            "nn.Module that it was made from: torch.save(model, 'model.pt'), or "
+            "package.module:factory"
+        )
+    if "data.pkl" in members:
+        return "pickle"
+    if any(name.endswith(".npy") for name in names):
+        raise UsageError(
+            f"{path}: is an .npz file of arrays, no model; give it as --calib. MODEL is {_SOURCES}"
+        )
+    raise UsageError(f"{path}: is a zip file, but none that torch wrote. MODEL is {_SOURCES}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    return path.is_file() and _head(path).startswith(magic)
+
+
+def _other_file(path: Path, head: bytes) -> str:
+    """What a file that cannot be loaded is, and what to do."""
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return (
+            "is a safetensors file: weights without the model's code. For a Hugging Face model "
+            "give its folder; else write a function that builds the model and loads the weights, "
+            "and give it as package.module:factory"
+        )
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and b"\x12" in head):
+        return (
+            "is an ONNX file; awqc compiles PyTorch models and writes ONNX. Give the model that "
+            f"it was exported from: {_SOURCES}"
+        )
+    if path.suffix == ".py":
+        return (
+            f"is Python code; give the function in it that returns the model: {path.stem}:factory"
+        )
+    for magic, offset, what in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return f"is {what}; MODEL is {_SOURCES}"
+    return f"is no model that awqc knows, or is damaged; MODEL is {_SOURCES}"
+
+
+def _check_readable(path: Path, text: str) -> None:
+    try:
+        if path.is_file():
+            _head(path)
+        elif path.is_dir():
+            next(path.iterdir(), None)
+    except PermissionError as error:
+        raise UsageError(f"{path}: you have no permission to read it") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not path.exists():
+        raise UsageError(f"{text}: there is no such file or folder. MODEL is {_SOURCES}")
+    if not path.is_file() and not path.is_dir():
+        raise UsageError(f"{text}: is neither a file nor a folder. MODEL is {_SOURCES}")
+
+
+def _refuse_inputs(inputs: Sequence[str], reason: str) -> None:
+    if inputs:
+        raise UsageError(f"--input {inputs[0]!r} does not apply: {reason}; leave --input out")
+
+
+def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Program:
+    if path.is_dir() and not (path / "config.json").is_file() and not any(path.glob("*.gguf")):
+        raise UsageError(
+            f"{path}: the folder has no config.json, so it is no Hugging Face model. "
+            f"MODEL is {_SOURCES}"
+        )
+    try:
+        from awqc.huggingface.capture import load_program as load_folder
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{path}: Hugging Face models need the package {error.name!r}; "
+            "install it with: pip install 'awqc[hf]'"
+        ) from error
+    return load_folder(path, task=task, trust_remote_code=trust_remote_code)
+
+
+def _call_factory(module_name: str, attribute: str) -> tuple[nn.Module, ExampleInputs | None]:
+    """The module, and example inputs if it gives some, that the factory returns."""
+    name = f"{module_name}:{attribute}"
+    with importable_cwd():
+        value: Any = _import(module_name, name)
+        for part in attribute.split("."):
+            if not hasattr(value, part):
+                raise UsageError(f"{name}: the module {module_name!r} has no {attribute!r}")
+            value = getattr(value, part)
+        made = value
+        if not isinstance(value, nn.Module):
+            if not callable(value):
+                raise UsageError(
+                    f"{name}: is a {type(value).__name__}; a function that returns an "
+                    "nn.Module is needed"
+                )
+            try:
+                made = value()
+            except Exception as error:
+                raise CaptureError(_blame(f"{name}() failed", error)) from error
+    example = None
+    if isinstance(made, tuple) and len(made) == 2:
+        made, example = made
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"{name}: returned a {type(made).__name__}; return an nn.Module, or the pair "
+            "(module, example_inputs)"
+        )
+    return made, (example,) if isinstance(example, torch.Tensor) else example
+
+
+def _import(module_name: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise UsageError(
+                f"{name}: there is no Python module {error.name!r}; run awqc in the folder that "
+                "holds it, or put that folder on PYTHONPATH"
+            ) from error
+        raise CaptureError(_blame(f"{name}: import failed", error)) from error
+    except Exception as error:
+        raise CaptureError(_blame(f"{name}: import failed", error)) from error
+
+
+def _blame(what: str, error: Exception) -> str:
+    line = model_line(error)
+    return f"{what}: {type(error).__name__}: {error}" + (f"\n  at {line}" if line else "")

@@ -1,0 +1,261 @@
+"""The command line as users meet it: a process with streams, exit codes and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import mlp
+
+COMMAND = [sys.executable, "-m", "awqc"]
+ARTIFACTS = {
+    "model.onnx", "model.pt2", "report.json", "report.html", "recipe.json", "scales.safetensors",
+    "session.json",
+}  # fmt: skip
+REPORT = {
+    "schema": None,
+    "sites": {"name", "linears", "status", "reason", "channels", "scales", "candidate",
+              "loss_nearest", "loss"},
+    "layers": {"name", "op", "bits", "group_size", "weight_error", "output_sqnr_db",
+               "accumulated_sqnr_db", "bytes"},
+    "skipped": None,
+    "size": {"original_bytes", "quantized_bytes", "ratio"},
+    "verify": {"export_exact", "export_default", "original", "provider", "fused_kernels",
+               "unfused"},
+    "timing_s": {"export", "verify"},
+    "recipe": {"pipeline", "quantization"},
+    "environment": None,
+}  # fmt: skip
+CUSTOM = """
+from torch import Tensor, nn
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.inner(x)
+
+def make() -> nn.Module:
+    return Doubled()
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def awqc(*args: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line; no outcome may show a traceback or terminal codes."""
+    result = subprocess.run(
+        [*COMMAND, *map(str, args)],
+        cwd=cwd,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in result.stderr, result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+    return result
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fill(folder: Path) -> Path:
+    """Put a pickled model and calibration data for it into ``folder``."""
+    torch.manual_seed(0)
+    torch.save(mlp().eval(), folder / "model.pt")
+    data = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    np.savez(folder / "data.npz", input=data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """One compile with default output; tests must not change its folder."""
+    folder = fill(tmp_path_factory.mktemp("cli"))
+    model, data = folder / "model.pt", folder / "data.npz"
+    return awqc("compile", model, "--calib", data, "--json", cwd=folder)
+
+
+@pytest.fixture
+def work(compiled: subprocess.CompletedProcess[str], tmp_path: Path) -> Path:
+    """A copy of the folder that `compiled` worked in."""
+    source = Path(compiled.args[4]).parent
+    return shutil.copytree(source, tmp_path / "work")
+
+
+def test_compile_gives_the_report_on_stdout_and_the_rest_on_stderr(
+    compiled: subprocess.CompletedProcess[str],
+) -> None:
+    assert compiled.returncode == 0
+    report: dict[str, Any] = json.loads(compiled.stdout)
+    assert "capturing" in compiled.stderr
+    for key, inner in REPORT.items():
+        value = report[key][0] if isinstance(report[key], list) and inner else report[key]
+        assert inner is None or inner <= set(value), key
+    assert report["schema"] == 1
+    assert [layer["bits"] for layer in report["layers"]] == [4, 4, 4]
+    assert report["verify"]["fused_kernels"] == 3
+
+
+def test_compile_writes_beside_the_model(compiled: subprocess.CompletedProcess[str]) -> None:
+    folder = Path(compiled.args[4]).parent
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "data.npz", "model-awq"}
+    assert set(content(folder / "model-awq")) == ARTIFACTS
+    assert json.loads((folder / "model-awq" / "report.json").read_text()) == json.loads(
+        compiled.stdout
+    )
+
+
+def test_watching_the_passes(work: Path) -> None:
+    result = awqc(
+        "compile", "model.pt", "--calib", "data.npz", "--formats", "pt2", "-o", "out dir",
+        "--print-after", "fold-scales", "--print-changed", "--dump-dir", "dumps", cwd=work,
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert "wrote out dir" in result.stdout
+    assert "most affected" in result.stdout
+    assert result.stderr.count("graph after ") == 1
+    assert "graph after fold-scales:\n%input" in result.stderr
+    assert "quantize-weights: 3 changes" in result.stderr
+    assert [path.name for path in sorted((work / "dumps").iterdir())] == [
+        "00-canonicalize.txt", "01-insert-observers.txt", "02-calibrate.txt",
+        "03-search-scales.txt", "04-fold-scales.txt", "05-quantize-weights.txt",
+        "06-tune-scales.txt",
+    ]  # fmt: skip
+    assert set(content(work / "out dir")) == ARTIFACTS - {"model.onnx", "session.json"}
+
+
+def test_a_failed_run_keeps_the_earlier_output(work: Path) -> None:
+    before = content(work / "model-awq")
+    names = set(work.iterdir())
+    args = ("compile", "model.pt", "--calib", "data.npz", "--bits", "2", "--max-loss", "0.001")
+    result = awqc(*args, cwd=work)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "the loss against the original is" in result.stderr
+    assert content(work / "model-awq") == before
+    assert set(work.iterdir()) == names
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    fill(tmp_path)
+    # Enough data that the compile is still at work when the signal comes.
+    data = np.random.default_rng(0).normal(size=(60_000, 16)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", input=data)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    args = ["compile", "model.pt", "--calib", "data.npz", "--dump-dir", "dumps"]
+    process = subprocess.Popen(
+        [*COMMAND, *args],
+        cwd=tmp_path,
+        env=environment(TMPDIR=str(scratch)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start what runs in the background with interrupts ignored, and so its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "dumps" / "00-canonicalize.txt").exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted; nothing was written" in err
+    assert "Traceback" not in err
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"model.pt", "data.npz", "dumps", "scratch"}
+    assert not list(scratch.glob("awqc-*"))
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing(work: Path) -> None:
+    before = content(work / "model-awq")
+    names = set(work.iterdir())
+    result = subprocess.run(
+        [*COMMAND, "compile", "model.pt", "--calib", "data.npz", "--formats", "pt2"],
+        cwd=work,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "could not be written" in result.stderr
+    assert content(work / "model-awq") == before
+    assert set(work.iterdir()) == names
+
+
+def test_a_factory_and_a_pickle_of_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "own_models.py").write_text(CUSTOM)
+    spec = ("--input", "x=float32[batch,16]", "--formats", "pt2")
+    made = awqc("compile", "own_models:make", *spec, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "random inputs were made up" in made.stderr
+    assert (tmp_path / "own_models-awq" / "model.pt2").is_file()
+
+    save = "import torch, own_models; torch.save(own_models.make(), 'own.pt')"
+    subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True)
+    trusted = awqc("compile", "own.pt", *spec, "--trust-pickle", cwd=tmp_path)
+    assert trusted.returncode == 0, trusted.stderr
+
+
+def test_explain(work: Path) -> None:
+    shown = awqc("explain", "model.pt", cwd=work)
+    assert shown.returncode == 0
+    assert "2 of 3 sites fold; 3 weights would be quantized" in shown.stdout
+    assert "the model's own input" in shown.stdout
+
+
+def test_verify(work: Path) -> None:
+    args = ("verify", "model-awq", "--against", "model.pt", "--calib", "data.npz")
+    result = awqc(*args, "--json", "--max-loss", "0.5", cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["original"]["cosine"] > 0.98
+
+
+def test_verify_finds_an_exchanged_model(work: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(mlp().eval(), work / "other.pt")
+    other = awqc("compile", "other.pt", "--calib", "data.npz", "--formats", "onnx", cwd=work)
+    assert other.returncode == 0
+    shutil.copy(work / "other-awq" / "model.onnx", work / "model-awq")
+    result = awqc("verify", "model-awq", cwd=work)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "the exported model differs from the quantized one" in result.stderr
+
+
+def test_wrong_usage(tmp_path: Path) -> None:
+    missing = awqc("compile", "none.pt", cwd=tmp_path)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "none.pt: there is no such file or folder" in missing.stderr
+
+
+def test_a_reader_that_stops_early(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m awqc.cli passes | head -n 1"
+    result = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "canonicalize\n"
+    assert result.stderr == ""
