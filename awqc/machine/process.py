@@ -14,8 +14,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO, cast
 
 LIBRARIES = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "transformers")
 """Packages whose loggers are silenced."""
@@ -46,8 +46,13 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep what other packages log, warn and draw off the terminal; what matters is raised."""
+    """Keep what other packages log, warn, print and draw off the terminal; what matters is raised.
+
+    What other threads print in the meantime is printed.
+    """
     with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(cast(TextIO, _Muffled(sys.stdout))))
+        stack.enter_context(redirect_stderr(cast(TextIO, _Muffled(sys.stderr))))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         for logger in _library_loggers():
@@ -60,6 +65,20 @@ def quiet_libraries() -> Iterator[None]:
                 stack.callback(hf_logging.enable_progress_bar)
                 hf_logging.disable_progress_bar()
         yield
+
+
+class _Muffled:
+    """``stream`` for all threads but the one that made this."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._silent = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write ``text``, or drop it; returns its length."""
+        return len(text) if threading.get_ident() == self._silent else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _library_loggers() -> list[logging.Logger]:

@@ -107,6 +107,17 @@ def test_what_libraries_log_is_heard_again_after_an_error() -> None:
     assert logger.isEnabledFor(logging.ERROR)
 
 
+def test_what_this_thread_prints_is_dropped_and_others_are_heard(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with quiet_libraries(), ThreadPoolExecutor(1) as pool:
+        sys.stdout.write("dropped\n")
+        sys.stderr.write("dropped\n")
+        pool.submit(sys.stdout.write, "heard\n").result()
+    sys.stderr.write("heard again\n")
+    assert capfd.readouterr() == ("heard\n", "heard again\n")
+
+
 def test_threads_compile_one_after_another() -> None:
     x = torch.randn(4, 3, 32)
 
