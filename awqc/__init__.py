@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from awqc.compiler import Compiled as Compiled
     from awqc.compiler import compile as compile
     from awqc.errors import AwqcError as AwqcError
-    from awqc.runtime import load as load
+    from awqc.runtimes.onnxruntime import load as load
 
 _HOMES = {
     "AwqcError": "awqc.errors",
     "Compiled": "awqc.compiler",
     "compile": "awqc.compiler",
-    "load": "awqc.runtime",
+    "load": "awqc.runtimes.onnxruntime",
 }
 
 __all__ = ["AwqcError", "Compiled", "compile", "load"]

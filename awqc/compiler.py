@@ -14,32 +14,32 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from awqc.calibration import (
+from awqc.artifacts.publish import ScratchFolder, check_replaceable, staging
+from awqc.artifacts.recipe import write_recipe
+from awqc.calling import restore_calls
+from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
+from awqc.data.calibration import (
     CalibrationData,
     from_iterable,
     from_mapping,
     load_calibration,
     synthetic,
 )
-from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
 from awqc.export.formats import FORMATS, serving
-from awqc.export.graph_module import restore_calls
 from awqc.export.ort_levels import parse_level, set_level, settle_levels
 from awqc.export.serving import prepare_serving
-from awqc.layers import LayerRecord
-from awqc.onnx_session import MODEL, TUNED
+from awqc.machine.progress import stage as showing
+from awqc.numerics.qparams import Bits
 from awqc.options import Options, parse_options
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import Observe
 from awqc.program import Program
-from awqc.progress import stage as showing
-from awqc.publish import ScratchFolder, check_replaceable, staging
-from awqc.qparams import Bits
-from awqc.recipe import write_recipe
 from awqc.report.content import build_report, stored_bytes, write_report
-from awqc.runtime import resolve_provider
-from awqc.verify import Reference, Verification, check, take_reference, verify
+from awqc.runtimes.onnxruntime import resolve_provider
+from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.verify.layers import LayerRecord
+from awqc.verify.verification import Reference, Verification, check, take_reference, verify
 
 
 @dataclass

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from awqc.devices import parse_device
+from awqc.artifacts.recipe import read_recipe
 from awqc.effort import EFFORTS, ROUNDINGS, PassOptions, merged
 from awqc.errors import UsageError
 from awqc.export.formats import check_formats, serving
 from awqc.export.ort_levels import parse_level
 from awqc.export.serving import serving_runtime_scales
+from awqc.machine.devices import parse_device
+from awqc.numerics.qparams import Bits
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
 from awqc.passes.quantize_weights import QuantizeWeights
-from awqc.qparams import Bits
-from awqc.recipe import read_recipe
-from awqc.runtime import Provider, resolve_provider
+from awqc.runtimes.onnxruntime import Provider, resolve_provider
 
 SAMPLES = 64
 """Tokens of each activation that are kept for the search under the runtime's numerics."""

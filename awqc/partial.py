@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from awqc.artifacts.publish import MARK, staging
 from awqc.capture.calls import Call, CompiledBlock, record_calls, run_call, varying_axes
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
 from awqc.compiler import Compiled, compile
-from awqc.decibel import decibel
 from awqc.errors import AwqcError, CaptureError, UsageError
-from awqc.publish import MARK, staging
+from awqc.numerics.decibel import decibel
 
 MOST_CALLS = 64
 """Calls of a block that are kept for its calibration."""

@@ -18,14 +18,14 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UnsupportedGraphError
-from awqc.nodes import fake_like, fake_mode_of, open_sizes
-from awqc.qparams import QuantizedWeight
-from awqc.quantization import QuantizationSpec
-from awqc.sites import Site, SiteScale
-from awqc.statistics import Statistics
+from awqc.graph.nodes import fake_like, fake_mode_of, open_sizes
+from awqc.graph.sites import Site, SiteScale
+from awqc.numerics.qparams import QuantizedWeight
+from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.statistics import Statistics
 
 if TYPE_CHECKING:
-    from awqc.capture.hf_folder import HFFolder
+    from awqc.huggingface.folder import HFFolder
 
 Batch = dict[str, Tensor]
 """One batch of inputs: a tensor for each input name."""

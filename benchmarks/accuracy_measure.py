@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from awqc.text_quality import TextQuality
+from awqc.verify.text_quality import TextQuality
 
 Run = Callable[[Tensor, Tensor], Tensor]
 """Logits, or the last hidden state, of token ids and their mask, each ``(rows, tokens)``."""

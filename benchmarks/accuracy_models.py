@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from awqc.capture.hf_folder import HFFolder, context_length
-from awqc.text import TextModel, packed_sequences
-from awqc.text_files import read_lines
+from awqc.data.text import TextModel, packed_sequences
+from awqc.data.text_files import read_lines
+from awqc.huggingface.folder import HFFolder, context_length
 from benchmarks.accuracy_measure import Tokens
 from benchmarks.finetune import finetuned_smollm2
 from benchmarks.models import minilm, smollm2

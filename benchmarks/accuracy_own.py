@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.capture.huggingface import load_program
+from awqc.data.text import token_batch
 from awqc.effort import EFFORTS
+from awqc.huggingface.capture import load_program
 from awqc.options import parse_options
 from awqc.program import Program
-from awqc.text import token_batch
 from benchmarks.accuracy_measure import Run, Tokens, measure
 
 NEAREST = "nearest"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from awqc.compiler import compile as compile_model
-from awqc.decibel import decibel
-from awqc.qparams import Bits
+from awqc.numerics.decibel import decibel
+from awqc.numerics.qparams import Bits
 
 RESULTS = Path(__file__).parent / "results" / "conv.json"
 WIDTHS = (16, 32, 64)

@@ -25,17 +25,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from awqc.bench_inputs import Input, Workload, make_inputs, states
-from awqc.bench_models import OnnxModel
-from awqc.capture.hf_folder import HFFolder
-from awqc.capture.huggingface import load_program
+from awqc.bench.inputs import Input, Workload, make_inputs, states
+from awqc.bench.models import OnnxModel
 from awqc.compiler import compile
+from awqc.data.text import text_calibration
 from awqc.export.onnx import export_onnx
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import parse_pipeline
 from awqc.report.content import environment
-from awqc.runtime import why_no_cuda
-from awqc.text import text_calibration
+from awqc.runtimes.onnxruntime import why_no_cuda
 from benchmarks.models import minilm, smollm2
 
 RESULTS = Path(__file__).parent / "results" / "cuda.json"

@@ -23,19 +23,19 @@ from typing import Any
 
 import torch
 
-from awqc.capture.hf_folder import HFFolder
-from awqc.capture.huggingface import load_program
-from awqc.export.genai import write_runner_files
+from awqc.data.text import TextModel, packed_sequences, text_calibration, token_batch
 from awqc.export.onnx import export_onnx
-from awqc.generate import TextGenerator
-from awqc.memory import give_back
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.runner_files import write_runner_files
+from awqc.machine.memory import give_back
 from awqc.options import parse_options
 from awqc.passes.pipeline import parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Batch, Program
 from awqc.report.content import environment, stored_bytes
-from awqc.text import TextModel, packed_sequences, text_calibration, token_batch
-from awqc.text_quality import TextQuality
+from awqc.runtimes.generate import TextGenerator
+from awqc.verify.text_quality import TextQuality
 from benchmarks.models import smollm2
 
 RESULTS = Path(__file__).parent / "results" / "decoder.json"

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from awqc.capture.hf_folder import HFFolder, context_length
-from awqc.text import TextModel, packed_sequences
+from awqc.data.text import TextModel, packed_sequences
+from awqc.huggingface.folder import HFFolder, context_length
 from benchmarks.models import ModelUnavailableError, cache_directory, smollm2
 
 STEPS, WARMUP, ROWS, LENGTH, SKIP = 60, 10, 1, 512, 128

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from awqc.capture.huggingface import load_program
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import export_ort
+from awqc.huggingface.capture import load_program
 from awqc.report.content import environment
 from benchmarks.models import minilm
 from benchmarks.width_models import cpu_seconds, feeds, quantize, runner, session

@@ -12,12 +12,12 @@ import argparse
 import json
 from pathlib import Path
 
-from awqc.capture.hf_folder import HFFolder
-from awqc.capture.huggingface import load_program
+from awqc.data.text import TextModel, packed_sequences, text_calibration
 from awqc.effort import EFFORTS
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder
 from awqc.passes.pipeline import parse_pipeline
 from awqc.report.content import environment
-from awqc.text import TextModel, packed_sequences, text_calibration
 from benchmarks.decoder import NEAREST, SEQ_LEN, perplexity
 from benchmarks.models import smollm2
 

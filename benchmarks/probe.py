@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.calibration import synthetic
-from awqc.linears import Linear, find_linears
+from awqc.data.calibration import synthetic
+from awqc.graph.linears import Linear, find_linears
+from awqc.graph.sites import Site
 from awqc.program import Program
-from awqc.sites import Site
 
 TOLERANCE = 1e-9
 """Of the largest singular value; a norm's epsilon, which a scale just misses, lies above it."""

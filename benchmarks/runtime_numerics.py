@@ -19,16 +19,16 @@ from typing import Any
 
 from torch import Tensor
 
-from awqc.capture.hf_folder import HFFolder
-from awqc.capture.huggingface import load_program
+from awqc.data.text import TextModel, packed_sequences, text_calibration, token_batch
 from awqc.export.onnx import export_onnx
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder
 from awqc.options import parse_options
 from awqc.passes.pipeline import Pipeline
 from awqc.program import Program
 from awqc.report.content import environment
-from awqc.runtime import DEFAULT, EXACT, Session
-from awqc.text import TextModel, packed_sequences, text_calibration, token_batch
-from awqc.text_quality import TextQuality
+from awqc.runtimes.onnxruntime import DEFAULT, EXACT, Session
+from awqc.verify.text_quality import TextQuality
 from benchmarks.models import smollm2
 
 RESULTS = Path(__file__).parent / "results" / "runtime_numerics.json"

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from awqc.calibration import CalibrationData
-from awqc.capture.huggingface import load_program
 from awqc.compiler import compile
+from awqc.data.calibration import CalibrationData
+from awqc.data.text import token_batch
+from awqc.huggingface.capture import load_program
 from awqc.program import Batch, Program
-from awqc.text import token_batch
 
 PROMPT, VOCABULARY = 6, 128
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.calibration import CalibrationData
-from awqc.capture.hf_folder import HFFolder
-from awqc.capture.huggingface import load_program
 from awqc.compiler import compile
+from awqc.data.calibration import CalibrationData
+from awqc.data.text import text_calibration
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
 from awqc.report.content import environment
-from awqc.runtime import Session
-from awqc.text import text_calibration
+from awqc.runtimes.onnxruntime import Session
 from benchmarks.models import minilm
 
 RESULTS = Path(__file__).parent / "results" / "sentences.json"

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awqc.backends.torch_model import load_torch_int4
 from awqc.capture.module import capture_module
 from awqc.export.pt2 import export_pt2
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import bind_batch
 from awqc.report.content import environment
+from awqc.runtimes.torch.torch_model import load_torch_int4
 
 RESULTS = Path(__file__).parent / "results" / "torch_int4.json"
 HIDDEN, INNER = 2048, 5632

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from awqc.capture.huggingface import load_program
+from awqc.huggingface.capture import load_program
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Program
 

@@ -14,8 +14,8 @@ import awqc.export.formats as formats
 from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
 from awqc.errors import CalibrationError, ExportError, UsageError, VerificationError
-from awqc.runtime import EXACT as EXACT_LEVEL
-from awqc.runtime import Session, why_no_cuda
+from awqc.runtimes.onnxruntime import EXACT as EXACT_LEVEL
+from awqc.runtimes.onnxruntime import Session, why_no_cuda
 from tests.tiny import MODELS, inputs, model, relative
 
 KEYS = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from awqc.compiler import compile as compile_model
 from awqc.errors import CaptureError, UsageError
 from awqc.partial import compile_partial
-from tests.test_cli import awqc
+from tests.commands.test_cli import awqc
 
 
 class Block(nn.Module):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from awqc.capture.source import load_program
 from awqc.cli import COMMANDS, cli, run
 from awqc.export.onnx import MIN_OPSET
-from awqc.onnx_session import ACCURACY_LEVEL
+from awqc.runtimes.session_file import ACCURACY_LEVEL
+from awqc.sources.source import load_program
 from tests.tiny import inputs, model
 
 ROOT = Path(__file__).parents[1]

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from awqc.capture.hf_folder import HFFolder
-from awqc.capture.huggingface import load_program
 from awqc.compiler import Compiled, compile
-from awqc.export.genai import write_runner_files
-from awqc.runtime import EXACT, Session
-from awqc.text import text_calibration
+from awqc.data.text import text_calibration
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.runner_files import write_runner_files
+from awqc.runtimes.onnxruntime import EXACT, Session
 from benchmarks.models import ModelUnavailableError, minilm, smollm2
 
 pytestmark = pytest.mark.slow

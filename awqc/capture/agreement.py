@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from awqc.calling import unflatten_call
 from awqc.errors import CaptureError
-from awqc.export.graph_module import unflatten_call
-from awqc.nodes import module_path
+from awqc.graph.nodes import module_path
 from awqc.program import Batch, Program
 
 _Call = tuple[Sequence[Any], dict[str, Any]]

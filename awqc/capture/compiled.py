@@ -8,7 +8,7 @@ from pathlib import Path
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import quiet_torch
-from awqc.capture.hf_folder import read_json
+from awqc.huggingface.folder import read_json
 from awqc.program import InputSpec, Program
 
 ARCHIVE = "model.pt2"

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.fx import Node
 
 import awqc.channels.rules  # noqa: F401  registers the rules
+from awqc.channels.column_places import column_places
 from awqc.channels.flow import Flow
 from awqc.channels.labels import PINNED
-from awqc.channels.neutral import neutral_values
-from awqc.channels.places import column_places
+from awqc.channels.scale_free import neutral_values
 from awqc.channels.shapes import Shapes, free_splits
-from awqc.linears import CONVOLUTIONS, Linear, find_linears
+from awqc.graph.linears import CONVOLUTIONS, Linear, find_linears
+from awqc.graph.sites import Reader, Site, both_factors
+from awqc.machine.threads import single_threaded
 from awqc.program import Program
-from awqc.sites import Reader, Site, both_factors
-from awqc.threads import single_threaded
 
 
 def find_sites(program: Program, exclude: Callable[[str], bool] = lambda name: False) -> list[Site]:

@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from awqc.channels.labels import ScaleClasses, compress, fit, merge_axes
 from awqc.channels.shapes import Shapes
-from awqc.nodes import module_path
+from awqc.graph.nodes import module_path
 
 Rule = Callable[["Flow", Node], None]
 RULES: dict[Any, Rule] = {}

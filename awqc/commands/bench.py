@@ -45,9 +45,9 @@ def command(
     Each form runs in a process of its own, and they take turns; what is printed are medians.
     Models with a cache generate tokens, others run on random inputs.
     """
-    from awqc.bench import bench
-    from awqc.bench_inputs import Workload
-    from awqc.bench_print import print_bench
+    from awqc.bench.bench import bench
+    from awqc.bench.inputs import Workload
+    from awqc.bench.printing import print_bench
     from awqc.report.terminal import console
 
     result = bench(

@@ -121,13 +121,13 @@ def command(
     """Compile; the help text is above, since it names the sources."""
     from rich.markup import escape
 
+    from awqc.artifacts.publish import check_replaceable
     from awqc.commands.partial import compile_parts
     from awqc.commands.watch import Watch
     from awqc.compiler import compile
     from awqc.errors import CaptureError
+    from awqc.machine.progress import stage
     from awqc.options import parse_options
-    from awqc.progress import stage
-    from awqc.publish import check_replaceable
     from awqc.report.terminal import console, print_report
 
     err = console(stderr=True)
@@ -153,7 +153,7 @@ def command(
         return
     if dry_run:
         from awqc.commands.plan import print_plan
-        from awqc.quantization import QuantizationSpec
+        from awqc.numerics.request import QuantizationSpec
 
         print_plan(program, target, as_json, QuantizationSpec(**quantization))
         return
@@ -181,9 +181,9 @@ def companions(model: str) -> Callable[[Program, Path], object] | None:
     path = Path(model)
     if not path.is_dir() and path.suffix != ".gguf":
         return None
-    from awqc.capture.hf_folder import HFFolder
-    from awqc.export.genai import write_runner_files
-    from awqc.onnx_session import TUNED
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.runner_files import write_runner_files
+    from awqc.runtimes.session_file import TUNED
 
     folder = HFFolder.at(path)
 

@@ -39,9 +39,9 @@ def command(
     comparison, by plain rounding to nearest: weights, activations, the search, errors, outputs,
     accuracy and size before and after.
     """
+    from awqc.artifacts.publish import staging
     from awqc.demo.show import print_demo, print_next
     from awqc.demo.walk import parse_dims, run_demo
-    from awqc.publish import staging
     from awqc.report.terminal import console
 
     err = console(stderr=True)

@@ -17,7 +17,7 @@ def command(before: Path, after: Path, trust_pickle: bool) -> None:
     BEFORE and AFTER are torch.export archives (.pt2), output folders of awqc compile, or text
     dumps (--dump-dir of awqc compile). Prints nothing where they are equal.
     """
-    from awqc.dump import compare_weights, diff, dump
+    from awqc.graph.dump import compare_weights, diff, dump
 
     first, second = (_read(path, trust_pickle) for path in (before, after))
     texts = [side if isinstance(side, str) else dump(side) for side in (first, second)]
@@ -29,8 +29,8 @@ def command(before: Path, after: Path, trust_pickle: bool) -> None:
 
 def _read(path: Path, trust_pickle: bool):  # type: ignore[no-untyped-def]
     """The text of a dump, or the graph of an archive."""
-    from awqc.capture.source import load_program
     from awqc.errors import UsageError
+    from awqc.sources.source import load_program
 
     path = path / "model.pt2" if path.is_dir() else path
     if path.suffix == ".txt":

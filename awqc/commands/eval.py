@@ -27,8 +27,8 @@ def command(model: Path, text: Path, as_json: bool, **options: Any) -> None:
     MODEL_OR_DIR is a Hugging Face folder, or the output folder of awqc compile, of which the
     graph module and the ONNX model at the exact and the default level are measured.
     """
-    from awqc.evaluate import evaluate
     from awqc.report.terminal import console, print_quality
+    from awqc.verify.evaluate import evaluate
 
     result = evaluate(model, text, **options)
     if as_json:

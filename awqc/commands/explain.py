@@ -29,6 +29,6 @@ every operation that makes or reads the value can take them.
 def command(source: ModelSource, quantization: dict[str, Any], as_json: bool) -> None:
     """Explain; the help text is above, since it names the sources."""
     from awqc.commands.plan import print_plan
-    from awqc.quantization import QuantizationSpec
+    from awqc.numerics.request import QuantizationSpec
 
     print_plan(source.load(), None, as_json, QuantizationSpec(**quantization))

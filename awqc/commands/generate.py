@@ -30,7 +30,7 @@ def command(
 
     The text goes to stdout as it comes, its speed to stderr.
     """
-    from awqc.generate import TextGenerator
+    from awqc.runtimes.generate import TextGenerator
 
     generator = TextGenerator(folder, level=accuracy_level)
     pieces = generator.stream(

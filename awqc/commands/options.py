@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from awqc.calibration import CalibrationData
+    from awqc.data.calibration import CalibrationData
     from awqc.program import Program
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,8 +35,8 @@ class ModelSource:
 
     def load(self, calib: Path | None = None, seed: int = 0) -> Program:
         """Capture MODEL; inputs may come from the calibration data."""
-        from awqc.array_files import read_arrays
-        from awqc.capture.source import load_program
+        from awqc.data.array_files import read_arrays
+        from awqc.sources.source import load_program
 
         text = calib is not None and calib.suffix in TEXT_SUFFIXES
         return load_program(
@@ -127,7 +127,7 @@ def calibration_options(function: F) -> F:
 def _parse_quantization(
     bits: str, group_size: str, head_bits: str, embed_bits: str, **rest: Any
 ) -> dict[str, Any]:
-    """Fields of `awqc.quantization.QuantizationSpec`."""
+    """Fields of `awqc.numerics.request.QuantizationSpec`."""
     return {
         "bits": int(bits),
         "group_size": parse_group_size(group_size),
@@ -189,14 +189,14 @@ def load_data(
     Raises:
         UsageError: ``seq_len`` is given where no text is read.
     """
-    from awqc.calibration import load_calibration, synthetic
+    from awqc.data.calibration import load_calibration, synthetic
     from awqc.errors import UsageError
 
     path = Path(model)
     folder_model = path.is_dir() or path.suffix == ".gguf"
     if folder_model and (calib is None or calib.suffix in TEXT_SUFFIXES):
-        from awqc.capture.hf_folder import HFFolder
-        from awqc.text import text_calibration
+        from awqc.data.text import text_calibration
+        from awqc.huggingface.folder import HFFolder
 
         folder = HFFolder.at(path)
         return text_calibration(

@@ -9,13 +9,13 @@ from typing import Any
 import click
 from torch import Tensor
 
-from awqc.array_files import read_arrays
 from awqc.capture.module import ExampleInputs, split_example
-from awqc.capture.source import load_source
 from awqc.commands.options import ModelSource
+from awqc.data.array_files import read_arrays
 from awqc.errors import UsageError
 from awqc.partial import compile_partial
 from awqc.report.terminal import console
+from awqc.sources.source import load_source
 
 
 def compile_parts(

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from awqc.channels.analysis import find_sites
-from awqc.decisions import decide
+from awqc.numerics.request import QuantizationSpec
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
-from awqc.quantization import QuantizationSpec
 from awqc.report.content import describe_site
+from awqc.weights.decisions import decide
 
 
 def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def command(
     the original. Exit code 1 where they disagree.
     """
     from awqc.report.terminal import console, print_verification
-    from awqc.reverify import reverify
+    from awqc.verify.reverify import reverify
 
     verification = reverify(
         folder,

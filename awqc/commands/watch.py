@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from awqc.dump import compare_weights, diff, dump
 from awqc.errors import UsageError
+from awqc.graph.dump import compare_weights, diff, dump
 from awqc.passes.base import Change, Pass
 from awqc.passes.pipeline import PASSES, Observe
 from awqc.program import Program

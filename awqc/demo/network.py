@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from awqc.demo.data import Task
-from awqc.progress import track
+from awqc.machine.progress import track
 
 BATCH = 64
 LEARNING_RATE = 2e-3

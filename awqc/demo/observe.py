@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.linears import find_linears
+from awqc.graph.linears import find_linears
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
 

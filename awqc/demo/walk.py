@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from awqc.calibration import CalibrationData
 from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
+from awqc.data.calibration import CalibrationData
 from awqc.demo.data import Task, load_task
 from awqc.demo.network import accuracy, build_network, train
 from awqc.demo.observe import Watch
 from awqc.errors import UsageError
+from awqc.machine.threads import single_threaded
+from awqc.numerics.qparams import Bits
 from awqc.program import Program
-from awqc.qparams import Bits
-from awqc.runtime import Provider, load
-from awqc.threads import single_threaded
+from awqc.runtimes.onnxruntime import Provider, load
 
 NEAREST = "canonicalize,quantize-weights"
 CALIBRATION_SAMPLES = 512

@@ -19,7 +19,10 @@ from torch.export.graph_signature import TensorArgument
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from awqc.expand import (
+from awqc.export.attention import attention
+from awqc.export.shared_heads import share_heads
+from awqc.graph.nodes import open_sizes
+from awqc.graph.rewriting import (
     caller,
     definition,
     expand,
@@ -29,9 +32,6 @@ from awqc.expand import (
     node_mode,
     trace_call,
 )
-from awqc.export.attention import attention
-from awqc.export.shared_heads import share_heads
-from awqc.nodes import open_sizes
 
 aten = torch.ops.aten
 Decompositions = Mapping[Any, Callable[..., Any]]

@@ -26,9 +26,9 @@ from torch.utils import _pytree as pytree
 
 from awqc.errors import ExportError
 from awqc.export.decompose import LocalProgram
-from awqc.nodes import fake_like, module_path
+from awqc.graph.nodes import fake_like, module_path
+from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.program import Program
-from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from awqc.errors import UsageError
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.serving import ServingFormat, write_serving
-from awqc.onnx_session import MODEL, TUNED
 from awqc.program import Program
+from awqc.runtimes.session_file import MODEL, TUNED
 
 Writer = Callable[[Program, Path, Mapping[str, str]], Path]
 """Writes a program into a folder, with metadata; returns the main file."""

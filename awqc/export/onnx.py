@@ -35,7 +35,7 @@ from awqc.export.onnx_tidy import (
 )
 from awqc.export.onnx_weights import WeightPlacer
 from awqc.program import Program
-from awqc.unscaled import cell_weights, quantized_names
+from awqc.weights.unscaled import cell_weights, quantized_names
 
 MIN_OPSET = 21
 MAX_INLINE_BYTES = 1_800_000_000
@@ -79,7 +79,7 @@ def export_onnx(
     """Write ``program`` to ``path``.
 
     Args:
-        program: float, or with weights dequantized by `awqc.qparams.dequantize_packed`.
+        program: float, or with weights dequantized by `awqc.numerics.qparams.dequantize_packed`.
         path: the file; weights in external data lie beside it, in ``<path>.data``.
         opset: 21 or newer; None is 21, or 25 where a weight has 2 bits.
         metadata: pairs for the model's metadata_props.

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from awqc.qparams import Granularity, pack
+from awqc.numerics.qparams import Granularity, pack
 
 FUSABLE_BLOCKS = (256, 128, 64, 32, 16)
 TWO_BIT_OPSET = 25

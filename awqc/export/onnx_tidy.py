@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript import optimizer
 
-from awqc.nodes import shape_of
+from awqc.graph.nodes import shape_of
 from awqc.program import Program
 
 SMALL = 1024

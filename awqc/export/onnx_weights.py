@@ -17,7 +17,7 @@ from torch import Tensor
 
 from awqc.export.onnx_codes import TWO_BIT_OPSET, code_tensor, float_tensor, fusable_block
 from awqc.export.onnx_tables import is_lookup, place_lookup
-from awqc.qparams import QuantizedWeight
+from awqc.numerics.qparams import QuantizedWeight
 
 CLAMPS = frozenset({"Relu", "Clip"})
 DOMAIN = ""

@@ -19,7 +19,9 @@ from onnx import helper
 
 from awqc.errors import UsageError
 from awqc.export.session_file import write_session_file
-from awqc.onnx_session import (
+from awqc.program import Batch
+from awqc.runtimes.onnxruntime import EXACT, to_numpy
+from awqc.runtimes.session_file import (
     CPU,
     DATA_FOLDER,
     LOW_BIT,
@@ -29,9 +31,7 @@ from awqc.onnx_session import (
     read_levels,
     set_levels,
 )
-from awqc.program import Batch
-from awqc.runtime import EXACT, to_numpy
-from awqc.verify import Gap, Verification
+from awqc.verify.verification import Gap, Verification
 
 MAX_LOSS = 0.05
 """Largest relative L2 difference of the outputs from the exact level's that level 4 may make."""

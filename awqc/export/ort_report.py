@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from awqc.export.ort import left_in_qdq
-from awqc.onnx_session import read_levels
+from awqc.runtimes.session_file import read_levels
 
 
 def describe_ort(path: Path) -> dict[str, Any]:

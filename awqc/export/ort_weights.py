@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from awqc.export.onnx_codes import FUSABLE_BLOCKS
-from awqc.qparams import pack
+from awqc.numerics.qparams import pack
 
 Array = NDArray[Any]
 

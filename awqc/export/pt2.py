@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from awqc.calling import dynamic_shapes, example_call, restore_calls
 from awqc.errors import ExportError
-from awqc.export.graph_module import dynamic_shapes, example_call, restore_calls
 from awqc.program import Program
 
 

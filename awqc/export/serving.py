@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import ExportError, UsageError
-from awqc.export.genai import write_model_files
-from awqc.export.hf_checkpoint import Checkpoint, folded_checkpoint
+from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
+from awqc.huggingface.runner_files import write_model_files
+from awqc.numerics.qparams import QuantizedWeight
 from awqc.program import Program
-from awqc.qparams import QuantizedWeight
 
 GROUP_SIZES = (128, 64, 32)
 """What the engines have kernels for, largest first."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from awqc.onnx_session import ACCURACY_LEVEL, LOW_BIT, SETTINGS
+from awqc.runtimes.session_file import ACCURACY_LEVEL, LOW_BIT, SETTINGS
 
 FPA_INTB = "ep.cuda.fpa_intb_gemm"
 FPA_BLOCK, FPA_ROWS = 32, 64

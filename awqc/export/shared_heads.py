@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from awqc.nodes import shape_of
+from awqc.graph.nodes import shape_of
 
 aten = torch.ops.aten
 _HEADS = -3

@@ -8,17 +8,17 @@ from typing import ClassVar
 
 import torch
 
-from awqc.allocation import Item, allocate, curve, totals
-from awqc.decisions import Decisions, decide
 from awqc.errors import UsageError
-from awqc.linears import Linear, find_linears
+from awqc.graph.linears import Linear, find_linears
+from awqc.machine.progress import track
+from awqc.numerics.qparams import BITS, Granularity, fake_quantize, quantize, quantized_bytes
 from awqc.passes.base import Change
 from awqc.program import Allocation, Batch, Program
-from awqc.progress import track
-from awqc.qparams import BITS, Granularity, fake_quantize, quantize, quantized_bytes
-from awqc.tuning.graph import WeightFunction, weight_reads
-from awqc.tuning.objective import distance
-from awqc.weight_error import measure
+from awqc.weights.decisions import Decisions, decide
+from awqc.weights.errors import measure
+from awqc.weights.knapsack import Item, allocate, curve, totals
+from awqc.weights.tuning.graph import WeightFunction, weight_reads
+from awqc.weights.tuning.objective import distance
 
 TINY = 1e-30
 

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
 
-from awqc.devices import parse_device, place
+from awqc.artifacts.statistics_file import read_statistics, write_statistics
 from awqc.errors import CalibrationError
-from awqc.linears import find_linears
-from awqc.memory import forget, trim, unchanged_maps
+from awqc.graph.linears import find_linears
+from awqc.machine.devices import parse_device, place
+from awqc.machine.memory import forget, trim, unchanged_maps
+from awqc.machine.progress import track
 from awqc.passes.base import Change
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
-from awqc.progress import track
-from awqc.statistics_file import read_statistics, write_statistics
 
 FORGET = "_forget"
 FORGETS = 8

@@ -13,11 +13,11 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
-from awqc.linears import CONVOLUTIONS
-from awqc.nodes import fake_like, fake_mode_of
+from awqc.graph.linears import CONVOLUTIONS
+from awqc.graph.nodes import fake_like, fake_mode_of
+from awqc.numerics.qparams import dequantize_packed
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.qparams import dequantize_packed
 
 aten = torch.ops.aten
 HALVES = (torch.float16, torch.bfloat16)

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from awqc.linears import Linear, find_linears
+from awqc.graph.linears import Linear, find_linears
+from awqc.graph.sites import Site, scale_factor
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.sites import Site, scale_factor
 
 aten = torch.ops.aten
 

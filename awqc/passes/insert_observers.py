@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from awqc.channels.analysis import find_sites
-from awqc.decisions import decide
-from awqc.linears import Linear, find_linears
+from awqc.graph.linears import Linear, find_linears
+from awqc.numerics.statistics import LARGEST, Accumulator
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.statistics import LARGEST, Accumulator
+from awqc.weights.decisions import decide
 
 OBSERVERS = "_observers"
 

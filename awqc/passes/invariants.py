@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import InvariantError
-from awqc.linears import find_linears
+from awqc.graph.linears import find_linears
 from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
 from awqc.program import Program

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from awqc.artifacts.recipe import read_recipe
 from awqc.channels.analysis import find_sites
-from awqc.decisions import decide
 from awqc.errors import UsageError
 from awqc.passes.base import Change
 from awqc.program import Allocation, Program
-from awqc.recipe import read_recipe
+from awqc.weights.decisions import decide
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from awqc.errors import UsageError
-from awqc.memory import give_back, trim
+from awqc.machine.memory import give_back, trim
+from awqc.numerics.request import QuantizationSpec
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
@@ -24,7 +25,6 @@ from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
 from awqc.passes.tune_scales import TuneScales
 from awqc.program import Program
-from awqc.quantization import QuantizationSpec
 
 PASSES: dict[str, type[Any]] = {
     cls.name: cls

@@ -9,26 +9,26 @@ from typing import ClassVar
 
 from torch.fx import Node
 
-from awqc.decisions import decide
+from awqc.artifacts.recipe_codes import read_codes, stored_weight
 from awqc.errors import UsageError
-from awqc.linears import find_linears
-from awqc.memory import trim
+from awqc.graph.linears import find_linears
+from awqc.machine.memory import trim
+from awqc.machine.progress import track
+from awqc.machine.threads import parallel_map
+from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
+from awqc.numerics.request import QuantizationSpec
 from awqc.passes.base import Change
-from awqc.passes.rounding_jobs import (
+from awqc.program import Program, WeightError
+from awqc.weights.decisions import decide
+from awqc.weights.errors import measure
+from awqc.weights.jobs import (
     Job,
     QuantizedWeights,
     find_jobs,
     round_to_nearest,
     run_job,
 )
-from awqc.passes.sequence import round_in_sequence
-from awqc.program import Program, WeightError
-from awqc.progress import track
-from awqc.qparams import Granularity, QuantizedWeight, dequantize_packed
-from awqc.quantization import QuantizationSpec
-from awqc.recipe_codes import read_codes, stored_weight
-from awqc.threads import parallel_map
-from awqc.weight_error import measure
+from awqc.weights.sequential import round_in_sequence
 
 LARGE = 2**24
 
@@ -49,7 +49,7 @@ class QuantizeWeights(QuantizationSpec):
     ``sequential`` takes these grams anew, for each weight from what the part of the model before it
     gives once it is quantized: one more pass over the calibration batches, all of them held at
     once. ``keep-float`` keeps the float values of low-bit weights for tune-scales.
-    ``codes`` is a folder whose codes are taken instead (see `awqc.recipe_codes`).
+    ``codes`` is a folder whose codes are taken instead (see `awqc.artifacts.recipe_codes`).
     Refuses: weights that something else reads as well, and depthwise convolutions.
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """

@@ -7,17 +7,17 @@ from typing import ClassVar
 
 import torch
 
-from awqc.decisions import decide
 from awqc.errors import UsageError
-from awqc.linears import Linear, find_linears
-from awqc.memory import give_back
+from awqc.graph.linears import Linear, find_linears
+from awqc.graph.sites import Site, SiteScale
+from awqc.machine.memory import give_back
+from awqc.machine.progress import track
+from awqc.machine.threads import parallel_map
+from awqc.numerics.qparams import Granularity
 from awqc.passes.base import Change
-from awqc.passes.scale_search import Part, Search
 from awqc.program import Program
-from awqc.progress import track
-from awqc.qparams import Granularity
-from awqc.sites import Site, SiteScale
-from awqc.threads import parallel_map
+from awqc.weights.decisions import decide
+from awqc.weights.scale_search import Part, Search
 
 RUNTIME_CHOICES = ("auto", "never", "always")
 NUMERICS = ("fp", "ort-default")

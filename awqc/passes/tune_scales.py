@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError
-from awqc.memory import available
+from awqc.machine.memory import available
+from awqc.machine.progress import track
+from awqc.numerics.qparams import QuantizedWeight
 from awqc.passes.base import Change
 from awqc.program import Batch, Program, Tuning
-from awqc.progress import track
-from awqc.qparams import QuantizedWeight
-from awqc.tuning.dequantize import dequantize
-from awqc.tuning.graph import WeightFunction, dequantizing_calls, scale_name
-from awqc.tuning.objective import distance
+from awqc.weights.tuning.dequantize import dequantize
+from awqc.weights.tuning.graph import WeightFunction, dequantizing_calls, scale_name
+from awqc.weights.tuning.objective import distance
 
 WARM_UP = 4
 LAST_RATE = 0.05

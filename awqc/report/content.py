@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from awqc.layers import Layer
+from awqc.artifacts.recipe import describe_recipe
+from awqc.graph.sites import Site, SiteScale
 from awqc.program import Program
-from awqc.recipe import describe_recipe
 from awqc.report.html import write_html
-from awqc.sites import Site, SiteScale
-from awqc.verify import Verification
+from awqc.verify.layers import Layer
+from awqc.verify.verification import Verification
 
 SCHEMA = 1
 

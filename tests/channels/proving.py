@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from awqc.capture.module import capture_module
 from awqc.channels.analysis import find_sites
+from awqc.graph.sites import Site, scale_factor
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
-from awqc.sites import Site, scale_factor
 
 TOLERANCE = 1e-10
 

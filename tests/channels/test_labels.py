@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from awqc.channels.labels import PINNED, ScaleClasses, compress, fit, merge_axes, strongest
-from awqc.sites import scale_factor
+from awqc.graph.sites import scale_factor
 
 A, B, C = PINNED + 1, PINNED + 2, PINNED + 3
 

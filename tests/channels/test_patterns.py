@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from awqc.sites import Site, scale_factor
+from awqc.graph.sites import Site, scale_factor
 from tests.channels.proving import by_weight, prove
 
 

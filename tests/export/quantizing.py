@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from awqc.capture.module import DynamicAxes, capture_module
-from awqc.linears import find_linears
+from awqc.graph.linears import find_linears
+from awqc.numerics.qparams import Granularity, quantize
 from awqc.passes.quantize_weights import replace_weight
 from awqc.program import Program
-from awqc.qparams import Granularity, quantize
 
 
 def quantized(program: Program, *granularities: Granularity) -> Program:

@@ -14,7 +14,7 @@ from torch import nn
 
 from awqc.compiler import compile
 from awqc.errors import ExportError, UsageError
-from tests.test_language_models import compile_folder
+from tests.huggingface.test_language_models import compile_folder
 from tests.tiny_language_models import save_decoder
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)

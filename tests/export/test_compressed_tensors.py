@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from awqc.compiler import Compiled
+from awqc.data.text import token_batch
 from awqc.export.compressed_tensors import CompressedTensors, pack_words
 from awqc.export.serving import Codes
 from awqc.program import Program
-from awqc.text import token_batch
-from tests.test_language_models import compile_folder, random_ids
+from tests.huggingface.test_language_models import compile_folder, random_ids
 from tests.tiny_language_models import save_decoder, save_tokenizer
 
 SIZES = {"intermediate_size": 64, "num_hidden_layers": 1}

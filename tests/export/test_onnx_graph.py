@@ -16,7 +16,7 @@ from torch.nn import functional
 from awqc.errors import ExportError, UsageError
 from awqc.export import onnx as target
 from awqc.export.onnx import export_onnx
-from awqc.qparams import Granularity
+from awqc.numerics.qparams import Granularity
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from awqc.export.onnx import export_onnx
 from awqc.export.onnx_codes import TWO_BIT_OPSET
-from awqc.export.onnx_fusion import fused_kernels
+from awqc.numerics.qparams import Granularity
 from awqc.program import Program
-from awqc.qparams import Granularity
+from awqc.verify.fusion import fused_kernels
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 GROUPS = [16, 32, 48, 64, 128, -1]

@@ -15,8 +15,8 @@ from awqc.errors import ExportError
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import ExportedOrt, export_ort
 from awqc.export.ort_data import INLINE_BYTES, PAGE
+from awqc.numerics.qparams import Granularity
 from awqc.program import Program
-from awqc.qparams import Granularity
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 from tests.tiny import MODELS
 from tests.tiny import captured as tiny

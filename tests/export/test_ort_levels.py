@@ -21,9 +21,9 @@ from awqc.export.ort_levels import (
     set_level,
 )
 from awqc.export.session_file import FPA_INTB, write_session_file
-from awqc.onnx_session import ACCURACY_LEVEL, TUNED, read_levels
+from awqc.numerics.qparams import Granularity
 from awqc.program import Program
-from awqc.qparams import Granularity
+from awqc.runtimes.session_file import ACCURACY_LEVEL, TUNED, read_levels
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 

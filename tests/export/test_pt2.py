@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from awqc.calling import example_call, restore_calls
 from awqc.capture.module import capture_module
-from awqc.export.graph_module import example_call, restore_calls
 from awqc.export.pt2 import export_pt2
-from awqc.qparams import Granularity
+from awqc.numerics.qparams import Granularity
 from tests.export.quantizing import captured, quantized, relative_error
 
 

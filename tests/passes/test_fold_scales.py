@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from awqc.graph.sites import SiteScale, scale_factor
 from awqc.passes.fold_scales import FoldScales
 from awqc.program import Program
-from awqc.sites import SiteScale, scale_factor
 from tests.tiny import SEARCHED, captured, inputs, model, relative, run
 from tests.tiny import capture as capture_model
 

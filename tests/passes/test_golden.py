@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awqc.dump import compare_weights, diff, dump
+from awqc.artifacts.recipe import write_recipe
+from awqc.graph.dump import compare_weights, diff, dump
 from awqc.passes.base import Change
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import DEFAULT, PASSES, parse_pipeline
 from awqc.program import Program
-from awqc.recipe import write_recipe
 from tests.conftest import Golden
 from tests.tiny import capture, captured, run
 

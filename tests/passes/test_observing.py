@@ -11,9 +11,9 @@ from torch.nn.functional import embedding
 from torch.nn.functional import linear as product
 
 from awqc.errors import CalibrationError
-from awqc.linears import find_linears
+from awqc.graph.linears import find_linears
+from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
-from awqc.quantization import QuantizationSpec
 from tests.tiny import capture, captured, inputs, model, relative, run
 
 CALIBRATED = "canonicalize,insert-observers,calibrate"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from awqc.export.onnx import export_onnx
+from awqc.numerics.qparams import QuantizedWeight
 from awqc.program import Program
-from awqc.qparams import QuantizedWeight
 from tests.export.quantizing import run_onnx
 from tests.tiny import capture as capture_model
 from tests.tiny import captured, relative, run

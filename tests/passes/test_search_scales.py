@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from awqc.decisions import decide
-from awqc.linears import find_linears
+from awqc.graph.linears import find_linears
+from awqc.numerics.qparams import BITS, Granularity, fake_quantize
+from awqc.numerics.statistics import Accumulator, Statistics
 from awqc.passes.pipeline import parse_pipeline
-from awqc.passes.scale_search import SCALE_LIMIT, Part, Search
 from awqc.program import Program
-from awqc.qparams import BITS, Granularity, fake_quantize
-from awqc.statistics import Accumulator, Statistics
+from awqc.weights.decisions import decide
+from awqc.weights.scale_search import SCALE_LIMIT, Part, Search
 from tests.tiny import SEARCHED, captured, run
 
 

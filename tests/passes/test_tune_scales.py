@@ -10,11 +10,11 @@ from torch import nn
 
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
+from awqc.numerics.qparams import Granularity, quantize
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Allocation, Program
-from awqc.qparams import Granularity, quantize
-from awqc.tuning.dequantize import dequantize
-from awqc.tuning.objective import distance
+from awqc.weights.tuning.dequantize import dequantize
+from awqc.weights.tuning.objective import distance
 
 PASSES = "canonicalize,quantize-weights{bits=3,group-size=16,keep-float=true}"
 

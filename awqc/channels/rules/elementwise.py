@@ -140,7 +140,7 @@ def add(flow: Flow, node: Node) -> None:
     aten.sym_stride.int,
 )
 def shape_only(flow: Flow, node: Node) -> None:
-    """The operand is free; the result is a constant, see `awqc.channels.neutral` for zeros."""
+    """The operand is free; the result is a constant, see `awqc.channels.scale_free` for zeros."""
     flow.pin(node, f"{describe(node)} is a constant")
 
 

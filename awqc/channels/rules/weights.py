@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.channels.column_places import TRANSPOSED, groups_of, is_depthwise
 from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
 from awqc.channels.labels import merge_axes
-from awqc.channels.places import TRANSPOSED, groups_of, is_depthwise
 from awqc.channels.rules.elementwise import absorbs
-from awqc.linears import CONVOLUTIONS
+from awqc.graph.linears import CONVOLUTIONS
 
 aten = torch.ops.aten
 # (x / s) (W s)^T = x W^T          x (W / s)^T + b / s = y / s

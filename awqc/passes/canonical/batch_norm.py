@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.linears import as_linear
+from awqc.graph.linears import as_linear
 from awqc.passes.base import Change
 from awqc.program import Program
 

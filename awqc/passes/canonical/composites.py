@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from awqc.channels.flow import NOT_HOMOGENEOUS, RULES
-from awqc.expand import definition, expand, is_composite, is_functional, trace_call
+from awqc.graph.rewriting import definition, expand, is_composite, is_functional, trace_call
 from awqc.passes.base import Change
 from awqc.passes.canonical.cells import CELLS
 from awqc.program import Program

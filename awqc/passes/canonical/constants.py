@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.constants import leaves_of, value_of
+from awqc.graph.constant_values import leaves_of, value_of
+from awqc.numerics.qparams import dequantize_packed
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.qparams import dequantize_packed
 
 MAX_GROWTH = 2
 RANDOM = frozenset({"rand", "randn", "randint", "randperm", "bernoulli", "normal", "uniform"})

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.graph.row_masks import same_rows
 from awqc.passes.base import Change
 from awqc.program import Program
-from awqc.selection import same_rows
 
 aten = torch.ops.aten
 GROUPED = frozenset({"_grouped_mm", "grouped_mm", "grouped_mm_fallback"})

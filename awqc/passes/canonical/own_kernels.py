@@ -8,7 +8,7 @@ import sympy
 import torch
 from torch.fx import Node
 
-from awqc.linears import conv_options
+from awqc.graph.linears import conv_options
 from awqc.passes.base import Change
 from awqc.program import Program
 

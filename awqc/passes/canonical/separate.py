@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.graph.row_masks import by_row, masked, selecting_masks
 from awqc.passes.base import Change
 from awqc.passes.canonical.picked import entry
 from awqc.program import Program
-from awqc.selection import by_row, masked, selecting_masks
 
 aten = torch.ops.aten
 

@@ -1,0 +1,1 @@
+"""What a compile writes and reads again: names, recipe, codes, statistics, publishing."""

@@ -1,0 +1,148 @@
+"""The recipe of a compile: all that was decided, enough to do it again without data.
+
+``recipe.json`` holds the decisions, ``scales.safetensors`` beside it the scales of each site;
+for codes that learned from data see `awqc.artifacts.recipe_codes`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from awqc.artifacts.recipe_codes import write_codes
+from awqc.errors import UsageError
+from awqc.graph.sites import SiteScale
+from awqc.program import Program
+
+SCHEMA = 1
+SCALES_FILE = "scales.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Decisions of an earlier compile.
+
+    Attributes:
+        folder: where it was read from.
+        pipeline: the passes that ran, as one line.
+        quantization: bits, group_size, symmetric, exclude.
+        widths: of weights that have their own, by name.
+        status: of each site by name.
+        scales: of each site that was searched, by name.
+    """
+
+    folder: Path
+    pipeline: str
+    quantization: dict[str, Any]
+    widths: dict[str, int]
+    status: dict[str, str]
+    scales: dict[str, SiteScale]
+
+
+def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
+    """The content of ``recipe.json``."""
+    spec = program.quantization
+    return {
+        "schema": SCHEMA,
+        "pipeline": pipeline,
+        "quantization": {
+            "bits": spec.bits,
+            "group_size": spec.group_size,
+            "symmetric": spec.symmetric,
+            "exclude": list(spec.exclude),
+            "head_bits": spec.head_bits,
+            "embed_bits": spec.embed_bits,
+            "rounding": spec.rounding,
+            "clip": spec.clip,
+            "sweeps": spec.sweeps,
+        },
+        **({"widths": program.allocation.bits} if program.allocation else {}),
+        "sites": {
+            site.name: {
+                "status": site.status,
+                **{
+                    key: value
+                    for key, value in _record(program.scales.get(site.name)).items()
+                    if key != "scale"
+                },
+            }
+            for site in program.sites
+        },
+    }
+
+
+def _record(scale: SiteScale | None) -> dict[str, Any]:
+    return {} if scale is None else asdict(scale)
+
+
+def write_recipe(program: Program, pipeline: str, folder: Path) -> None:
+    """Write ``recipe.json`` and ``scales.safetensors`` into ``folder``."""
+    text = json.dumps(describe_recipe(program, pipeline), indent=2)
+    (folder / "recipe.json").write_text(text + "\n")
+    scales = {
+        site.name: program.scales[site.name].scale.contiguous()
+        for site in program.sites
+        if site.name in program.scales
+    }
+    save_file(scales, folder / SCALES_FILE)
+    if program.quantization.learns:
+        write_codes(program, folder)
+
+
+def _is_recipe(content: Any) -> bool:
+    """Whether this looks as `describe_recipe` makes it; report.json, for one, does not."""
+    kinds = {"schema": int, "pipeline": str, "quantization": dict, "sites": dict}
+    return (
+        isinstance(content, dict)
+        and all(isinstance(content.get(key), kind) for key, kind in kinds.items())
+        and content["schema"] == SCHEMA
+    )
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe; ``path`` is the file or the folder that holds it.
+
+    Raises:
+        UsageError: it is missing, or not a recipe.
+    """
+    file = Path(path)
+    file = file / "recipe.json" if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text())
+        scales = load_file(file.parent / SCALES_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(
+            f"{file}: cannot be read as a recipe ({error}); give the recipe.json of an earlier "
+            f"compile, with {SCALES_FILE} beside it"
+        ) from error
+    if not _is_recipe(content):
+        raise UsageError(
+            f"{file}: is no recipe of schema {SCHEMA}; give the recipe.json of an earlier compile"
+        )
+    sites = content["sites"]
+    missing = [n for n, s in sites.items() if "candidate" in s and n not in scales]
+    if missing:
+        raise UsageError(f"{file.parent / SCALES_FILE}: has no scales for {missing[0]!r}")
+    return Recipe(
+        folder=file.parent,
+        pipeline=content["pipeline"],
+        quantization=content["quantization"],
+        widths=content.get("widths", {}),
+        status={name: site["status"] for name, site in sites.items()},
+        scales={
+            name: SiteScale(
+                scales[name].to(torch.float32),
+                site["candidate"],
+                site["loss_nearest"],
+                site["loss"],
+            )
+            for name, site in sites.items()
+            if "candidate" in site
+        },
+    )

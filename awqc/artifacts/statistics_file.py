@@ -1,0 +1,114 @@
+"""Statistics on disk, so that other bits, groups or budgets need no new calibration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from awqc.errors import ExportError, UsageError
+from awqc.graph.linears import find_linears
+from awqc.numerics.statistics import Statistics
+from awqc.program import Program
+
+KEY = "awqc.statistics"
+SCHEMA = 1
+FIELDS = ("abs_mean", "abs_max", "factor", "gram", "sample")
+
+
+def fingerprint(program: Program) -> str:
+    """Digest of the weights that products of ``program`` read."""
+    digest = hashlib.sha256()
+    for name in sorted({linear.weight_name for linear in find_linears(program.graph)}):
+        weight = program.weight(name).contiguous()
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_statistics(program: Program, path: Path, unseen: Sequence[str]) -> None:
+    """Write what calibration learned; a file at ``path`` is replaced when all is written.
+
+    ``unseen`` are the nodes of products that calibration never reached.
+
+    Raises:
+        ExportError: it cannot be written.
+    """
+    distinct = {id(statistics): statistics for statistics in program.statistics.values()}
+    tensors: dict[str, torch.Tensor] = {}
+    entries: list[dict[str, Any]] = []
+    for index, (key, statistics) in enumerate(distinct.items()):
+        readers = [node for node, found in program.statistics.items() if id(found) == key]
+        entries.append({"tokens": statistics.tokens, "readers": readers})
+        for field in FIELDS:
+            value = getattr(statistics, field)
+            if value is not None:
+                tensors[f"{index}.{field}"] = value.contiguous()
+    about = {
+        "schema": SCHEMA,
+        "model": fingerprint(program),
+        "entries": entries,
+        "unseen": list(unseen),
+    }
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save_file(tensors, partial, metadata={KEY: json.dumps(about)})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ExportError(f"{path}: the statistics could not be written ({error})") from error
+
+
+def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) -> None:
+    """Fill ``program.statistics`` from ``path``; tensors stay memory-mapped until used.
+
+    Args:
+        program: a program in the state that it was calibrated in.
+        path: the file.
+        wanted: by the node of each product that is to be quantized, whether its gram is
+            needed.
+
+    Raises:
+        UsageError: it is no such file, of other weights, or lacks what is needed.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(KEY, "null"))
+            if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+                raise UsageError(f"{path}: holds no statistics of awqc (schema {SCHEMA})")
+            if about["model"] != fingerprint(program):
+                raise UsageError(
+                    f"{path}: the statistics are of other weights than this model's; give "
+                    "another file name, and they are taken anew"
+                )
+            names = set(file.keys())
+            for index, entry in enumerate(about["entries"]):
+                tensors = {
+                    field: file.get_tensor(f"{index}.{field}")
+                    for field in FIELDS
+                    if f"{index}.{field}" in names
+                }
+                statistics = Statistics(tokens=entry["tokens"], **tensors)
+                program.statistics.update(dict.fromkeys(entry["readers"], statistics))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be read as statistics ({error})") from error
+    for node, gram in wanted.items():
+        if node in about["unseen"]:
+            continue
+        found = program.statistics.get(node)
+        if found is None:
+            raise UsageError(
+                f"{path}: holds nothing on what {node} reads; it was made with other --exclude. "
+                "Give another file name"
+            )
+        if gram and found.gram is None:
+            raise UsageError(
+                f"{path}: holds no grams, which this rounding needs: it was made with --effort "
+                "fast. Give another file name, or --effort fast"
+            )

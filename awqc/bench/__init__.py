@@ -1,0 +1,1 @@
+"""Measure a compiled folder beside its original."""

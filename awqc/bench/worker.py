@@ -1,0 +1,107 @@
+"""One model in a process of its own: ``python -m awqc.bench.worker SPEC``, started by a benchmark.
+
+SPEC is JSON. The answer to loading, and then to each line on stdin, is a line of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from awqc.bench.inputs import Workload, make_inputs, states
+from awqc.bench.models import Model, OnnxModel, TorchModel
+from awqc.errors import AwqcError
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def load(spec: dict[str, Any]) -> Model:
+    """The model that ``spec`` describes."""
+    if spec["kind"] == "onnx":
+        return OnnxModel(Path(spec["path"]), spec["provider"], spec["threads"])
+    export = Path(spec["export"]) if spec["export"] else None
+    model = TorchModel(
+        spec["source"], spec["inputs"], spec["trust_pickle"], spec["threads"], export
+    )
+    gc.collect()
+    forget_peak()
+    return model
+
+
+def turn(model: Model, workload: Workload) -> dict[str, list[float]]:
+    """Seconds of runs: ``latency``, or ``prefill`` and ``decode`` (one for each token)."""
+    if states(model.inputs):
+        return _generate(model, workload)
+    values = model.feed(make_inputs(model.inputs, workload, workload.tokens))
+    model.run(values)
+    taken: list[float] = []
+    while not taken or sum(taken) < workload.seconds:
+        taken.append(_timed(model, values)[0])
+    return {"latency": taken}
+
+
+def _generate(model: Model, workload: Workload) -> dict[str, list[float]]:
+    prompt = model.feed(make_inputs(model.inputs, workload, workload.tokens))
+    seconds, carried = _timed(model, prompt)
+    decode = []
+    for step in range(workload.new_tokens):
+        arrays = make_inputs(model.inputs, workload, 1, workload.tokens + step)
+        fresh = {name: array for name, array in arrays.items() if name not in carried}
+        took, carried = _timed(model, model.feed(fresh) | carried)
+        decode.append(took)
+    return {"prefill": [seconds], "decode": decode}
+
+
+def _timed(model: Model, values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    started = time.perf_counter()
+    carried = model.run(values)
+    return time.perf_counter() - started, carried
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    if STATUS.is_file():
+        line = next(row for row in STATUS.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak() -> None:
+    """Count the peak anew from what is held now, where the system can."""
+    if os.access(CLEAR, os.W_OK):
+        CLEAR.write_text("5")
+
+
+def main() -> None:
+    """Load, then take turns until stdin ends."""
+    spec = json.loads(sys.argv[1])
+    workload = Workload(**spec["workload"])
+    answers, sys.stdout = sys.stdout, sys.stderr
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    if spec["kind"] == "onnx":
+        import onnxruntime  # noqa: F401  its import is no part of loading a model
+    clocks = time.perf_counter(), time.process_time()
+    try:
+        model = load(spec)
+        loaded = {"wall": time.perf_counter() - clocks[0], "cpu": time.process_time() - clocks[1]}
+        answer({"load": loaded, "inputs": [str(item.name) for item in model.inputs]})
+        for _ in sys.stdin:
+            answer({"turn": turn(model, workload), "peak_bytes": peak_bytes()})
+    except AwqcError as error:
+        answer({"error": str(error), "exit_code": error.exit_code})
+    except Exception as error:  # noqa: BLE001  whatever a runtime raises is told to the user
+        answer({"error": str(error).strip().splitlines()[0], "exit_code": 1})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Text in, batches of a language model's inputs out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from awqc.data.calibration import CalibrationData, embedding_rows
+from awqc.data.text_files import read_documents, read_lines
+from awqc.data.text_generated import GENERATED, generate_text
+from awqc.errors import CalibrationError, UsageError
+from awqc.huggingface.folder import HFFolder, context_length
+from awqc.program import Batch, InputSpec, Program
+
+NUM_SAMPLES, SEQ_LEN = 128, 512
+FEWEST_SAMPLES = 8
+FORWARD_SECONDS = 150.0
+"""How long the float model may take over the calibration text before samples are spared."""
+
+CORE_FLOPS = 60e9
+"""What one core of today does in float32, roughly."""
+
+HELD_OUT_TOKENS = 512
+LARGEST_OUTPUT = 128 * 2**20
+"""Bytes of logits that a batch may cause."""
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """What turning text into batches needs to know of a model.
+
+    Attributes:
+        tokenizer: a transformers tokenizer.
+        context: the most tokens that the model takes, or None.
+        vocabulary: number of token ids.
+        cached: whether it is a decoder with a cache; such get packed text, others lines.
+    """
+
+    tokenizer: Any
+    context: int | None
+    vocabulary: int
+    cached: bool
+
+    @classmethod
+    def of(cls, program: Program, folder: HFFolder) -> TextModel:
+        """Of a program that was captured from ``folder``.
+
+        Raises:
+            UsageError: the folder has no tokenizer, or another model's.
+        """
+        rows = embedding_rows(program).get("input_ids")
+        tokenizer = folder.tokenizer(rows)
+        context = context_length(folder.config())
+        return cls(tokenizer, context, rows or len(tokenizer), bool(program.states))
+
+    def sequence_length(self, wanted: int | None) -> int:
+        """``wanted``, or the default, within the model's context.
+
+        Raises:
+            UsageError: ``wanted`` is not positive or beyond the context.
+        """
+        if wanted is not None and wanted < 2:
+            raise UsageError(f"--seq-len is {wanted}; give at least 2")
+        if wanted is not None and self.context is not None and wanted > self.context:
+            raise UsageError(
+                f"--seq-len is {wanted}, but the model looks at {self.context} tokens at most; "
+                f"give --seq-len {self.context} or less"
+            )
+        return wanted or min(SEQ_LEN, self.context or SEQ_LEN)
+
+
+def text_calibration(
+    program: Program,
+    folder: HFFolder,
+    path: Path | None,
+    *,
+    num_samples: int | None = None,
+    seq_len: int | None = None,
+    seed: int = 0,
+) -> CalibrationData:
+    """Calibration data from a text file; None: text that the model makes up itself.
+
+    A decoder gets its text packed: sequences of ``seq_len`` tokens cut out of all of it,
+    without padding. Other models get a line a sample, padded within a batch.
+
+    Raises:
+        UsageError: ``num_samples`` or ``seq_len`` is unusable, or there is no tokenizer.
+        CalibrationError: the text is empty, binary or too short.
+    """
+    model = TextModel.of(program, folder)
+    length = model.sequence_length(seq_len)
+    if num_samples is not None and num_samples < 1:
+        raise UsageError(f"--num-samples is {num_samples}; give a positive number")
+    if path is None:
+        return _made_up(program, model, num_samples, seq_len, seed)
+    count = num_samples or affordable_samples(program, length)
+    cut = _packed if model.cached else _lines
+    batches, held_out, notes = cut(program, model, path, count, length)
+    if num_samples is None and count < NUM_SAMPLES:
+        notes.insert(
+            0,
+            f"{count} of {NUM_SAMPLES} samples are used to save time on this machine; "
+            "--num-samples says otherwise",
+        )
+    return CalibrationData(tuple(batches), tuple(held_out), str(path), notes=tuple(notes))
+
+
+def affordable_samples(program: Program, length: int) -> int:
+    """Samples of ``length`` tokens that the float model reads within `FORWARD_SECONDS`."""
+    weights = sum(tensor.numel() for tensor in program.parameters().values())
+    seconds = 2.0 * weights * length * NUM_SAMPLES / (CORE_FLOPS * (os.cpu_count() or 1))
+    count = NUM_SAMPLES
+    while seconds > FORWARD_SECONDS and count > FEWEST_SAMPLES:
+        count, seconds = count // 2, seconds / 2
+    return count
+
+
+def packed_sequences(model: TextModel, path: Path, count: int | None, length: int) -> Tensor:
+    """The first ``count`` sequences (None: all) of ``length`` tokens: int64 ``(n, length)``.
+
+    Where the tokenizer begins a text with a token of its own, so does each sequence.
+
+    Raises:
+        CalibrationError: the text has fewer than ``length`` tokens.
+    """
+    tokenizer = model.tokenizer
+    prefix = _prefix(tokenizer)
+    step = length - len(prefix)
+    needed = None if count is None else count * step
+    ids: list[int] = []
+    for document in read_documents(path, tokenizer):
+        if ids and tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+        # A token is rarely longer than 16 characters: what is not needed is not tokenized.
+        some = document if needed is None else document[: 16 * needed]
+        ids += tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+        if needed is not None and len(ids) >= needed:
+            break
+    found = len(ids) // step if count is None else min(count, len(ids) // step)
+    if found == 0:
+        raise CalibrationError(
+            f"{path}: has {len(ids)} tokens, fewer than one sequence of {length}; give more "
+            f"text, or --seq-len {max(len(ids), 2)} or less"
+        )
+    text = torch.tensor(ids[: found * step], dtype=torch.long).reshape(found, step)
+    return torch.cat([torch.tensor(prefix, dtype=torch.long).expand(found, -1), text], dim=1)
+
+
+class TakesTokens(Protocol):
+    """What has inputs for tokens: a program, or a model that was made of one."""
+
+    inputs: tuple[InputSpec, ...]
+    states: tuple[tuple[str, str], ...]
+
+
+def token_batch(program: TakesTokens, ids: Tensor, mask: Tensor | None = None) -> Batch:
+    """A batch for ``program``, nothing cached yet, of token ids ``(batch, sequence)``.
+
+    ``mask`` ``(batch, sequence)`` is 0 on padding, which follows the text.
+    """
+    mask = torch.ones_like(ids) if mask is None else mask
+    made = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": torch.arange(ids.shape[1]).repeat(ids.shape[0], 1),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+    carried = {name for name, _ in program.states}
+    batch: Batch = {}
+    for spec in program.inputs:
+        if spec.name in carried:
+            _, heads, _, width = spec.shape
+            assert isinstance(heads, int)
+            assert isinstance(width, int)
+            batch[spec.name] = torch.zeros(ids.shape[0], heads, 0, width, dtype=spec.dtype)
+        elif spec.name in made:
+            batch[spec.name] = made[spec.name].to(spec.dtype)
+        else:
+            raise UsageError(
+                f"the model has an input {spec.name!r}, which text does not give; "
+                "give calibration arrays (.npz) instead"
+            )
+    return batch
+
+
+def _packed(
+    program: Program, model: TextModel, path: Path, count: int, length: int
+) -> tuple[list[Batch], list[Batch], list[str]]:
+    kept = max(1, HELD_OUT_TOKENS // length)
+    sequences = packed_sequences(model, path, count + kept, length)
+    rest = sequences[count:] if len(sequences) > count else sequences[-kept:]
+    notes = []
+    if len(sequences) < count:
+        notes.append(f"the text has {len(sequences)} sequences of {length} tokens, all are used")
+    if len(sequences) <= count:
+        notes.append("the text leaves nothing to hold out: verification uses what calibration saw")
+    size = _batch_size(model, length)
+    batches = [token_batch(program, part) for part in sequences[:count].split(size)]
+    short = min(length, HELD_OUT_TOKENS)
+    return batches, [token_batch(program, rest[:, :short])], notes
+
+
+def _lines(
+    program: Program, model: TextModel, path: Path, count: int, length: int
+) -> tuple[list[Batch], list[Batch], list[str]]:
+    tokenizer = model.tokenizer
+    lines = read_lines(path, tokenizer)
+    kept = max(1, count // 8)
+    chosen = lines[: count + kept]
+    encoded = tokenizer(chosen, truncation=True, max_length=length, verbose=False)["input_ids"]
+    calibration, rest = encoded[:count], encoded[count:]
+    notes = []
+    if len(calibration) < count:
+        notes.append(f"the text has {len(calibration)} lines, all are used")
+    if not rest:
+        notes.append("the text leaves nothing to hold out: verification uses what calibration saw")
+        rest = calibration[-kept:]
+    size = _batch_size(model, length)
+    fill = tokenizer.pad_token_id or 0
+
+    def batches(rows: Sequence[Sequence[int]]) -> list[Batch]:
+        return [_padded(program, rows[at : at + size], fill) for at in range(0, len(rows), size)]
+
+    return batches(calibration), batches(rest), notes
+
+
+def _padded(program: Program, rows: Sequence[Sequence[int]], fill: int) -> Batch:
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), fill, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[index, : len(row)] = 1
+    return token_batch(program, ids, mask)
+
+
+def _made_up(
+    program: Program, model: TextModel, num_samples: int | None, seq_len: int | None, seed: int
+) -> CalibrationData:
+    count = num_samples or min(GENERATED[0], affordable_samples(program, GENERATED[1]))
+    length = seq_len or min(GENERATED[1], model.sequence_length(None))
+    generator = torch.Generator().manual_seed(seed)
+    if model.cached:
+        ids = generate_text(
+            program,
+            _prefix(model.tokenizer),
+            vocabulary=model.vocabulary,
+            shape=(count + 1, length),
+            generator=generator,
+        )
+        what = f"text that the model made up itself, seed {seed}"
+    else:
+        ids = torch.randint(model.vocabulary, (count + 1, length), generator=generator)
+        what = f"random tokens, seed {seed}"
+    size = _batch_size(model, length)
+    return CalibrationData(
+        tuple(token_batch(program, part) for part in ids[:count].split(size)),
+        (token_batch(program, ids[count:, :HELD_OUT_TOKENS]),),
+        what,
+        synthetic=True,
+        notes=(
+            f"no calibration text was given: {count} sequences of {length} tokens are {what}. "
+            "Real text calibrates better, and the errors below hold for made-up text; "
+            "give some with --calib FILE.txt",
+        ),
+    )
+
+
+def _batch_size(model: TextModel, length: int) -> int:
+    bytes_each = 4 * length * (model.vocabulary if model.cached else 4096)
+    return max(1, min(16, LARGEST_OUTPUT // bytes_each))
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """The token that the tokenizer puts before every text, if it does."""
+    ids = tokenizer("")["input_ids"]
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []

@@ -1,0 +1,1 @@
+"""The graph: what nodes tell, matrix products in it, sites for scales, its canonical text."""

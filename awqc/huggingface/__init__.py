@@ -1,0 +1,1 @@
+"""Hugging Face folders: reading them, capturing their models, and writing what runners need."""

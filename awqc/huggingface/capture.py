@@ -1,0 +1,124 @@
+"""Turn a local Hugging Face folder, or a GGUF file, into a `Program`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from awqc.capture.module import capture_module
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.forwards import (
+    cache_shapes,
+    cached_example,
+    cached_forward,
+    encoder_example,
+    encoder_forward,
+)
+from awqc.huggingface.tasks import find_task
+from awqc.machine.memory import release
+from awqc.program import Program
+
+TOKENS = ("batch", "sequence")
+"""Axes of an input that has one number a token."""
+
+
+def load_program(
+    folder: Path,
+    *,
+    task: str | None = None,
+    trust_remote_code: bool = False,
+    gguf_file: str | None = None,
+) -> Program:
+    """Capture the model in ``folder``; ``folder`` may also be a GGUF file.
+
+    A causal LM becomes one graph for prefill and decode::
+
+        input_ids, attention_mask, position_ids, past_key_values.N.key/.value
+            -> logits, present.N.key/.value
+
+    with batch, sequence and past dynamic, the past possibly empty. Other models become
+    ``input_ids, attention_mask[, token_type_ids] -> the model's own outputs``.
+
+    Args:
+        folder: config.json, weights and tokenizer, or one ``.gguf`` file.
+        task: one of `hf_tasks.TASKS` by name; None recognises it.
+        trust_remote_code: whether Python files in the folder may run.
+        gguf_file: name of a GGUF file in ``folder`` to load instead of safetensors.
+
+    Raises:
+        UsageError: a file is missing or is none of this model's, or transformers is missing.
+        CaptureError: the model cannot be loaded or captured.
+    """
+    source = HFFolder.at(folder, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
+    config = source.config()
+    default = "text-generation" if source.gguf_file else None
+    chosen = find_task(config, task, where=str(folder), default=default)
+    model = source.model(chosen.load_class())
+    capture = _capture_cached if chosen.cached else _capture_encoder
+    program = capture(model, source.name)
+    program.mask_input = "attention_mask"
+    program.head_outputs = ("logits",) if chosen.vocabulary else ()
+    program.source_dtype = _dtype(config)
+    program.origin = source
+    del model
+    release()
+    return program
+
+
+def _capture_cached(model: Any, name: str) -> Program:
+    shapes = cache_shapes(model, name)
+    example = cached_example(model, shapes)
+    model.forward = cached_forward(model, name)
+    past = [f"past_key_values.{layer}.{part}" for layer, part in shapes]
+    present = [f"present.{layer}.{part}" for layer, part in shapes]
+    flat = [key for key in example if key != "past_key_values"]
+    program = capture_module(
+        model,
+        example,
+        name=name,
+        dynamic={key: [0, 1] for key in flat}
+        | {f"past_key_values_{layer}_{part}": [0, 2] for layer, part in shapes},
+        states=list(zip(past, present, strict=True)),
+        output_names=["logits", *present],
+        copy=False,
+    )
+    axes: dict[str, Sequence[str | None]] = dict.fromkeys(flat, TOKENS)
+    axes["attention_mask"] = ("batch", "past + sequence")
+    axes |= dict.fromkeys(past, ("batch", None, "past", None))
+    return _rename_inputs(program, axes)
+
+
+def _capture_encoder(model: Any, name: str) -> Program:
+    model.config.use_cache = False
+    example = encoder_example(model)
+    model.forward = encoder_forward(model)
+    dynamic = {key: [0, 1] for key in example}
+    program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
+    return _rename_inputs(program, dict.fromkeys(example, TOKENS))
+
+
+def _rename_inputs(program: Program, axes: dict[str, Sequence[str | None]]) -> Program:
+    """Give inputs, in order, the names in ``axes``, and their dynamic axes readable names."""
+    old = [spec.name for spec in program.inputs]
+    program.inputs = tuple(
+        replace(
+            spec,
+            name=name,
+            shape=tuple(given or size for given, size in zip(names, spec.shape, strict=True)),
+        )
+        for spec, (name, names) in zip(program.inputs, axes.items(), strict=True)
+    )
+    program.example = {
+        name: program.example[former] for former, name in zip(old, axes, strict=True)
+    }
+    return program
+
+
+def _dtype(config: Any) -> torch.dtype:
+    """The floating dtype that the checkpoint was made in; float32 where it does not say."""
+    dtype = getattr(config, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -1,0 +1,235 @@
+"""A local Hugging Face folder (or GGUF file): what is in it, checked before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from awqc.errors import CaptureError, UsageError
+from awqc.huggingface.mapped import map_each
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+
+
+@dataclass(frozen=True)
+class HFFolder:
+    """Where a model's files are.
+
+    Attributes:
+        path: the folder.
+        gguf_file: name of the GGUF file in it that is the model, or None for safetensors.
+        trust_remote_code: whether Python files of the folder may run.
+    """
+
+    path: Path
+    gguf_file: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def at(
+        cls, path: Path, *, gguf_file: str | None = None, trust_remote_code: bool = False
+    ) -> HFFolder:
+        """The folder at ``path``, which may also be a GGUF file; nothing is loaded yet.
+
+        Raises:
+            UsageError: a file is missing or unreadable, or transformers is not installed.
+            CaptureError: the model is quantized already.
+        """
+        if path.is_file():
+            path, gguf_file = path.parent, path.name
+        elif gguf_file is None and not (path / "config.json").is_file():
+            files = sorted(file.name for file in path.glob("*.gguf"))
+            gguf_file = files[0] if len(files) == 1 else None
+        folder = cls(path, gguf_file, trust_remote_code)
+        require_transformers()
+        folder.check()
+        return folder
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for messages and files."""
+        return Path(self.gguf_file).stem if self.gguf_file else self.path.resolve().name
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for the ``from_pretrained`` of configs, models and tokenizers."""
+        options: dict[str, Any] = {"local_files_only": True}
+        if self.gguf_file:
+            options["gguf_file"] = self.gguf_file
+        if self.trust_remote_code:
+            options["trust_remote_code"] = True
+        return options
+
+    def check(self) -> None:
+        """Refuse a folder that cannot be loaded; see `at`."""
+        if self.gguf_file:
+            if not (self.path / self.gguf_file).is_file():
+                raise UsageError(f"{self.path / self.gguf_file}: no such GGUF file")
+            return
+        config = read_json(self.path / "config.json")
+        _check_not_quantized(self.path, config)
+        _check_weights(self.path)
+        if "auto_map" in config and not self.trust_remote_code:
+            _check_native(self.path, config)
+
+    def config(self) -> Any:
+        """The model's configuration.
+
+        Raises:
+            CaptureError: transformers does not know the architecture.
+        """
+        from transformers import AutoConfig
+
+        with reporting(f"{self.path}: the configuration could not be read"):
+            return AutoConfig.from_pretrained(self.path, **self.options())
+
+    def model(self, auto_class: Any) -> Any:
+        """The float model, in float32 and eval mode; float32 safetensors stay in their file.
+
+        Raises:
+            CaptureError: transformers could not load it, or tensors are missing.
+        """
+        with reporting(f"{self.path}: the model could not be loaded"):
+            model, info = auto_class.from_pretrained(
+                self.path, dtype=torch.float32, output_loading_info=True, **self.options()
+            )
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise CaptureError(
+                f"{self.path}: {len(missing)} tensors of {type(model).__name__} are not in the "
+                f"weights ({', '.join(missing[:3])}…); they would be random. Complete the "
+                "folder, or give the task that the weights were made for (--task)"
+            )
+        map_each(model, self.path)
+        return model.eval()
+
+    def tokenizer(self, vocab_size: int | None = None) -> Any:
+        """The tokenizer, checked against the number of embeddings that the model has.
+
+        Raises:
+            UsageError: there is none, it cannot be read, or it is another model's.
+        """
+        from transformers import AutoTokenizer
+
+        if not self.gguf_file and not any((self.path / name).is_file() for name in TOKENIZERS):
+            raise UsageError(
+                f"{self.path}: no tokenizer ({', '.join(TOKENIZERS[:4])}, …) is in the folder; "
+                "copy the model's tokenizer files into it"
+            )
+        try:
+            with reporting(f"{self.path}: the tokenizer could not be read"):
+                tokenizer = AutoTokenizer.from_pretrained(self.path, **self.options())
+        except CaptureError as error:
+            raise UsageError(
+                f"{error}; copy the model's tokenizer files into the folder"
+            ) from error
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        if largest < 0 or (vocab_size is not None and largest >= vocab_size):
+            raise UsageError(
+                f"{self.path}: the tokenizer's largest token id is {largest}, but the model has "
+                f"{vocab_size} embeddings: it belongs to another model"
+            )
+        return tokenizer
+
+
+def context_length(config: Any) -> int | None:
+    """The most tokens that the model can look at, as far as its configuration says."""
+    found = (getattr(config, key, None) for key in CONTEXT_KEYS)
+    return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UsageError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path.parent}: {path.name} is missing; a complete folder as "
+            "`save_pretrained` writes it is needed"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds a JSON {type(content).__name__}; an object is needed")
+    return content
+
+
+def require_transformers() -> None:
+    """Raise UsageError with the way to install it where transformers is missing."""
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError(
+            "Hugging Face folders are read through transformers, which is not installed: "
+            "pip install 'awqc[hf]'"
+        ) from None
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def reporting(what: str) -> Iterator[None]:
+    """Turn whatever transformers and its readers raise into a CaptureError."""
+    try:
+        yield
+    except CaptureError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else "no message"
+        raise CaptureError(f"{what}: {type(error).__name__}: {reason}") from error
+
+
+def _check_not_quantized(path: Path, config: dict[str, Any]) -> None:
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return
+    method = quantization.get("quant_method", "an unnamed method")
+    bits = quantization.get("bits") or quantization.get("w_bit")
+    raise CaptureError(
+        f"{path}: already quantized by {method}{f' to {bits} bits' if bits else ''} "
+        "(quantization_config in config.json); start from the model's float weights"
+    )
+
+
+def _check_weights(path: Path) -> None:
+    for name in INDEXES:
+        if (path / name).is_file():
+            shards = sorted(set(read_json(path / name).get("weight_map", {}).values()))
+            lost = [shard for shard in shards if not (path / shard).is_file()]
+            if lost or not shards:
+                raise UsageError(
+                    f"{path}: {name} names {len(shards)} files, {len(lost)} of which are missing "
+                    f"({', '.join(lost[:3])}); fetch them again"
+                )
+            return
+    if not any((path / name).is_file() for name in WEIGHTS):
+        if (path / "recipe.json").is_file() and (path / "report.json").is_file():
+            raise UsageError(
+                f"{path}: was compiled by awqc already; start from the model's float weights"
+            )
+        found = sorted(file.name for file in path.glob("*.gguf"))
+        hint = f"; for {found[0]} give its path itself" if found else ""
+        raise UsageError(f"{path}: no weights ({' or '.join(WEIGHTS)}) are in the folder{hint}")
+
+
+def _check_native(path: Path, config: dict[str, Any]) -> None:
+    from transformers import CONFIG_MAPPING
+
+    if config.get("model_type") not in CONFIG_MAPPING:
+        raise UsageError(
+            f"{path}: the model is Python code of its own (auto_map in config.json), which runs "
+            "only when you say that you trust it: --trust-remote-code"
+        )

@@ -1,0 +1,145 @@
+"""The files beside a causal LM's ONNX by which other runners take the folder as it is.
+
+onnxruntime-genai reads ``genai_config.json`` and the tokenizer; Optimum reads
+``config.json`` and finds inputs and outputs by their names.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from awqc.errors import UsageError
+from awqc.huggingface.folder import HFFolder, context_length, read_json
+from awqc.program import Program
+
+COPIED = ("config.json", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "spiece.model",
+)
+GENAI = "genai_config.json"
+TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
+"""Inputs that tokenizers make, in their order."""
+
+
+def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list[Path]:
+    """Write configuration and tokenizer files into ``target``, beside ``model.onnx``.
+
+    The model's own files are copied where there are any, else written by transformers (as
+    for GGUF). A folder without a tokenizer gives a folder without one. Returns what was
+    written, by name.
+    """
+    before = set(target.iterdir())
+    config = folder.config()
+    tokenizer = write_model_files(program, folder, target, config)
+    if program.states:
+        made = genai_config(program, config, tokenizer)
+        (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return sorted(set(target.iterdir()) - before)
+
+
+def write_model_files(program: Program, folder: HFFolder, target: Path, config: Any) -> Any:
+    """Write ``config`` and the tokenizer into ``target``; returns the tokenizer, if any."""
+    config.save_pretrained(target)
+    tokenizer = _tokenizer(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(target)
+    if folder.gguf_file is None:
+        for pattern in (*COPIED, *TOKENIZER_FILES):
+            for file in folder.path.glob(pattern):
+                if file.is_file():
+                    shutil.copyfile(file, target / file.name)
+    _describe_tokenizer(program, target / "tokenizer_config.json")
+    return tokenizer
+
+
+def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[str, Any]:
+    """The content of ``genai_config.json`` for a program with a cache.
+
+    Sizes come from the graph; the type is genai's general ``decoder``, whatever the model.
+    """
+    shapes = {spec.name: spec.shape for spec in program.inputs}
+    keys = [name for name, _ in program.states if name.endswith(".key")]
+    _, heads, _, width = shapes[keys[0]]
+    names = {
+        name: name for name in ("input_ids", "attention_mask", "position_ids") if name in shapes
+    }
+    limit = context_length(config) or 2048
+    ids = {
+        key: _token_id(key, config, tokenizer)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    if ids["pad_token_id"] is None:
+        end = ids["eos_token_id"]
+        ids["pad_token_id"] = end[0] if isinstance(end, list) else end
+    return {
+        "model": {
+            "type": "decoder",
+            "context_length": limit,
+            "vocab_size": config.vocab_size,
+            **{key: value for key, value in ids.items() if value is not None},
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": "model.onnx",
+                "head_size": width,
+                "hidden_size": config.hidden_size,
+                "num_attention_heads": config.num_attention_heads,
+                "num_key_value_heads": heads,
+                "num_hidden_layers": len(keys),
+                "inputs": names
+                | {
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": program.outputs[0],
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": limit,
+            "num_beams": 1,
+            "past_present_share_buffer": False,
+            "temperature": 1.0,
+            "top_k": 1,
+            "top_p": 1.0,
+        },
+    }
+
+
+def _describe_tokenizer(program: Program, path: Path) -> None:
+    """Let the tokenizer give what the model takes, in every release of transformers.
+
+    The general class has a name that releases before 5 know; by itself it would give
+    ``token_type_ids`` too, which a runner refuses to hand to a model without that input.
+    """
+    if path.is_file():
+        content = read_json(path)
+        if content.get("tokenizer_class") == "TokenizersBackend":
+            content["tokenizer_class"] = "PreTrainedTokenizerFast"
+        taken = {spec.name for spec in program.inputs}
+        content["model_input_names"] = [name for name in TOKENIZED if name in taken]
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _token_id(key: str, config: Any, tokenizer: Any) -> Any:
+    value = getattr(config, key, None)
+    return getattr(tokenizer, key, None) if value is None else value
+
+
+def _tokenizer(folder: HFFolder) -> Any:
+    try:
+        return folder.tokenizer()
+    except UsageError:
+        return None

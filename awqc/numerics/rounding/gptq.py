@@ -1,0 +1,49 @@
+"""Rounding column by column, each error compensated by the columns that are still free."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from awqc.numerics.rounding.gram import conditioned
+from awqc.numerics.rounding.grid import Grid
+
+BLOCK = 64
+
+
+def compensate(matrix: Tensor, gram: Tensor, grid: Grid) -> Tensor:
+    """Codes less zero point, float32 ``(rows, columns)``, for ``matrix`` of that shape.
+
+    Columns are rounded in the order of their energy, the largest first; the error of each is
+    spread over the columns that follow so that the outputs change least. ``grid`` is fixed.
+    Source: GPTQ, arXiv 2210.17323, section 3, with its ordering by diagonal.
+    """
+    columns = matrix.shape[1]
+    order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    factor = _inverse_factor(conditioned(gram)[order][:, order])
+    values = matrix.T[order].contiguous()  # (columns, rows): a step touches a whole line
+    steps = torch.empty_like(values)
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        within = factor[start:stop, start:stop]
+        block, errors = values[start:stop], torch.empty_like(values[start:stop])
+        for i, column in enumerate(order[start:stop].tolist()):
+            scale, low, high = grid.of_column(column)
+            step = torch.clamp((block[i] / scale).round_(), low, high)
+            steps[column] = step
+            torch.sub(block[i], step.mul(scale), out=errors[i]).div_(within[i, i])
+            if i + 1 < stop - start:
+                block[i + 1 :].addr_(within[i, i + 1 :], errors[i], alpha=-1)
+        if stop < columns:
+            values[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+    return steps.T
+
+
+def _inverse_factor(gram: Tensor) -> Tensor:
+    """Upper triangular ``U`` with ``U^T U = gram^-1``, from one Cholesky of the flipped matrix."""
+    flipped = gram.double().flip(0, 1)
+    lower = torch.linalg.cholesky(flipped)
+    identity = torch.eye(len(gram), dtype=torch.float64)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    factor: Tensor = inverse.flip(0, 1).float().contiguous()
+    return factor

@@ -1,0 +1,266 @@
+"""Generate text with a compiled folder: onnxruntime and the tokenizer, without torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from awqc.errors import AwqcError, UsageError
+from awqc.runtimes.session_file import CPU, find_model, open_session, read_settings
+
+TOKENIZER = "tokenizer.json"
+PAST, PRESENT = "past_key_values.", "present."
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+
+
+@dataclass
+class Speed:
+    """How fast text was generated.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, and ``prompt_seconds`` that they took.
+        new_tokens: tokens generated, the first of which the prompt's run gave.
+        decode_seconds: time that the others took.
+        ended: why generation ended: ``eos``, ``length`` or ``context``.
+    """
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    new_tokens: int = 0
+    decode_seconds: float = 0.0
+    ended: str = "length"
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed; 0 where fewer than two tokens were generated."""
+        return (self.new_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompt_tokens} prompt tokens in {self.prompt_seconds:.2f} s, "
+            f"{self.new_tokens} new tokens at {self.tokens_per_second:.1f} tokens/s"
+        )
+
+
+class TextGenerator:
+    """A compiled causal LM that is ready to generate.
+
+    Attributes:
+        speed: of the latest call.
+    """
+
+    def __init__(
+        self, folder: Path, *, provider: str = CPU, level: str | None = None, threads: int = 0
+    ) -> None:
+        """Load the model of ``folder``, that in ``ort/`` where there is one, and its tokenizer.
+
+        Args:
+            folder: what ``awqc compile`` wrote for a causal LM.
+            provider: onnxruntime's name of the provider to run on.
+            level: accuracy level of low-bit products; None: as the model and
+                ``session.json`` say, else onnxruntime's default.
+            threads: of the session; 0: onnxruntime's choice.
+
+        Raises:
+            UsageError: a file is missing, the model has no cache, or the provider does
+                not run here.
+        """
+        self.speed = Speed()
+        self._tokenizer = _load_tokenizer(folder)
+        self._config = _read_config(folder)
+        model = find_model(folder)
+        self._session = _load_session(model, provider, level, threads)
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        self._states = {name: PRESENT + name.removeprefix(PAST) for name in inputs if PAST in name}
+        if not self._states or not set(self._states.values()) <= set(self._outputs):
+            raise UsageError(
+                f"{model}: carries no cache ({PAST}N.key); only causal language "
+                "models generate text"
+            )
+        self._inputs = inputs
+
+    def stream(
+        self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[str]:
+        """Pieces of text that continue ``prompt``, as soon as each is known.
+
+        Args:
+            prompt: taken as it is; no chat template is put around it.
+            max_new_tokens: where to stop at the latest.
+            temperature: 0 takes the likeliest token; above 0, tokens are drawn.
+            seed: of the draws.
+
+        Raises:
+            UsageError: an argument is out of range, or the prompt is beyond the context.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        decoder = DecodeStream(skip_special_tokens=True)
+        for token in self.tokens(
+            self.encode(prompt), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        ):
+            piece = decoder.step(self._tokenizer, token)
+            if piece:
+                yield piece
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of ``prompt``, with what the tokenizer puts around a text.
+
+        Raises:
+            UsageError: the prompt is empty and the tokenizer adds nothing.
+        """
+        ids: list[int] = self._tokenizer.encode(prompt).ids
+        if not ids:
+            raise UsageError("the prompt is empty; give some text to continue")
+        return ids
+
+    def tokens(
+        self, ids: Sequence[int], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[int]:
+        """Ids of the tokens that continue ``ids``; the end-of-text token is not among them."""
+        if max_new_tokens < 1:
+            raise UsageError(f"--max-new-tokens is {max_new_tokens}; give a positive number")
+        if not temperature >= 0:
+            raise UsageError(f"--temperature is {temperature}; give 0 or more")
+        context = _first_number(self._config, CONTEXT_KEYS)
+        if context is not None and len(ids) > context:
+            raise UsageError(f"the prompt has {len(ids)} tokens; the model looks at {context}")
+        rng = np.random.default_rng(seed)
+        ends = _end_tokens(self._config)
+        self.speed = Speed(prompt_tokens=len(ids))
+        fresh, total, past = list(ids), len(ids), self._empty_past()
+        for index in range(max_new_tokens):
+            start = time.perf_counter()
+            logits, past = self._step(fresh, total, past)
+            token = choose(logits, temperature, rng)
+            self._clock(index, time.perf_counter() - start)
+            if token in ends:
+                self.speed.ended = "eos"
+                return
+            self.speed.new_tokens += 1
+            yield token
+            if context is not None and total >= context:
+                self.speed.ended = "context"
+                return
+            fresh, total = [token], total + 1
+
+    def _clock(self, index: int, seconds: float) -> None:
+        if index == 0:
+            self.speed.prompt_seconds = seconds
+        else:
+            self.speed.decode_seconds += seconds
+
+    def _step(
+        self, fresh: list[int], total: int, past: dict[str, Any]
+    ) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        """Logits ``(vocabulary,)`` of the last of ``fresh``, and the new past.
+
+        The past stays inside onnxruntime: it is never copied to NumPy.
+        """
+        made = {
+            "input_ids": np.array([fresh], dtype=np.int64),
+            "attention_mask": np.ones((1, total), dtype=np.int64),
+            "position_ids": np.arange(total - len(fresh), total, dtype=np.int64)[None],
+        }
+        feeds = {
+            name: ort.OrtValue.ortvalue_from_numpy(value)
+            for name, value in made.items()
+            if name in self._inputs
+        }
+        values = self._session.run_with_ort_values(self._outputs, feeds | past)
+        outputs = dict(zip(self._outputs, values, strict=True))
+        last = outputs["logits"].numpy()[0, -1].astype(np.float32)
+        return last, {name: outputs[new] for name, new in self._states.items()}
+
+    def _empty_past(self) -> dict[str, Any]:
+        past = {}
+        for name in self._states:
+            spec = self._inputs[name]
+            dtype = np.float16 if "float16" in spec.type else np.float32
+            shape = (1, spec.shape[1], 0, spec.shape[3])
+            past[name] = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype))
+        return past
+
+
+def choose(logits: np.ndarray[Any, Any], temperature: float, rng: np.random.Generator) -> int:
+    """The likeliest token, or one drawn from ``softmax(logits / temperature)``."""
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = (logits.astype(np.float64) - logits.max()) / temperature
+    weights = np.exp(scaled)
+    return int(rng.choice(len(weights), p=weights / weights.sum()))
+
+
+def generate(
+    folder: str | Path,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Continue ``prompt`` with the model in ``folder``; see `TextGenerator.stream`."""
+    yield from TextGenerator(Path(folder)).stream(
+        prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+
+
+def _load_session(path: Path, provider: str, level: str | None, threads: int) -> Any:
+    if provider not in ort.get_available_providers():
+        raise UsageError(f"onnxruntime has no {provider} here")
+    short = "cpu" if provider == CPU else "cuda"
+    settings = read_settings(path, short)
+    try:
+        return open_session(path, short, settings, level=level, threads=threads)
+    except AwqcError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AwqcError(f"{path}: onnxruntime does not load it: {reason}") from error
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise UsageError(f"{folder}: there is no {TOKENIZER}; copy the model's tokenizer into it")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise UsageError(
+            "the package tokenizers is not installed: pip install 'awqc[hf]'"
+        ) from None
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise UsageError(f"{path}: is no tokenizer: {error}") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json with generation_config.json over it; what is missing is left out."""
+    merged: dict[str, Any] = {}
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UsageError(f"{path}: not readable as JSON: {error}") from error
+            merged |= {key: value for key, value in content.items() if value is not None}
+    return merged
+
+
+def _end_tokens(config: dict[str, Any]) -> set[int]:
+    ends = config.get("eos_token_id", [])
+    return set(ends) if isinstance(ends, list) else {ends}
+
+
+def _first_number(config: dict[str, Any], keys: Sequence[str]) -> int | None:
+    return next((config[key] for key in keys if isinstance(config.get(key), int)), None)

@@ -1,0 +1,1 @@
+"""Whatever a model comes from, opened as a program."""

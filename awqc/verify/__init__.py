@@ -1,0 +1,1 @@
+"""Compare the original, the quantized and the exported model."""

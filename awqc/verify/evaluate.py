@@ -1,0 +1,167 @@
+"""Perplexity of language models on a text, and how far a compiled one is from its original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from awqc.data.text import TextModel, packed_sequences, token_batch
+from awqc.errors import UsageError
+from awqc.huggingface.capture import load_program
+from awqc.huggingface.folder import HFFolder, context_length
+from awqc.machine.progress import track
+from awqc.program import Batch, InputSpec, Program
+from awqc.runtimes.onnxruntime import EXACT, Provider, Session
+from awqc.sources.source import load_program as load_archive
+from awqc.verify.text_quality import TextQuality
+
+LOGITS = "logits"
+SEQUENCES, SEQ_LEN = 32, 512
+
+
+class Scorer(Protocol):
+    """A model that gives logits for a batch of tokens."""
+
+    name: str
+    inputs: tuple[InputSpec, ...]
+    states: tuple[tuple[str, str], ...]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """``(batch, tokens, vocabulary)``."""
+        ...
+
+
+@dataclass
+class TorchScorer:
+    """A program, run by torch; ``batch`` has the names of ``inputs``, in the program's order."""
+
+    name: str
+    program: Program
+    inputs: tuple[InputSpec, ...]
+    states: tuple[tuple[str, str], ...]
+    index: int
+
+    def logits(self, batch: Batch) -> Tensor:
+        """As in `Scorer`."""
+        own = [spec.name for spec in self.program.inputs]
+        renamed = dict(zip(own, (batch[spec.name] for spec in self.inputs), strict=True))
+        return self.program.run(renamed)[self.index]
+
+
+@dataclass
+class OnnxScorer:
+    """An ONNX model, run by onnxruntime."""
+
+    name: str
+    session: Session
+    inputs: tuple[InputSpec, ...]
+    states: tuple[tuple[str, str], ...]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """As in `Scorer`."""
+        return self.session.run(batch, only=[LOGITS])[0]
+
+
+def evaluate(
+    model: Path,
+    text: Path,
+    *,
+    against: Path | None = None,
+    num_samples: int | None = None,
+    seq_len: int | None = None,
+    provider: Provider = "auto",
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Measure ``model`` on ``text``, packed into sequences.
+
+    Args:
+        model: a Hugging Face folder or GGUF file, or the output folder of a compile.
+        text: a .txt or .jsonl file.
+        against: the original's folder; gives KL divergence and top-1 agreement.
+        num_samples: sequences; ``seq_len`` tokens each.
+        seq_len: None: 512, or what the model takes.
+        provider: where onnxruntime runs.
+        trust_remote_code: whether Python files in the folders may run.
+
+    Raises:
+        UsageError: a folder is not what it should be.
+        CalibrationError: the text is unusable.
+    """
+    scorers: list[Scorer] = []
+    if (model / "report.json").is_file():
+        scorers += list(_compiled(model, provider))
+    else:
+        name = "original" if against is None else "model"
+        scorers.append(_causal_model(name, model, trust_remote_code))
+    if against is not None:
+        scorers.insert(0, _causal_model("original", against, trust_remote_code))
+    tokenizer = _text_model(against or model, scorers[0])
+    length = tokenizer.sequence_length(seq_len)
+    sequences = packed_sequences(tokenizer, text, num_samples or SEQUENCES, length)
+    scores = {scorer.name: TextQuality() for scorer in scorers}
+    for row in track(sequences.split(1), "evaluate"):
+        reference = None
+        for scorer in scorers:
+            logits = scorer.logits(token_batch(scorer, row))
+            scores[scorer.name].add(logits, row, row * 0 + 1, reference)
+            if against is not None and reference is None:
+                reference = logits
+    return {
+        "text": text.name,
+        "sequences": len(sequences),
+        "seq_len": length,
+        "models": {name: score.as_dict() for name, score in scores.items()},
+    }
+
+
+def _causal_model(name: str, folder: Path, trust_remote_code: bool) -> Scorer:
+    program = load_program(folder, trust_remote_code=trust_remote_code)
+    if LOGITS not in program.head_outputs or not program.states:
+        raise UsageError(f"{folder}: is no causal language model; eval measures those")
+    return _torch_scorer(name, program, program.inputs, program.states, LOGITS)
+
+
+def _torch_scorer(
+    name: str,
+    program: Program,
+    inputs: tuple[InputSpec, ...],
+    states: tuple[tuple[str, str], ...],
+    output: str,
+) -> Scorer:
+    return TorchScorer(name, program, inputs, states, program.outputs.index(output))
+
+
+def _compiled(folder: Path, provider: Provider) -> Iterator[Scorer]:
+    """The compiled forms in ``folder``: the archive, and ONNX at both levels."""
+    path = folder / "model.onnx"
+    if not path.is_file():
+        raise UsageError(f"{folder}: has no model.onnx; compile with --formats onnx")
+    made: list[tuple[str, Callable[[], Session]]] = [
+        ("onnx, exact level", lambda: Session(path, provider, EXACT)),
+        ("onnx, default level", lambda: Session(path, provider)),
+    ]
+    sessions = [(name, make()) for name, make in made]
+    inputs = sessions[0][1].inputs
+    states = sessions[0][1].states
+    if LOGITS not in sessions[0][1].outputs or not states:
+        raise UsageError(f"{folder}: is no causal language model; eval measures those")
+    archive = folder / "model.pt2"
+    if archive.is_file():
+        program = load_archive(archive)
+        yield _torch_scorer("graph module", program, inputs, states, program.outputs[0])
+    for name, session in sessions:
+        yield OnnxScorer(name, session, inputs, states)
+
+
+def _text_model(folder: Path, scorer: Scorer) -> TextModel:
+    source = HFFolder(folder, gguf_file=None)
+    if folder.is_file() or not (folder / "config.json").is_file():
+        source = HFFolder.at(folder)
+    tokenizer = source.tokenizer()
+    return TextModel(
+        tokenizer, context_length(source.config()), len(tokenizer), cached=bool(scorer.states)
+    )

@@ -1,0 +1,188 @@
+"""What becomes of each weight: quantized, and how finely, or left in float, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from awqc.graph.linears import Linear, as_linear, find_linears
+from awqc.numerics.qparams import Granularity, resolve_group_size
+from awqc.numerics.request import QuantizationSpec
+from awqc.program import Program
+from awqc.weights.unscaled import unscaled_weights
+
+aten = torch.ops.aten
+FEWEST = 16
+"""Weights that share a scale, below which the scales outweigh what the codes save."""
+
+SMALLEST_TABLE = 4096
+"""Elements below which an embedding table is not worth the operations that unpack it."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What becomes of each weight.
+
+    Attributes:
+        granularity: of the weights that are quantized, by name.
+        tables: names of those that are embedding tables, shared with a product or not.
+        refused: why the others are left in float, by name.
+    """
+
+    granularity: dict[str, Granularity]
+    tables: frozenset[str]
+    refused: dict[str, str]
+
+
+def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
+    """What becomes of every weight of ``program`` that could be quantized.
+
+    ``spec`` is the request; None: the program's own.
+    """
+    spec = spec or program.quantization
+    heads = head_weights(program)
+    granularity: dict[str, Granularity] = {}
+    refused: dict[str, str] = {}
+    tables = {}
+    for table in embedding_tables(program):
+        reason = _refuse_table(spec, table)
+        name = str(table.target)
+        if reason is None:
+            tables[name] = table
+            granularity[name] = Granularity(8, -1, symmetric=True)
+        else:
+            refused[name] = reason
+    for linear in find_linears(program.graph):
+        name = linear.weight_name
+        if name in granularity or name in refused:
+            continue
+        head = name in heads
+        reason = _refuse(spec, linear, head)
+        if reason is None:
+            granularity[name] = _granularity(spec, linear, head)
+            if program.allocation is not None and name in program.allocation.bits:
+                bits = program.allocation.bits[name]
+                granularity[name] = granularity[name].with_bits(bits)
+        else:
+            refused[name] = reason
+    for weight in unscaled_weights(program.graph):
+        name = str(weight.target)
+        if spec.excluded(name):
+            refused[name] = "excluded by the user"
+        elif (fewest := math.prod(weight.meta["val"].shape[1:])) < FEWEST:
+            refused[name] = f"only {fewest} weights would share a scale"
+        else:
+            granularity[name] = _unscaled(spec, weight)
+    for name, reader in _unknown_readers(program, {*granularity, *refused}).items():
+        refused[name] = f"read by {reader}, which is no product that awqc quantizes"
+    return Decisions(granularity, frozenset(tables), refused)
+
+
+def _granularity(spec: QuantizationSpec, linear: Linear, head: bool) -> Granularity:
+    """How finely ``linear``'s weight is cut.
+
+    Products that read each input channel with one column are grouped as asked; other
+    convolutions get one scale for each output channel.
+    """
+    group_size = -1
+    if linear.pointwise:
+        group_size = resolve_group_size(spec.group_size, linear.columns)
+    bits = spec.head_bits if head else spec.bits
+    return Granularity(bits, group_size, spec.symmetric)  # type: ignore[arg-type]
+
+
+def _unscaled(spec: QuantizationSpec, weight: Node) -> Granularity:
+    """Matrices are grouped as asked; kernels get one scale for each channel of the first axis."""
+    shape = weight.meta["val"].shape
+    group_size = resolve_group_size(spec.group_size, int(shape[1])) if len(shape) == 2 else -1
+    return Granularity(spec.bits, group_size, spec.symmetric)
+
+
+def _refuse(spec: QuantizationSpec, linear: Linear, head: bool) -> str | None:
+    """Why ``linear``'s weight is left in float, or None if it is to be quantized."""
+    if spec.excluded(linear.weight_name):
+        return "excluded by the user"
+    if head and spec.head_bits == 0:
+        return "the head is left in float, as asked"
+    if linear.blocks > 1 and linear.rows == linear.blocks:
+        return f"depthwise: only {linear.columns} weights share a scale"
+    for user in linear.weight.users:
+        product = as_linear(user)
+        if product is None or product.weight is not linear.weight:
+            return f"the weight is also read by {user.name}"
+    return None
+
+
+def _refuse_table(spec: QuantizationSpec, table: Node) -> str | None:
+    name = str(table.target)
+    if spec.excluded(name):
+        return "excluded by the user"
+    if spec.embed_bits == 0:
+        return "embedding tables are left in float, as asked"
+    if table.meta["val"].numel() < SMALLEST_TABLE:
+        return "a small embedding table"
+    for user in table.users:
+        gathers = user.target is aten.embedding.default and user.args[0] is table
+        multiplies = user.target is aten.linear.default and user.args[1] is table
+        if not gathers and not multiplies:
+            return f"the embedding table is also read by {user.name}"
+        if multiplies and spec.head_bits == 0:
+            return "the head, which shares the table, is left in float, as asked"
+    return None
+
+
+def embedding_tables(program: Program) -> list[Node]:
+    """Reads of floating 2-D tensors of the program that an embedding looks rows up in."""
+    found: dict[Node, None] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target is aten.embedding.default:
+            table = node.args[0]
+            if table.op == "get_attr" and table.meta["val"].dtype.is_floating_point:
+                found[table] = None
+    return list(found)
+
+
+def _unknown_readers(program: Program, known: set[str]) -> dict[str, str]:
+    """Large float matrices that nobody decided about, with the operation that reads them."""
+    found = {}
+    for node in program.graph.nodes:
+        if node.op != "get_attr" or str(node.target) in known or not node.users:
+            continue
+        value = node.meta["val"]
+        if value.is_floating_point() and value.ndim > 1 and value.numel() >= SMALLEST_TABLE:
+            reader = next(iter(node.users)).target
+            name = getattr(reader, "__name__", str(reader)).removesuffix(".default")
+            found[str(node.target)] = name
+    return found
+
+
+def head_weights(program: Program) -> set[str]:
+    """Names of the weights whose product makes one of ``program.head_outputs``.
+
+    The walk back from an output passes operations with one floating operand, such as casts,
+    slices and softcaps.
+    """
+    linears = {linear.node: linear for linear in find_linears(program.graph)}
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    found = set()
+    for name, value in zip(program.outputs, output.args[0], strict=True):
+        step = value if name in program.head_outputs else None
+        while isinstance(step, Node) and step not in linears:
+            operands = [n for n in step.all_input_nodes if _is_activation(n)]
+            step = operands[0] if len(operands) == 1 else None
+        if isinstance(step, Node):
+            found.add(linears[step].weight_name)
+    return found
+
+
+def _is_activation(node: Node) -> bool:
+    value = node.meta.get("val")
+    return (
+        node.op == "call_function"
+        and isinstance(value, Tensor)
+        and value.dtype.is_floating_point
+    )

@@ -1,0 +1,57 @@
+"""What rounding one weight costs, on calibration statistics alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from awqc.graph.linears import Linear
+from awqc.numerics.decibel import decibel
+from awqc.numerics.qparams import QuantizedWeight, rows_at_once
+from awqc.program import Program, WeightError
+from awqc.weights.moments import column_scale
+
+
+def measure(
+    program: Program, name: str, linear: Linear | None, quantized: QuantizedWeight
+) -> WeightError:
+    """The error of ``quantized`` in place of the float weight ``name``.
+
+    ``linear`` is a product that reads the weight; None for an embedding table.
+    """
+    weight = program.weight(name)
+    matrix = weight.reshape(weight.shape[0], -1)
+    blocks = 1 if linear is None else linear.blocks
+    judge = _judge(program, linear)
+    totals = torch.zeros(4, dtype=torch.float64)
+    for block, start, stop in _pieces(len(matrix), blocks, rows_at_once(matrix)):
+        kept = matrix[start:stop].float()
+        error = quantized.rows(start, stop).float() - kept
+        sums = [kept.square().sum(), error.square().sum(), judge(kept, block), judge(error, block)]
+        totals += torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in sums])
+    size, lost, signal, noise = totals.tolist()
+    return WeightError(math.sqrt(lost / size) if size > 0 else 0.0, decibel(signal, noise))
+
+
+def _judge(program: Program, linear: Linear | None) -> Callable[[Tensor, int], float]:
+    """What rows of one block give on the calibration data, as energy; 0 where there is none."""
+    statistics = None if linear is None else program.statistics.get(linear.node.name)
+    if linear is None or statistics is None:
+        return lambda rows, block: 0.0
+    scale = column_scale(program, linear)
+
+    def judge(rows: Tensor, block: int) -> float:
+        return float(((rows / scale[block]) @ statistics.factor[block].T).square().sum())
+
+    return judge
+
+
+def _pieces(rows: int, blocks: int, at_once: int) -> Iterator[tuple[int, int, int]]:
+    """Cuts of ``rows`` that cross no block: ``(block, start, stop)``."""
+    size = rows // blocks
+    for block in range(blocks):
+        for start in range(block * size, (block + 1) * size, at_once):
+            yield block, start, min(start + at_once, (block + 1) * size)

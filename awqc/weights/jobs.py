@@ -1,0 +1,107 @@
+"""Which weights are rounded together, and on what moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from awqc.graph.linears import Linear, find_linears
+from awqc.numerics.qparams import Granularity, QuantizedWeight, quantize, quantized_weight
+from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.rounding.methods import round_matrix
+from awqc.program import Program
+from awqc.weights.moments import column_scale, scaled_gram
+
+QuantizedWeights = dict[str, QuantizedWeight]
+"""Quantized weights by name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Weights that read the same thing, cut alike.
+
+    Attributes:
+        linears: one for each weight; the products that read them.
+        granularity: of all.
+        scale: ``(blocks, columns)``, what scaling multiplied their columns by.
+    """
+
+    linears: tuple[Linear, ...]
+    granularity: Granularity
+    scale: Tensor
+
+
+    def gram(self, program: Program) -> Tensor:
+        """Moments of what they read, as calibration saw it: ``(blocks, K, K)``."""
+        found = scaled_gram(program.statistics[self.linears[0].node.name], self.scale)
+        assert found is not None
+        return found
+
+
+def find_jobs(program: Program, granularity: Mapping[str, Granularity]) -> list[Job]:
+    """The weights for which compensating errors can gain something.
+
+    Left out, and so rounded to nearest: weights that calibration did not see, embedding
+    tables, weights of several products, and 8 bits, where there is next to nothing to gain.
+    """
+    found: dict[tuple[object, ...], Job] = {}
+    for linear in find_linears(program.graph):
+        how = granularity.get(linear.weight_name)
+        statistics = program.statistics.get(linear.node.name)
+        if how is None or how.bits == 8 or statistics is None or statistics.gram is None:
+            continue
+        if len(linear.weight.users) > 1:
+            continue
+        scale = column_scale(program, linear)
+        key = (id(statistics), how, hash(scale.numpy().tobytes()))
+        before = found[key].linears if key in found else ()
+        found[key] = Job((*before, linear), how, scale)
+    return list(found.values())
+
+
+def run_job(
+    program: Program,
+    job: Job,
+    gram: Tensor,
+    spec: QuantizationSpec,
+    correction: Tensor | None = None,
+) -> QuantizedWeights:
+    """The weights of ``job`` by name, quantized with one pass over their columns.
+
+    ``gram`` ``(blocks, K, K)`` holds the moments of what they read; ``correction``, of the same
+    shape, is multiplied to the weights from the right before they are rounded.
+    """
+    weights = [program.weight(linear.weight_name) for linear in job.linears]
+    matrices = [
+        linear.matrix(weight).float()
+        for linear, weight in zip(job.linears, weights, strict=True)
+    ]
+    if correction is not None:
+        matrices = [matrix @ correction for matrix in matrices]
+    blocks = [
+        round_matrix(matrix, moments, job.granularity, program.scale_dtype, spec)
+        for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
+    ]
+    sizes = [matrix.shape[1] for matrix in matrices]
+    codes, scale, zero_point = (
+        torch.stack(part).split(sizes, dim=1) for part in zip(*blocks, strict=True)
+    )
+    return {
+        linear.weight_name: quantized_weight(
+            weights[i],
+            codes[i].flatten(0, 1),
+            scale[i].flatten(0, 1),
+            zero_point[i].flatten(0, 1),
+            job.granularity,
+        )
+        for i, linear in enumerate(job.linears)
+    }
+
+
+def round_to_nearest(program: Program, name: str, granularity: Granularity) -> QuantizedWeight:
+    """The weight ``name``, each value on its own."""
+    weight = program.weight(name)
+    return quantize(weight, weight.shape[0], granularity, program.scale_dtype)

@@ -1,0 +1,88 @@
+"""Pages of mapped files go back; what was changed in memory stays."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from awqc.capture.module import capture_module
+from awqc.huggingface.mapped import StoredTensor
+from awqc.machine.memory import give_back, map_private
+from awqc.passes.calibrate import Calibrate
+from awqc.passes.insert_observers import InsertObservers
+
+COUNT = 1 << 20
+
+
+def resident() -> int:
+    """Bytes of files that lie in this process's memory."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers"
+    np.arange(COUNT, dtype=np.float32).tofile(path)
+    return path
+
+
+def numbers(path: Path, first: int = 0) -> np.ndarray:
+    return np.frombuffer(map_private(path, 4 * first, 4 * (COUNT - first)), np.float32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")
+def test_pages_that_were_read_go_back_and_come_again(path: Path) -> None:
+    before = resident()
+    mapped = numbers(path)
+    total = mapped.sum()
+    read = resident()
+    give_back()
+    assert read - before > 3 * COUNT
+    assert resident() - before < COUNT
+    assert mapped.sum() == total
+
+
+def test_changes_survive_and_never_reach_the_file(path: Path) -> None:
+    mapped, other = numbers(path), numbers(path, 1000)
+    mapped[5] = -1.0
+    give_back()
+    assert mapped[5] == -1.0
+    assert other[0] == 1000.0
+    assert np.fromfile(path, np.float32)[5] == 5.0
+
+
+def test_a_file_is_let_go_with_its_last_array(path: Path) -> None:
+    mapped = numbers(path)
+    del mapped
+    gc.collect()
+    give_back()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")
+def test_mapped_weights_leave_memory_while_batches_run(tmp_path: Path) -> None:
+    layers, width = 16, 1024
+    path = tmp_path / "weights"
+    values = torch.randn(layers, width, width) / width**0.5
+    values.numpy().tofile(path)
+    net = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+    for index, linear in enumerate(net):
+        stored = StoredTensor(path, (width, width), index * 4 * width**2)
+        linear.weight = nn.Parameter(stored.map())
+    program = capture_module(net, (torch.randn(4, width),), copy=False)
+    program.calibration = [{"input": torch.randn(4, width)} for _ in range(3)]
+    InsertObservers().apply(program)
+    give_back()
+    before = resident()
+    Calibrate().apply(program)
+    assert resident() - before < values.nbytes / 4
+    for index in range(layers):
+        assert torch.equal(program.weight(f"{index}.weight"), values[index])
+    assert resident() - before > values.nbytes / 2, "the weights are in the file"

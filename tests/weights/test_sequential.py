@@ -1,0 +1,86 @@
+"""Sequential rounding: each weight sees what the quantized part before it gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from awqc.capture.module import capture_module
+from awqc.errors import UsageError
+from awqc.graph.linears import find_linears
+from awqc.passes.pipeline import parse_pipeline
+from awqc.program import Program
+from awqc.weights.replay import walk
+
+FLOAT = "canonicalize,insert-observers{gram=true},calibrate"
+ROUND = "quantize-weights{bits=2,group-size=16,rounding=gptq%s}"
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(32, 48), nn.Linear(48, 48), nn.Linear(48, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.one(x))
+        out: Tensor = self.three(h + torch.relu(self.two(h)))
+        return out
+
+
+def program(batches: int = 12) -> Program:
+    torch.manual_seed(0)
+    made = capture_module(Net(), (torch.randn(4, 32),))
+    made.calibration = [{made.inputs[0].name: torch.randn(64, 32)} for _ in range(batches)]
+    return made
+
+
+def error(made: Program) -> float:
+    torch.manual_seed(0)
+    model = Net()
+    x = torch.randn(500, 32, generator=torch.Generator().manual_seed(5))
+    wanted = model(x).detach()
+    return float((made.run({made.inputs[0].name: x})[0] - wanted).norm() / wanted.norm())
+
+
+def test_it_walks_through_the_graph_as_the_graph_runs() -> None:
+    """What arrives before the last product is what the program itself computes there."""
+    made = program(3)
+    parse_pipeline("canonicalize").run(made)
+    linears = find_linears(made.graph)
+    arrived: dict[str, list[Tensor]] = {}
+
+    def before(node: object, values: list[Tensor]) -> dict[str, Tensor]:
+        arrived[str(node)] = values
+        return {}
+
+    walk(made, made.calibration, {}, [linear.node for linear in linears], 0, before)
+    name = made.inputs[0].name
+    torch.manual_seed(0)
+    model = Net()
+    for batch, x in zip(made.calibration, arrived[linears[-1].node.name], strict=True):
+        h = torch.relu(model.one(batch[name]))
+        torch.testing.assert_close(x, h + torch.relu(model.two(h)))
+
+
+def test_errors_pile_up_less() -> None:
+    plain, sequential = program(), program()
+    parse_pipeline(f"{FLOAT},{ROUND % ''}").run(plain)
+    parse_pipeline(f"{FLOAT},{ROUND % ',sequential=true'}").run(sequential)
+    first = plain.quantized["one.weight"].packed
+    assert torch.equal(first, sequential.quantized["one.weight"].packed)
+    last = plain.quantized["three.weight"].packed
+    assert not torch.equal(last, sequential.quantized["three.weight"].packed)
+    assert error(sequential) < error(plain)
+
+
+def test_it_needs_the_batches() -> None:
+    made = program()
+    pipeline = parse_pipeline(f"{FLOAT},{ROUND % ',sequential=true'}")
+    for step in pipeline.passes[:-1]:
+        step.apply(made)
+        made.tidy()
+    made.calibration = ()
+    made.quantization = pipeline.passes[-1]  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="needs calibration data"):
+        pipeline.passes[-1].apply(made)
