@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -139,6 +140,7 @@ class Program:
         source_dtype: the floating dtype that the model had when it came; passes
             compute in float32 whatever it is.
         origin: the Hugging Face folder that it was captured from, or None.
+        files: the file or folder that it was loaded from, if it was.
         quantization: which weights are to be quantized, and how finely.
         scale_dtype: floating dtype of the quantization scales in the artifacts.
         calibration: the batches that calibrate runs.
@@ -166,6 +168,7 @@ class Program:
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
     origin: HFFolder | None = None
+    files: tuple[Path, ...] = ()
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
     scale_dtype: torch.dtype = torch.float32
     calibration: Sequence[Batch] = ()
