@@ -23,7 +23,7 @@ def clear_leftovers(folder: Path) -> None:
     if sys.platform == "win32":
         return  # There is nothing there by which to know who lives.
     with suppress(OSError):
-        names = [entry.name for entry in os.scandir(folder) if _LOCK.fullmatch(entry.name)]
+        names = [name for name in os.listdir(folder) if _LOCK.fullmatch(name)]
         for name in names:
             with suppress(OSError):
                 _clear(folder / name)

@@ -55,6 +55,13 @@ def _way(path: Path) -> Iterator[Path]:
     yield here
 
 
+def identities(path: Path) -> set[tuple[int, int]]:
+    """What the file ``path``, or each file in the folder, is whatever its name (hard links)."""
+    files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    states = [file.stat() for file in files or [path] if file.is_file()]
+    return {(state.st_dev, state.st_ino) for state in states}
+
+
 def within(place: Path, folder: Path) -> bool:
     """Whether ``place`` is ``folder`` or lies in it; neither needs to exist.
 

@@ -44,6 +44,7 @@ def said(record: Record) -> str:
 
 def _is_there(path: Path, state: os.stat_result) -> bool:
     try:
-        return os.path.samestat(path.stat(), state)
+        empty = path.is_dir() and not any(path.iterdir())
+        return os.path.samestat(path.stat(), state) and not empty
     except OSError:
         return False

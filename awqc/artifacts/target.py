@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from awqc.artifacts.leftovers import clear_leftovers
-from awqc.artifacts.locations import places, real_place, within
+from awqc.artifacts.locations import identities, places, real_place, same, within
 from awqc.artifacts.manifest import MANIFEST, changed, fingerprint, read_manifest, strangers
 from awqc.errors import UsageError
 
@@ -174,17 +174,20 @@ def _check_strangers(place: Path, shown: str) -> None:
 
 def _check_apart(place: Path, shown: str, used: Iterable[Path]) -> None:
     """Refuse a target whose replacement would take away what the run uses, or change it."""
+    held = identities(place)
     for path in (path.expanduser() for path in used):
-        if any(within(step, place) for step in places(path)):
-            what = "is" if real_place(path) == place else "holds"
-            raise UsageError(
-                f"{shown}: {what} {path}, which this run reads or writes itself; {ELSEWHERE}"
-            )
-        if not path.is_file() and within(place, Path(os.path.realpath(path))):
-            raise UsageError(
-                f"{shown}: lies in {path}, which this run reads or writes itself; "
-                "give an output folder elsewhere"
-            )
+        end = Path(os.path.realpath(path))
+        if same(end, place):
+            what = "is"
+        elif not path.is_file() and within(place, end):
+            what = "lies in"
+        elif held & identities(path) or any(within(step, place) for step in places(path)):
+            what = "holds"
+        else:
+            continue
+        raise UsageError(
+            f"{shown}: {what} {path}, which this run reads or writes itself; {ELSEWHERE}"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:
