@@ -47,7 +47,8 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed or not verified, 2 wrong usage. "
+    epilog="Exit codes: 0 done, 1 failed or not verified, 2 wrong usage, 130 interrupted, "
+    "143 told to end. "
     "Start with: awqc demo",
 )
 @click.version_option(package_name="awqc")

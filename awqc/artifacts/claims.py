@@ -2,8 +2,8 @@
 
 Two entries of one name stand for a claim::
 
-    .awqc-k3v9x2ab.lock     a file that the maker keeps locked; it goes last
-    .awqc-k3v9x2ab/         the folder
+    .awqc-3f09c2ab61d8e574.lock     a file that the maker keeps locked; it goes last
+    .awqc-3f09c2ab61d8e574/         the folder
 
 The system lets go of the lock when the process ends, however it ends: a lock that can be taken
 belongs to nobody, and its folder is a leftover (`awqc.artifacts.leftovers`).
@@ -11,7 +11,7 @@ belongs to nobody, and its folder is a leftover (`awqc.artifacts.leftovers`).
 
 from __future__ import annotations
 
-import errno
+import atexit
 import os
 import secrets
 import shutil
@@ -29,7 +29,8 @@ ASIDE = "old"
 """Holds, in a claim, the former content of a target under the target's name."""
 
 NOTE = b"awqc is at work here; its next start removes what a killed run left\n"
-ATTEMPTS = 100
+_held: dict[Path, int] = {}
+"""The process that made each claim which is not yet removed."""
 
 
 class Claim:
@@ -41,32 +42,41 @@ class Claim:
     """
 
     def __init__(self, parent: Path, prefix: str = HIDDEN) -> None:
-        for _ in range(ATTEMPTS):
-            path = parent / f"{prefix}{secrets.token_hex(4)}"
-            descriptor = _locked_file(path.with_name(path.name + SUFFIX))
-            if descriptor is not None:
-                break
-        else:
-            raise OSError(errno.EEXIST, "no temporary folder can be made", str(parent))
-        self._descriptor, self._process = descriptor, os.getpid()
-        self.path, self.new = path, path / "new"
+        descriptor = None
+        while descriptor is None:
+            self.path = parent / f"{prefix}{secrets.token_hex(8)}"
+            _held[self.path] = os.getpid()
+            descriptor = _locked_file(self.path.with_name(self.path.name + SUFFIX))
+        self._descriptor = descriptor
+        self.new = self.path / "new"
         try:
             self.path.mkdir(0o700)
             self.new.mkdir()
-        except BaseException:
+        except OSError:
             self.release()
             raise
 
     def release(self) -> None:
         """Remove the folder and let go of it; again, or in a forked process, does nothing."""
-        if self._descriptor is None or self._process != os.getpid():
-            return
-        descriptor, self._descriptor = self._descriptor, None
-        discard(self.path, descriptor)
+        if _held.get(self.path) == os.getpid():
+            discard(self.path)
+            del _held[self.path]
+            os.close(self._descriptor)
 
 
-def discard(path: Path, descriptor: int) -> None:
-    """Remove the claim at ``path`` whose lock is held by ``descriptor``, the lock last.
+def release_all() -> None:
+    """Remove the claims of this process whose release was interrupted, or never came."""
+    for path, process in list(_held.items()):
+        if process == os.getpid():
+            discard(path)
+            del _held[path]
+
+
+atexit.register(release_all)
+
+
+def discard(path: Path) -> None:
+    """Remove the claim at ``path``, which this process holds, the lock last.
 
     A target that was moved aside and has no successor is put back first.
     """
@@ -77,8 +87,6 @@ def discard(path: Path, descriptor: int) -> None:
             path.with_name(path.name + SUFFIX).unlink(missing_ok=True)
     except OSError:
         pass  # A folder that can no longer be written to: the next start tries again.
-    finally:
-        os.close(descriptor)
 
 
 def _put_back(path: Path) -> None:
@@ -90,12 +98,11 @@ def _put_back(path: Path) -> None:
 
 
 def _locked_file(path: Path) -> int | None:
-    """A new file at ``path``, locked; None if the name is taken."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return None
-    # Another process may take the file for a leftover before it is locked, and remove it.
+    """A new file at ``path``, locked; None if another process removes it as a leftover.
+
+    That can happen before it is locked.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     if lock(descriptor) is False or not is_at(descriptor, path):
         os.close(descriptor)
         return None

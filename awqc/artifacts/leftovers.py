@@ -11,7 +11,7 @@ from pathlib import Path
 
 from awqc.artifacts.claims import HIDDEN, NOTE, SCRATCH, SUFFIX, discard, is_at, lock
 
-_LOCK = re.compile(rf"(?:{re.escape(HIDDEN)}|{re.escape(SCRATCH)})[0-9a-f]{{8}}{re.escape(SUFFIX)}")
+_LOCK = re.compile(rf"({re.escape(HIDDEN)}|{SCRATCH})[0-9a-f]{{16}}{re.escape(SUFFIX)}")
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -31,11 +31,11 @@ def clear_leftovers(folder: Path) -> None:
 
 def _clear(file: Path) -> None:
     descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not (_is_ours(descriptor) and lock(descriptor) and is_at(descriptor, file)):
+    try:
+        if _is_ours(descriptor) and lock(descriptor) and is_at(descriptor, file):
+            discard(file.with_name(file.name.removesuffix(SUFFIX)))
+    finally:
         os.close(descriptor)
-        return
-    path = file.with_name(file.name.removesuffix(SUFFIX))
-    discard(path, descriptor)
 
 
 def _is_ours(descriptor: int) -> bool:

@@ -38,8 +38,14 @@ def said(record: Record) -> str:
     >>> said({})
     'nothing was written'
     """
-    there = [os.path.relpath(path) for path, state in record.items() if _is_there(path, state)]
-    return f"{', '.join(there)} had been written" if there else "nothing was written"
+    there = {path for path, state in record.items() if _is_there(path, state)}
+    names = [os.path.relpath(path) for path in record if path in there - _inside(there)]
+    return f"{', '.join(names)} had been written" if names else "nothing was written"
+
+
+def _inside(paths: set[Path]) -> set[Path]:
+    """Those of ``paths`` that lie in another."""
+    return {path for path in paths if not paths.isdisjoint(path.parents)}
 
 
 def _is_there(path: Path, state: os.stat_result) -> bool:

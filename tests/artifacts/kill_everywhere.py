@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from awqc.artifacts import exchange, growing, target
+from awqc.artifacts import claims, exchange, growing, target
 from awqc.artifacts.manifest import MANIFEST
 from awqc.artifacts.publish import staging, staging_file
 from awqc.artifacts.record import recording, said
@@ -91,6 +91,9 @@ def run_until(line: int, task: Any, folder: Path, how: str) -> int:
             pass
         finally:
             sys.settrace(None)
+        claims.release_all()  # As at the end of each process that is not killed.
+        left = [path for path in folder.rglob("*awqc-*") if path.name != MANIFEST]
+        assert not left, f"line {line}: left behind {left}"
         done = what_is_there(folder, task) == "new"
         told = said(record) != "nothing was written"
         assert told == done, f"line {line}: {said(record)}, but {done}"
