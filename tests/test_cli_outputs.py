@@ -82,12 +82,12 @@ IN_THE_WAY = {
     "dumps in target": ("compile model.pt --dump-dir new/dumps -o new", "new: holds new/dumps"),
     "target in dumps": ("compile model.pt --dump-dir new -o new/out", "new/out: lies in new,"),
     "dumps are target": ("compile model.pt --dump-dir new -o new", "new: is new,"),
-    "dumps over data": ("compile model.pt --calib own/data.npz --dump-dir own", "--dump-dir own: h"),
+    "dumps over data": ("compile model.pt --calib own/data.npz --dump-dir own", "dir own: holds"),
     "dumps over result": ("compile model.pt --recipe out/recipe.json -o new --dump-dir out",
                           "--dump-dir out: holds out/recipe.json"),
     "dumps among files": ("compile model.pt --dump-dir .", "--dump-dir .: holds files that awqc"),
     "partial": ("compile own/model.pt --partial -o own", "own: holds own/model.pt"),
-    "partial's data": ("compile model.pt --calib own/data.npz --partial -o own", "own: holds own/da"),
+    "partial's data": ("compile model.pt --calib own/data.npz --partial -o own", "holds own/da"),
     "demo": ("demo -o .", ".: holds files that awqc did not write: "),
     "device": ("compile model.pt -o /dev/full", "/dev/full: is a device"),
     "pipe": ("compile model.pt -o pipe", "pipe: is a pipe"),
@@ -162,15 +162,15 @@ def test_from_python_inputs_are_not_replaced_either(work: Path) -> None:
     own("own", model_pt=work / "model.pt", data_npz=work / "data.npz")
     before = state(work)
     module, example = model("mlp"), (inputs("mlp"),)
-    with pytest.raises(UsageError, match="own: holds own/data.npz"):
+    with pytest.raises(UsageError, match=r"own: holds own/data\.npz"):
         awqc.compile(module, example, "own/data.npz", output_dir="own")
-    with pytest.raises(UsageError, match="out: holds out/recipe.json"):
+    with pytest.raises(UsageError, match=r"out: holds out/recipe\.json"):
         awqc.compile(module, example, recipe="out/recipe.json", output_dir="out")
     with pytest.raises(UsageError, match="out: holds out/stats"):
         awqc.compile(module, example, stats="out/stats", output_dir="out")
     with pytest.raises(UsageError, match="--stats /dev/null: is a device"):
         awqc.compile(module, example, stats="/dev/null")
-    with pytest.raises(UsageError, match="own: holds own/model.pt"):
+    with pytest.raises(UsageError, match=r"own: holds own/model\.pt"):
         awqc.compile(load_program("own/model.pt"), output_dir="own")
     with pytest.raises(UsageError, match="out: holds out/stats"):
         compile_partial(Branching(), example, stats="out/stats", output_dir="out")
@@ -182,7 +182,7 @@ def test_what_a_compile_read_is_not_replaced_when_it_is_saved_later(work: Path) 
     compiled = awqc.compile(
         model("mlp"), (inputs("mlp"),), "own/data.npz", formats="pt2", effort="fast"
     )
-    with pytest.raises(UsageError, match="own: holds own/data.npz"):
+    with pytest.raises(UsageError, match=r"own: holds own/data\.npz"):
         compiled.save("own")
     compiled.save("out")
 
