@@ -119,7 +119,7 @@ def _replace(claim: Claim, place: Path, shown: str) -> bool:
         return _move_aside(claim, place, seen, shown)
     try:
         _check_seen(claim.new, seen, shown)
-    except UsageError:
+    except BaseException:
         exchange(claim.new, place)
         raise
     return True
@@ -128,7 +128,7 @@ def _replace(claim: Claim, place: Path, shown: str) -> bool:
 def _move_aside(claim: Claim, place: Path, seen: Fingerprint, shown: str) -> bool:
     """The same by two renames; without the second, the end of the claim puts the folder back."""
     aside = claim.path / ASIDE
-    aside.mkdir()
+    aside.mkdir(exist_ok=True)
     try:
         place.rename(aside / place.name)
         _check_seen(aside / place.name, seen, shown)

@@ -15,7 +15,6 @@ from awqc.artifacts import exchange, publish
 from awqc.artifacts.manifest import MANIFEST, read_manifest
 from awqc.artifacts.publish import staging, staging_file
 from awqc.artifacts.record import recording, said
-from awqc.artifacts.scratch import ScratchFolder, scratch_folder
 from awqc.errors import ExportError, UsageError
 
 
@@ -300,17 +299,3 @@ def test_a_file_behind_a_link_is_written_and_the_link_stays(tmp_path: Path) -> N
         made.write_text("1")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_text() == "1"
-
-
-def test_a_scratch_folder_goes_with_its_holder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scratch = ScratchFolder()
-    path = scratch.path
-    (path / "x").write_text("1")
-    del scratch
-    assert not path.exists()
-    with scratch_folder() as path:
-        (path / "x").write_text("1")
-    assert listing(tmp_path) == set()
