@@ -7,13 +7,17 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import click
 
+from awqc.artifacts.record import Record, recording, said
 from awqc.errors import AwqcError
+from awqc.machine.stopping import TERMINATED, exit_code, ignore_signals, stop_on_signals
+from awqc.machine.streams import print_no_more
 
 COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
-INTERRUPTED = 130
 
 
 class Commands(click.Group):
@@ -31,11 +35,20 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; that nobody reads its output to the end is no failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            print_no_more(sys.stdout)
+            return None
+
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed or not verified, 2 wrong usage. "
+    epilog="Exit codes: 0 done, 1 failed or not verified, 2 wrong usage, 130 interrupted, "
+    "143 told to end. "
     "Start with: awqc demo",
 )
 @click.version_option(package_name="awqc")
@@ -52,28 +65,59 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.simplefilter("ignore")
-    sys.exit(run(arguments))
+    stop_on_signals()
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt as error:  # A second signal, while the first is dealt with.
+        code = exit_code(error)
+    ignore_signals()
+    sys.exit(code or _flush())
+
+
+def _flush() -> int:
+    """Print what is still to be printed; the exit code."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        print_no_more(sys.stdout)
+    except OSError as error:
+        print_no_more(sys.stdout)
+        _complain(f"awqc: error: standard output: {error.strerror}")
+        return 1
+    return 0
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    with recording() as record:
+        return _run(arguments, record)
+
+
+def _run(arguments: Sequence[str] | None, record: Record) -> int:
     try:
         code = cli.main(args=arguments, prog_name="awqc", standalone_mode=False)
         return int(code or 0)
     except AwqcError as error:
-        click.echo(f"awqc: error: {error}", err=True)
+        _complain(f"awqc: error: {error}")
         return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("awqc: interrupted; nothing was written", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:
-        return 0
+    except (KeyboardInterrupt, click.Abort) as error:
+        code = exit_code(error)
+        how = "terminated" if code == TERMINATED else "interrupted"
+        _complain(f"awqc: {how}; {said(record)}")
+        return code
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"awqc: error: {where}{error.strerror}; nothing was written", err=True)
+        _complain(f"awqc: error: {where}{error.strerror}; {said(record)}")
         return 1
+
+
+def _complain(text: str) -> None:
+    """Print ``text`` on stderr, if anybody still listens."""
+    with suppress(BrokenPipeError):
+        click.echo(text, err=True)

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from awqc.artifacts.publish import ScratchFolder, check_replaceable, staging
+from awqc.artifacts.publish import staging
 from awqc.artifacts.recipe import write_recipe
+from awqc.artifacts.scratch import ScratchFolder
+from awqc.artifacts.target import prepare_folder
 from awqc.calling import restore_calls
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.data.calibration import (
@@ -56,6 +58,7 @@ class Compiled:
     graph_module: GraphModule
     report: dict[str, Any]
     _files: ScratchFolder = field(repr=False)
+    _used: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def folder(self) -> Path:
@@ -66,11 +69,12 @@ class Compiled:
         """Write all artifacts into ``output_dir``, at once or not at all; returns its path.
 
         Raises:
-            UsageError: the folder holds something that awqc did not write.
+            UsageError: the folder holds something that awqc did not write, or that was changed
+                since, or a file that the compile read.
             ExportError: it cannot be written.
         """
         target = Path(output_dir)
-        with staging(target) as folder:
+        with staging(target, self._used) as folder:
             shutil.copytree(self._files.path, folder, dirs_exist_ok=True)
         return target
 
@@ -114,8 +118,9 @@ def compile(
         VerificationError: the result is not the model that was asked for; nothing is written.
     """
     chosen = parse_options(bits=bits, group_size=group_size, **options)
+    used = (*_files_of(model, calib), *chosen.files())
     if output_dir is not None:
-        check_replaceable(Path(output_dir))
+        prepare_folder(Path(output_dir), used)
     timing: dict[str, float] = {}
     if isinstance(model, Program):
         program = model
@@ -125,11 +130,18 @@ def compile(
         with _timed(timing, "capture"):
             program = capture_module(model, example_inputs, dynamic=dynamic)
     result = _compile(program, calib, chosen, timing, observe)
+    result._used = used
     if beside is not None:
         beside(program, result.folder)
     if output_dir is not None:
         result.save(output_dir)
     return result
+
+
+def _files_of(model: nn.Module | Program, calib: object) -> tuple[Path, ...]:
+    """Files and folders that the model and the calibration data are known to come from."""
+    loaded = model.files if isinstance(model, Program) else ()
+    return (*loaded, Path(calib)) if isinstance(calib, str | Path) else loaded
 
 
 def _compile(

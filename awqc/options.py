@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from awqc.artifacts.recipe import read_recipe
+from awqc.artifacts.target import prepare_file
 from awqc.effort import EFFORTS, ROUNDINGS, PassOptions, merged
 from awqc.errors import UsageError
 from awqc.export.formats import check_formats, serving
@@ -17,6 +18,7 @@ from awqc.export.serving import serving_runtime_scales
 from awqc.machine.devices import parse_device
 from awqc.numerics.qparams import Bits
 from awqc.passes.allocate_bits import AllocateBits
+from awqc.passes.calibrate import Calibrate
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
 from awqc.passes.quantize_weights import QuantizeWeights
@@ -134,6 +136,19 @@ class Options:
                 options["quantize_weights"]["codes"] = str(recipe.folder)
         asked = {} if self.pipeline and self.rounding == "auto" else effort.options(self.rounding)
         return parse_pipeline(text, **merged(asked, options))
+
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that the passes read or write.
+
+        Raises:
+            UsageError: statistics are to be written to what is no file.
+        """
+        pipeline = self.build_pipeline()
+        for step in pipeline.passes:
+            if isinstance(step, Calibrate) and step.stats:
+                prepare_file(Path(step.stats), "--stats")
+        return pipeline.files()
 
 
 def parse_options(**given: Any) -> Options:

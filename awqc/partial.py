@@ -23,13 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from awqc.artifacts.publish import MARK, staging
+from awqc.artifacts.publish import staging
+from awqc.artifacts.target import prepare_folder
 from awqc.capture.calls import Call, CompiledBlock, record_calls, run_call, varying_axes
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
 from awqc.compiler import Compiled, compile
 from awqc.errors import AwqcError, CaptureError, UsageError
 from awqc.machine.process import undisturbed
 from awqc.numerics.decibel import decibel
+from awqc.options import Options, parse_options
 
 MOST_CALLS = 64
 """Calls of a block that are kept for its calibration."""
@@ -52,6 +54,7 @@ class PartialCompiled:
     refused: dict[str, str]
     why: str
     sqnr_db: list[float | None] = field(default_factory=list)
+    _used: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def report(self) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class PartialCompiled:
     def save(self, output_dir: str | Path) -> Path:
         """Write model.pt, which needs the model's own code, and a folder for each block."""
         target = Path(output_dir)
-        with staging(target) as folder:
+        with staging(target, self._used) as folder:
             report = self.report
             try:
                 torch.save(self.module, folder / "model.pt")
@@ -76,7 +79,7 @@ class PartialCompiled:
                 report["model.pt"] = f"not written: the model cannot be pickled ({error})"
             for path, compiled in self.blocks.items():
                 shutil.copytree(compiled.folder, folder / "blocks" / path)
-            (folder / MARK).write_text(json.dumps(report, indent=2) + "\n")
+            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return target
 
 
@@ -99,13 +102,18 @@ def compile_partial(
         **options: as for `awqc.compile`; ``dynamic`` follows from the calls that are seen.
 
     Raises:
-        UsageError: the whole model can be captured: there is no reason to cut it.
+        UsageError: the whole model can be captured: there is no reason to cut it; or an
+            argument is wrong.
         CaptureError: no submodule with weights can be captured either.
     """
+    known = {key: value for key, value in options.items() if key in Options.__dataclass_fields__}
+    used = parse_options(**known).files()
+    if output_dir is not None:
+        prepare_folder(Path(output_dir), used)
     whole = deepcopy(unwrap(model)).eval().requires_grad_(False)
     why = _why_not(whole, example_inputs)
     calls = [split_example(batch) for batch in chain([example_inputs], calib)]
-    result = PartialCompiled(whole, {}, {}, why)
+    result = PartialCompiled(whole, {}, {}, why, _used=used)
     before = run_call(whole, calls[0])
     _descend(result, "", calls, options)
     if not result.blocks:

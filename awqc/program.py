@@ -152,6 +152,7 @@ class Program:
         source_dtype: the floating dtype that the model had when it came; passes
             compute in float32 whatever it is.
         origin: the Hugging Face folder that it was captured from, or None.
+        files: the file or folder that it was loaded from, if it was.
         quantization: which weights are to be quantized, and how finely.
         scale_dtype: floating dtype of the quantization scales in the artifacts.
         calibration: the batches that calibrate runs.
@@ -179,6 +180,7 @@ class Program:
     states: tuple[tuple[str, str], ...] = ()
     source_dtype: torch.dtype = torch.float32
     origin: Origin | None = None
+    files: tuple[Path, ...] = ()
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
     scale_dtype: torch.dtype = torch.float32
     calibration: Sequence[Batch] = ()

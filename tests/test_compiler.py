@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import awqc.export.formats as formats
+from awqc.artifacts.publish import staging
 from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
 from awqc.errors import CalibrationError, ExportError, UsageError, VerificationError
@@ -107,8 +108,8 @@ def test_the_seed_decides_everything() -> None:
 
 
 def old_output(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "report.json").write_text("old")
+    with staging(folder) as made:
+        (made / "report.json").write_text("old")
     return folder
 
 

@@ -33,19 +33,21 @@ MAY_USE: dict[str, str] = {
     "sources": "capture errors huggingface machine program",
     "data": "calling errors huggingface machine program",
     "runtimes": "calling capture errors graph kv_cache numerics program",
-    "export": "calling errors graph huggingface machine numerics program runtimes weights",
-    "verify": "capture data errors export graph huggingface machine numerics program "
+    "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
+    "weights",
+    "verify": "artifacts capture data errors export graph huggingface machine numerics program "
     "runtimes sources",
-    "report": "artifacts graph program verify",
-    "bench": "errors export kv_cache machine report runtimes sources",
+    "report": "artifacts graph machine program verify",
+    "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
     "options": "artifacts effort errors export machine numerics passes runtimes",
     "compiler": "artifacts calling capture data errors export machine numerics options passes "
     "program report runtimes verify",
-    "partial": "artifacts capture compiler errors machine numerics",
-    "demo": "capture compiler data errors graph machine numerics passes program report runtimes",
+    "partial": "artifacts capture compiler errors machine numerics options",
+    "demo": "artifacts capture compiler data errors graph machine numerics passes program "
+    "report runtimes",
     "commands": EVERYTHING,
-    "cli": "errors",
+    "cli": "artifacts errors machine",
     "__main__": "cli",
     "__init__": "compiler errors runtimes",
 }

@@ -21,6 +21,7 @@ from awqc.graph.sites import SiteScale
 from awqc.program import Program
 
 SCHEMA = 1
+RECIPE_FILE = "recipe.json"
 SCALES_FILE = "scales.safetensors"
 
 
@@ -84,7 +85,7 @@ def _record(scale: SiteScale | None) -> dict[str, Any]:
 def write_recipe(program: Program, pipeline: str, folder: Path) -> None:
     """Write ``recipe.json`` and ``scales.safetensors`` into ``folder``."""
     text = json.dumps(describe_recipe(program, pipeline), indent=2)
-    (folder / "recipe.json").write_text(text + "\n")
+    (folder / RECIPE_FILE).write_text(text + "\n")
     scales = {
         site.name: program.scales[site.name].scale.contiguous()
         for site in program.sites
@@ -105,17 +106,22 @@ def _is_recipe(content: Any) -> bool:
     )
 
 
+def recipe_files(path: Path) -> tuple[Path, ...]:
+    """What `read_recipe` reads; ``path`` itself is the first."""
+    file = path / RECIPE_FILE if path.is_dir() else path
+    return path, file, file.parent / SCALES_FILE
+
+
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe; ``path`` is the file or the folder that holds it.
 
     Raises:
         UsageError: it is missing, or not a recipe.
     """
-    file = Path(path)
-    file = file / "recipe.json" if file.is_dir() else file
+    _, file, scales_file = recipe_files(Path(path))
     try:
         content = json.loads(file.read_text())
-        scales = load_file(file.parent / SCALES_FILE)
+        scales = load_file(scales_file)
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(
             f"{file}: cannot be read as a recipe ({error}); give the recipe.json of an earlier "
@@ -128,7 +134,7 @@ def read_recipe(path: str | Path) -> Recipe:
     sites = content["sites"]
     missing = [n for n, s in sites.items() if "candidate" in s and n not in scales]
     if missing:
-        raise UsageError(f"{file.parent / SCALES_FILE}: has no scales for {missing[0]!r}")
+        raise UsageError(f"{scales_file}: has no scales for {missing[0]!r}")
     return Recipe(
         folder=file.parent,
         pipeline=content["pipeline"],

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from awqc.artifacts.publish import staging_file
 from awqc.errors import ExportError, UsageError
 from awqc.graph.linears import find_linears
 from awqc.numerics.statistics import Statistics
@@ -56,12 +57,10 @@ def write_statistics(program: Program, path: Path, unseen: Sequence[str]) -> Non
         "entries": entries,
         "unseen": list(unseen),
     }
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        save_file(tensors, partial, metadata={KEY: json.dumps(about)})
-        partial.replace(path)
+        with staging_file(path) as made:
+            save_file(tensors, made, metadata={KEY: json.dumps(about)})
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise ExportError(f"{path}: the statistics could not be written ({error})") from error
 
 

@@ -7,13 +7,13 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from awqc.artifacts.scratch import scratch_folder
 from awqc.bench.inputs import Workload
 from awqc.errors import AwqcError, UsageError
 from awqc.machine.progress import stage
@@ -127,7 +127,7 @@ def bench(
     device = resolve_provider(provider)
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch = stack.enter_context(scratch_folder())
         if against is not None:
             spec = {
                 "kind": "torch",

@@ -38,7 +38,7 @@ Examples:
   awqc compile model.pt2 --calib data.npz
   awqc compile model.pt --bits 8 --input "x=float32[batch,64]" -o out
   awqc compile my_package.models:make --group-size 32 --exclude 'head'
-  awqc compile model.pt2 --recipe model-awq/recipe.json""",
+  awqc compile model.pt2 --recipe model-awq/recipe.json -o again""",
 )
 @model_options
 @quantization_options
@@ -91,7 +91,8 @@ Examples:
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE",
               help="Repeat the decisions of an earlier compile; no calibration is run.")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where to write.  [default: MODEL's stem + -awq, beside it]")
+              help="Where to write; an earlier result there is replaced while all of it is as "
+              "awqc wrote it, and none of it is read.  [default: MODEL's stem + -awq, beside it]")
 @click.option("--partial", is_flag=True,
               help="Where the whole model cannot be captured, compile those of its submodules "
               "that can; the rest stays torch.")
@@ -121,7 +122,8 @@ def command(
     """Compile; the help text is above, since it names the sources."""
     from rich.markup import escape
 
-    from awqc.artifacts.publish import check_replaceable
+    from awqc.artifacts.growing import GrowingFolder
+    from awqc.artifacts.target import prepare_folder
     from awqc.commands.partial import compile_parts
     from awqc.commands.watch import Watch
     from awqc.compiler import compile
@@ -138,9 +140,10 @@ def command(
         "formats": tuple(filter(None, formats.split(","))),
         **options,
     }
-    parse_options(**chosen)
-    check_replaceable(target)
-    watch = Watch(err, print_after, print_changed, dump_dir)
+    used = (*source.files(), *filter(None, [calib]), *parse_options(**chosen).files())
+    prepare_folder(target, (*used, *filter(None, [dump_dir])))
+    dumps = None if dump_dir is None else GrowingFolder(dump_dir, (*used, target), "--dump-dir")
+    watch = Watch(err, print_after, print_changed, dumps)
     err.print(f"capturing {source.model}")
     try:
         with stage("capture …"):

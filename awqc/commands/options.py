@@ -33,6 +33,11 @@ class ModelSource:
     task: str | None
     trust_remote_code: bool
 
+    def files(self) -> tuple[Path, ...]:
+        """MODEL, where it is a file or folder."""
+        path = Path(self.model).expanduser()
+        return (path,) if path.exists() else ()
+
     def load(self, calib: Path | None = None, seed: int = 0) -> Program:
         """Capture MODEL; inputs may come from the calibration data."""
         from awqc.data.array_files import read_arrays

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 
+from awqc.artifacts.growing import GrowingFolder
 from awqc.errors import UsageError
 from awqc.graph.dump import compare_weights, diff, dump
 from awqc.passes.base import Change, Pass
@@ -21,7 +21,7 @@ class Watch:
     err: Console
     print_after: str | None
     print_changed: bool
-    dump_dir: Path | None
+    dumps: GrowingFolder | None
     _count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -29,19 +29,11 @@ class Watch:
             raise UsageError(
                 f"--print-after {self.print_after!r}: give all, or one of {', '.join(PASSES)}"
             )
-        if self.dump_dir is not None:
-            try:
-                self.dump_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(
-                    f"--dump-dir {self.dump_dir}: cannot be made: {error.strerror or error}; "
-                    "give a folder that you may write to"
-                ) from error
 
     @property
     def observe(self) -> Observe | None:
         """The callback for the pipeline, or None if nothing was asked for."""
-        wanted = self.print_after or self.print_changed or self.dump_dir
+        wanted = self.print_after or self.print_changed or self.dumps is not None
         return self._observe if wanted else None
 
     def _observe(
@@ -56,8 +48,8 @@ class Watch:
             self._print(diff(dump(before.graph_module), text))
             lines = compare_weights(before.graph_module, after.graph_module)
             self._print("".join(f"{line}\n" for line in lines))
-        if self.dump_dir is not None:
-            (self.dump_dir / f"{self._count:02}-{step.name}.txt").write_text(text)
+        if self.dumps is not None:
+            self.dumps.add(f"{self._count:02}-{step.name}.txt", text)
         self._count += 1
 
     def _print(self, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from awqc.artifacts.scratch import scratch_folder
 from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
 from awqc.data.calibration import CalibrationData
@@ -192,8 +192,8 @@ def _calibration(program: Program, task: Task) -> CalibrationData:
 def _result(compiled: Compiled, task: Task, name: str, provider: Provider) -> dict[str, Any]:
     """What a user gets from a compile: in torch, and in onnxruntime."""
     report = compiled.report
-    with tempfile.TemporaryDirectory(prefix="awqc-demo-") as folder:
-        session = load(compiled.save(Path(folder) / "model"), provider)
+    with scratch_folder() as folder:
+        session = load(compiled.save(folder / "model"), provider)
         exported = accuracy(lambda x: session.run({name: x})[0], task)
     return {
         "accuracy": {"torch": accuracy(compiled.graph_module, task), "onnxruntime": exported},

@@ -6,11 +6,11 @@ the passes before it had rather have.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import UsageError
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
@@ -34,10 +34,10 @@ def _ort(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
 
     target = folder / TUNED / MODEL
     target.parent.mkdir()
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         source = folder / MODEL
         if not source.is_file():
-            source = _onnx(program, Path(scratch), metadata)
+            source = _onnx(program, scratch, metadata)
         return export_ort(source, target).path
 
 

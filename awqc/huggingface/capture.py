@@ -64,7 +64,7 @@ def load_program(
     program.mask_input = "attention_mask"
     program.head_outputs = ("logits",) if chosen.vocabulary else ()
     program.source_dtype = _dtype(config)
-    program.origin = source
+    program.origin, program.files = source, (folder,)
     del model
     release()
     return program

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import track as rich_track
+
+from awqc.machine.consoles import LastingConsole
 
 T = TypeVar("T")
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """``items``, ``total`` of them, with a progress bar on stderr where that is a terminal."""
-    console = Console(stderr=True)
+    console = LastingConsole(stderr=True)
     shown = console.is_terminal and sys.stderr.isatty()
     total = len(items) if isinstance(items, Sized) else total
     yield from rich_track(
@@ -26,7 +27,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
 @contextmanager
 def stage(what: str) -> Iterator[None]:
     """Say on a terminal that ``what`` is going on; nothing elsewhere."""
-    console = Console(stderr=True)
+    console = LastingConsole(stderr=True)
     if not (console.is_terminal and sys.stderr.isatty()):
         yield
         return

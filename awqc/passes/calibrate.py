@@ -41,7 +41,7 @@ class Calibrate:
     and statistics of another model.
     """
 
-    stats: str = field(default="", metadata={"local": True})
+    stats: str = field(default="", metadata={"local": True, "files": lambda path: (path,)})
     device: str = field(default="cpu", metadata={"local": True})
     name: ClassVar[str] = "calibrate"
     keeps_output: ClassVar[bool] = True

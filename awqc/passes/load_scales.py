@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from awqc.artifacts.recipe import read_recipe
+from awqc.artifacts.recipe import read_recipe, recipe_files
 from awqc.channels.analysis import find_sites
 from awqc.errors import UsageError
 from awqc.passes.base import Change
@@ -22,7 +22,9 @@ class LoadScales:
     Refuses: a recipe whose sites are not those of this model.
     """
 
-    recipe: str = field(default="recipe.json", metadata={"local": True})
+    recipe: str = field(
+        default="recipe.json", metadata={"local": True, "files": recipe_files}
+    )
     name: ClassVar[str] = "load-scales"
     keeps_output: ClassVar[bool] = True
 

@@ -6,7 +6,8 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -66,6 +67,16 @@ class Pipeline:
     def __str__(self) -> str:
         """The one line that `parse_pipeline` reads back."""
         return ",".join(_spell(step) for step in self.passes)
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that the passes read or write; a folder where the user gave one."""
+        return tuple(
+            path
+            for step in self.passes
+            for option in fields(step)  # type: ignore[arg-type]
+            if (files := option.metadata.get("files")) and getattr(step, option.name)
+            for path in files(Path(getattr(step, option.name)))
+        )
 
     def run(
         self,

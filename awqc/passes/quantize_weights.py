@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch.fx import Node
 
-from awqc.artifacts.recipe_codes import read_codes, stored_weight
+from awqc.artifacts.recipe_codes import ARCHIVE, CODES_FILE, read_codes, stored_weight
 from awqc.errors import UsageError
 from awqc.graph.linears import find_linears
 from awqc.machine.memory import trim
@@ -56,7 +56,13 @@ class QuantizeWeights(QuantizationSpec):
 
     sequential: bool = False
     keep_float: bool = False
-    codes: str = field(default="", metadata={"local": True})
+    codes: str = field(
+        default="",
+        metadata={
+            "local": True,
+            "files": lambda folder: (folder / ARCHIVE, folder / CODES_FILE),
+        },
+    )
     name: ClassVar[str] = "quantize-weights"
     keeps_output: ClassVar[bool] = False
 

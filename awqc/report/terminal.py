@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from awqc.machine.consoles import LastingConsole
 from awqc.report.wording import (
     allocation,
     byte_count,
@@ -33,8 +34,8 @@ FIGURES = 52
 
 def console(stderr: bool = False) -> Console:
     """Where to print; without colours and not cut to a width where it is no terminal."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(
+    made = LastingConsole(stderr=stderr, highlight=False, soft_wrap=False)
+    return made if made.is_terminal else LastingConsole(
         stderr=stderr, highlight=False, width=max(made.width, 160), no_color=True
     )
 

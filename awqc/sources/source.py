@@ -75,12 +75,16 @@ def load_program(
             _refuse_inputs(inputs, "a torch.export archive brings its own")
             exported = load_archive(path, trust=trust_pickle)
             with quiet_libraries():
-                return program_from_exported(exported, name=path.stem)
+                program = program_from_exported(exported, name=path.stem)
+            program.files = (path,)
+            return program
     source = load_source(model, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed)
     axes = {**source.axes, **(dynamic or {})}
-    return capture_module(
+    program = capture_module(
         source.module, source.example, name=source.name, dynamic=axes, copy=source.shared
     )
+    program.files = (path,) if path.exists() else ()
+    return program
 
 
 @dataclass(frozen=True)

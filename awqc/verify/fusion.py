@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+
+from awqc.artifacts.scratch import scratch_folder
 
 FUSED_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 _PASSING = frozenset({"Transpose", "Reshape", "Cast", "Identity"})
@@ -36,8 +37,8 @@ def fused_kernels(
     path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)
 ) -> FusionReport:
     """Count the low-bit kernels of the model at ``path`` after onnxruntime's optimization."""
-    with tempfile.TemporaryDirectory() as folder:
-        graph = _optimized(path, Path(folder) / "optimized.onnx", providers)
+    with scratch_folder() as folder:
+        graph = _optimized(path, folder / "optimized.onnx", providers)
     unfused: list[str] = []
     other: list[str] = []
     initializers = {tensor.name for tensor in graph.initializer}

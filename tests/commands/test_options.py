@@ -123,7 +123,7 @@ REFUSED = {
     "recipe": ((*QUICK, "--recipe", "nope.json"), 2, "cannot be read as a recipe"),
     "recipe report": ((*QUICK, "--recipe", "done/report.json"), 2, "is no recipe"),
     "print-after": ((*QUICK, "--print-after", "nope"), 2, "give all, or one of"),
-    "dump-dir": ((*QUICK, "--dump-dir", "text.pt"), 2, "--dump-dir text.pt: cannot be made"),
+    "dump-dir": ((*QUICK, "--dump-dir", "text.pt"), 2, "--dump-dir text.pt: is a file"),
     "output file": ((*QUICK, "-o", "text.pt"), 2, "text.pt: is a file"),
     "output in file": ((*QUICK, "-o", "text.pt/out"), 2, "no folder that you may write to"),
     "output taken": ((*QUICK, "-o", "."), 2, "holds files that awqc did not write"),
