@@ -181,17 +181,15 @@ def companions(model: str) -> Callable[[Program, Path], object] | None:
     path = Path(model)
     if not path.is_dir() and path.suffix != ".gguf":
         return None
-    from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.runner_files import write_runner_files
     from awqc.runtimes.session_file import TUNED
 
-    folder = HFFolder.at(path)
-
     def write(program: Program, target: Path) -> None:
         """Into each folder that runs as it is."""
+        assert program.origin is not None
         for place in (target, target / TUNED):
             if place.is_dir():
-                write_runner_files(program, folder, place)
+                write_runner_files(program, program.origin, place)
 
     return write
 
