@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime as ort
 
 from awqc.errors import AwqcError, UsageError
-from awqc.runtimes.session_file import CPU, find_model, open_session, read_settings
+from awqc.runtimes.session_file import CPU, find_model, open_session
+from awqc.session_settings import read_settings
 
 TOKENIZER = "tokenizer.json"
 PAST, PRESENT = "past_key_values.", "present."

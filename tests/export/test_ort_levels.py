@@ -20,10 +20,11 @@ from awqc.export.ort_levels import (
     parse_level,
     set_level,
 )
-from awqc.export.session_file import FPA_INTB, write_session_file
+from awqc.export.session_file import write_session_file
 from awqc.numerics.qparams import Granularity
 from awqc.program import Program
-from awqc.runtimes.session_file import ACCURACY_LEVEL, TUNED, read_levels
+from awqc.runtimes.session_file import TUNED, read_levels
+from awqc.session_settings import ACCURACY_LEVEL, FPA_INTB
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 
