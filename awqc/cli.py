@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from awqc.errors import AwqcError
+from awqc.terminal import echo, print_traceback
 
 COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
 INTERRUPTED = 130
@@ -52,6 +54,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.simplefilter("ignore")
+    sys.excepthook = print_traceback
     sys.exit(run(arguments))
 
 
@@ -61,13 +64,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = cli.main(args=arguments, prog_name="awqc", standalone_mode=False)
         return int(code or 0)
     except AwqcError as error:
-        click.echo(f"awqc: error: {error}", err=True)
+        echo(f"awqc: error: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        echo(shown.getvalue(), err=True, nl=False)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("awqc: interrupted; nothing was written", err=True)
+        echo("awqc: interrupted; nothing was written", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         return 0
@@ -75,7 +80,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"awqc: error: {where}{error.strerror}; nothing was written", err=True)
+        echo(f"awqc: error: {where}{error.strerror}; nothing was written", err=True)
         return 1
 
 

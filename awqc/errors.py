@@ -5,11 +5,17 @@ needed, and what to do. The command line prints the message alone and exits with
 the error's ``exit_code``; a traceback therefore always means a bug in awqc.
 """
 
+from awqc.printable import printable
+
 
 class AwqcError(Exception):
     """Base of all errors that awqc raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message, fit for a terminal: it may quote names out of files."""
+        return printable(super().__str__())
 
 
 class UsageError(AwqcError):

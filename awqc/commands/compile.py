@@ -119,7 +119,6 @@ def command(
     **options: Any,
 ) -> None:
     """Compile; the help text is above, since it names the sources."""
-    from rich.markup import escape
 
     from awqc.artifacts.publish import check_replaceable
     from awqc.commands.partial import compile_parts
@@ -128,7 +127,8 @@ def command(
     from awqc.errors import CaptureError
     from awqc.machine.progress import stage
     from awqc.options import parse_options
-    from awqc.report.terminal import console, print_report
+    from awqc.report.terminal import print_report
+    from awqc.terminal import console, echo, labelled
 
     err = console(stderr=True)
     target = output_dir or default_output(source.model)
@@ -148,7 +148,7 @@ def command(
     except CaptureError as error:
         if not partial:
             raise
-        err.print(f"{error}\ncompiling the submodules that can be captured", markup=False)
+        err.print(f"{error}\ncompiling the submodules that can be captured")
         compile_parts(source, target, calib, as_json=as_json, **chosen)
         return
     if dry_run:
@@ -159,17 +159,18 @@ def command(
         return
     data = load_data(program, source.model, calib, num_samples, seq_len, seed)
     for note in program.notes:
-        err.print(f"[bold yellow]warning:[/] {escape(note)}")
+        err.print(labelled("warning", "bold yellow", note))
     for note in data.notes:
-        err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {escape(note)}")
+        err.print(labelled("warning" if data.synthetic else "note", "bold yellow", note))
     compiled = compile(
         program, calib=data, observe=watch.observe, beside=companions(source.model), **chosen
     )
     if not compiled.report["layers"]:
-        err.print("[bold yellow]warning:[/] nothing is quantized: no weight is left to quantize")
+        nothing = "nothing is quantized: no weight is left to quantize"
+        err.print(labelled("warning", "bold yellow", nothing))
     compiled.save(target)
     if as_json:
-        click.echo(json.dumps(compiled.report, indent=2, allow_nan=False))
+        echo(json.dumps(compiled.report, indent=2, allow_nan=False))
         return
     out = console()
     print_report(compiled.report, out)

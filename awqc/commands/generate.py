@@ -31,12 +31,13 @@ def command(
     The text goes to stdout as it comes, its speed to stderr.
     """
     from awqc.runtimes.generate import TextGenerator
+    from awqc.terminal import echo
 
     generator = TextGenerator(folder, level=accuracy_level)
     pieces = generator.stream(
         prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     for piece in pieces:
-        click.echo(piece, nl=False)
-    click.echo()
-    click.echo(str(generator.speed), err=True)
+        echo(piece, nl=False)
+    echo()
+    echo(str(generator.speed), err=True)
