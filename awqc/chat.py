@@ -66,7 +66,7 @@ def render_chats(chats: Sequence[tuple[str, list[Any]]], tokenizer: Any) -> list
 
 def _ask(job: dict[str, Any], where: str, seconds: int) -> dict[str, Any]:
     """The worker's answer to ``job``."""
-    command = [sys.executable, "-m", "awqc.chat_worker"]
+    command = [sys.executable, "-P", "-m", "awqc.chat_worker"]  # -P: nothing of this folder
     endless = CalibrationError(
         f"{where}: the chat template did not end within {seconds} seconds of work; "
         'give "text" in place of "messages"'

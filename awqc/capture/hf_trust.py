@@ -41,8 +41,8 @@ def nothing_to_read() -> Iterator[None]:
     finally:
         with _lock:
             _readers -= 1
-            if _readers == 0 and _kept is not None:
-                sys.stdin, _kept = _kept, None
+            if _readers == 0:
+                sys.stdin, _kept = _kept, None  # type: ignore[assignment]
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ def open_session(
     """
     settings = settings or Settings()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and its log prints names as they are
     options.intra_op_num_threads = threads
     entries = dict(settings.config)
     source: str | bytes = str(model)
