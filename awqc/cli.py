@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from awqc.artifacts.record import Record, recording, said
 from awqc.errors import AwqcError
 from awqc.machine.stopping import TERMINATED, exit_code, ignore_signals, stop_on_signals
 from awqc.machine.streams import print_no_more
+from awqc.machine.terminal import echo, print_traceback
 
 COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
 
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.simplefilter("ignore")
     stop_on_signals()
+    sys.excepthook = print_traceback
     try:
         code = run(arguments)
     except KeyboardInterrupt as error:  # A second signal, while the first is dealt with.
@@ -102,7 +105,9 @@ def _run(arguments: Sequence[str] | None, record: Record) -> int:
         _complain(f"awqc: error: {error}")
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        echo(shown.getvalue(), err=True, nl=False)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         code = exit_code(error)
@@ -120,4 +125,4 @@ def _run(arguments: Sequence[str] | None, record: Record) -> int:
 def _complain(text: str) -> None:
     """Print ``text`` on stderr, if anybody still listens."""
     with suppress(BrokenPipeError):
-        click.echo(text, err=True)
+        echo(text, err=True)

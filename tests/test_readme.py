@@ -16,7 +16,7 @@ import torch
 
 from awqc.cli import COMMANDS, cli, run
 from awqc.export.onnx import MIN_OPSET
-from awqc.runtimes.session_file import ACCURACY_LEVEL
+from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.sources.source import load_program
 from tests.tiny import inputs, model
 

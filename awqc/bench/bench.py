@@ -21,6 +21,9 @@ from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import Provider, Session, resolve_provider
 from awqc.runtimes.session_file import MODEL, TUNED
 
+SAFE_PATH = "-P"
+"""Keeps Python from importing what lies in the working directory."""
+
 FLOAT_ONNX, FLOAT_TORCH = "float onnx", "float torch"
 QUANTIZED = {"quantized ort": Path(TUNED) / MODEL, "quantized onnx": Path(MODEL)}
 
@@ -195,7 +198,7 @@ def _specs(against: str, model: Path) -> list[str]:
 @contextmanager
 def _worker(name: str, spec: Mapping[str, Any]) -> Iterator[Worker]:
     """Start a process; when it is no longer needed it ends with its stdin."""
-    command = [sys.executable, "-m", "awqc.bench.worker", json.dumps(spec)]
+    command = [sys.executable, SAFE_PATH, "-m", "awqc.bench.worker", json.dumps(spec)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -45,7 +45,8 @@ class OnnxModel:
     def __init__(self, path: Path, provider: str, threads: int) -> None:
         import onnxruntime as ort
 
-        from awqc.runtimes.session_file import open_session, read_settings
+        from awqc.runtimes.session_file import open_session
+        from awqc.runtimes.session_settings import read_settings
 
         self._value = ort.OrtValue.ortvalue_from_numpy
         self._device = provider

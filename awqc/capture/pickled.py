@@ -22,17 +22,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from awqc.capture.failure import model_line
+from awqc.capture.stock import check_stock
 from awqc.errors import CaptureError, UsageError
 from awqc.machine.process import quiet_libraries
 
 FLAG = "--trust-pickle (trust_pickle=True)"
 _STOCK = "torch.nn.modules"
+_ACTIVATIONS = (
+    "relu", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "softplus",
+)  # fmt: skip
 
 
 def load_module(path: Path, *, trust: bool) -> nn.Module:
     """The module that is pickled in ``path``, on the CPU.
 
-    With ``trust`` the file may import and call anything; without, only stock layers load.
+    With ``trust`` the file may import and call anything; without, only stock layers load, and
+    these only with what the layers of torch.nn hold (`stock.check_stock`).
 
     Raises:
         UsageError: the file wants more than stock layers in and is not trusted; or it
@@ -42,6 +47,8 @@ def load_module(path: Path, *, trust: bool) -> nn.Module:
     loaded = _load_trusted(path) if trust else _load_safely(path)
     if not isinstance(loaded, nn.Module):
         raise UsageError(f"{path}: {_describe(loaded)}")
+    if not trust:
+        check_stock(loaded, path, _functions())
     return loaded
 
 
@@ -153,19 +160,24 @@ def _describe(loaded: Any) -> str:
 def stock_globals() -> tuple[tuple[Callable[..., Any], str], ...]:
     """What pickles of torch.nn's own layers name, each with the name that pickles use.
 
-    Classes of ``torch.nn.modules``, and the activation functions that layers hold.
+    Layers of ``torch.nn.modules``, and the activation functions that they hold.
     """
     found: dict[str, Callable[..., Any]] = {}
     for info in pkgutil.walk_packages(nn.modules.__path__, f"{_STOCK}."):
         for value in vars(importlib.import_module(info.name)).values():
-            if inspect.isclass(value) and value.__module__.startswith(_STOCK):
+            own = inspect.isclass(value) and value.__module__.startswith(_STOCK)
+            if own and issubclass(value, nn.Module):
                 found[f"{value.__module__}.{value.__qualname__}"] = value
-    for name in ("relu", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "softplus"):
-        function = getattr(functional, name)
+    for function in _functions():
         found[f"{function.__module__}.{function.__name__}"] = function
-        found[f"torch.nn.functional.{name}"] = function
+        found[f"torch.nn.functional.{function.__name__}"] = function
     found["builtins.set"] = found["__builtin__.set"] = set
     return tuple((value, name) for name, value in found.items())
+
+
+def _functions() -> list[Callable[..., Any]]:
+    """The functions that stock layers may hold as their activation."""
+    return [getattr(functional, name) for name in _ACTIVATIONS]
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def command(
     from awqc.bench.bench import bench
     from awqc.bench.inputs import Workload
     from awqc.bench.printing import print_bench
-    from awqc.report.terminal import console
+    from awqc.machine.terminal import console, echo
 
     result = bench(
         folder,
@@ -60,6 +60,6 @@ def command(
         trust_pickle=trust_pickle,
     )
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        echo(json.dumps(result, indent=2))
     else:
         print_bench(result, console())

@@ -120,7 +120,6 @@ def command(
     **options: Any,
 ) -> None:
     """Compile; the help text is above, since it names the sources."""
-    from rich.markup import escape
 
     from awqc.artifacts.growing import GrowingFolder
     from awqc.artifacts.target import prepare_folder
@@ -129,8 +128,9 @@ def command(
     from awqc.compiler import compile
     from awqc.errors import CaptureError
     from awqc.machine.progress import stage
+    from awqc.machine.terminal import console, echo, labelled
     from awqc.options import parse_options
-    from awqc.report.terminal import console, print_report
+    from awqc.report.terminal import print_report
 
     err = console(stderr=True)
     target = output_dir or default_output(source.model)
@@ -151,7 +151,7 @@ def command(
     except CaptureError as error:
         if not partial:
             raise
-        err.print(f"{error}\ncompiling the submodules that can be captured", markup=False)
+        err.print(f"{error}\ncompiling the submodules that can be captured")
         compile_parts(source, target, calib, as_json=as_json, **chosen)
         return
     if dry_run:
@@ -162,17 +162,18 @@ def command(
         return
     data = load_data(program, source.model, calib, num_samples, seq_len, seed)
     for note in program.notes:
-        err.print(f"[bold yellow]warning:[/] {escape(note)}")
+        err.print(labelled("warning", "bold yellow", note))
     for note in data.notes:
-        err.print(f"[bold yellow]{'warning' if data.synthetic else 'note'}:[/] {escape(note)}")
+        err.print(labelled("warning" if data.synthetic else "note", "bold yellow", note))
     compiled = compile(
         program, calib=data, observe=watch.observe, beside=companions(source.model), **chosen
     )
     if not compiled.report["layers"]:
-        err.print("[bold yellow]warning:[/] nothing is quantized: no weight is left to quantize")
+        nothing = "nothing is quantized: no weight is left to quantize"
+        err.print(labelled("warning", "bold yellow", nothing))
     compiled.save(target)
     if as_json:
-        click.echo(json.dumps(compiled.report, indent=2, allow_nan=False))
+        echo(json.dumps(compiled.report, indent=2, allow_nan=False))
         return
     out = console()
     print_report(compiled.report, out)
@@ -184,17 +185,15 @@ def companions(model: str) -> Callable[[Program, Path], object] | None:
     path = Path(model)
     if not path.is_dir() and path.suffix != ".gguf":
         return None
-    from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.runner_files import write_runner_files
     from awqc.runtimes.session_file import TUNED
 
-    folder = HFFolder.at(path)
-
     def write(program: Program, target: Path) -> None:
         """Into each folder that runs as it is."""
+        assert program.origin is not None
         for place in (target, target / TUNED):
             if place.is_dir():
-                write_runner_files(program, folder, place)
+                write_runner_files(program, program.origin, place)
 
     return write
 

@@ -42,7 +42,7 @@ def command(
     from awqc.artifacts.publish import staging
     from awqc.demo.show import print_demo, print_next
     from awqc.demo.walk import parse_dims, run_demo
-    from awqc.report.terminal import console
+    from awqc.machine.terminal import console, echo
 
     err = console(stderr=True)
     widths = parse_dims(dims)
@@ -53,12 +53,12 @@ def command(
             epochs=epochs,
             seed=seed,
             provider=provider,
-            say=lambda text: err.print(text, markup=False),
+            say=err.print,
         )
         demo.write(folder)
         (folder / "report.json").write_text(json.dumps(demo.report, indent=2) + "\n")
     if as_json:
-        click.echo(json.dumps(demo.report, indent=2))
+        echo(json.dumps(demo.report, indent=2))
         return
     out = console()
     print_demo(demo.report, out)

@@ -18,13 +18,14 @@ def command(before: Path, after: Path, trust_pickle: bool) -> None:
     dumps (--dump-dir of awqc compile). Prints nothing where they are equal.
     """
     from awqc.graph.dump import compare_weights, diff, dump
+    from awqc.machine.terminal import echo
 
     first, second = (_read(path, trust_pickle) for path in (before, after))
     texts = [side if isinstance(side, str) else dump(side) for side in (first, second)]
-    click.echo(diff(texts[0], texts[1]), nl=False)
+    echo(diff(texts[0], texts[1]), nl=False)
     if not isinstance(first, str) and not isinstance(second, str):
         for line in compare_weights(first, second):
-            click.echo(line)
+            echo(line)
 
 
 def _read(path: Path, trust_pickle: bool):  # type: ignore[no-untyped-def]

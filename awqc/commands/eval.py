@@ -27,12 +27,13 @@ def command(model: Path, text: Path, as_json: bool, **options: Any) -> None:
     MODEL_OR_DIR is a Hugging Face folder, or the output folder of awqc compile, of which the
     graph module and the ONNX model at the exact and the default level are measured.
     """
-    from awqc.report.terminal import console, print_quality
+    from awqc.machine.terminal import console, echo
+    from awqc.report.terminal import print_quality
     from awqc.verify.evaluate import evaluate
 
     result = evaluate(model, text, **options)
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        echo(json.dumps(result, indent=2))
         return
     out = console()
     out.print(f"{result['sequences']} sequences of {result['seq_len']} tokens of {result['text']}")

@@ -30,6 +30,7 @@ def command(
 
     The text goes to stdout as it comes, its speed to stderr.
     """
+    from awqc.machine.terminal import echo
     from awqc.runtimes.generate import TextGenerator
 
     generator = TextGenerator(folder, level=accuracy_level)
@@ -37,6 +38,6 @@ def command(
         prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     for piece in pieces:
-        click.echo(piece, nl=False)
-    click.echo()
-    click.echo(str(generator.speed), err=True)
+        echo(piece, nl=False)
+    echo()
+    echo(str(generator.speed), err=True)

@@ -201,11 +201,10 @@ def load_data(
     folder_model = path.is_dir() or path.suffix == ".gguf"
     if folder_model and (calib is None or calib.suffix in TEXT_SUFFIXES):
         from awqc.data.text import text_calibration
-        from awqc.huggingface.folder import HFFolder
 
-        folder = HFFolder.at(path)
+        assert program.origin is not None
         return text_calibration(
-            program, folder, calib, num_samples=num_samples, seq_len=seq_len, seed=seed
+            program, program.origin, calib, num_samples=num_samples, seq_len=seq_len, seed=seed
         )
     if seq_len is not None:
         raise UsageError("--seq-len is for language models that read text; leave it out here")

@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 from torch import Tensor
 
 from awqc.capture.module import ExampleInputs, split_example
 from awqc.commands.options import ModelSource
 from awqc.data.array_files import read_arrays
 from awqc.errors import UsageError
+from awqc.machine.terminal import console, echo
 from awqc.partial import compile_partial
-from awqc.report.terminal import console
 from awqc.sources.source import load_source
 
 
@@ -33,13 +32,13 @@ def compile_parts(
     batches = [] if arrays is None else _batches(arrays, loaded.example, str(calib))
     result = compile_partial(loaded.module, loaded.example, batches, output_dir=target, **options)
     if as_json:
-        click.echo(json.dumps(result.report, indent=2, allow_nan=False))
+        echo(json.dumps(result.report, indent=2, allow_nan=False))
         return
     out = console()
     for path, compiled in result.blocks.items():
-        out.print(f"compiled {path}: {len(compiled.report['layers'])} weights", markup=False)
+        out.print(f"compiled {path}: {len(compiled.report['layers'])} weights")
     for path, reason in result.refused.items():
-        out.print(f"left in float: {path}: {reason}", markup=False)
+        out.print(f"left in float: {path}: {reason}")
     out.print(f"wrote {target}: model.pt with the compiled blocks in place, and each as ONNX")
 
 

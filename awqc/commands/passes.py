@@ -17,14 +17,15 @@ def command() -> None:
       canonicalize,insert-observers,calibrate,search-scales{grid=10},fold-scales,quantize-weights
     and given to awqc compile --pipeline.
     """
+    from awqc.machine.terminal import echo
     from awqc.passes.pipeline import DEFAULT, PASSES
 
     for name, cls in PASSES.items():
-        click.echo(name)
+        echo(name)
         text = inspect.cleandoc(cls.__doc__ or "")
         for line in text.splitlines():
-            click.echo(f"    {line}".rstrip())
+            echo(f"    {line}".rstrip())
         for option in dataclasses.fields(cls):
-            click.echo(f"    {option.name.replace('_', '-')}={option.default}")
-        click.echo()
-    click.echo(f"default pipeline:\n    {DEFAULT}")
+            echo(f"    {option.name.replace('_', '-')}={option.default}")
+        echo()
+    echo(f"default pipeline:\n    {DEFAULT}")

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
-
 from awqc.channels.analysis import find_sites
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.canonicalize import Canonicalize
@@ -46,25 +44,24 @@ def print_plan(
     program: Program, target: Path | None, as_json: bool, spec: QuantizationSpec
 ) -> None:
     """Print the plan for ``program``: as JSON, or for people."""
-    from rich.markup import escape
-
-    from awqc.report.terminal import console, print_sites
+    from awqc.machine.terminal import console, echo, labelled
+    from awqc.report.terminal import print_sites
 
     plan = make_plan(program, spec)
     if as_json:
-        click.echo(json.dumps(plan, indent=2))
+        echo(json.dumps(plan, indent=2))
         return
     out = console()
-    out.print(f"{program.name}: {', '.join(plan['inputs'])}", markup=False)
+    out.print(f"{program.name}: {', '.join(plan['inputs'])}")
     for note in plan["notes"]:
-        out.print(f"[yellow]warning:[/] {escape(note)}")
+        out.print(labelled("warning", "yellow", note))
     print_sites(plan["sites"], out)
     for entry in plan["skipped"]:
-        out.print(f"left in float: {entry['name']}: {entry['reason']}", markup=False)
+        out.print(f"left in float: {entry['name']}: {entry['reason']}")
     folds = sum(site["status"] == "foldable" for site in plan["sites"])
     out.print(
         f"{folds} of {len(plan['sites'])} sites fold; {len(plan['layers'])} weights would be "
         f"quantized, {len(plan['skipped'])} left in float"
     )
     if target is not None:
-        out.print(f"would write {target}", markup=False)
+        out.print(f"would write {target}")

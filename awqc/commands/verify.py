@@ -40,7 +40,8 @@ def command(
     Runs model.onnx in onnxruntime against model.pt2 in torch and, with --against, both against
     the original. Exit code 1 where they disagree.
     """
-    from awqc.report.terminal import console, print_verification
+    from awqc.machine.terminal import console, echo
+    from awqc.report.terminal import print_verification
     from awqc.verify.reverify import reverify
 
     verification = reverify(
@@ -60,6 +61,6 @@ def command(
             form: score for form, score in result["text"].items() if form != "original"
         }
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        echo(json.dumps(result, indent=2))
     else:
         print_verification(result, console())

@@ -53,4 +53,4 @@ class Watch:
         self._count += 1
 
     def _print(self, text: str) -> None:
-        self.err.print(text, markup=False, soft_wrap=True, end="")
+        self.err.print(text, soft_wrap=True, end="")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from awqc.data.chat import render_chats
 from awqc.errors import CalibrationError, UsageError
 
 SUFFIXES = (".txt", ".jsonl", ".md")
@@ -28,7 +28,7 @@ def read_documents(path: Path, tokenizer: Any) -> list[str]:
     content = _read(path)
     if path.suffix.lower() != ".jsonl":
         return [content]
-    return list(_json_documents(path, content, tokenizer))
+    return _json_documents(path, content, tokenizer)
 
 
 def read_lines(path: Path, tokenizer: Any) -> list[str]:
@@ -57,29 +57,24 @@ def _read(path: Path) -> str:
     return content
 
 
-def _json_documents(path: Path, content: str, tokenizer: Any) -> Iterator[str]:
+def _json_documents(path: Path, content: str, tokenizer: Any) -> list[str]:
+    """The text of each line, chats in one go."""
+    documents: dict[int, str] = {}
+    chats: dict[int, list[Any]] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{where}: is not JSON: {error}") from error
         if isinstance(record, dict) and isinstance(record.get("text"), str):
-            yield record["text"]
+            documents[number] = record["text"]
         elif isinstance(record, dict) and isinstance(record.get("messages"), list):
-            yield _render(record["messages"], tokenizer, where)
+            chats[number] = record["messages"]
         else:
             raise CalibrationError(f'{where}: needs "text" (a string) or "messages" (a list)')
-
-
-def _render(messages: list[Any], tokenizer: Any, where: str) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise CalibrationError(
-            f'{where}: holds chat messages, but the tokenizer has no chat template; give "text"'
-        )
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:  # a template is a program: any error
-        raise CalibrationError(f"{where}: the chat template refuses it: {error}") from error
+    placed = [(f"{path}, line {number}", messages) for number, messages in chats.items()]
+    documents |= zip(chats, render_chats(placed, tokenizer), strict=True)
+    return [documents[number] for number in sorted(documents)]

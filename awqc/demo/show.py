@@ -25,13 +25,13 @@ def print_demo(report: Mapping[str, Any], out: Console) -> None:
     _outputs(report["outputs"], out)
     _summary(report, out)
     for entry in report["compiles"]:
-        out.print(_verdict(entry, report["data"]["test"]), markup=False)
+        out.print(_verdict(entry, report["data"]["test"]))
     out.print("The search lowers the error of each layer by itself, never raises it. How errors")
     out.print("add up is also chance: other seeds give other gains, now and then none.")
 
 
 def _heading(number: int, text: str, out: Console) -> None:
-    out.print(f"\n[bold]{number}. {text}[/]")
+    out.print(f"\n{number}. {text}", style="bold")
 
 
 def _table(*headings: str, left: Sequence[int] = (0,)) -> Table:
@@ -47,18 +47,17 @@ def _weights(report: Mapping[str, Any], out: Console) -> None:
     data = report["data"]
     out.print(f"{report['float']['parameters']:,} parameters, {report['epochs']} epochs, seed "
               f"{report['seed']}", highlight=False)
-    out.print(f"data: {data['description']}", markup=False)
+    out.print(f"data: {data['description']}")
     out.print(f"{data['train']} samples to train on, {data['calibration']} of them to calibrate, "
-              f"{data['test']} held out", markup=False)
+              f"{data['test']} held out")
     for weight in report["weights"]:
         rows, columns = weight["shape"]
         out.print(
             f"{shorten(weight['name'], NAME_WIDTH)}  {rows} x {columns}, standard deviation "
             f"{weight['std']:.3f}, from {weight['min']:.3f} to {weight['max']:.3f}",
-            markup=False,
         )
         for row in weight["excerpt"]:
-            out.print(_row(row, columns, "{:9.4f}"), markup=False)
+            out.print(_row(row, columns, "{:9.4f}"))
 
 
 def _row(values: Sequence[float], columns: int, pattern: str, label: str = "") -> str:
@@ -110,7 +109,7 @@ def _searches(compiles: Sequence[Mapping[str, Any]], out: Console) -> None:
     out.print("nearest, chosen: squared output error a sample, without scales and with")
     for site in compiles[0]["sites"]:
         if site["status"] != "folded":
-            out.print(f"{', '.join(site['linears'])} cannot fold: {site['reason']}", markup=False)
+            out.print(f"{', '.join(site['linears'])} cannot fold: {site['reason']}")
 
 
 def _loss(value: float | None) -> str:
@@ -121,8 +120,8 @@ def _quantized(report: Mapping[str, Any], out: Console) -> None:
     _heading(4, "Quantized weights: codes, and what they stand for with scales undone", out)
     for index, weight in enumerate(report["weights"]):
         columns = weight["shape"][1]
-        out.print(f"{weight['name']}, first row", markup=False)
-        out.print(_row(weight["excerpt"][0], columns, "{:9.4f}", _label("original")), markup=False)
+        out.print(f"{weight['name']}, first row")
+        out.print(_row(weight["excerpt"][0], columns, "{:9.4f}", _label("original")))
         for entry in report["compiles"]:
             codes, bits = entry["quantized"][index], f"{entry['bits']}-bit"
             code = _row(codes["codes"][0], columns, "{:9.0f}", _label(f"{bits} code"))
@@ -151,7 +150,7 @@ def _errors(compiles: Sequence[Mapping[str, Any]], out: Console) -> None:
                 decibel(other["accumulated_sqnr_db"]),
             )
         out.print(table)
-        out.print(f"most affected: {_worst(entry['awq']['layers'])}", markup=False)
+        out.print(f"most affected: {_worst(entry['awq']['layers'])}")
 
 
 def _worst(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -170,7 +169,7 @@ def _outputs(samples: Sequence[Mapping[str, Any]], out: Console) -> None:
         for key, row in rows.items():
             shown = " ".join(f"{value:5.1f}" for value in row[:CLASSES_SHOWN])
             more = " …" if len(row) > CLASSES_SHOWN else ""
-            out.print(f"  {key:<6} {shown}{more} -> {row.index(max(row))}", markup=False)
+            out.print(f"  {key:<6} {shown}{more} -> {row.index(max(row))}")
 
 
 def _summary(report: Mapping[str, Any], out: Console) -> None:
@@ -215,4 +214,4 @@ def print_next(folder: Path, bits: int, out: Console) -> None:
         f"  awqc compile {folder / 'model.pt'} --calib {folder / 'calib.npz'} --bits 3",
         f"  awqc verify {made} --calib {folder / 'test.npz'} --against {folder / 'model.pt'}",
     ):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import onnx
 
-from awqc.runtimes.session_file import ACCURACY_LEVEL, LOW_BIT, SETTINGS
+from awqc.runtimes.session_file import LOW_BIT
+from awqc.runtimes.session_settings import ACCURACY_LEVEL, FPA_INTB, SETTINGS
 
-FPA_INTB = "ep.cuda.fpa_intb_gemm"
 FPA_BLOCK, FPA_ROWS = 32, 64
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 

@@ -13,10 +13,18 @@ import torch
 from awqc.artifacts.json_files import read_json
 from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.mapped import map_each
+from awqc.huggingface.trust import (
+    FLAG,
+    check_config,
+    check_shards,
+    check_tokenizer_class,
+    nothing_to_read,
+)
 from awqc.machine.process import quiet_libraries
 from awqc.program import Origin, Program
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEX = "*.index.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
@@ -59,11 +67,12 @@ class HFFolder(Origin):
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments for the ``from_pretrained`` of configs, models and tokenizers."""
-        options: dict[str, Any] = {"local_files_only": True}
+        options: dict[str, Any] = {
+            "local_files_only": True,
+            "trust_remote_code": self.trust_remote_code,
+        }
         if self.gguf_file:
             options["gguf_file"] = self.gguf_file
-        if self.trust_remote_code:
-            options["trust_remote_code"] = True
         return options
 
     def check(self) -> None:
@@ -75,8 +84,8 @@ class HFFolder(Origin):
         config = read_json(self.path / "config.json")
         _check_not_quantized(self.path, config)
         _check_weights(self.path)
-        if "auto_map" in config and not self.trust_remote_code:
-            _check_native(self.path, config)
+        if not self.trust_remote_code:
+            check_config(self.path, config)
 
     def config(self) -> Any:
         """The model's configuration.
@@ -97,7 +106,11 @@ class HFFolder(Origin):
         """
         with reporting(f"{self.path}: the model could not be loaded"):
             model, info = auto_class.from_pretrained(
-                self.path, dtype=torch.float32, output_loading_info=True, **self.options()
+                self.path,
+                dtype=torch.float32,
+                output_loading_info=True,
+                weights_only=True,
+                **self.options(),
             )
         missing = sorted(info["missing_keys"])
         if missing:
@@ -122,10 +135,17 @@ class HFFolder(Origin):
                 f"{self.path}: no tokenizer ({', '.join(TOKENIZERS[:4])}, …) is in the folder; "
                 "copy the model's tokenizer files into it"
             )
+        self._check_tokenizer()
         try:
             with reporting(f"{self.path}: the tokenizer could not be read"):
                 tokenizer = AutoTokenizer.from_pretrained(self.path, **self.options())
         except CaptureError as error:
+            if "trust_remote_code" in str(error.__cause__):
+                raise UsageError(
+                    f"{self.path}: the tokenizer is Python code of its own (auto_map in "
+                    "tokenizer_config.json), which runs only when you say that you trust it: "
+                    f"{FLAG}"
+                ) from error
             raise UsageError(
                 f"{error}; copy the model's tokenizer files into the folder"
             ) from error
@@ -136,6 +156,12 @@ class HFFolder(Origin):
                 f"{vocab_size} embeddings: it belongs to another model"
             )
         return tokenizer
+
+    def _check_tokenizer(self) -> None:
+        for name in () if self.trust_remote_code else ("config.json", "tokenizer_config.json"):
+            if (self.path / name).is_file():
+                content = read_json(self.path / name)
+                check_tokenizer_class(self.path, content.get("tokenizer_class"), name)
 
 
 def context_length(config: Any) -> int | None:
@@ -157,9 +183,12 @@ def require_transformers() -> None:
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Turn whatever transformers and its readers raise into a CaptureError, quietly."""
+    """Turn whatever transformers and its readers raise into a CaptureError, quietly.
+
+    They may ask nothing meanwhile: standard input is at its end.
+    """
     try:
-        with quiet_libraries():
+        with quiet_libraries(), nothing_to_read():
             yield
     except CaptureError:
         raise
@@ -182,9 +211,13 @@ def _check_not_quantized(path: Path, config: dict[str, Any]) -> None:
 
 
 def _check_weights(path: Path) -> None:
+    shards_of = {
+        file.name: check_shards(path, file.name, read_json(file).get("weight_map", {}))
+        for file in sorted(path.glob(INDEX))
+    }
     for name in INDEXES:
-        if (path / name).is_file():
-            shards = sorted(set(read_json(path / name).get("weight_map", {}).values()))
+        if name in shards_of:
+            shards = shards_of[name]
             lost = [shard for shard in shards if not (path / shard).is_file()]
             if lost or not shards:
                 raise UsageError(
@@ -201,12 +234,3 @@ def _check_weights(path: Path) -> None:
         hint = f"; for {found[0]} give its path itself" if found else ""
         raise UsageError(f"{path}: no weights ({' or '.join(WEIGHTS)}) are in the folder{hint}")
 
-
-def _check_native(path: Path, config: dict[str, Any]) -> None:
-    from transformers import CONFIG_MAPPING
-
-    if config.get("model_type") not in CONFIG_MAPPING:
-        raise UsageError(
-            f"{path}: the model is Python code of its own (auto_map in config.json), which runs "
-            "only when you say that you trust it: --trust-remote-code"
-        )

@@ -8,28 +8,29 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.progress import track as rich_track
+from rich.text import Text
 
-from awqc.machine.consoles import LastingConsole
+from awqc.machine.terminal import console
 
 T = TypeVar("T")
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """``items``, ``total`` of them, with a progress bar on stderr where that is a terminal."""
-    console = LastingConsole(stderr=True)
-    shown = console.is_terminal and sys.stderr.isatty()
+    err = console(stderr=True)
+    shown = err.is_terminal and sys.stderr.isatty()
     total = len(items) if isinstance(items, Sized) else total
     yield from rich_track(
-        items, f"{what:<18}", total=total, console=console, transient=True, disable=not shown
+        items, f"{what:<18}", total=total, console=err, transient=True, disable=not shown
     )
 
 
 @contextmanager
 def stage(what: str) -> Iterator[None]:
     """Say on a terminal that ``what`` is going on; nothing elsewhere."""
-    console = LastingConsole(stderr=True)
-    if not (console.is_terminal and sys.stderr.isatty()):
+    err = console(stderr=True)
+    if not (err.is_terminal and sys.stderr.isatty()):
         yield
         return
-    with console.status(what):
+    with err.status(Text(what)):
         yield

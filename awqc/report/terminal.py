@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from awqc.machine.consoles import LastingConsole
+from awqc.machine.terminal import labelled
 from awqc.report.wording import (
     allocation,
     byte_count,
@@ -32,14 +31,6 @@ FIGURES = 52
 """Columns that the figures of the layer table take."""
 
 
-def console(stderr: bool = False) -> Console:
-    """Where to print; without colours and not cut to a width where it is no terminal."""
-    made = LastingConsole(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else LastingConsole(
-        stderr=stderr, highlight=False, width=max(made.width, 160), no_color=True
-    )
-
-
 def print_report(report: Mapping[str, Any], out: Console) -> None:
     """Layers, sites, sizes, verification and time, in one screen where possible."""
     if report["layers"]:
@@ -56,7 +47,7 @@ def print_report(report: Mapping[str, Any], out: Console) -> None:
     if report["tuning"]:
         out.print(f"tuning: {tuning(report['tuning'])}")
     for entry in _grouped(report["skipped"]):
-        out.print(f"left in float: {escape(entry)}")
+        out.print(f"left in float: {entry}")
     size = report["size"]
     out.print(
         f"size: {byte_count(size['original_bytes'])} -> {byte_count(size['quantized_bytes'])}, "
@@ -82,7 +73,7 @@ def _layer_table(layers: list[dict[str, Any]], width: int) -> Table:
     names = fit_names([layer["name"].removesuffix(".weight") for layer in layers], max(width, 18))
     for name, layer in zip(names, layers, strict=True):
         table.add_row(
-            escape(name),
+            name,
             str(layer["bits"]),
             group_size(layer["group_size"]),
             f"{layer['weight_error']:.2%}",
@@ -102,7 +93,7 @@ def _worst(layers: list[dict[str, Any]], width: int) -> str:
     known = [layer for layer in layers if layer["accumulated_sqnr_db"] is not None]
     ranked = sorted(known, key=lambda layer: float(layer["accumulated_sqnr_db"]))[:WORST]
     names = ", ".join(
-        f"{escape(shorten(layer['name'], width))} ({decibel(layer['accumulated_sqnr_db'])} dB)"
+        f"{shorten(layer['name'], width)} ({decibel(layer['accumulated_sqnr_db'])} dB)"
         for layer in ranked
     )
     return f"most affected: {names}" if names else "most affected: none"
@@ -156,7 +147,7 @@ def print_verification(verify: Mapping[str, Any], out: Console) -> None:
     for form, text in (verify["text"] or {}).items():
         print_quality(form.replace("_", " "), text, out)
     for note in verify["notes"]:
-        out.print(f"[yellow]warning:[/] {escape(note)}")
+        out.print(labelled("warning", "yellow", note))
 
 
 def _count(count: int, what: str) -> str:

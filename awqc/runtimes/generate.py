@@ -14,7 +14,8 @@ import onnxruntime as ort
 
 from awqc.errors import AwqcError, UsageError
 from awqc.kv_cache import PAST, state_pairs
-from awqc.runtimes.session_file import CPU, find_model, open_session, read_settings
+from awqc.runtimes.session_file import CPU, find_model, open_session
+from awqc.runtimes.session_settings import read_settings
 
 TOKENIZER = "tokenizer.json"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")

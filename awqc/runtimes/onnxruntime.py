@@ -14,7 +14,8 @@ from torch import Tensor
 from awqc.errors import AwqcError, UsageError, VerificationError
 from awqc.kv_cache import state_pairs
 from awqc.program import Batch, InputSpec
-from awqc.runtimes.session_file import Settings, find_model, open_session, read_settings
+from awqc.runtimes.session_file import find_model, open_session
+from awqc.runtimes.session_settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from awqc.runtimes.torch.torch_model import TorchModel

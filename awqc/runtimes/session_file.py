@@ -1,16 +1,8 @@
-"""Open ONNX models in onnxruntime as the file beside them says; torch is not imported.
-
-``session.json`` beside a model holds what its sessions should set::
-
-    {"config": {KEY: VALUE},                              # for every provider
-     "providers": {"cuda": {"config": {}, "options": {}}}}  # for one, with its own options
-"""
+"""Open ONNX models in onnxruntime; torch is not imported."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +10,12 @@ import onnx
 import onnxruntime as ort
 
 from awqc.errors import UsageError
+from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings
 
-MODEL, TUNED, SETTINGS = "model.onnx", "ort", "session.json"
-ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
+MODEL, TUNED = "model.onnx", "ort"
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 LOW_BIT, LEVEL = "MatMulNBits", "accuracy_level"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a session sets.
-
-    Attributes:
-        config: session config entries.
-        options: options of the provider.
-    """
-
-    config: dict[str, str] = field(default_factory=dict)
-    options: dict[str, str] = field(default_factory=dict)
 
 
 def find_model(path: Path) -> Path:
@@ -51,27 +30,6 @@ def find_model(path: Path) -> Path:
     raise UsageError(
         f"{path}: there is no {MODEL}, and none in {TUNED}/; give a folder that awqc compile wrote"
     )
-
-
-def read_settings(model: Path, provider: str) -> Settings:
-    """What ``session.json`` beside ``model`` says for ``provider`` (``cpu`` or ``cuda``).
-
-    Raises:
-        UsageError: the file does not read like that.
-    """
-    path = model.with_name(SETTINGS)
-    if not path.is_file():
-        return Settings()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        own = content.get("providers", {}).get(provider, {})
-        config = {**content.get("config", {}), **own.get("config", {})}
-        return Settings(
-            {str(key): str(value) for key, value in config.items()},
-            {str(key): str(value) for key, value in own.get("options", {}).items()},
-        )
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path}: is no file of session settings: {error}") from error
 
 
 def open_session(
@@ -96,7 +54,7 @@ def open_session(
     """
     settings = settings or Settings()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and its log prints names as they are
     options.intra_op_num_threads = threads
     entries = dict(settings.config)
     source: str | bytes = str(model)

@@ -100,7 +100,7 @@ def evaluate(
         scorers.append(_causal_model(name, model, trust_remote_code))
     if against is not None:
         scorers.insert(0, _causal_model("original", against, trust_remote_code))
-    tokenizer = _text_model(against or model, scorers[0])
+    tokenizer = _text_model(against or model, scorers[0], trust_remote_code)
     length = tokenizer.sequence_length(seq_len)
     sequences = packed_sequences(tokenizer, text, num_samples or SEQUENCES, length)
     scores = {scorer.name: TextQuality() for scorer in scorers}
@@ -158,10 +158,10 @@ def _compiled(folder: Path, provider: Provider) -> Iterator[Scorer]:
         yield OnnxScorer(name, session, inputs, states)
 
 
-def _text_model(folder: Path, scorer: Scorer) -> TextModel:
-    source = HFFolder(folder, gguf_file=None)
+def _text_model(folder: Path, scorer: Scorer, trust_remote_code: bool) -> TextModel:
+    source = HFFolder(folder, gguf_file=None, trust_remote_code=trust_remote_code)
     if folder.is_file() or not (folder / "config.json").is_file():
-        source = HFFolder.at(folder)
+        source = HFFolder.at(folder, trust_remote_code=trust_remote_code)
     tokenizer = source.tokenizer()
     return TextModel(
         tokenizer, context_length(source.config()), len(tokenizer), cached=bool(scorer.states)

@@ -11,7 +11,8 @@ import torch
 import awqc
 from awqc.errors import UsageError, VerificationError
 from awqc.runtimes.onnxruntime import load, why_no_cuda
-from awqc.runtimes.session_file import SETTINGS, Settings, find_model, open_session, read_settings
+from awqc.runtimes.session_file import find_model, open_session
+from awqc.runtimes.session_settings import SETTINGS, Settings, read_settings
 from tests.tiny import inputs, model
 
 
@@ -51,12 +52,15 @@ def test_settings_are_read_and_applied(folder: Path, tmp_path: Path) -> None:
     assert read_settings(path, "cpu") == Settings()
     content = {
         "config": {"session.qdq_matmulnbits_accuracy_level": 1},
-        "providers": {"cuda": {"config": {"a": "b"}, "options": {"c": 1}}},
+        "providers": {
+            "cuda": {"config": {"ep.cuda.fpa_intb_gemm": "1"}, "options": {"use_tf32": 0}}
+        },
     }
     (tmp_path / SETTINGS).write_text(json.dumps(content))
     level = {"session.qdq_matmulnbits_accuracy_level": "1"}
     assert read_settings(path, "cpu") == Settings(level)
-    assert read_settings(path, "cuda") == Settings({**level, "a": "b"}, {"c": "1"})
+    cuda = Settings({**level, "ep.cuda.fpa_intb_gemm": "1"}, {"use_tf32": "0"})
+    assert read_settings(path, "cuda") == cuda
     x = {"input": inputs("mlp")}
     exact = load(folder / "model.onnx", "cpu", accuracy_level=1).run(x)[0]
     assert torch.equal(load(tmp_path, "cpu").run(x)[0], exact)

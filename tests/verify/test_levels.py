@@ -14,10 +14,11 @@ from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import export_ort
 from awqc.export.ort_levels import parse_level, set_level
-from awqc.export.session_file import FPA_INTB, write_session_file
+from awqc.export.session_file import write_session_file
 from awqc.numerics.qparams import Granularity
 from awqc.program import Program
-from awqc.runtimes.session_file import ACCURACY_LEVEL, TUNED, read_levels
+from awqc.runtimes.session_file import TUNED, read_levels
+from awqc.runtimes.session_settings import ACCURACY_LEVEL, FPA_INTB
 from awqc.verify.levels import _loss, choose_levels, damages
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 

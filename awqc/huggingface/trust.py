@@ -1,0 +1,123 @@
+"""What the files of a Hugging Face folder may not do while nobody has said that they are trusted.
+
+transformers runs Python of a folder when told to trust it, and asks on standard input where it
+was told nothing. A folder can also name classes, kernels and files that lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TextIO
+
+from awqc.capture.names import quoted
+from awqc.errors import UsageError
+
+FLAG = "--trust-remote-code (trust_remote_code=True)"
+ADAPTER = "adapter_config.json"
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+_lock = threading.Lock()
+_readers = 0
+_kept: TextIO | None = None
+
+
+@contextmanager
+def nothing_to_read() -> Iterator[None]:
+    """Let standard input be at its end: whoever asks there gets no answer.
+
+    Standard input comes back when the last of the threads that are in here has left.
+    """
+    global _readers, _kept
+    with _lock:
+        if _readers == 0:
+            _kept, sys.stdin = sys.stdin, io.StringIO()
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                sys.stdin, _kept = _kept, None  # type: ignore[assignment]
+
+
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a ``config.json`` that wants code which transformers does not bring.
+
+    Raises:
+        UsageError: the model, or a part of it, is Python code of the folder, or runs kernels
+            from elsewhere.
+    """
+    from transformers import CONFIG_MAPPING
+
+    for where, part in _objects(config, "config.json"):
+        known = part is config and part.get("model_type") in CONFIG_MAPPING
+        if "auto_map" in part and not known:
+            raise UsageError(
+                f"{path}: the model is Python code of its own (auto_map in {where}), which runs "
+                f"only when you say that you trust it: {FLAG}"
+            )
+        for key in _KERNELS:
+            if "/" in str(part.get(key)):
+                raise UsageError(
+                    f"{path}: {key} in {where} is {quoted(part[key])}: kernels that would be "
+                    f"fetched and run. Remove the entry, or, if you trust the folder, pass {FLAG}"
+                )
+    if (path / ADAPTER).is_file():
+        raise UsageError(
+            f"{path}: holds an adapter ({ADAPTER}), which may name other files and modules. Merge "
+            "it into the model (merge_and_unload of peft), or, if you trust the folder, pass "
+            f"{FLAG}"
+        )
+
+
+def _objects(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All JSON objects in ``value``, each with its place."""
+    if isinstance(value, dict):
+        yield where, value
+        for key, inner in value.items():
+            yield from _objects(inner, f"{key} of {where}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _objects(inner, where)
+
+
+def check_tokenizer_class(path: Path, name: Any, where: str) -> None:
+    """Refuse a class of transformers that is no tokenizer; unknown names are none of its own.
+
+    Raises:
+        UsageError: ``name``, out of the file ``where``, is such a class.
+    """
+    import transformers
+
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    tokenizer = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase)
+    if name is not None and (not isinstance(name, str) or (kind is not None and not tokenizer)):
+        raise UsageError(
+            f"{path}: tokenizer_class in {where} is {quoted(name)}, which is no tokenizer of "
+            "transformers here; give the folder its model's own tokenizer files"
+        )
+
+
+def check_shards(path: Path, index: str, shards: Any) -> list[str]:
+    """The files that ``weight_map`` of an index names, each once.
+
+    Raises:
+        UsageError: one lies outside of the folder, or the map is none.
+    """
+    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+        raise UsageError(f"{path / index}: weight_map is no map from names to files")
+    for shard in shards.values():
+        parts = PurePosixPath(shard).parts
+        windows = PureWindowsPath(shard)
+        outside = shard.startswith("/") or windows.drive or windows.root or "\\" in shard
+        if outside or ".." in parts or not parts:
+            raise UsageError(
+                f"{path / index}: names the file {quoted(shard)}, which is not in the folder; "
+                "only files of the folder are read"
+            )
+    return sorted(set(shards.values()))
