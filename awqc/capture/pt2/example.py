@@ -28,7 +28,7 @@ def read_example(members: Members) -> Example | None:
         return None
     try:
         example = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - whatever the reason, it is not known to be safe
+    except Exception as error:
         raise NotAllowedError(f"a pickled object ({INPUTS})") from error
     if not _is_plain(example) or not _is_call(example):
         raise NotAllowedError(f"example inputs that are no plain arguments ({INPUTS})")

@@ -24,10 +24,10 @@ MAX_BITS, MAX_EXPONENT = 2**12, 64
 """Of integers; with larger ones a short text takes all memory."""
 
 _FLOAT = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,3})?")
-_ASSUMPTIONS = frozenset(
-    "integer positive nonnegative negative nonpositive nonzero zero real extended_real finite "
-    "infinite rational even odd prime commutative".split()
-)
+_ASSUMPTIONS = frozenset({
+    *("integer", "positive", "nonnegative", "negative", "nonpositive", "nonzero", "zero", "real"),
+    *("extended_real", "finite", "infinite", "rational", "even", "odd", "prime", "commutative"),
+})  # fmt: skip
 _POWERS = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
 _SYMPY = (
     *(sympy.Add, sympy.Mul, sympy.Pow, sympy.Abs, sympy.floor, sympy.ceiling),
@@ -63,7 +63,7 @@ def read_expression(text: str) -> sympy.Basic:
     try:
         tree = ast.parse(text, mode="eval")
         value = _read(tree.body, 0)
-    except Exception as error:  # noqa: BLE001 - sympy raises all kinds; it is refused in any case
+    except Exception as error:
         raise _refusal(text) from error
     if not isinstance(value, sympy.Basic):
         raise _refusal(text)

@@ -19,19 +19,23 @@ HIGHER_ORDER = (
 )
 """They call graphs of the archive and operators on the list, and nothing else."""
 
-_ON_SIZES = frozenset(
-    [f"_operator.{name}" for name in "eq ne le ge lt gt neg pos mul add sub floordiv mod".split()]
-    + [f"_operator.{name}" for name in "pow truediv and_ or_ lshift rshift".split()]
-    + [f"torch.{name}" for name in "sym_not sym_int sym_float sym_ite sym_max sym_min".split()]
-    + ["torch.sym_sqrt", "torch._sym_sqrt", "math.trunc"]
-)
+_ON_SIZES = frozenset({
+    *("_operator.eq", "_operator.ne", "_operator.le", "_operator.ge", "_operator.lt"),
+    *("_operator.gt", "_operator.neg", "_operator.pos", "_operator.mul", "_operator.add"),
+    *("_operator.sub", "_operator.floordiv", "_operator.mod", "_operator.pow"),
+    *("_operator.truediv", "_operator.and_", "_operator.or_", "_operator.lshift"),
+    *("_operator.rshift", "math.trunc", "torch.sym_not", "torch.sym_int", "torch.sym_float"),
+    *("torch.sym_ite", "torch.sym_max", "torch.sym_min", "torch._sym_sqrt", "torch.sym_sqrt"),
+})  # fmt: skip
 _TARGET = re.compile(r"torch\.ops\.([A-Za-z]\w*)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _WRAPPER = re.compile(r"torch\.ops\.higher_order\.([a-z_]+)")
+_WRAPPED = re.compile(r"(?:Optional|List)\[")
 _PLAIN = frozenset({"Tensor", "int", "float", "bool", "number", "complex", "Device", "Generator"})
-_WORDS = frozenset(
-    "UPLO activation approximate assert_msg driver equation indexing interpolation mode norm ord "
-    "p pad_mode padding padding_mode padding_side reduce rounding_mode side".split()
-)
+_WORDS = frozenset({
+    *("UPLO", "activation", "approximate", "assert_msg", "driver", "equation", "indexing"),
+    *("interpolation", "mode", "norm", "ord", "p", "pad_mode", "padding", "padding_mode"),
+    *("padding_side", "reduce", "rounding_mode", "side"),
+})  # fmt: skip
 """Arguments that are words: how to round, what to sum, what to say when an assertion fails."""
 
 
@@ -51,8 +55,7 @@ def check_operator(target: str) -> str:
     if operator is None:
         raise NotAllowedError(f"a call of {target!r}, which is not registered here")
     for argument in operator._schema.arguments:
-        kind = re.sub(r"Optional\[(\w+)\]|List\[(\w+)\]", r"\1\2", str(argument.type))
-        kind = re.sub(r"Optional\[(\w+)\]|List\[(\w+)\]", r"\1\2", kind)
+        kind = _WRAPPED.sub("", str(argument.type)).rstrip("]")
         if kind not in _PLAIN and not (kind == "str" and argument.name in _WORDS):
             raise NotAllowedError(f"a call of {target!r}, which takes a {argument.type}")
     return target
