@@ -59,7 +59,7 @@ class OnnxCodes:
     def __init__(self, path: Path) -> None:
         try:
             model = ir.load(path)
-        except Exception as error:  # noqa: BLE001 - a damaged protobuf raises all kinds
+        except Exception as error:
             raise UsageError(f"{path}: cannot be read as an ONNX model ({error})") from error
         self._path = path
         self._tensors = {
@@ -96,12 +96,11 @@ def _weights(graph: Any) -> list[_Stored]:
     """Every node that reads codes; one that dequantizes before one that looks up."""
     found = []
     for node in graph:
-        names = [None if value is None else str(value.name) for value in node.inputs]
-        zero_point = names[3] if node.op_type == "MatMulNBits" and len(names) > 3 else None
+        names = ["" if value is None else str(value.name) for value in node.inputs]
         if node.op_type == "DequantizeLinear":
-            found.append(_Stored(names[0], names[1], names[2] if names[2:] else None, node))
+            found.append(_Stored(names[0], names[1], "".join(names[2:3]) or None, node))
         elif node.op_type == "MatMulNBits":
-            found.append(_Stored(names[1], names[2], zero_point, node))
+            found.append(_Stored(names[1], names[2], "".join(names[3:4]) or None, node))
         elif node.op_type == "GatherBlockQuantized":
             found.append(_Stored(names[0], names[2], None, node))
         elif node.op_type == "Gather":

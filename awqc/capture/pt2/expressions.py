@@ -105,11 +105,11 @@ def _literal(node: ast.expr) -> int | str | bool:
         node, sign = node.operand, -1
     if not isinstance(node, ast.Constant):
         raise ValueError("no literal")
-    if sign == -1 and type(node.value) is int:
-        return -node.value
-    if sign == -1 or type(node.value) not in (int, str, bool):
+    value = node.value
+    if type(value) is int:
+        return sign * value
+    if sign == -1 or not isinstance(value, str | bool):
         raise ValueError("no literal")
-    value: int | str | bool = node.value
     return value
 
 

@@ -99,7 +99,7 @@ def _text(rules: Any, data: Any, place: str) -> Any:
 
 def _number(kind: Any, data: Any, place: str) -> Any:
     if kind is float:
-        if data in _NOT_FINITE or type(data) in (int, float):
+        if type(data) in (int, float) or (type(data) is str and data in _NOT_FINITE):
             return float(data)
     elif isinstance(kind, type) and issubclass(kind, IntEnum):
         return kind(_of(int, data, place))

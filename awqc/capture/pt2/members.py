@@ -71,13 +71,14 @@ class Members:
     def read_raw(self, name: str) -> Tensor:
         """The content as uint8 ``(bytes,)``, its checksum verified, in memory of its own."""
         content = torch.empty(self.size(name), dtype=torch.uint8)
-        view, start = memoryview(content.numpy()), 0
+        view, start = memoryview(content.numpy().data), 0
         with self._archive.open(self._infos[name]) as file:
             while start < len(view):
-                count = file.readinto(view[start : start + _CHUNK])
-                if not count:
+                part = file.read(_CHUNK)
+                if not part:
                     raise DamagedError(f"{name} is cut short")
-                start += count
+                view[start : start + len(part)] = part
+                start += len(part)
         return content
 
 
@@ -128,7 +129,8 @@ def _by_name(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         for start, what in _KNOWN:
             if rest.startswith(start) or name.startswith(start):
                 raise NotAllowedError(f"{what} ({name})")
-        if not slash or not name.startswith(root + slash) or not _ALLOWED.fullmatch(rest):
+        plain = root not in ("", ".", "..") and name.startswith(root + slash)
+        if not slash or not plain or not _ALLOWED.fullmatch(rest):
             raise NotAllowedError(f"an entry that is not part of a plain archive ({name!r})")
         found[rest] = info
     return found

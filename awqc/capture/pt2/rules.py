@@ -81,6 +81,8 @@ KEYS: dict[str, Reader] = {
     "Node.metadata": _note,
 }
 
+_KEPT_NOTES = ("nn_module_stack",)
+
 REPLACED: dict[str, Callable[[Any], Any]] = {
     "ExportedProgram.guards_code": lambda _: [],
     "GraphModule.metadata": lambda _: {},
@@ -88,8 +90,6 @@ REPLACED: dict[str, Callable[[Any], Any]] = {
     "Node.metadata": lambda notes: {k: notes[k] for k in _KEPT_NOTES if k in notes},
 }
 """Fields of which something is left behind: Python source of checks, names of classes, notes."""
-
-_KEPT_NOTES = ("nn_module_stack",)
 
 
 def check_record(record: Any) -> None:

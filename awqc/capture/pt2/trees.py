@@ -33,7 +33,7 @@ def read_tree(text: str, *, arguments: bool) -> str:
     """
     try:
         protocol, tree = json.loads(text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"{text[:60]!r} is no tree of arguments") from error
     if protocol != 1 or type(protocol) is not int:
         raise DamagedError(f"a tree of protocol {protocol!r}, 1 is needed")
@@ -64,15 +64,15 @@ def _node(tree: Any) -> dict[str, Any]:
 def _keys(context: Any, count: int) -> list[Any]:
     try:
         keys = json.loads(context)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError("the keys of a dict in a tree cannot be read") from error
     if not isinstance(keys, list) or len(keys) != count:
         raise DamagedError("a dict in a tree has other keys than children")
     for key in keys:
         if isinstance(key, str):
             check(key, is_words, "a key of a dict")
-        elif type(key) not in (int, bool):
-            raise NotAllowedError(f"a key of a dict that is no text or number ({str(key)[:60]})")
+        elif type(key) is not int:
+            raise NotAllowedError(f"a key of a dict that is no text or number: {str(key)[:60]}")
     return keys
 
 

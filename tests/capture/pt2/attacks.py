@@ -210,9 +210,10 @@ def value_name(files: Files) -> None:
 
 
 def file_operator(files: Files) -> None:
-    arguments = {"filename": {"as_string": MARK}, "shared": {"as_bool": True}}
     output = add_tensor(files, "evil")
-    add_call(files, "torch.ops.aten.from_file.default", {**arguments, "size": {"as_int": 4}}, output)
+    arguments: dict[str, Any] = {"filename": {"as_string": MARK}, "shared": {"as_bool": True}}
+    arguments["size"] = {"as_int": 4}
+    add_call(files, "torch.ops.aten.from_file.default", arguments, output)
 
 
 def old_format(files: Files) -> None:
