@@ -171,12 +171,20 @@ def _from_table(
 def _codes(
     codes: Array, groups: list[Array], bits: int, block: int, granularity: Granularity
 ) -> Codes | None:
-    """Undo what an exporter does: move codes up and down, and spread groups over blocks."""
-    wanted = granularity.groups(codes.shape[1])
-    step = granularity.width(codes.shape[1]) // block if block and wanted > 1 else 1
-    scale, *zeros = (group.reshape(codes.shape[0], -1)[:, :: max(step, 1)] for group in groups)
-    scale, zeros = scale[:, :wanted], [zero[:, :wanted] for zero in zeros]
-    if scale.shape[1] != wanted or bool(zeros) == granularity.symmetric:
+    """Undo what an exporter does: move codes up and down, and spread groups over blocks.
+
+    None where blocks differ that should be of one group.
+    """
+    columns = codes.shape[1]
+    blocks = -(-granularity.width(columns) // block) if block else 1
+    spread = [group.reshape(codes.shape[0], -1) for group in groups]
+    scale, *zeros = gathered = [group[:, ::blocks] for group in spread]
+    even = all(
+        np.array_equal(np.repeat(few, blocks, axis=1)[:, : many.shape[1]], many)
+        for few, many in zip(gathered, spread, strict=True)
+    )
+    wanted = granularity.groups(columns)
+    if not even or scale.shape[1] != wanted or bool(zeros) == granularity.symmetric:
         return None
     if granularity.symmetric:
         codes = codes - np.uint8(2 ** (bits - 1) - granularity.midpoint)

@@ -41,10 +41,10 @@ class Tied(nn.Module):
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.rnn = nn.GRU(32, 32, batch_first=True)
+        self.rnn, self.head = nn.GRU(32, 32, batch_first=True), nn.Linear(32, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.rnn(x)[0]
+        out: Tensor = self.head(self.rnn(x)[0])
         return out
 
 
@@ -185,7 +185,7 @@ def test_data_outside_of_the_folder_is_not_read(link: bool, tmp_path: Path) -> N
 
 
 def test_codes_that_are_missing_damaged_or_of_another_model(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="are missing.*compile anew with --calib"):
+    with pytest.raises(UsageError, match=r"are missing.*compile anew with --calib"):
         read_codes(tmp_path)
     (tmp_path / ONNX).write_bytes(b"no model")
     with pytest.raises(UsageError, match="cannot be read as an ONNX model"):
