@@ -24,15 +24,15 @@ MAY_USE: dict[str, str] = {
     "graph": "",
     "program": "errors graph numerics",
     "calling": "program",
-    "artifacts": "errors graph numerics program",
+    "artifacts": "errors graph numerics program pt2",
     "channels": "graph machine program",
     "weights": "channels errors graph numerics program",
     "passes": "artifacts channels errors graph machine numerics program weights",
-    "capture": "artifacts calling errors graph kv_cache machine program",
+    "capture": "artifacts calling errors graph kv_cache machine program pt2",
     "huggingface": "artifacts capture errors graph kv_cache machine program",
     "sources": "capture errors huggingface machine program",
     "data": "calling errors huggingface machine program",
-    "runtimes": "calling capture errors graph kv_cache numerics program",
+    "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
     "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
     "weights",
     "verify": "artifacts capture data errors export graph huggingface machine numerics program "
@@ -50,6 +50,7 @@ MAY_USE: dict[str, str] = {
     "cli": "artifacts errors machine",
     "__main__": "cli",
     "__init__": "compiler errors runtimes",
+    "pt2": "",
 }
 
 

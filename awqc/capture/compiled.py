@@ -12,7 +12,6 @@ from awqc.kv_cache import state_pairs
 from awqc.machine.process import quiet_libraries
 from awqc.program import InputSpec, Program
 
-ARCHIVE = "model.pt2"
 LOGITS, MASK = "logits", "attention_mask"
 
 

@@ -23,7 +23,8 @@ import onnx_ir.passes.common as passes
 
 from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
-from awqc.export.ort_weights import SCALES, WIDTHS, read_matrix, unsigned, why_not
+from awqc.export.ort_weights import SCALES, read_matrix, unsigned, why_not
+from awqc.numerics.onnx_types import WIDTHS
 
 CONTRIB = "com.microsoft"
 DEFAULT_LEVEL = 4

@@ -16,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from awqc.export.onnx_codes import FUSABLE_BLOCKS
+from awqc.numerics.onnx_types import WIDTHS
 from awqc.numerics.qparams import pack
 
 Array = NDArray[Any]
 
-WIDTHS = {
-    ir.DataType[f"{sign}INT{bits}"]: bits for sign in ("", "U") for bits in (2, 4, 8)
-}
 SCALES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 PER_CHANNEL_BLOCK = 32
 """Blocks that a scale for a whole row is spread over, as onnxruntime does when it fuses."""

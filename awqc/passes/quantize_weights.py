@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch.fx import Node
 
-from awqc.artifacts.recipe_codes import ARCHIVE, CODES_FILE, read_codes, stored_weight
+from awqc.artifacts.names import ARCHIVE
+from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, stored_weight
 from awqc.errors import UsageError
 from awqc.graph.linears import find_linears
 from awqc.machine.memory import trim

@@ -9,10 +9,11 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
+from awqc.artifacts.names import MODEL as MODEL
+from awqc.artifacts.names import TUNED as TUNED
 from awqc.errors import UsageError
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings
 
-MODEL, TUNED = "model.onnx", "ort"
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 LOW_BIT, LEVEL = "MatMulNBits", "accuracy_level"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from awqc.capture.compiled import ARCHIVE, load_compiled
+from awqc.artifacts.names import ARCHIVE
+from awqc.capture.compiled import load_compiled
 from awqc.data.array_files import read_arrays
 from awqc.data.calibration import CalibrationData, load_calibration, synthetic
 from awqc.data.text import FEWEST_SAMPLES, text_calibration
