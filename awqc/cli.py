@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import importlib
+import platform
+import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import click
 
 from awqc.errors import AwqcError
+from awqc.machine.strict import is_strict
 
 COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
 INTERRUPTED = 130
@@ -56,7 +61,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code.
+
+    A fault of awqc's own is shown with its traceback, as what it is; where the environment asks
+    for no fallback (`awqc.machine.strict`), it is raised.
+    """
+    try:
+        return _run(arguments)
+    except Exception as error:
+        if is_strict():
+            raise
+        _report_fault(error, sys.argv[1:] if arguments is None else arguments)
+        return 1
+
+
+def _report_fault(error: Exception, arguments: Sequence[str]) -> None:
+    """Say that ``error`` is no mistake of the user's, and what a report of it needs."""
+    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(
+        "awqc: this is a bug in awqc, not in what you gave it. Please report it with all that "
+        f"stands above, and:\n  awqc {shlex.join(arguments)}\n"
+        f"  awqc {version('awqc')}, torch {version('torch')}, "
+        f"Python {platform.python_version()}, {platform.platform()}",
+        err=True,
+    )
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = cli.main(args=arguments, prog_name="awqc", standalone_mode=False)
         return int(code or 0)

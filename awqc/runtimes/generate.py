@@ -14,7 +14,13 @@ import onnxruntime as ort
 
 from awqc.errors import AwqcError, UsageError
 from awqc.kv_cache import PAST, state_pairs
-from awqc.runtimes.session_file import CPU, find_model, open_session, read_settings
+from awqc.runtimes.session_file import (
+    CPU,
+    ORT_ERRORS,
+    find_model,
+    open_session,
+    read_settings,
+)
 
 TOKENIZER = "tokenizer.json"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
@@ -220,9 +226,7 @@ def _load_session(path: Path, provider: str, level: str | None, threads: int) ->
     settings = read_settings(path, short)
     try:
         return open_session(path, short, settings, level=level, threads=threads)
-    except AwqcError:
-        raise
-    except Exception as error:
+    except ORT_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise AwqcError(f"{path}: onnxruntime does not load it: {reason}") from error
 

@@ -11,10 +11,16 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from awqc.errors import AwqcError, UsageError, VerificationError
+from awqc.errors import UsageError, VerificationError
 from awqc.kv_cache import state_pairs
 from awqc.program import Batch, InputSpec
-from awqc.runtimes.session_file import Settings, find_model, open_session, read_settings
+from awqc.runtimes.session_file import (
+    ORT_ERRORS,
+    Settings,
+    find_model,
+    open_session,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from awqc.runtimes.torch.torch_model import TorchModel
@@ -71,9 +77,7 @@ class Session:
         self.provider = resolve_provider(provider)
         try:
             self._session = open_session(path, self.provider, settings, level=level)
-        except AwqcError:
-            raise
-        except Exception as error:
+        except ORT_ERRORS as error:
             reason = str(error).strip().splitlines()[0]
             raise VerificationError(
                 f"{path.name}: onnxruntime does not load it: {reason}"
