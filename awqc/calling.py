@@ -9,6 +9,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from awqc.graph.nodes import results_of
 from awqc.program import Program
 
 
@@ -41,8 +42,7 @@ def restore_calls(program: Program) -> GraphModule:
 
 def _output_leaves(program: Program, made: dict[Node, Node]) -> list[Any]:
     """The leaves of the result, constants included."""
-    (output,) = (node for node in program.graph.nodes if node.op == "output")
-    results = iter(output.args[0])
+    results = iter(results_of(program.graph))
     call = program.call
     leaves = [
         call.out_constants[index] if index in call.out_constants else next(results)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import platform
+import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 import click
@@ -17,6 +21,7 @@ from awqc.artifacts.record import Record, recording, said
 from awqc.errors import AwqcError
 from awqc.machine.stopping import TERMINATED, exit_code, ignore_signals, stop_on_signals
 from awqc.machine.streams import print_no_more
+from awqc.machine.strict import is_strict
 from awqc.machine.terminal import echo, print_traceback
 
 COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
@@ -92,9 +97,30 @@ def _flush() -> int:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code.
+
+    A fault of awqc's own is shown with its traceback, as what it is; where the environment asks
+    for no fallback (`awqc.machine.strict`), it is raised.
+    """
     with recording() as record:
-        return _run(arguments, record)
+        try:
+            return _run(arguments, record)
+        except Exception as error:
+            if is_strict():
+                raise
+            _report_fault(error, sys.argv[1:] if arguments is None else arguments)
+            return 1
+
+
+def _report_fault(error: Exception, arguments: Sequence[str]) -> None:
+    """Say that ``error`` is no mistake of the user's, and what a report of it needs."""
+    _complain("".join(traceback.format_exception(error)))
+    _complain(
+        "awqc: this is a bug in awqc, not in what you gave it. Please report it with all that "
+        f"stands above, and:\n  awqc {shlex.join(arguments)}\n"
+        f"  awqc {version('awqc')}, torch {version('torch')}, "
+        f"Python {platform.python_version()}, {platform.platform()}"
+    )
 
 
 def _run(arguments: Sequence[str] | None, record: Record) -> int:

@@ -246,6 +246,7 @@ def _write(program: Program, final: Program, folder: Path, formats: Sequence[str
                 f"{folder}: {name} could not be written: {error.strerror or error}; "
                 "nothing was published"
             ) from error
+    final.notes[:] = dict.fromkeys([*final.notes, *program.notes])
 
 
 def _verify(

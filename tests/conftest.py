@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from awqc.machine.strict import STRICT
 from awqc.program import Program
 from tests.tiny import MODELS, captured
 
@@ -24,11 +26,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # Models this small only lose by more threads, and sums keep one order.
     torch.set_num_threads(1)
+    # No second-best way is taken unseen; the marker ``fallbacks`` lets a test show one.
+    os.environ[STRICT] = "1"
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fallbacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("fallbacks"):
+        monkeypatch.delenv(STRICT)
 
 
 @pytest.fixture(params=list(MODELS))

@@ -23,7 +23,7 @@ def test_names() -> None:
     for name in NAMES:
         assert getattr(awqc, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'compiel'"):
-        _ = awqc.compiel  # type: ignore[attr-defined]
+        _ = awqc.compiel  # type: ignore[attr-defined]  # what is refused
 
 
 def test_compile() -> None:

@@ -67,6 +67,8 @@ class Worker:
         if not line:
             raise self._gone()
         content: dict[str, Any] = json.loads(line)
+        if "fault" in content:
+            raise RuntimeError(f"{self.name}: {content['fault']}")
         if "error" in content:
             kind = UsageError if content["exit_code"] == UsageError.exit_code else AwqcError
             raise kind(f"{self.name}: {content['error']}")

@@ -11,12 +11,14 @@ import os
 import resource
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from awqc.bench.inputs import Workload, make_inputs, states
 from awqc.bench.models import Model, OnnxModel, TorchModel
 from awqc.errors import AwqcError
+from awqc.runtimes.session_file import ORT_ERRORS
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -99,8 +101,11 @@ def main() -> None:
             answer({"turn": turn(model, workload), "peak_bytes": peak_bytes()})
     except AwqcError as error:
         answer({"error": str(error), "exit_code": error.exit_code})
-    except Exception as error:  # noqa: BLE001  whatever a runtime raises is told to the user
+    except (*ORT_ERRORS, RuntimeError, OSError) as error:
         answer({"error": str(error).strip().splitlines()[0], "exit_code": 1})
+    except Exception:
+        answer({"fault": traceback.format_exc()})
+        raise
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 
 from awqc.calling import path_name
 from awqc.errors import CaptureError, UnsupportedGraphError
+from awqc.graph.nodes import results_of, set_results
+from awqc.graph.ops import argument
 from awqc.machine.process import quiet_libraries
 from awqc.program import CallSpec, InputSpec, Program
 
@@ -115,8 +117,9 @@ def _flatten_inputs(module: GraphModule, leaves: Sequence[Any]) -> dict[int, Any
     constants: dict[int, Any] = {}
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     for node in list(module.graph.nodes):
-        if node.target is torch.ops.aten.copy_.default and node.args[0] in placeholders:
-            node.replace_all_uses_with(node.args[1])
+        copied = node.target is torch.ops.aten.copy_.default
+        if copied and argument(node, "self") in placeholders:
+            node.replace_all_uses_with(argument(node, "src"))
             module.graph.erase_node(node)
     for index, (node, leaf) in enumerate(zip(placeholders, leaves, strict=True)):
         if not isinstance(leaf, Tensor):
@@ -133,8 +136,7 @@ def _flatten_output(module: GraphModule, name: str) -> tuple[list[int], dict[int
     Returns the indices of the leaves that it still returns, and the other leaves (None,
     numbers) by index.
     """
-    output = next(n for n in module.graph.nodes if n.op == "output")
-    leaves = pytree.tree_leaves(output.args[0])
+    leaves = pytree.tree_leaves(results_of(module.graph))
     kept = [i for i, leaf in enumerate(leaves) if _is_tensor(leaf)]
     sizes = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Node) and i not in kept]
     if sizes:
@@ -144,7 +146,7 @@ def _flatten_output(module: GraphModule, name: str) -> tuple[list[int], dict[int
         )
     if not kept:
         raise UnsupportedGraphError(f"{name}: forward returns no tensor; nothing can be compared")
-    output.args = (tuple(leaves[i] for i in kept),)
+    set_results(module.graph, tuple(leaves[i] for i in kept))
     module.recompile()
     return kept, {i: leaf for i, leaf in enumerate(leaves) if i not in kept}
 

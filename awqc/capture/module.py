@@ -206,9 +206,10 @@ def _widen_batch(call: _Call) -> _Call | None:
     batched = [t for t in tensors if t.ndim]
     if not batched or any(t.shape[0] != 1 for t in batched):
         return None
-    return pytree.tree_map_only(  # type: ignore[no-any-return]
+    doubled: _Call = pytree.tree_map_only(
         Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, call
     )
+    return doubled
 
 
 def _dynamic_shapes(
@@ -266,7 +267,7 @@ def _name_keywords(module: nn.Module, call: _Call) -> None:
         return forward(*args, **kwargs)
 
     named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in more]
-    explicit.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    explicit.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]  # functions may have it, which mypy does not know
     module.forward = explicit
 
 

@@ -25,7 +25,7 @@ def return_plain_outputs(module: nn.Module) -> None:
     def plain_forward(*args: Any, **kwargs: Any) -> Any:
         return plain(forward(*args, **kwargs))
 
-    plain_forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    plain_forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # functions may have it, which mypy does not know
     module.forward = plain_forward
 
 

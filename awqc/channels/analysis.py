@@ -14,8 +14,10 @@ from awqc.channels.column_places import column_places
 from awqc.channels.flow import Flow
 from awqc.channels.labels import PINNED
 from awqc.channels.scale_free import neutral_values
-from awqc.channels.shapes import Shapes, free_splits
-from awqc.graph.linears import CONVOLUTIONS, Linear, find_linears
+from awqc.channels.shapes import Shapes, SizesError, free_splits
+from awqc.graph.families import CONVOLUTIONS
+from awqc.graph.linears import Linear, find_linears
+from awqc.graph.nodes import results_of
 from awqc.graph.sites import Reader, Site, both_factors
 from awqc.machine.threads import single_threaded
 from awqc.program import Program
@@ -90,7 +92,7 @@ class _Analysis:
             return refused("it is the same whatever it is scaled by")
         try:
             flow = self._spread(seed)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except SizesError as error:
             return refused(f"shapes that follow from dynamic axes cannot be worked out ({error})")
         labels = flow.classes.active(torch.arange(channels) + PINNED + 1)
         kept = labels[labels != 0].unique()
@@ -122,12 +124,22 @@ class _Analysis:
         """Labels for a scale on each channel of ``seed``'s input, spread over the graph."""
         try:
             return self._spread_with(seed, self.small)
-        except (RuntimeError, IndexError, ValueError):
+        except SizesError:
             # Small sizes can break what the model assumes of a dynamic axis, for example
-            # that it can be split in four; the example's own sizes cannot.
+            # that it can be split in four; the example's own sizes cannot. The labels are the
+            # same: this costs time alone.
             return self._spread_with(seed, self.example)
 
     def _spread_with(self, seed: Linear, shapes: Shapes) -> Flow:
+        """As `_spread`, with ``shapes``.
+
+        Raises:
+            SizesError: these do not fit together.
+        """
+        with shapes.fitting(RuntimeError):
+            return self._spread_from(seed, shapes)
+
+    def _spread_from(self, seed: Linear, shapes: Shapes) -> Flow:
         flow = Flow(shapes, self.states, seed.channels, self.neutral, self.columns)
         labels = -(torch.arange(seed.channels) + PINNED + 1)
         scales = -labels
@@ -201,9 +213,8 @@ def _state_nodes(program: Program, placeholders: list[Node]) -> dict[Node, Node]
     """Nodes of carried states, input to output and back."""
     if not program.states:
         return {}
-    output = next(n for n in program.graph.nodes if n.op == "output")
     entering = {spec.name: n for spec, n in zip(program.inputs, placeholders, strict=True)}
-    leaving = dict(zip(program.outputs, output.args[0], strict=True))
+    leaving = dict(zip(program.outputs, results_of(program.graph), strict=True))
     pairs = {entering[name]: leaving[other] for name, other in program.states}
     return pairs | {value: key for key, value in pairs.items()}
 

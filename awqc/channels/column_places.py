@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from awqc.graph.linears import CONVOLUTIONS, conv_options
+from awqc.graph.families import CONVOLUTIONS, TRANSPOSED
+from awqc.graph.linears import conv_options
+from awqc.graph.ops import argument
 
 aten = torch.ops.aten
-TRANSPOSED: dict[Any, int] = {
-    aten.conv_transpose1d.default: 1,
-    aten.conv_transpose2d.input: 2,
-    aten.conv_transpose3d.input: 3,
-}
 
 
 def column_places(graph: Graph) -> dict[Node, Node]:
@@ -40,11 +37,11 @@ def column_places(graph: Graph) -> dict[Node, Node]:
 def _multiplies(user: Node, weight: Node) -> bool:
     """Whether ``user`` reads ``weight`` as its matrix, and as nothing else."""
     if user.target is aten.embedding.default:
-        return user.args[0] is weight
+        return argument(user, "weight") is weight
     if user.target is not aten.linear.default and user.target not in (*CONVOLUTIONS, *TRANSPOSED):
         return False
-    others = (user.args[0], *user.args[2:], user.kwargs.get("bias"))
-    return user.args[1] is weight and weight not in others and not is_depthwise(user)
+    others = argument(user, "input"), argument(user, "bias")
+    return argument(user, "weight") is weight and weight not in others and not is_depthwise(user)
 
 
 def groups_of(node: Node) -> Any:
@@ -55,14 +52,14 @@ def groups_of(node: Node) -> Any:
     if node.target in CONVOLUTIONS:
         return conv_options(node)["groups"]
     if node.target in TRANSPOSED:
-        return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+        return argument(node, "groups")
     return 1
 
 
 def is_depthwise(node: Node) -> bool:
     """Whether each group of a convolution reads a single channel."""
     groups = groups_of(node)
-    weight = node.args[1]
+    weight = argument(node, "weight")
     assert isinstance(weight, Node)
     if not isinstance(groups, int):
         return False

@@ -14,6 +14,7 @@ from torch.fx import Node
 from awqc.channels.labels import ScaleClasses, compress, fit, merge_axes
 from awqc.channels.shapes import Shapes
 from awqc.graph.nodes import module_path
+from awqc.graph.ops import first_argument, index_of
 
 Rule = Callable[["Flow", Node], None]
 RULES: dict[Any, Rule] = {}
@@ -211,7 +212,7 @@ class Flow:
     def outputs(self, node: Node) -> dict[int, Node]:
         """The tensors that a call makes, by index: itself, or its ``getitem`` users."""
         if isinstance(node.meta.get("val"), list | tuple):
-            return {int(user.args[1]): user for user in node.users}  # type: ignore[arg-type]
+            return {index_of(user): user for user in node.users}
         return {0: node}
 
     def _take(self, node: Node, option: Alternative) -> None:
@@ -234,10 +235,9 @@ class Flow:
     def _touch(self, node: Node) -> None:
         """Check the equations of what makes ``node`` and of what reads it."""
         maker = node
-        if node.op == "call_function" and isinstance(node.args[0] if node.args else None, Node):
-            source = node.args[0]
-            assert isinstance(source, Node)
-            if isinstance(source.meta.get("val"), list | tuple):
+        if node.op == "call_function":
+            source = first_argument(node)
+            if isinstance(source, Node) and isinstance(source.meta.get("val"), list | tuple):
                 maker = source
         self._queue[maker] = None
         for user in self.owner(node).users:

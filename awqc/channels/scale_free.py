@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
 from awqc.channels.flow import RULES
 from awqc.channels.rules.elementwise import cast, homogeneous
-from awqc.channels.rules.moving import PADS, moving
+from awqc.channels.rules.moving import moving
+from awqc.graph.families import FILLS, PADS, ZEROS
+from awqc.graph.ops import argument
 from awqc.program import Program
 
-aten = torch.ops.aten
 MAX_ELEMENTS = 4096
-ZEROS = (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default)
-FILLS: dict[Any, int] = {
-    aten.full.default: 1,
-    aten.full_like.default: 1,
-    aten.new_full.default: 2,
-    aten.fill.Scalar: 1,
-    aten.scalar_tensor.default: 0,
-}
 
 
 def neutral_values(program: Program) -> frozenset[Node]:
@@ -50,7 +41,7 @@ def _is_neutral(program: Program, node: Node, found: set[Node]) -> bool:
     if node.target in ZEROS:
         return True
     if node.target in FILLS:
-        fill = node.args[FILLS[node.target]]
+        fill = argument(node, FILLS[node.target])
         return isinstance(fill, int | float) and (fill == 0 or math.isinf(fill))
     copies = RULES.get(node.target) in (homogeneous, cast, moving) and node.target not in PADS
     operands = [n for n in node.all_input_nodes if _is_floating(n)]

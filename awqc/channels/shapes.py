@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-aten = torch.ops.aten
-SPLITS = (aten.split_with_sizes.default, aten.split.sizes)
+from awqc.graph.families import SPLITS_BY_SIZES
+from awqc.graph.ops import argument, first_argument
+
 SMALL = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+class SizesError(Exception):
+    """The sizes that were chosen for dynamic axes do not fit together."""
 
 
 class Shapes:
@@ -43,8 +49,29 @@ class Shapes:
         for split in splits:
             self._divide(split)
 
+    @contextmanager
+    def fitting(self, *refusals: type[Exception]) -> Iterator[None]:
+        """Take what torch raises for sizes that do not fit together for that.
+
+        Only where some size was chosen here: the example's own sizes fit, and what is raised
+        with these alone is a fault of the code inside.
+
+        Raises:
+            SizesError: one of ``refusals`` came, and may be due to a chosen size.
+        """
+        try:
+            yield
+        except refusals as error:
+            if not self._sizes:
+                raise
+            raise SizesError(str(error)) from error
+
     def size(self, value: Any, least: int = 1) -> int:
-        """``value`` (int or SymInt) as an int; symbols without a size yet get ``least`` or more."""
+        """``value`` (int or SymInt) as an int; symbols without a size yet get ``least`` or more.
+
+        Raises:
+            SizesError: it divides by a size that comes out as zero.
+        """
         if isinstance(value, torch.SymInt):
             if not self._small and value.node.has_hint():
                 return int(value.node.hint)
@@ -53,7 +80,8 @@ class Shapes:
                 return self._worked_out[expression]
             for symbol in sorted(expression.free_symbols, key=str):
                 self._choose(symbol, value.node.shape_env, least)
-            self._worked_out[expression] = int(expression.subs(self._sizes))
+            with self.fitting(ZeroDivisionError, TypeError):  # TypeError: infinite
+                self._worked_out[expression] = int(expression.subs(self._sizes))
             return self._worked_out[expression]
         return int(value)
 
@@ -61,7 +89,7 @@ class Shapes:
         """Sizes of the tensor that ``node`` makes.
 
         Raises:
-            RuntimeError: a dynamic axis comes out empty, and would hide its labels.
+            SizesError: a dynamic axis comes out empty, and would hide its labels.
         """
         if node in self._shapes:
             return self._shapes[node]
@@ -69,7 +97,7 @@ class Shapes:
         shape = tuple(self.size(size) for size in given)
         for size, made in zip(given, shape, strict=True):
             if made < 1 and isinstance(size, torch.SymInt):
-                raise RuntimeError(f"{node.name} is empty")
+                raise SizesError(f"{node.name} is empty")
         self._shapes[node] = shape
         return shape
 
@@ -94,7 +122,7 @@ class Shapes:
     def _divide(self, split: Node) -> None:
         """Choose sizes of parts that follow from data: as equal as can be."""
         parts, axis = split.meta["val"], axis_of(split)
-        whole, free = split.all_input_nodes[0].meta["val"].shape[axis], []
+        whole, free = first_argument(split).meta["val"].shape[axis], []
         left = self.size(whole, least=len(parts))
         for part in parts:
             size = part.shape[axis]
@@ -110,14 +138,14 @@ class Shapes:
 
 def axis_of(split: Node) -> int:
     """The axis along which ``split`` cuts."""
-    axis = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
+    axis = argument(split, "dim")
     assert isinstance(axis, int)
     return axis
 
 
 def free_splits(graph: Graph) -> list[Node]:
     """The calls that cut a tensor into parts whose sizes follow from data."""
-    return [node for node in graph.nodes if node.target in SPLITS and _is_free(node)]
+    return [node for node in graph.nodes if node.target in SPLITS_BY_SIZES and _is_free(node)]
 
 
 def _is_free(split: Node) -> bool:

@@ -56,7 +56,7 @@ def command(
         workload=Workload(batch, tokens, new_tokens),
         turns=turns,
         threads=threads,
-        provider=provider,  # type: ignore[arg-type]
+        provider=provider,  # type: ignore[arg-type]  # click's choices are the providers
         trust_pickle=trust_pickle,
     )
     if as_json:

@@ -49,7 +49,7 @@ def command(
     with staging(output_dir) as folder:
         demo = run_demo(
             widths,
-            [int(width) for width in dict.fromkeys(bits)],  # type: ignore[misc]
+            [int(width) for width in dict.fromkeys(bits)],  # type: ignore[misc]  # click's choices are the widths
             epochs=epochs,
             seed=seed,
             provider=provider,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 
 @click.command("diff")
@@ -28,7 +32,7 @@ def command(before: Path, after: Path, trust_pickle: bool) -> None:
             echo(line)
 
 
-def _read(path: Path, trust_pickle: bool):  # type: ignore[no-untyped-def]
+def _read(path: Path, trust_pickle: bool) -> str | GraphModule:
     """The text of a dump, or the graph of an archive."""
     from awqc.errors import UsageError
     from awqc.sources.source import load_program

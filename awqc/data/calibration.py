@@ -25,6 +25,7 @@ from awqc.data.batches import (
     take,
 )
 from awqc.errors import CalibrationError, UsageError
+from awqc.graph.ops import argument
 from awqc.program import Batch, InputSpec, Program
 
 HELD_OUT = 0.2
@@ -222,8 +223,8 @@ def _rows_reached(start: Node) -> int | None:
         node = pending.pop()
         for user in node.users:
             if user.target is torch.ops.aten.embedding.default:
-                table = user.args[0]
-                if isinstance(table, Node) and user.args[1] is node:
+                table = argument(user, "weight")
+                if argument(user, "indices") is node:
                     rows.append(int(table.meta["val"].shape[0]))
             elif _moves_values_only(user) and user not in seen:
                 seen.add(user)

@@ -21,16 +21,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from awqc.export.attention import attention
 from awqc.export.shared_heads import share_heads
-from awqc.graph.nodes import open_sizes
+from awqc.graph.nodes import open_sizes, results_of, set_results
 from awqc.graph.rewriting import (
     caller,
     definition,
     expand,
     is_composite,
     is_functional,
-    node_arguments,
     node_mode,
     trace_call,
+    tracing,
 )
 
 aten = torch.ops.aten
@@ -62,10 +62,25 @@ class LocalProgram(ExportedProgram):
     a whole, as torch does it.
     """
 
+    failure: Exception | None = None
+
     def run_decompositions(
         self, decomp_table: Any = None, decompose_custom_triton_ops: bool = False
     ) -> ExportedProgram:
-        """This program with every node in ``decomp_table`` expanded."""
+        """This program with every node in ``decomp_table`` expanded.
+
+        What it raises is kept in ``failure`` too: translators wrap it in errors of theirs.
+
+        Raises:
+            TracingError: a node cannot be expanded alone.
+        """
+        try:
+            return self._expand_nodes(decomp_table)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _expand_nodes(self, decomp_table: Any) -> ExportedProgram:
         nested = any(isinstance(m, GraphModule) for m in self.graph_module.children())
         if decomp_table is None or nested:
             whole: ExportedProgram = super().run_decompositions(decomp_table)
@@ -93,18 +108,18 @@ class LocalProgram(ExportedProgram):
 
     def _settle_outputs(self) -> None:
         """Make each output a value of its own, and let the signature name it."""
-        (output,) = (node for node in self.graph.nodes if node.op == "output")
         results: list[Node] = []
-        for result, spec in zip(output.args[0], self.graph_signature.output_specs, strict=True):
+        specs = self.graph_signature.output_specs
+        for result, spec in zip(results_of(self.graph), specs, strict=True):
             if result.op == "placeholder" or result in results:
                 value = result.meta["val"]
-                with self.graph.inserting_before(output):
+                with self.graph.inserting_before(self.graph.output_node()):
                     result = self.graph.call_function(aten.clone.default, (result,))
                 result.meta["val"] = value
             assert isinstance(spec.arg, TensorArgument)
             spec.arg.name = result.name
             results.append(result)
-        output.args = (tuple(results),)
+        set_results(self.graph, tuple(results))
 
 
 def _replaced_size(node: Node, sizes: dict[Any, Node]) -> bool:
@@ -140,8 +155,9 @@ def _trace(node: Node, table: Decompositions) -> GraphModule:
     assert isinstance(node.target, OpOverload)
     kept = node.target in table
     call = caller(node, node.target if kept else definition(node.target))
-    values = [source.meta["val"] for source in node_arguments(node)]
-    with open_sizes(node_mode(node)), torch.no_grad():
+    values = [source.meta["val"] for source in node.all_input_nodes]
+    # What is called here is torch's own, which refuses in many ways.
+    with tracing(node, Exception), open_sizes(node_mode(node)), torch.no_grad():
         traced = make_fx(call, decomposition_table=dict(table))(*values)
         if is_functional(traced):
             return traced

@@ -26,7 +26,8 @@ from torch.utils import _pytree as pytree
 
 from awqc.errors import ExportError
 from awqc.export.decompose import LocalProgram
-from awqc.graph.nodes import fake_like, module_path
+from awqc.graph.nodes import fake_like, module_path, results_of
+from awqc.graph.ops import arguments
 from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.program import Program
 
@@ -82,8 +83,7 @@ class Lowered:
 
 def packed_weight(node: Node) -> PackedWeight:
     """What a call of `dequantize_packed` reads."""
-    named = ("packed", "scale", "zero_point", "shape", "bits", "group_size")
-    bound: dict[str, Any] = {**dict(zip(named, node.args, strict=False)), **node.kwargs}
+    bound = arguments(node)
     zero_point = bound["zero_point"]
     packed = str(bound["packed"].target)
     return PackedWeight(
@@ -121,7 +121,7 @@ class _Lowering:
         for node in nodes:
             if node not in self.made and node.op != "output" and not _is_check(node):
                 self._copy(node)
-        names, outputs = self._add_outputs(nodes[-1])
+        names, outputs = self._add_outputs(results_of(self.program.graph))
         return Lowered(self._exported(kind, outputs), tuple(self.weights), names)
 
     def _is_tensor(self, node: Node) -> bool:
@@ -177,10 +177,10 @@ class _Lowering:
             spec = InputSpec(InputKind.USER_INPUT, TensorArgument(copied.name), None)
             self.specs.append(spec)
 
-    def _add_outputs(self, node: Node) -> tuple[tuple[str, ...], list[OutputSpec]]:
+    def _add_outputs(self, returned: Any) -> tuple[tuple[str, ...], list[OutputSpec]]:
         """The outputs that are tensors; each a value of its own."""
         names, results = [], []
-        for name, value in zip(self.program.outputs, node.args[0], strict=True):  # type: ignore[arg-type]
+        for name, value in zip(self.program.outputs, returned, strict=True):
             if value is None:
                 continue
             if not isinstance(value, Node) or not isinstance(value.meta.get("val"), Tensor):

@@ -31,7 +31,9 @@ from awqc.export.onnx_tidy import (
     strip_metadata,
 )
 from awqc.export.onnx_weights import WeightPlacer
+from awqc.graph.rewriting import TracingError
 from awqc.machine.process import quiet_libraries
+from awqc.machine.strict import fall_back
 from awqc.program import Program
 from awqc.weights.unscaled import cell_weights, quantized_names
 
@@ -131,13 +133,8 @@ def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
     names = [*weights, *(spec.name for spec in program.inputs)]
     try:
         translated = _run_translator(lowered, opset, names)
-    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError):
-        # Node by node failed: the general way decomposes the whole graph, slowly.
-        whole = lower(program, ExportedProgram)
-        try:
-            translated = _run_translator(whole, opset, names)
-        except torch.onnx.OnnxExporterError as error:
-            raise ExportError(f"{program.name}: no ONNX form: {_root_cause(error)}") from error
+    except torch.onnx.OnnxExporterError as error:
+        translated = _translate_whole(program, opset, names, _refusal(lowered, error))
     model = translated.model
     found = model.opset_imports.get("")
     if found != opset:
@@ -146,6 +143,29 @@ def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
             f"{opset}; ask for another opset"
         )
     return model
+
+
+def _refusal(lowered: Lowered, error: Exception) -> Exception:
+    """Why nodes could not be expanded or translated one by one; a fault of ours is raised."""
+    failure = getattr(lowered.exported, "failure", None)
+    if failure is not None and not isinstance(failure, TracingError):
+        raise failure
+    return failure or error
+
+
+def _translate_whole(
+    program: Program, opset: int, names: list[str], error: Exception
+) -> torch.onnx.ONNXProgram:
+    """The general way, which decomposes the whole graph, slowly; ``error``: why it is taken."""
+    whole = lower(program, ExportedProgram)
+    try:
+        translated = _run_translator(whole, opset, names)
+    except torch.onnx.OnnxExporterError as failure:
+        raise ExportError(f"{program.name}: no ONNX form: {_root_cause(failure)}") from failure
+    note = "written as ONNX by torch's own decompositions, for node by node it could not be: "
+    why = str(error) if isinstance(error, TracingError) else _root_cause(error)
+    fall_back(program.notes, note + why, error)
+    return translated
 
 
 def _run_translator(lowered: Lowered, opset: int, input_names: list[str]) -> torch.onnx.ONNXProgram:

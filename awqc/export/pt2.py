@@ -40,11 +40,10 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     args, kwargs = example_call(program)
     # In memory first: torch's own writer ends the whole process where the disk is full.
     archive = io.BytesIO()
+    module, shapes = restore_calls(program), dynamic_shapes(program)
     try:
         with torch.no_grad(), quiet_libraries():
-            exported = torch.export.export(
-                restore_calls(program), args, kwargs, dynamic_shapes=dynamic_shapes(program)
-            )
+            exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import cast
 
 import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from awqc.graph.families import RESHAPES
 from awqc.graph.nodes import shape_of
+from awqc.graph.ops import argument, leading_arguments, set_argument
 
 aten = torch.ops.aten
 _HEADS = -3
-_SHAPING = (aten.reshape.default, aten.view.default, aten._unsafe_view.default)
 
 
 def share_heads(node: Node) -> None:
@@ -26,31 +27,29 @@ def share_heads(node: Node) -> None:
     known by shapes: ``repeat_interleave``, or ``expand`` of an axis behind the heads and
     ``reshape``.
     """
-    query, key, value = (each for each in node.args[:3] if isinstance(each, Node))
+    query, key, value = leading_arguments(node, 3)
     if len(shape_of(query)) <= -_HEADS - 1 or shape_of(query)[_HEADS] != shape_of(key)[_HEADS]:
         return
-    sources = [_before_repeat(key), _before_repeat(value)]
-    heads = {shape_of(source)[_HEADS] for source in sources if source is not None}
-    if None in sources or len(heads) != 1:
+    keys, values = _before_repeat(key), _before_repeat(value)
+    if keys is None or values is None or shape_of(keys)[_HEADS] != shape_of(values)[_HEADS]:
         return
-    node.args = (query, *(_squeezed(s, node) for s in sources if s is not None), *node.args[3:])
-    node.kwargs = {**node.kwargs, "enable_gqa": True}
+    set_argument(node, "key", _squeezed(keys, node))
+    set_argument(node, "value", _squeezed(values, node))
+    set_argument(node, "enable_gqa", True)
 
 
 def _before_repeat(node: Node) -> Node | None:
     """The value ``(..., h, n, d)`` or ``(..., h, 1, n, d)`` of which ``node`` repeats each head."""
     if node.target is aten.repeat_interleave.self_int:
-        source, times, axis = (*node.args, *[node.kwargs.get("dim")])[:3]
-        rank = len(shape_of(node))
-        plain = isinstance(times, int) and axis in (_HEADS, rank + _HEADS)
-        return source if plain and isinstance(source, Node) else None
-    if node.target not in _SHAPING:
+        source, times, axis = leading_arguments(node, 3)
+        plain = isinstance(times, int) and axis in (_HEADS, len(shape_of(node)) + _HEADS)
+        return source if plain else None
+    if node.target not in RESHAPES:
         return None
-    spread = node.args[0]
-    if not isinstance(spread, Node) or spread.target is not aten.expand.default:
+    spread = argument(node, "self")
+    if spread.target is not aten.expand.default:
         return None
-    source = spread.args[0]
-    assert isinstance(source, Node)
+    source: Node = argument(spread, "self")
     *batch, heads, length, width = shape_of(node)
     inner = shape_of(source)
     if len(inner) != len(batch) + 4 or not isinstance(inner[-4], int) or inner[_HEADS] != 1:
@@ -67,9 +66,10 @@ def _squeezed(source: Node, node: Node) -> Node:
     if len(shape_of(source)) == rank:
         return source
     while _is_whole_slice(source):
-        source = source.args[0]  # type: ignore[assignment]
-    if source.target is aten.unsqueeze.default and source.args[1] in (_HEADS, rank + 1 + _HEADS):
-        return source.args[0]  # type: ignore[return-value]
+        source = argument(source, "self")
+    unsqueezed = source.target is aten.unsqueeze.default
+    if unsqueezed and argument(source, "dim") in (_HEADS, rank + 1 + _HEADS):
+        return cast(Node, argument(source, "self"))
     with node.graph.inserting_before(node):
         squeezed = node.graph.call_function(aten.squeeze.dim, (source, _HEADS))
     squeezed.meta = {**node.meta, "val": source.meta["val"].squeeze(_HEADS)}
@@ -80,5 +80,5 @@ def _is_whole_slice(node: Node) -> bool:
     """Whether ``node`` is ``x[:]`` along some axis."""
     if node.target is not aten.slice.Tensor:
         return False
-    bounds: tuple[Any, ...] = node.args[2:]
-    return not node.kwargs and bounds in ((), (0,), (0, sys.maxsize), (0, sys.maxsize, 1))
+    start, end, step = (argument(node, name) for name in ("start", "end", "step"))
+    return start in (None, 0) and end in (None, sys.maxsize) and step == 1

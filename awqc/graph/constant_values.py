@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.graph.ops import evaluate
+
 
 def leaves_of(node: Node) -> list[Node]:
     """The tensors that ``node`` is computed from, each once; itself if it reads one."""
@@ -30,16 +32,15 @@ def value_of(node: Node, read: Callable[[str], Tensor]) -> Tensor:
     """The value of ``node``, which is computed from tensors alone; ``read`` gives one by name."""
     values: dict[Node, Any] = {}
 
-    def evaluate(step: Node) -> Any:
+    def value(step: Node) -> Any:
         if step not in values:
             if step.op == "get_attr":
                 values[step] = read(str(step.target))
             else:
-                args, kwargs = torch.fx.node.map_arg((step.args, step.kwargs), evaluate)
-                values[step] = step.target(*args, **kwargs)  # type: ignore[operator]
+                values[step] = evaluate(step, value)
         return values[step]
 
     with torch.no_grad():
-        value = evaluate(node)
-    assert isinstance(value, Tensor)
-    return value
+        found = value(node)
+    assert isinstance(found, Tensor)
+    return found

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from awqc.graph.nodes import results_of
+
 DTYPES = {
     torch.float64: "f64",
     torch.float32: "f32",
@@ -62,7 +64,7 @@ class _Dumper:
             if node.op == "get_attr":
                 self._names[node] = str(node.target)
             elif node.op == "output":
-                lines.append(f"return {self._argument(node.args[0])}")
+                lines.append(f"return {self._argument(results_of(self._module.graph))}")
             else:
                 lines.append(self._line(node))
         return "".join(f"{line}\n" for line in lines)

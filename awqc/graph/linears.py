@@ -16,20 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from awqc.graph.families import CONVOLUTIONS
 from awqc.graph.nodes import module_path
+from awqc.graph.ops import argument
 from awqc.graph.row_masks import selecting_masks
 
 aten = torch.ops.aten
-CONVOLUTIONS: dict[Any, int] = {
-    aten.conv1d.default: 1,
-    aten.conv2d.default: 2,
-    aten.conv3d.default: 3,
-    aten.conv1d.padding: 1,
-    aten.conv2d.padding: 2,
-    aten.conv3d.padding: 3,
-}
 MAX_PATCHES = 4096
 
 
@@ -66,7 +61,8 @@ class Linear:
     @property
     def op(self) -> str:
         """``linear``, ``conv2d``, …"""
-        return str(self.node.target._schema.name).removeprefix("aten::")  # type: ignore[union-attr]
+        assert isinstance(self.node.target, OpOverload)
+        return str(self.node.target._schema.name).removeprefix("aten::")
 
     @property
     def rows(self) -> int:
@@ -137,10 +133,10 @@ def as_linear(node: Node, selected: Node | None = None) -> Linear | None:
         if not isinstance(groups, int):
             return None
         blocks = groups
-        kernel = tuple(int(s) for s in _value(node.args[1]).shape[2:])
+        kernel = tuple(int(s) for s in _value(argument(node, "weight")).shape[2:])
     else:
         return None
-    x, weight = node.args[0], node.args[1]
+    x, weight = argument(node, "input"), argument(node, "weight")
     assert isinstance(x, Node)
     assert isinstance(weight, Node)
     if weight.op != "get_attr" or not weight.meta["val"].dtype.is_floating_point:
@@ -159,10 +155,9 @@ def _value(argument: Any) -> Tensor:
 def conv_options(node: Node) -> dict[str, Any]:
     """stride, padding, dilation and groups of a convolution, defaults filled in."""
     rank = CONVOLUTIONS[node.target]
-    named = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=False))
-    named |= {key: value for key, value in node.kwargs.items() if key in _CONV_DEFAULTS}
-    options = {key: named.get(key, default) for key, default in _CONV_DEFAULTS.items()}
-    for key in ("stride", "padding", "dilation"):
+    names = ("stride", "padding", "dilation", "groups")
+    options = {name: argument(node, name) for name in names}
+    for key in names[:-1]:
         value = options[key]
         if isinstance(value, int):
             value = (value,) * rank
@@ -170,9 +165,6 @@ def conv_options(node: Node) -> dict[str, Any]:
             value = tuple(value) * rank
         options[key] = value if isinstance(value, str) else tuple(value)
     return options
-
-
-_CONV_DEFAULTS: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 def _patches(

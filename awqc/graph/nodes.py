@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 
@@ -16,6 +16,19 @@ def module_path(node: Node) -> str:
     """Dotted path of the module whose forward made ``node``; empty at the top."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def results_of(graph: Graph) -> Any:
+    """What ``graph`` returns: the tuple of a program's outputs, else whatever nest it returns."""
+    (output,) = graph.find_nodes(op="output")
+    (results,) = output.args
+    return results
+
+
+def set_results(graph: Graph, results: tuple[Any, ...]) -> None:
+    """Let ``graph`` return ``results``."""
+    (output,) = graph.find_nodes(op="output")
+    output.args = (results,)
 
 
 def shape_of(node: Node) -> tuple[Any, ...]:
@@ -48,5 +61,6 @@ def fake_like(value: Tensor, anchor: Node) -> Tensor:
     for node in anchor.graph.nodes:
         mode = fake_mode_of(node.meta.get("val"))
         if mode is not None:
-            return mode.from_tensor(value, static_shapes=True)  # type: ignore[no-any-return]
+            fake: Tensor = mode.from_tensor(value, static_shapes=True)
+            return fake
     return value

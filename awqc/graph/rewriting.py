@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,15 +11,21 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from awqc.graph.nodes import fake_mode_of, open_sizes
+from awqc.graph.nodes import fake_mode_of, open_sizes, results_of
+from awqc.graph.ops import in_order, index_of
+
+
+class TracingError(Exception):
+    """An operation cannot be written as others for all sizes that its operands may have."""
 
 
 def is_composite(target: OpOverload) -> bool:
     """Whether torch defines ``target`` by other operations."""
     key = "CompositeImplicitAutograd"
-    name = str(target.name())  # type: ignore[no-untyped-call]
+    name = str(target.name())  # type: ignore[no-untyped-call]  # torch declares no types
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
@@ -34,18 +40,17 @@ def definition(target: OpOverload) -> Callable[..., Any]:
 
 def expand(node: Node, inner: GraphModule) -> list[Node]:
     """Replace ``node`` by the nodes of ``inner``, and return the new ones."""
-    sources = iter(node_arguments(node))
+    sources = iter(node.all_input_nodes)
     replaced: dict[Node, Any] = {}
     made: list[Node] = []
     with node.graph.inserting_before(node):
         for inside in inner.graph.nodes:
             if inside.op == "placeholder":
                 replaced[inside] = next(sources)
-            elif inside.op == "output":
-                _replace(node, torch.fx.node.map_arg(inside.args[0], replaced.__getitem__))
-            else:
+            elif inside.op != "output":
                 replaced[inside] = _copy_into(node, inside, replaced)
                 made.append(replaced[inside])
+    _replace(node, map_arg(results_of(inner.graph), replaced.__getitem__))
     return made
 
 
@@ -71,27 +76,42 @@ def trace_call(node: Node, target: Callable[..., Any], composite: bool = True) -
     Unless ``composite``, these are taken apart in turn where torch defines them by others.
 
     Raises:
-        RuntimeError: they would hold only for the example's size of an axis that may vary.
+        TracingError: torch refuses the arguments, or they would hold only for the example's size
+            of an axis that may vary.
     """
-    values = [source.meta["val"] for source in node_arguments(node)]
+    values = [source.meta["val"] for source in node.all_input_nodes]
     mode = node_mode(node)
     unguarded = mode.shape_env.suppress_guards() if mode.shape_env else nullcontext()
-    with open_sizes(mode), unguarded, torch.no_grad():
+    with tracing(node), open_sizes(mode), unguarded, torch.no_grad():
         traced = make_fx(caller(node, target), pre_dispatch=composite)(*values)
     _check_sizes(node, traced)
     return traced
 
 
+@contextmanager
+def tracing(node: Node, refusal: type[Exception] = RuntimeError) -> Iterator[None]:
+    """Take what torch raises for the arguments of ``node`` for what it is.
+
+    Raises:
+        TracingError: a ``refusal`` came.
+    """
+    try:
+        yield
+    except refusal as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TracingError(f"{node.name}: {node.target}: {reason}") from error
+
+
 def _check_sizes(node: Node, traced: GraphModule) -> None:
     """Refuse results with a plain number where ``node`` has a size that varies."""
-    (output,) = traced.graph.find_nodes(op="output")
-    found = torch.fx.node.map_arg(output.args[0], lambda result: result.meta.get("val"))
+    results = results_of(traced.graph)
+    found = map_arg(results, lambda result: result.meta.get("val"))
     pairs = zip(pytree.tree_leaves(node.meta.get("val")), pytree.tree_leaves(found), strict=False)
     for wanted, made in pairs:
         if isinstance(wanted, Tensor) and isinstance(made, Tensor):
             for size, other in zip(wanted.shape, made.shape, strict=False):
                 if isinstance(size, torch.SymInt) and not isinstance(other, torch.SymInt):
-                    raise RuntimeError(f"{node.name}: {node.target} fixes a size at {other}")
+                    raise TracingError(f"{node.name}: {node.target} fixes a size at {other}")
 
 
 def is_functional(module: GraphModule) -> bool:
@@ -102,23 +122,17 @@ def is_functional(module: GraphModule) -> bool:
 
 
 def caller(node: Node, target: Any) -> Callable[..., Any]:
-    """A function of the values of ``node``'s arguments that does what ``target`` does."""
-    leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
-    sources = node_arguments(node)
+    """A function of the values of the nodes that ``node`` reads, which does what ``target`` does.
+
+    ``target`` gets the arguments in the order of ``node``'s own operation.
+    """
+    args, kwargs = in_order(node)
 
     def call(*values: Any) -> Any:
-        bound = dict(zip(sources, values, strict=True))
-        filled = [bound[leaf] if isinstance(leaf, Node) else leaf for leaf in leaves]
-        args, kwargs = pytree.tree_unflatten(filled, spec)
-        return target(*args, **kwargs)
+        value = dict(zip(node.all_input_nodes, values, strict=True)).__getitem__
+        return target(*map_arg(args, value), **map_arg(kwargs, value))
 
     return call
-
-
-def node_arguments(node: Node) -> list[Node]:
-    """The nodes among the arguments of ``node``, each once."""
-    leaves = pytree.tree_leaves((node.args, node.kwargs))
-    return list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Node)))
 
 
 def node_mode(node: Node) -> Any:
@@ -134,7 +148,7 @@ def _replace(node: Node, value: Any) -> None:
     """Let the users of ``node`` read ``value`` (a node, or a sequence of nodes) instead."""
     if isinstance(value, list | tuple):
         for user in list(node.users):
-            user.replace_all_uses_with(value[user.args[1]])  # type: ignore[index, arg-type]
+            user.replace_all_uses_with(value[index_of(user)])
             node.graph.erase_node(user)
     else:
         node.replace_all_uses_with(value)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from awqc.graph.families import SPLITS
+from awqc.graph.ops import argument, first_argument
+
 aten = torch.ops.aten
-SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
-AXIS = {**dict.fromkeys(SPLITS, 2), aten.slice.Tensor: 1}
-"""The argument that says along which axis a value is cut."""
 
 
 def selecting_masks(graph: Graph) -> dict[Node, Node]:
@@ -38,9 +38,9 @@ def _mask(user: Node, source: Node, masks: dict[Node, Node]) -> Node | None:
 
 def masked(node: Node) -> tuple[Node, Node] | None:
     """``(mask, value)`` where ``node`` keeps some rows of ``value``, and zeros the others."""
-    if node.target is not aten.where.ScalarOther or node.args[2] != 0:
+    if node.target is not aten.where.ScalarOther or argument(node, "other") != 0:
         return None
-    mask, value = node.args[:2]
+    mask, value = argument(node, "condition"), argument(node, "self")
     assert isinstance(mask, Node)
     assert isinstance(value, Node)
     fits = same_rows(mask, value) and mask.meta["val"].shape[-1:] == (1,)
@@ -56,13 +56,14 @@ def by_row(node: Node, source: Node) -> bool:
     if node.op != "call_function":
         return False
     if target is operator.getitem:
-        return source.target in SPLITS and by_row(source, source.all_input_nodes[0])
+        return source.target in SPLITS and by_row(source, first_argument(source))
     if target is aten.linear.default:
-        return node.args[0] is source and source not in node.args[1:]
-    if target in AXIS:
-        place = AXIS[target]
-        axis = node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
-        return node.args[0] is source and axis in (-1, source.meta["val"].ndim - 1)
+        others = argument(node, "weight"), argument(node, "bias")
+        return argument(node, "input") is source and source not in others
+    if target in (*SPLITS, aten.slice.Tensor):
+        if first_argument(node) is not source:
+            return False
+        return argument(node, "dim") in (-1, source.meta["val"].ndim - 1)
     return torch.Tag.pointwise in getattr(target, "tags", ()) and same_rows(node, source)
 
 

@@ -173,7 +173,7 @@ def context_length(config: Any) -> int | None:
 def require_transformers() -> None:
     """Raise UsageError with the way to install it where transformers is missing."""
     try:
-        import transformers  # noqa: F401
+        import transformers  # noqa: F401  whether it can be
     except ImportError:
         raise UsageError(
             "Hugging Face folders are read through transformers, which is not installed: "

@@ -44,7 +44,7 @@ class Granularity:
 
     def with_bits(self, bits: int) -> Granularity:
         """The same at another width."""
-        return replace(self, bits=bits)  # type: ignore[arg-type]
+        return replace(self, bits=bits)  # type: ignore[arg-type]  # the caller gives one of BITS
 
     @property
     def quant_max(self) -> int:

@@ -147,7 +147,7 @@ def _shares(
             wanted = function(batch, floats)
         loss = distance(program, batch, function(batch, rounded), wanted)
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types
     shares = {}
     for name, weight in rounded.items():
         error = weight.detach() - floats[name]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from awqc.passes.base import Change
-from awqc.passes.canonical.aliases import unify_names
+from awqc.passes.canonical.aliases import order_arguments, unify_names
 from awqc.passes.canonical.bags import write_out_bags
 from awqc.passes.canonical.batch_norm import fold_batch_norms
 from awqc.passes.canonical.complex_pairs import complex_to_pairs
@@ -50,6 +50,7 @@ class Canonicalize:
         for rewrite in (
             drop_asserts,
             unify_names,
+            order_arguments,
             merge_reads,
             drop_no_ops,
             complex_to_pairs,

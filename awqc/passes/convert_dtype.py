@@ -13,8 +13,9 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
-from awqc.graph.linears import CONVOLUTIONS
+from awqc.graph.families import CONVOLUTIONS, MATMULS, TRANSPOSED
 from awqc.graph.nodes import fake_like, fake_mode_of
+from awqc.graph.ops import argument, change_arguments, evaluate, given_arguments
 from awqc.numerics.qparams import dequantize_packed
 from awqc.passes.base import Change
 from awqc.program import Program
@@ -24,16 +25,12 @@ HALVES = (torch.float16, torch.bfloat16)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOWER = {
     aten.linear.default,
-    aten.matmul.default,
-    aten.mm.default,
-    aten.bmm.default,
+    *MATMULS,
     aten.addmm.default,
     aten.baddbmm.default,
     aten.einsum.default,
     aten.scaled_dot_product_attention.default,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
+    *TRANSPOSED,
     *CONVOLUTIONS,
 }
 RAISE = {
@@ -82,7 +79,7 @@ def _widen(program: Program) -> list[Change]:
             program.set_weight(name, value.float())
             changes.append(Change(name, f"{value.dtype} -> float32"))
     for node in program.graph.nodes:
-        node.args, node.kwargs = torch.fx.node.map_aggregate((node.args, node.kwargs), _widened)
+        change_arguments(node, _widened)
     _retype_inputs(program, lambda dtype: torch.float32 if dtype in HALVES else dtype)
     if changes:
         _propagate(program)
@@ -123,13 +120,16 @@ def _retyped(node: Node) -> Any:
     former = node.meta["val"]
     if not any(_is_floating(leaf) for leaf in pytree.tree_leaves(former)):
         return former
-    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    mode = fake_mode_of((args, kwargs))
+
+    def value(read: Node) -> Any:
+        return read.meta["val"]
+
+    mode = fake_mode_of([value(read) for read in node.all_input_nodes])
     if mode is None:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return evaluate(node, value)
     symbols = mode.shape_env
     with mode, symbols.suppress_guards() if symbols else nullcontext():
-        values = node.target(*args, **kwargs)  # type: ignore[operator]
+        values = evaluate(node, value)
     return pytree.tree_map(
         lambda was, now: was.to(now.dtype) if isinstance(was, Tensor) else was,
         former,
@@ -192,7 +192,7 @@ class _Narrowing:
     def _has_large_number(self, node: Node) -> bool:
         """Whether ``node`` computes with a finite number that the dtype cannot hold."""
         limit = torch.finfo(self._dtype).max
-        numbers = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, int | float)]
+        numbers = [a for a in given_arguments(node).values() if isinstance(a, int | float)]
         return any(math.isfinite(number) and abs(number) > limit for number in numbers)
 
     def _cast_inputs(self, node: Node, dtype: torch.dtype) -> None:
@@ -224,7 +224,5 @@ def _is_float(node: Node) -> bool:
 
 
 def _is_mask(node: Node, value: Node) -> bool:
-    if node.target is not aten.scaled_dot_product_attention.default:
-        return False
-    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-    return mask is value
+    attends = node.target is aten.scaled_dot_product_attention.default
+    return attends and argument(node, "attn_mask") is value

@@ -168,7 +168,7 @@ class _Tuner:
             for batch in chosen:
                 loss = self._distance(batch, self.wanted(batch)) / len(chosen)
                 if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from awqc.errors import AwqcError, UsageError
 from awqc.kv_cache import PAST, state_pairs
-from awqc.runtimes.session_file import CPU, find_model, open_session
+from awqc.runtimes.session_file import CPU, ORT_ERRORS, find_model, open_session
 from awqc.runtimes.session_settings import read_settings
 
 TOKENIZER = "tokenizer.json"
@@ -221,9 +221,7 @@ def _load_session(path: Path, provider: str, level: str | None, threads: int) ->
     settings = read_settings(path, short)
     try:
         return open_session(path, short, settings, level=level, threads=threads)
-    except AwqcError:
-        raise
-    except Exception as error:
+    except ORT_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise AwqcError(f"{path}: onnxruntime does not load it: {reason}") from error
 

@@ -11,10 +11,10 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from awqc.errors import AwqcError, UsageError, VerificationError
+from awqc.errors import UsageError, VerificationError
 from awqc.kv_cache import state_pairs
 from awqc.program import Batch, InputSpec
-from awqc.runtimes.session_file import find_model, open_session
+from awqc.runtimes.session_file import ORT_ERRORS, find_model, open_session
 from awqc.runtimes.session_settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class Session:
         self.provider = resolve_provider(provider)
         try:
             self._session = open_session(path, self.provider, settings, level=level)
-        except AwqcError:
-            raise
-        except Exception as error:
+        except ORT_ERRORS as error:
             reason = str(error).strip().splitlines()[0]
             raise VerificationError(
                 f"{path.name}: onnxruntime does not load it: {reason}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
@@ -31,6 +32,14 @@ def find_model(path: Path) -> Path:
     raise UsageError(
         f"{path}: there is no {MODEL}, and none in {TUNED}/; give a folder that awqc compile wrote"
     )
+
+
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    each
+    for each in vars(onnxruntime_pybind11_state).values()
+    if isinstance(each, type) and issubclass(each, Exception)
+)
+"""What onnxruntime raises: its own classes have no common base."""
 
 
 def open_session(

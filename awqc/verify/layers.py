@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from awqc.graph.linears import CONVOLUTIONS, find_linears
+from awqc.graph.families import CONVOLUTIONS
+from awqc.graph.linears import find_linears
 from awqc.numerics.decibel import decibel
 from awqc.program import Batch, Program
 

@@ -55,7 +55,7 @@ def reverify(
     batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
     original = quantized if against is None else _original(against, quantized, calib, trust_pickle)
     reference = take_reference(original, batches)
-    verification = verify(quantized, reference, path, provider, tuned)  # type: ignore[arg-type]
+    verification = verify(quantized, reference, path, provider, tuned)  # type: ignore[arg-type]  # the option's choices are the providers
     check(verification, _dtype(quantized), max_loss if against else None, folder.name)
     return verification
 

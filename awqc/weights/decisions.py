@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.graph.linears import Linear, as_linear, find_linears
+from awqc.graph.nodes import results_of
+from awqc.graph.ops import argument
 from awqc.numerics.qparams import Granularity, resolve_group_size
 from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
@@ -92,7 +94,7 @@ def _granularity(spec: QuantizationSpec, linear: Linear, head: bool) -> Granular
     if linear.pointwise:
         group_size = resolve_group_size(spec.group_size, linear.columns)
     bits = spec.head_bits if head else spec.bits
-    return Granularity(bits, group_size, spec.symmetric)  # type: ignore[arg-type]
+    return Granularity(bits, group_size, spec.symmetric)  # type: ignore[arg-type]  # the request checked that it is one of BITS
 
 
 def _unscaled(spec: QuantizationSpec, weight: Node) -> Granularity:
@@ -126,8 +128,10 @@ def _refuse_table(spec: QuantizationSpec, table: Node) -> str | None:
     if table.meta["val"].numel() < SMALLEST_TABLE:
         return "a small embedding table"
     for user in table.users:
-        gathers = user.target is aten.embedding.default and user.args[0] is table
-        multiplies = user.target is aten.linear.default and user.args[1] is table
+        gathers, multiplies = (
+            user.target is target and argument(user, "weight") is table
+            for target in (aten.embedding.default, aten.linear.default)
+        )
         if not gathers and not multiplies:
             return f"the embedding table is also read by {user.name}"
         if multiplies and spec.head_bits == 0:
@@ -140,7 +144,7 @@ def embedding_tables(program: Program) -> list[Node]:
     found: dict[Node, None] = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target is aten.embedding.default:
-            table = node.args[0]
+            table = argument(node, "weight")
             if table.op == "get_attr" and table.meta["val"].dtype.is_floating_point:
                 found[table] = None
     return list(found)
@@ -167,9 +171,8 @@ def head_weights(program: Program) -> set[str]:
     slices and softcaps.
     """
     linears = {linear.node: linear for linear in find_linears(program.graph)}
-    output = next(node for node in program.graph.nodes if node.op == "output")
     found = set()
-    for name, value in zip(program.outputs, output.args[0], strict=True):
+    for name, value in zip(program.outputs, results_of(program.graph), strict=True):
         step = value if name in program.head_outputs else None
         while isinstance(step, Node) and step not in linears:
             operands = [n for n in step.all_input_nodes if _is_activation(n)]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 
+from awqc.graph.ops import evaluate, first_argument
 from awqc.program import Batch, Program
 
 Values = list[Any]
@@ -49,7 +49,7 @@ def walk(
         found[node] = [batch[spec.name] for batch in batches]
     for node in nodes[: last + 1]:
         if node in stops:
-            replaced.update(before(node, found[node.all_input_nodes[0]]))
+            replaced.update(before(node, found[first_argument(node)]))
         if node.op == "call_function":
             found[node] = [
                 _call(program.graph_module, node, found, {} if index < floats else replaced, index)
@@ -74,8 +74,7 @@ def _call(
         name = str(operand.target)
         return replaced[name] if name in replaced else _attribute(module, name)
 
-    assert callable(node.target)
-    return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
+    return evaluate(node, value)
 
 
 def _attribute(module: GraphModule, name: str) -> Any:

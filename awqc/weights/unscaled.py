@@ -7,34 +7,19 @@ scale of its own, so that a scale on it would change nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch.fx import Graph, Node
 
-from awqc.channels.column_places import TRANSPOSED
+from awqc.graph.families import RECURRENT, TRANSPOSED
+from awqc.graph.ops import argument
 from awqc.numerics.qparams import dequantize_packed
-
-aten = torch.ops.aten
-CELLS: dict[Any, int] = {
-    aten.lstm.input: 2,
-    aten.lstm.data: 3,
-    aten.gru.input: 2,
-    aten.gru.data: 3,
-    aten.rnn_tanh.input: 2,
-    aten.rnn_tanh.data: 3,
-    aten.rnn_relu.input: 2,
-    aten.rnn_relu.data: 3,
-}
-"""Recurrent networks, and where the list of their weights stands among the arguments."""
 
 
 def cell_weights(graph: Graph) -> list[Node]:
     """What recurrent networks multiply by: tensors of the program, or what makes them."""
     found: dict[Node, None] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and node.target in CELLS:
-            weights: Any = node.args[CELLS[node.target]]
+        if node.op == "call_function" and node.target in RECURRENT:
+            weights = argument(node, "params")
             found.update(dict.fromkeys(w for w in weights if w.meta["val"].ndim == 2))
     return list(found)
 
@@ -43,13 +28,13 @@ def quantized_names(weight: Node) -> list[str]:
     """The name of the quantized weight that ``weight`` dequantizes, if it does."""
     if weight.target is not dequantize_packed:
         return []
-    return [str(weight.all_input_nodes[0].target).removesuffix(".packed")]
+    return [str(argument(weight, "packed").target).removesuffix(".packed")]
 
 
 def unscaled_weights(graph: Graph) -> list[Node]:
     """Reads of float tensors that recurrent cells or transposed convolutions alone multiply by."""
     kernels = [
-        node.args[1]
+        argument(node, "weight")
         for node in graph.nodes
         if node.op == "call_function" and node.target in TRANSPOSED
     ]
@@ -66,6 +51,6 @@ def unscaled_weights(graph: Graph) -> list[Node]:
 
 
 def _multiplies(user: Node, weight: Node) -> bool:
-    if user.target in CELLS:
-        return weight in user.args[CELLS[user.target]]  # type: ignore[operator]
-    return user.target in TRANSPOSED and user.args[1] is weight
+    if user.target in RECURRENT:
+        return weight in argument(user, "params")
+    return user.target in TRANSPOSED and argument(user, "weight") is weight

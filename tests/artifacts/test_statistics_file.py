@@ -24,7 +24,7 @@ def batches(seed: int) -> list[tuple[torch.Tensor]]:
 
 def compiled(stats: Path, calib_seed: int = 1, **options: object) -> bytes:
     asked = {"formats": ("onnx",), "stats": stats, "effort": "fast", "rounding": "gptq"}
-    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **{**asked, **options})  # type: ignore[arg-type]
+    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **{**asked, **options})  # type: ignore[arg-type]  # options of many types in one dict
     return (result.folder / "model.onnx").read_bytes()
 
 

@@ -113,7 +113,7 @@ class Sum(nn.Module):
         self.l = nn.Linear(8, 4)
 
     def forward(self, *xs: Tensor, **more: Tensor) -> Tensor:
-        return self.l(sum(xs) + more.get("bias", torch.zeros(1)))  # type: ignore[no-any-return]
+        return self.l(sum(xs) + more.get("bias", torch.zeros(1)))  # type: ignore[no-any-return]  # a module's call is Any
 
 
 def test_variable_arguments() -> None:
@@ -135,7 +135,7 @@ def test_dynamic_axes_take_the_names_asked_for() -> None:
             self.head.weight = self.e.weight
 
         def forward(self, ids: Tensor) -> Tensor:
-            return self.head(self.e(ids))  # type: ignore[no-any-return]
+            return self.head(self.e(ids))  # type: ignore[no-any-return]  # a module's call is Any
 
     net = Tied()
     program = capture_module(net, (torch.zeros(2, 5, dtype=torch.int64),), dynamic={"ids": [1]})
@@ -250,7 +250,7 @@ def test_unknown_input_type_is_refused() -> None:
 
 def _counting(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:
     net.count += 1
-    return net.l(x)  # type: ignore[no-any-return]
+    return net.l(x)  # type: ignore[no-any-return]  # a module's call is Any
 
 
 class Wrapped(torch.Tensor):
@@ -258,7 +258,7 @@ class Wrapped(torch.Tensor):
 
     @staticmethod
     def __new__(cls, codes: Tensor) -> Wrapped:
-        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]  # torch keeps it private
             cls, codes.shape, dtype=torch.float32
         )
 
@@ -273,7 +273,7 @@ class Wrapped(torch.Tensor):
         return Wrapped(inner["codes"])
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares no types
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return cls(args[0].codes) if func is torch.ops.aten.detach.default else NotImplemented
@@ -339,7 +339,7 @@ def test_wrong_dynamic_axes(dynamic: dict[str, list[int]], message: str) -> None
 def test_wrong_models() -> None:
     x = (torch.randn(2, 8),)
     with pytest.raises(UsageError, match="the model is a str"):
-        capture_module("model", x)  # type: ignore[arg-type]
+        capture_module("model", x)  # type: ignore[arg-type]  # what is refused
     with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         scripted = torch.jit.script(nn.Linear(8, 4))
     with pytest.raises(UsageError, match="TorchScript"):

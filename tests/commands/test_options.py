@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(nn.Sequential(damaged), folder / "damaged.pt")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit")
-        torch.jit.save(torch.jit.script(mlp()), folder / "script.pt")  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(mlp()), folder / "script.pt")  # type: ignore[no-untyped-call]  # torch declares no types
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
     onnx.save(helper.make_model(graph), folder / "model.onnx")

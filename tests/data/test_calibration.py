@@ -37,7 +37,7 @@ class Net(nn.Module):
 
     def forward(self, ids: Tensor, x: Tensor, keep: Tensor) -> Tensor:
         both = self.table(ids) + self.kinds(ids.view(-1).reshape(ids.shape))
-        return self.l((both + x) * keep.unsqueeze(-1))  # type: ignore[no-any-return]
+        return self.l((both + x) * keep.unsqueeze(-1))  # type: ignore[no-any-return]  # a module's call is Any
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_whole_arrays_by_name(tmp_path: Path, mlp: Program) -> None:
 
 def test_positional_and_nested_batches() -> None:
     class Nested(nn.Linear):
-        def forward(self, x: Tensor, kv: Any = None, scale: float = 1.0) -> Tensor:  # type: ignore[override]
+        def forward(self, x: Tensor, kv: Any = None, scale: float = 1.0) -> Tensor:  # type: ignore[override]  # another forward than the base's
             return super().forward(x + kv[0]["k"]) * scale
 
     example = (torch.randn(2, 8), [{"k": torch.randn(2, 8)}], 2.0)
@@ -255,7 +255,7 @@ def test_positional_and_nested_batches() -> None:
     by_name = {"kv": example[1], "x": example[0]}
     for batch in (example, by_name):
         data = from_iterable([batch, batch], program)
-        torch.testing.assert_close(data.batches[0]["kv_0_k"], example[1][0]["k"])  # type: ignore[index]
+        torch.testing.assert_close(data.batches[0]["kv_0_k"], example[1][0]["k"])  # type: ignore[index]  # a nest that mypy cannot follow
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_restored_module_is_called_as_the_original() -> None:
 def test_restored_module_shares_tensors_and_keeps_the_program_flat() -> None:
     program = captured(nn.Linear(8, 4), torch.randn(2, 8))
     restored = restore_calls(program)
-    assert program.weight("weight").data_ptr() == restored.weight.data_ptr()  # type: ignore[operator,union-attr]
+    assert program.weight("weight").data_ptr() == restored.weight.data_ptr()  # type: ignore[operator,union-attr]  # a buffer, which mypy takes for a module
     assert isinstance(program.run(program.example), tuple)
 
 

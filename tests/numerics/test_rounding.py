@@ -102,7 +102,7 @@ def test_every_step_lowers_the_loss(
     bits: int, group_size: int, symmetric: bool, columns: int, seed: int
 ) -> None:
     """Ranges: for each group. Descent: for the matrix. Codes stay on the grid."""
-    granularity = Granularity(bits, group_size, symmetric)  # type: ignore[arg-type]
+    granularity = Granularity(bits, group_size, symmetric)  # type: ignore[arg-type]  # drawn from BITS
     matrix, gram = problem(6, columns, seed)
     full, clipped = full_range(matrix, granularity), search_ranges(matrix, gram, granularity, FLOAT)
     blocks = group_blocks(gram, granularity.width(columns), granularity.groups(columns))

@@ -45,7 +45,7 @@ class Apply(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.function(self, x)  # type: ignore[operator]
+        out: Tensor = self.function(self, x)  # type: ignore[operator]  # a function as an attribute, which mypy takes for a module
         return out
 
 

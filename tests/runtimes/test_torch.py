@@ -116,7 +116,7 @@ def test_a_decoder_runs_under_the_names_of_its_onnx(dtype: str, tmp_path: Path) 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="backend 'other' is unknown"):
-        awqc.load(tmp_path, backend="other")  # type: ignore[call-overload]
+        awqc.load(tmp_path, backend="other")  # type: ignore[call-overload]  # what is refused
     with pytest.raises(UsageError, match="leave provider"):
         awqc.load(tmp_path, "cuda", backend="torch-int4")
     with pytest.raises(UsageError, match=r"there is no model\.pt2"):

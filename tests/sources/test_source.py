@@ -200,7 +200,7 @@ def test_state_dicts_and_checkpoints_say_what_to_do() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript_is_told_apart() -> None:
-    torch.jit.save(torch.jit.script(mlp()), "script.pt")  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.script(mlp()), "script.pt")  # type: ignore[no-untyped-call]  # torch declares no types
     check_refused("script.pt", "TorchScript", "package.module:factory")
 
 

@@ -81,6 +81,6 @@ def test_it_needs_the_batches() -> None:
         step.apply(made)
         made.tidy()
     made.calibration = ()
-    made.quantization = pipeline.passes[-1]  # type: ignore[assignment]
+    made.quantization = pipeline.passes[-1]  # type: ignore[assignment]  # the last pass is a request
     with pytest.raises(UsageError, match="needs calibration data"):
         pipeline.passes[-1].apply(made)

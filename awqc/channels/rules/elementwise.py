@@ -10,17 +10,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
+from awqc.graph.families import CASTS, COPIES, DIVIDED, DROPOUTS, FILLS, MULTIPLIED, ZEROS
+from awqc.graph.ops import argument, first_argument, given_arguments, takes
 
 aten = torch.ops.aten
-CASTS: tuple[Any, ...] = (
-    aten.to.dtype,
-    aten.to.device,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten._to_copy.default,
-    aten.type_as.default,
-)
-"""Calls that change dtype or device, and may change nothing."""
 
 
 def is_tensor(argument: Any) -> bool:
@@ -43,17 +36,11 @@ def same(flow: Flow, *nodes: Any) -> None:
     aten.leaky_relu.default,
     aten.abs.default,
     aten.neg.default,
-    aten.dropout.default,
-    aten.feature_dropout.default,
     aten.native_dropout.default,
-    aten.alpha_dropout.default,
     aten.rrelu.default,
-    aten.alias.default,
-    aten.clone.default,
     aten.contiguous.default,
-    aten.detach.default,
-    aten.detach_.default,
-    aten.lift_fresh_copy.default,
+    *COPIES,
+    *DROPOUTS,
     aten.positive.default,
     aten.tril.default,
     aten.triu.default,
@@ -63,40 +50,42 @@ def same(flow: Flow, *nodes: Any) -> None:
 )
 def homogeneous(flow: Flow, node: Node) -> None:
     """``f(x / s) = f(x) / s``; of a second operand only the sign matters."""
-    same(flow, node.args[0], flow.outputs(node).get(0))
+    same(flow, first_argument(node), flow.outputs(node).get(0))
 
 
 # cast(x / s) = cast(x) / s, as long as it casts to a floating type.
 @rule(*CASTS, torch.ops.prims.convert_element_type.default)
 def cast(flow: Flow, node: Node) -> None:
     """``cast(x / s) = cast(x) / s`` to a floating type; others are refused."""
+    x = first_argument(node)
     if node.meta["val"].dtype.is_floating_point:
-        same(flow, node.args[0], node)
+        same(flow, x, node)
     else:
-        flow.pin(node.args[0], f"{describe(node)} casts it to {node.meta['val'].dtype}")
+        flow.pin(x, f"{describe(node)} casts it to {node.meta['val'].dtype}")
 
 
 @rule(aten.prelu.default)
 def prelu(flow: Flow, node: Node) -> None:
     """``prelu(x / s, w) = prelu(x, w) / s``: the slope is left alone."""
-    same(flow, node.args[0], node)
-    flow.pin(node.args[1], f"{describe(node)}: the slope of a prelu cannot take a scale")
+    same(flow, argument(node, "self"), node)
+    slope = argument(node, "weight")
+    flow.pin(slope, f"{describe(node)}: the slope of a prelu cannot take a scale")
 
 
 @rule(aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor)
 def clamp_between(flow: Flow, node: Node) -> None:
     """``max(x / s, a / s) = max(x, a) / s``: bounds that are tensors are scaled alike."""
-    same(flow, *node.args, *node.kwargs.values(), node)
+    same(flow, *given_arguments(node).values(), node)
 
 
 @rule(aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, aten.threshold.default)
 def clamp(flow: Flow, node: Node) -> None:
     """``max(x / s, 0) = max(x, 0) / s``: bounds of 0 and infinity pass, others are refused."""
-    bounds = [*node.args[1:], *node.kwargs.values()]
+    x, *bounds = given_arguments(node).values()
     if all(b is None or (isinstance(b, int | float) and _scale_free(b)) for b in bounds):
-        same(flow, node.args[0], node)
+        same(flow, x, node)
     else:
-        for value in (node.args[0], node):
+        for value in (x, node):
             flow.pin(value, f"{describe(node)} clamps at {bounds}, which a scale would move")
 
 
@@ -112,25 +101,20 @@ def _scale_free(value: float) -> bool:
 )
 def add(flow: Flow, node: Node) -> None:
     """Both operands absorb; a constant that is not zero cannot."""
-    for operand in node.args[:2]:
+    operands = argument(node, "self"), argument(node, "other")
+    for operand in operands:
         if not is_tensor(operand) and operand != 0:
             for value in (*node.all_input_nodes, node):
                 flow.pin(value, f"{describe(node)} adds the constant {operand}")
-    same(flow, *node.args[:2], node)
+    same(flow, *operands, node)
 
 
 # zeros_like(x / s) = zeros_like(x): only the shape of x matters
 @rule(
-    aten.zeros.default,
-    aten.zeros_like.default,
-    aten.new_zeros.default,
+    *ZEROS,
+    *FILLS,
     aten.ones_like.default,
     aten.new_ones.default,
-    aten.full.default,
-    aten.full_like.default,
-    aten.new_full.default,
-    aten.fill.Scalar,
-    aten.scalar_tensor.default,
     aten.empty_like.default,
     aten.new_empty.default,
     aten.rand_like.default,
@@ -151,9 +135,9 @@ def shape_only(flow: Flow, node: Node) -> None:
 )
 def sign(flow: Flow, node: Node) -> None:
     """Only the sign of the operand matters; a comparison with another number is refused."""
-    bound = node.args[1] if len(node.args) > 1 else 0
+    bound = argument(node, "other") if takes(node.target, "other") else 0
     if not (isinstance(bound, int | float) and _scale_free(bound)):
-        flow.pin(node.args[0], f"{describe(node)} compares it with {bound}")
+        flow.pin(argument(node, "self"), f"{describe(node)} compares it with {bound}")
     flow.pin(node, f"{describe(node)} is a sign")
 
 
@@ -164,27 +148,27 @@ def sign(flow: Flow, node: Node) -> None:
 )
 def extreme(flow: Flow, node: Node) -> None:
     """``max(a / s, b / s) = max(a, b) / s``; ``sqrt(a^2 + b^2)`` alike."""
-    same(flow, *node.args[:2], node)
+    same(flow, argument(node, "self"), argument(node, "other"), node)
 
 
 # where(c, a / s, b / s) = where(c, a, b) / s
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
 def where(flow: Flow, node: Node) -> None:
     """Both branches absorb; a scalar branch must be 0 or infinite."""
-    _select(flow, node, node.args[1], node.args[2])
+    _select(flow, node, argument(node, "self"), argument(node, "other"))
 
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 def masked_fill(flow: Flow, node: Node) -> None:
     """As `where`: the filled value must be 0 or infinite, or absorb."""
-    _select(flow, node, node.args[0], node.args[2])
+    _select(flow, node, argument(node, "self"), argument(node, "value"))
 
 
 # y = x;  y[i] = 0
 @rule(aten.scatter.value, aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
 def overwrite(flow: Flow, node: Node) -> None:
     """As `where`, on elements known only when it runs."""
-    _select(flow, node, node.args[0], node.args[3])
+    _select(flow, node, argument(node, "self"), argument(node, "value"))
 
 
 def _select(flow: Flow, node: Node, *branches: Any) -> None:
@@ -199,10 +183,9 @@ def _select(flow: Flow, node: Node, *branches: Any) -> None:
 @rule(aten.glu.default)
 def glu(flow: Flow, node: Node) -> None:
     """The first half along the axis passes; the second, under a sigmoid, cannot be scaled."""
-    x = node.args[0]
-    assert isinstance(x, Node)
+    x = argument(node, "self")
     shape = flow.shapes.shape(x)
-    axis = int(node.args[1] if len(node.args) > 1 else -1) % len(shape)  # type: ignore[arg-type]
+    axis = argument(node, "dim") % len(shape)
     if flow.scaled(x):
         first, second = flow.get(x).expand(shape).chunk(2, axis)
         flow.pin(x, f"{describe(node)} takes a sigmoid of it", second)
@@ -214,10 +197,10 @@ def glu(flow: Flow, node: Node) -> None:
 
 
 # (a / s) * b = (a * b) / s
-@rule(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+@rule(*MULTIPLIED, *DIVIDED)
 def multiply(flow: Flow, node: Node) -> None:
     """One operand carries the scale; two scaled ones must cancel."""
-    first, second = node.args[:2]
+    first, second = _factors(node)
     if not (is_tensor(first) and is_tensor(second)):
         if not is_tensor(first) and _exponent(node) < 0:
             flow.pin(second, f"{describe(node)} divides by it")
@@ -249,9 +232,13 @@ def multiply(flow: Flow, node: Node) -> None:
         flow.assign(node, alone)
 
 
+def _factors(node: Node) -> tuple[Any, Any]:
+    return argument(node, "self"), argument(node, "other")
+
+
 def _balance(flow: Flow, node: Node) -> tuple[Tensor, Tensor, Tensor]:
     """Labels of both factors and of the product, of one shape; a divisor's are negated."""
-    first, second = node.args[:2]
+    first, second = _factors(node)
     a, b, out = torch.broadcast_tensors(
         flow.get(first), _exponent(node) * flow.get(second), flow.get(node)
     )
@@ -272,16 +259,16 @@ def absorbs(flow: Flow, value: Any) -> bool:
 @rule(aten.square.default, aten.pow.Tensor_Scalar)
 def power(flow: Flow, node: Node) -> None:
     """The square root of a scale may go into a square; other powers are refused."""
-    exponent = node.args[1] if len(node.args) > 1 else 2
+    exponent = argument(node, "exponent") if takes(node.target, "exponent") else 2
     if exponent == 2:
         _square(flow, node)
         return
-    for value in (node.args[0], node):
+    for value in (argument(node, "self"), node):
         flow.pin(value, f"{describe(node)}: a scale cannot pass through pow with {exponent}")
 
 
 def _square(flow: Flow, node: Node) -> None:
-    x = node.args[0]
+    x = argument(node, "self")
     if flow.scaled(x):
         whole = torch.where(flow.classes.are_roots(flow.get(x)), 0, flow.get(x))
         flow.pin(x, f"{describe(node)} squares it", whole)
@@ -299,9 +286,7 @@ def multiply_alternatives(flow: Flow, node: Node) -> list[Alternative]:
     The scale of one factor may be undone by the other, if that is a tensor of the program,
     or reach the product.
     """
-    first, second = node.args[:2]
-    assert isinstance(first, Node)
-    assert isinstance(second, Node)
+    first, second = _factors(node)
     a, b, out = _balance(flow, node)
     missing = torch.where((a == 0) & (b == 0), out, 0)
     if bool((missing != 0).any()):
@@ -323,7 +308,7 @@ def multiply_alternatives(flow: Flow, node: Node) -> list[Alternative]:
 
 def _exponent(node: Node) -> int:
     """+1 where the second operand multiplies, -1 where it divides."""
-    return -1 if node.target in (aten.div.Tensor, aten.div.Scalar) else 1
+    return -1 if node.target in DIVIDED else 1
 
 
 def _reluctance(flow: Flow, option: Alternative, labels: Tensor) -> tuple[bool, bool]:

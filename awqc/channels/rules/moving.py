@@ -16,58 +16,40 @@ from torch.fx import Node
 
 from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
+from awqc.graph.families import JOINS, PADS, REARRANGED, SPLITS
+from awqc.graph.ops import argument, call, first_argument
 
 aten = torch.ops.aten
 MAX_KEPT = 100_000
 UNWHOLE = (aten.im2col.default,)
 """Operations that torch has for floating numbers only."""
-PADS = (aten.constant_pad_nd.default, aten.pad.default)
 
 
 @rule(
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.transpose.int,
+    *REARRANGED,
+    aten.expand_as.default,
+    *SPLITS,
+    *JOINS,
+    *PADS,
     aten.t.default,
     aten.numpy_T.default,
-    aten.permute.default,
-    aten.movedim.int,
     aten.movedim.intlist,
     aten.swapaxes.default,
-    aten.unsqueeze.default,
     aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.slice.Tensor,
     aten.narrow.default,
-    aten.select.int,
-    aten.split.Tensor,
-    aten.split.sizes,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
     aten.tensor_split.sections,
     aten.unbind.int,
-    aten.expand.default,
-    aten.expand_as.default,
     aten.broadcast_to.default,
-    aten.repeat.default,
     aten.tile.default,
     aten.repeat_interleave.self_int,
     aten.flip.default,
     aten.roll.default,
-    aten.cat.default,
-    aten.stack.default,
     aten.concat.default,
     aten.unfold.default,
     aten.diagonal.default,
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
     aten.channel_shuffle.default,
-    aten.constant_pad_nd.default,
-    aten.pad.default,
     aten.reflection_pad1d.default,
     aten.reflection_pad2d.default,
     aten.reflection_pad3d.default,
@@ -80,7 +62,6 @@ PADS = (aten.constant_pad_nd.default, aten.pad.default)
     aten.unsafe_split.Tensor,
     aten.unsafe_split_with_sizes.default,
     aten.unsafe_chunk.default,
-    aten.mT.default,
     aten.mH.default,
     aten.adjoint.default,
     aten.view_as.default,
@@ -90,8 +71,6 @@ PADS = (aten.constant_pad_nd.default, aten.pad.default)
     aten.select_scatter.default,
     aten.diagonal_scatter.default,
     aten.copy.default,
-    aten.index.Tensor,
-    aten.index_select.default,
 )
 def moving(flow: Flow, node: Node) -> None:
     """Every result element takes the label of the operand element that it is."""
@@ -162,52 +141,40 @@ def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | Non
         numbers[operand] = torch.arange(start, start + count, dtype=kind).reshape(shape)
         start += count
 
-    def value(argument: Node) -> Any:
-        return numbers[argument] if argument in numbers else flow.shapes.concrete(argument)
+    def value(given: Any) -> Any:
+        known = isinstance(given, Node) and given in numbers
+        return numbers[given] if known else flow.shapes.concrete(given)
 
-    args, kwargs = _concrete(flow, node, value)
-    if any(isinstance(n, Node) for n in torch.utils._pytree.tree_leaves((args, kwargs))):
+    if any(isinstance(value(read), Node) for read in node.all_input_nodes):
         return None
-    if node.target in PADS:
-        args = (*args[:2], "constant", 0) if _is_constant_pad(node) else args
-        args = (args[0], args[1], 0) if node.target is aten.constant_pad_nd.default else args
-    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    fill = {"value": 0} if _pads_with_numbers(node) else {}
+    with flow.shapes.fitting(RuntimeError, IndexError):
+        result = call(node, value, **fill)
     results = [result] if isinstance(result, Tensor) else list(result)
     return [made.long() - 1 for made in results]
 
 
-def _concrete(flow: Flow, node: Node, value: Any) -> tuple[Any, Any]:
-    args = torch.fx.node.map_aggregate(
-        torch.fx.node.map_arg(node.args, value), flow.shapes.concrete
-    )
-    kwargs = torch.fx.node.map_aggregate(
-        torch.fx.node.map_arg(node.kwargs, value), flow.shapes.concrete
-    )
-    return args, kwargs
-
-
-def _is_constant_pad(node: Node) -> bool:
-    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-    return node.target is aten.pad.default and mode == "constant"
+def _pads_with_numbers(node: Node) -> bool:
+    """Whether it pads with a number, not with copies."""
+    if node.target is aten.pad.default:
+        return bool(argument(node, "mode") == "constant")
+    return node.target is aten.constant_pad_nd.default
 
 
 def _pads_neutrally(node: Node) -> bool:
     """Whether it pads with copies, or with what no scale changes: zeros or infinities."""
-    if node.target is aten.pad.default and not _is_constant_pad(node):
+    if not _pads_with_numbers(node):
         return True
-    position = 3 if node.target is aten.pad.default else 2
-    fill = node.args[position] if len(node.args) > position else node.kwargs.get("value", 0)
-    return fill in (None, 0, math.inf, -math.inf)
+    return argument(node, "value") in (None, 0, math.inf, -math.inf)
 
 
 def _rows(flow: Flow, node: Node) -> None:
     """Rows picked by unknown numbers: labels must not depend on the axes picked from."""
-    x = node.args[0]
-    assert isinstance(x, Node)
+    x = first_argument(node)
     if node.target is aten.index_select.default:
-        axes, made, at = [int(node.args[1]) % len(x.meta["val"].shape)], 1, None  # type: ignore[arg-type]
+        axes, made, at = [argument(node, "dim") % len(x.meta["val"].shape)], 1, None
     elif node.target is aten.index.Tensor:
-        axes, made, at = picked_axes(node.args[1])
+        axes, made, at = picked_axes(argument(node, "indices"))
     else:
         for value in (*node.all_input_nodes, *flow.outputs(node).values()):
             flow.pin(value, f"{describe(node)} moves elements by numbers known only when it runs")
@@ -251,8 +218,8 @@ def _exchange(labels: Tensor, axes: list[int], at: int, made: int) -> Tensor:
 @rule(aten.gather.default)
 def gather(flow: Flow, node: Node) -> None:
     """``y[i, j] = x[index[i, j], j]``: labels are constant along the axis picked from."""
-    x, axis = node.args[0], int(node.args[1]) % max(len(node.meta["val"].shape), 1)  # type: ignore[arg-type]
-    assert isinstance(x, Node)
+    x, axis = argument(node, "self"), argument(node, "dim")
+    axis %= max(len(node.meta["val"].shape), 1)
     if flow.shapes.shape(x)[:axis] + flow.shapes.shape(x)[axis + 1 :] != (
         flow.shapes.shape(node)[:axis] + flow.shapes.shape(node)[axis + 1 :]
     ):

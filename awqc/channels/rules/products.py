@@ -9,6 +9,8 @@ from torch.fx import Node
 
 from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
 from awqc.channels.labels import merge_axes, strongest
+from awqc.graph.families import MATMULS
+from awqc.graph.ops import leading_arguments
 
 aten = torch.ops.aten
 
@@ -22,12 +24,10 @@ def _clash(flow: Flow, node: Node, *values: Any) -> bool:
 
 
 # y[m, n] = sum_k a[m, k] b[k, n]
-@rule(aten.matmul.default, aten.bmm.default, aten.mm.default)
+@rule(*MATMULS)
 def matmul(flow: Flow, node: Node) -> None:
     """A scale on k must cancel; one on m comes from a, one on n from b."""
-    a, b = node.args[:2]
-    assert isinstance(a, Node)
-    assert isinstance(b, Node)
+    a, b = leading_arguments(node, 2)
     if min(len(a.meta["val"].shape), len(b.meta["val"].shape)) < 2:
         for value in (a, b, node):
             flow.pin(value, f"{describe(node)} multiplies by a vector")
@@ -69,12 +69,10 @@ def _cancel(flow: Flow, node: Node, a: Node, b: Node) -> None:
         _clash(flow, node, a, b, node)
 
 
-@alternatives(aten.matmul.default, aten.bmm.default, aten.mm.default)
+@alternatives(*MATMULS)
 def matmul_alternatives(flow: Flow, node: Node) -> list[Alternative]:
     """A scale on the result comes from columns of b, or from rows of a."""
-    a, b = node.args[:2]
-    assert isinstance(a, Node)
-    assert isinstance(b, Node)
+    a, b = leading_arguments(node, 2)
     out = flow.get(node)
     if flow.scaled(a) or flow.scaled(b) or not flow.scaled(node):
         return []
@@ -93,11 +91,9 @@ def matmul_alternatives(flow: Flow, node: Node) -> list[Alternative]:
 @rule(aten.scaled_dot_product_attention.default)
 def attention(flow: Flow, node: Node) -> None:
     """Linear in v: channels pass, tied along the keys and over the heads that share a v."""
-    query, key, value = node.args[:3]
+    query, key, value, mask = leading_arguments(node, 4)
     for operand in (query, key):
         flow.pin(operand, f"{describe(node)} takes a softmax of it")
-    assert isinstance(value, Node)
-    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     if isinstance(mask, Node):
         flow.pin(mask, f"{describe(node)} takes a softmax of it")
     rank = len(node.meta["val"].shape)

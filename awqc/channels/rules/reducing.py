@@ -11,6 +11,8 @@ from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
 from awqc.channels.rules.elementwise import same
 from awqc.channels.rules.moving import picked_axes
+from awqc.graph.families import CASTS, COPIES
+from awqc.graph.ops import argument, first_argument, leading_arguments, takes
 
 aten = torch.ops.aten
 
@@ -28,8 +30,7 @@ def _spatial(*targets: Any, rank: int) -> None:
     @rule(*targets)
     def pooling(flow: Flow, node: Node) -> None:
         dims = len(node.meta["val"].shape) if not isinstance(node.meta["val"], tuple | list) else 0
-        x = node.args[0]
-        assert isinstance(x, Node)
+        x = first_argument(node)
         dims = dims or len(x.meta["val"].shape)
         mixing(flow, node, list(range(dims - rank, dims)), x, flow.outputs(node).get(0))
 
@@ -84,12 +85,6 @@ _spatial(
 )
 
 
-NORMS = (
-    aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype,
-)
-"""Reductions whose axes follow the order of the norm."""
-
-
 # sum(x / s) = sum(x) / s with s constant along the summed axes
 @rule(
     aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default,
@@ -100,15 +95,13 @@ NORMS = (
 )
 def reduction(flow: Flow, node: Node) -> None:
     """Sums, means, extremes, norms and deviations along axes."""
-    x = node.args[0]
-    assert isinstance(x, Node)
+    x = argument(node, "self")
     rank = len(x.meta["val"].shape)
-    position = 2 if node.target in NORMS else 1
-    if position == 2 and len(node.args) > 1 and node.args[1] == 0:
+    order = next((name for name in ("ord", "p") if takes(node.target, name)), None)
+    if order is not None and argument(node, order) == 0:
         flow.pin(x, f"{describe(node)} counts what is not zero")
         return
-    given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
-    given = None if node.target is aten.std.default else given
+    given = argument(node, "dim") if takes(node.target, "dim") else None
     axes = list(range(rank)) if not given and given != 0 else (
         [given] if isinstance(given, int) else list(given)
     )
@@ -137,31 +130,33 @@ def _restore(labels: torch.Tensor, axes: list[int]) -> torch.Tensor:
 @rule(aten.cumsum.default)
 def cumulative(flow: Flow, node: Node) -> None:
     """Running sums along an axis."""
-    axis = int(node.args[1]) % len(node.meta["val"].shape)  # type: ignore[arg-type]
-    mixing(flow, node, [axis], node.args[0], node)
+    axis = argument(node, "dim") % len(node.meta["val"].shape)
+    mixing(flow, node, [axis], argument(node, "self"), node)
 
 
 # sample(x / s, grid) = sample(x, grid) / s with s constant over space
 @rule(aten.grid_sampler.default)
 def grid_sample(flow: Flow, node: Node) -> None:
     """Interpolation at given places; padding is with zeros or the border."""
-    mixing(flow, node, list(range(2, len(node.meta["val"].shape))), node.args[0], node)
-    flow.pin(node.args[1], f"{describe(node)} samples at it")
+    axes = list(range(2, len(node.meta["val"].shape)))
+    mixing(flow, node, axes, argument(node, "input"), node)
+    flow.pin(argument(node, "grid"), f"{describe(node)} samples at it")
 
 
 # y = x;  y[i] += src   scaled alike, s constant along the picked axis
 @rule(aten.index_add.default, aten.index_copy.default, aten.scatter_add.default, aten.scatter.src)
 def scatter(flow: Flow, node: Node) -> None:
     """Rows added or copied at places known only when it runs."""
-    axis = int(node.args[1]) % len(node.meta["val"].shape)  # type: ignore[arg-type]
-    mixing(flow, node, [axis], node.args[0], node.args[3], node)
+    axis = argument(node, "dim") % len(node.meta["val"].shape)
+    added = argument(node, "source" if takes(node.target, "source") else "src")
+    mixing(flow, node, [axis], argument(node, "self"), added, node)
 
 
 # y = x;  y[i] = max(y[i], src)   and sums and means alike
 @rule(aten.scatter_reduce.two)
 def scatter_reduce(flow: Flow, node: Node) -> None:
     """As `scatter`; a product of scaled values is refused."""
-    if node.args[4] == "prod":
+    if argument(node, "reduce") == "prod":
         for value in (*node.all_input_nodes, node):
             flow.pin(value, f"{describe(node)} multiplies scaled values")
         return
@@ -172,9 +167,8 @@ def scatter_reduce(flow: Flow, node: Node) -> None:
 @rule(aten.col2im.default)
 def fold_patches(flow: Flow, node: Node) -> None:
     """``(batch, channels * patch, places)`` to ``(batch, channels, height, width)``."""
-    x, kernel = node.args[0], node.args[2]
-    assert isinstance(x, Node)
-    patch = int(kernel[0]) * int(kernel[1])  # type: ignore[index, arg-type]
+    x, kernel = argument(node, "self"), argument(node, "kernel_size")
+    patch = int(kernel[0]) * int(kernel[1])
     lead = len(x.meta["val"].shape) - 2
     labels = flow.get(x).expand(flow.shapes.shape(x))
     labels = labels.unflatten(lead, (-1, patch))
@@ -189,10 +183,9 @@ def fold_patches(flow: Flow, node: Node) -> None:
 @rule(aten.index_put.default)
 def index_put(flow: Flow, node: Node) -> None:
     """Values put or added at places along the leading axes."""
-    axes, _, _ = picked_axes(node.args[1])
-    mixing(flow, node, axes, node.args[0], node)
-    values = node.args[2]
-    assert isinstance(values, Node)
+    axes, _, _ = picked_axes(argument(node, "indices"))
+    mixing(flow, node, axes, argument(node, "self"), node)
+    values = argument(node, "values")
     rank = len(node.meta["val"].shape)
     kept = rank - len(axes)
     if axes != list(range(len(axes))) or len(values.meta["val"].shape) < kept:
@@ -210,9 +203,7 @@ def index_put(flow: Flow, node: Node) -> None:
 @rule(aten.masked_scatter.default)
 def masked_scatter(flow: Flow, node: Node) -> None:
     """Rows of the source go to unknown rows: labels follow the last axis, if rows stay whole."""
-    x, mask, source = node.args[:3]
-    assert isinstance(x, Node)
-    assert isinstance(source, Node)
+    x, mask, source = leading_arguments(node, 3)
     rank, given = len(x.meta["val"].shape), len(source.meta["val"].shape)
     whole = _same_along_rows(mask) and x.meta["val"].shape[-1] == source.meta["val"].shape[-1]
     axes = list(range(rank - 1 if whole else rank))
@@ -225,16 +216,15 @@ def masked_scatter(flow: Flow, node: Node) -> None:
     flow.assign(source, flow.get(node).reshape(-1))
 
 
+_COPIES = (aten.expand.default, aten.expand_as.default, *CASTS, *COPIES)
+
+
 def _same_along_rows(mask: Any) -> bool:
     """Whether a mask is made by repeating one value along the last axis."""
     while isinstance(mask, Node) and mask.target in _COPIES:
-        mask = mask.args[0]
+        mask = first_argument(mask)
         if mask.meta["val"].shape[-1:] == (1,):
             return True
     return False
 
 
-_COPIES = (
-    aten.expand.default, aten.expand_as.default, aten._to_copy.default, aten.to.device,
-    aten.to.dtype, aten.alias.default, aten.clone.default,
-)

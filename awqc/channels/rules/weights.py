@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.channels.column_places import TRANSPOSED, groups_of, is_depthwise
+from awqc.channels.column_places import groups_of, is_depthwise
 from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
 from awqc.channels.labels import merge_axes
 from awqc.channels.rules.elementwise import absorbs
-from awqc.graph.linears import CONVOLUTIONS
+from awqc.graph.families import CONVOLUTIONS, TRANSPOSED
+from awqc.graph.ops import argument, leading_arguments
 
 aten = torch.ops.aten
 # (x / s) (W s)^T = x W^T          x (W / s)^T + b / s = y / s
@@ -36,9 +37,8 @@ def transposed_convolution(flow: Flow, node: Node) -> None:
 
 def _product(flow: Flow, node: Node, spatial: int, transposed: bool) -> None:
     """The equation ``y[g, n] = x[g, k] + W[g, n, k] = b[g, n]`` between labels, per group g."""
-    x, weight, bias = node.args[0], node.args[1], _bias(node)
+    x, weight, bias = leading_arguments(node, 3)
     groups = int(flow.shapes.concrete(groups_of(node)))
-    assert isinstance(weight, Node)
     if len(weight.meta["val"].shape) == 1:
         for value in (x, weight, bias, node):
             flow.pin(value, f"{describe(node)} multiplies by a vector")
@@ -76,7 +76,7 @@ def _product(flow: Flow, node: Node, spatial: int, transposed: bool) -> None:
 
 def _rows(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool) -> None:
     """``y[g, n] = W[g, n] = b[g, n]``: what is on the rows of W is on y."""
-    weight, bias = node.args[1], _bias(node)
+    _, weight, bias = leading_arguments(node, 3)
     if flow.scaled(node):
         rows = _channels(flow, node, spatial).reshape(groups, -1, 1)
         _assign_weight(flow, weight, rows, spatial, transposed)
@@ -91,8 +91,7 @@ def _rows(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool) -
 
 def _columns(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool) -> None:
     """``0 = x[g, k] + W[g, k]``: what is on the columns of W is undone on x."""
-    x, weight = node.args[:2]
-    assert isinstance(weight, Node)
+    x, weight = leading_arguments(node, 2)
     columns = flow.columns[weight]
     if flow.scaled(x):
         labels = -_channels(flow, x, spatial).reshape(groups, 1, -1)
@@ -107,7 +106,7 @@ def _columns(flow: Flow, node: Node, spatial: int, groups: int, transposed: bool
 # w[c, m] (x[c] / s[c]) = (w x)[c, m] / s[c]
 def _depthwise(flow: Flow, node: Node, spatial: int) -> None:
     """One channel in for each group: a product with the kernel, ``y = x + w`` between labels."""
-    x, weight, bias = node.args[0], node.args[1], _bias(node)
+    x, weight, bias = leading_arguments(node, 3)
     a, b, out = _depthwise_labels(flow, node, spatial)
     clash = (a != 0) & (b != 0) & ((a != -b) | (out != 0))
     if bool(clash.any()):
@@ -123,14 +122,9 @@ def _depthwise(flow: Flow, node: Node, spatial: int) -> None:
     _assign_kernel(flow, weight, torch.where((a == 0) & (b != 0) & (out != 0), out, 0))
 
 
-def _bias(node: Node) -> Any:
-    return node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-
-
 def _depthwise_labels(flow: Flow, node: Node, spatial: int) -> tuple[Tensor, Tensor, Tensor]:
     """Labels of input, kernel and output of a depthwise product, a row an output channel."""
-    x, weight = node.args[0], node.args[1]
-    assert isinstance(weight, Node)
+    x, weight = leading_arguments(node, 2)
     out = _channels(flow, node, spatial)
     a = _channels(flow, x, spatial)
     a = a.repeat_interleave(out.numel() // a.numel())
@@ -152,9 +146,7 @@ def _assign_kernel(flow: Flow, weight: Any, labels: Tensor) -> None:
 def depthwise_alternatives(flow: Flow, node: Node) -> list[Alternative]:
     """What is scaled on one side of a depthwise product stops in the kernel, or goes through."""
     spatial = CONVOLUTIONS.get(node.target) or TRANSPOSED[node.target]
-    x, weight = node.args[0], node.args[1]
-    assert isinstance(x, Node)
-    assert isinstance(weight, Node)
+    x, weight = leading_arguments(node, 2)
     a, b, out = _depthwise_labels(flow, node, spatial)
     single = (a != 0).int() + (b != 0).int() + (out != 0).int() == 1
     if not bool(single.any()):
@@ -229,8 +221,7 @@ def _assign_weight(
 @rule(aten.embedding.default)
 def embedding(flow: Flow, node: Node) -> None:
     """Columns of the table absorb."""
-    table = node.args[0]
-    assert isinstance(table, Node)
+    table = argument(node, "weight")
     if table in flow.columns:
         flow.pin(table, f"{describe(node)} looks its rows up")
         table = flow.columns[table]

@@ -1,11 +1,13 @@
-"""One name for operations that go by several."""
+"""One name for operations that go by several, and one order of their arguments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
+from awqc.graph.ops import put_in_order
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -49,4 +51,14 @@ def unify_names(program: Program) -> list[Change]:
         if node.op == "call_function" and node.target in ALIASES:
             node.target = ALIASES[node.target]
             changes.append(Change(node.name, "called by its common name"))
+    return changes
+
+
+def order_arguments(program: Program) -> list[Change]:
+    """``sum(keepdim=True, self=x, dim=[1])  ->  sum(x, [1], True)``: one form for equal calls."""
+    changes = []
+    for node in program.graph.nodes:
+        operation = node.op == "call_function" and isinstance(node.target, OpOverload)
+        if operation and put_in_order(node):
+            changes.append(Change(node.name, "its arguments put in order"))
     return changes

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.graph.families import RESHAPES
+from awqc.graph.ops import argument, arguments, first_argument, index_of, leading_arguments
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -27,7 +29,7 @@ def write_out_bags(program: Program) -> list[Change]:
         if node.op != "call_function" or node.target not in BAGS:
             continue
         used = [user for user in node.users if user.users]
-        if any(user.args[1] != 0 for user in used):
+        if any(index_of(user) != 0 for user in used):
             continue
         bags = _Bags(program, node)
         made = bags.equal() or bags.ragged()
@@ -42,24 +44,25 @@ class _Bags:
     """One call, and what it is made of."""
 
     def __init__(self, program: Program, node: Node) -> None:
-        given: list[Any] = [*node.args, *[None] * 9][:9]
         self._program, self._node = program, node
-        self._table, self._ids, self._offsets = given[:3]
-        self._mode = given[4] or SUM
-        self._weights, self._ends, padding = given[6:]
+        self._table, self._ids, self._offsets = leading_arguments(node, 3)
+        self._mode = argument(node, "mode")
+        self._weights = argument(node, "per_sample_weights")
+        self._ends = argument(node, "include_last_offset")
         rows = int(self._table.meta["val"].shape[0])
+        padding = arguments(node).get("padding_idx")
         self._padding = None if padding is None else int(padding) % rows
 
     def equal(self) -> Node | None:
         """Bags that are the rows of a matrix of ids; None if these are not."""
         ids, offsets = self._ids, self._offsets
-        flat = ids.target in (aten.reshape.default, aten.view.default) and ids.args[1] == [-1]
-        if not flat or offsets.target is not aten.arange.start_step or self._ends:
+        flattened = ids.target in RESHAPES and leading_arguments(ids, 2)[1] == [-1]
+        if not flattened or offsets.target is not aten.arange.start_step or self._ends:
             return None
-        matrix = ids.args[0]
-        assert isinstance(matrix, Node)
+        matrix = first_argument(ids)
         shape = matrix.meta["val"].shape
-        if len(shape) != 2 or offsets.args[0] != 0 or offsets.args[2] != shape[1]:
+        first, step = argument(offsets, "start"), argument(offsets, "step")
+        if len(shape) != 2 or first != 0 or step != shape[1]:
             return None
         weights = self._weights
         if isinstance(weights, Node):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from awqc.graph.linears import as_linear
+from awqc.graph.ops import argument, index_of, leading_arguments, set_argument
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -28,8 +28,7 @@ def fold_batch_norms(program: Program) -> list[Change]:
         if norm is None:
             continue
         factor, shift, result = norm
-        source = node.args[0]
-        assert isinstance(source, Node)
+        source = argument(node, "input")
         if _folds(source):
             _fold(program, source, factor, shift)
             result.replace_all_uses_with(source)
@@ -47,20 +46,15 @@ def _folds(source: Node) -> bool:
         return False
     if not linear.kernel and len(source.meta["val"].shape) != 2:
         return False
-    bias = _bias(source)
+    bias = argument(source, "bias")
     return bias is None or (bias.op == "get_attr" and len(bias.users) == 1)
-
-
-def _bias(call: Node) -> Any:
-    return call.args[2] if len(call.args) > 2 else call.kwargs.get("bias")
 
 
 def _write_out(program: Program, node: Node, factor: Tensor, shift: Tensor) -> Node:
     """``x * factor + shift``, along axis 1 of ``x``."""
-    x = node.args[0]
-    assert isinstance(x, Node)
+    x = argument(node, "input")
     shape = [1] * max(x.meta["val"].ndim - 2, 0)
-    name = str(node.args[3].target).rpartition(".")[0] or node.name  # type: ignore[union-attr]
+    name = str(argument(node, "running_mean").target).rpartition(".")[0] or node.name
     first = next(iter(program.graph.nodes))
     reads = [
         program.add_weight(program.fresh_name(f"{name}.{part}"), value.reshape(-1, *shape), first)
@@ -73,22 +67,21 @@ def _write_out(program: Program, node: Node, factor: Tensor, shift: Tensor) -> N
 def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None:
     """``(factor, shift, result)`` of a batch norm in inference, each ``(channels,)``."""
     if node.target is aten.batch_norm.default:
-        training, eps, result = node.args[5], node.args[7], node
+        training, result = argument(node, "training"), node
     elif node.target is aten._native_batch_norm_legit_no_training.default:
-        training, eps = False, node.args[6]
         users = [u for u in node.users if u.target is operator.getitem]
-        if len(users) != 1 or users[0].args[1] != 0:
+        if len(users) != 1 or index_of(users[0]) != 0:
             return None
-        result = users[0]
+        training, result = False, users[0]
     else:
         return None
-    tensors: list[Any] = list(node.args[1:5])
+    eps = argument(node, "eps")
+    tensors = leading_arguments(node, 5)[1:]
     if training or any(t is not None and t.op != "get_attr" for t in tensors):
         return None
     weight, bias, mean, var = (None if t is None else program.weight(t.target) for t in tensors)
     if mean is None or var is None:
         return None
-    assert isinstance(eps, float)
     factor = torch.rsqrt(var + eps)
     factor = factor if weight is None else factor * weight
     shift = (0.0 if bias is None else bias) - mean * factor
@@ -96,8 +89,7 @@ def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None
 
 
 def _fold(program: Program, call: Node, factor: Tensor, shift: Tensor) -> None:
-    weight, bias = call.args[1], _bias(call)
-    assert isinstance(weight, Node)
+    _, weight, bias = leading_arguments(call, 3)
     value = program.weight(str(weight.target))
     program.set_weight(
         str(weight.target), value * factor.reshape(-1, *[1] * (value.ndim - 1))
@@ -107,7 +99,4 @@ def _fold(program: Program, call: Node, factor: Tensor, shift: Tensor) -> None:
         program.set_weight(str(bias.target), old * factor + shift)
         return
     name = str(weight.target).removesuffix("weight") + "bias"
-    read = program.add_weight(program.fresh_name(name), shift, call)
-    args = [*call.args[:2], read, *call.args[3:]]
-    call.args = tuple(args)
-    call.kwargs = {key: arg for key, arg in call.kwargs.items() if key != "bias"}
+    set_argument(call, "bias", program.add_weight(program.fresh_name(name), shift, call))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.graph.families import COPIES, JOINS, REARRANGED
+from awqc.graph.ops import arguments, in_order
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -47,9 +49,9 @@ def _is_known(node: Node) -> bool:
     if node.op != "call_function" or node.target not in {*SHAPES, *LISTS, *MAKING, *READING}:
         return False
     # A sum with a factor (``alpha``), or parts of different types, are not worth their lines.
-    return not any(isinstance(value, complex) for value in node.args) and not (
-        node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs
-    )
+    given = arguments(node)
+    plain = not any(isinstance(each, complex) for each in given.values())
+    return plain and given.get("alpha", 1) == 1
 
 
 class _Writer:
@@ -65,25 +67,26 @@ class _Writer:
         self._at = node
         if node.op == "get_attr":
             self._pairs[node] = self._stored(node)
-        elif node.target in SHAPES:
-            first, *rest = node.args
+            return
+        given, options = in_order(node)
+        if node.target in SHAPES:
+            first, *rest = given
             real, imaginary = self.pair(first)
             self._pairs[node] = (
-                self.op(node.target, real, *rest, **node.kwargs),
-                self.op(node.target, imaginary, *rest, **node.kwargs),
+                self.op(node.target, real, *rest, **options),
+                self.op(node.target, imaginary, *rest, **options),
             )
         elif node.target in LISTS:
-            parts, *rest = node.args
-            assert isinstance(parts, list | tuple)
+            parts, *rest = given
             pairs = [self.pair(part) for part in parts]
             self._pairs[node] = (
                 self.op(node.target, [pair[0] for pair in pairs], *rest),
                 self.op(node.target, [pair[1] for pair in pairs], *rest),
             )
         elif node.target in MAKING:
-            self._pairs[node] = MAKING[node.target](self, *node.args)
+            self._pairs[node] = MAKING[node.target](self, *given)
         else:
-            made = READING[node.target](self, *node.args)
+            made = READING[node.target](self, *given)
             node.replace_all_uses_with(made)
 
     def op(self, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -94,8 +97,8 @@ class _Writer:
         """Both parts of a complex or real operand; a number stays a number."""
         if isinstance(value, Node) and value in self._pairs:
             return self._pairs[value]
-        zero = self.op(aten.zeros_like.default, value) if isinstance(value, Node) else 0.0
-        return value, zero  # type: ignore[return-value]
+        zero: Any = self.op(aten.zeros_like.default, value) if isinstance(value, Node) else 0.0
+        return value, zero
 
     def is_real(self, value: Any) -> bool:
         """Whether an operand has no imaginary part."""
@@ -175,18 +178,11 @@ def _size(w: _Writer, x: Node) -> Node:
 
 
 SHAPES = frozenset(
-    {
-        aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default,
-        aten.expand.default, aten.flatten.using_ints, aten.index.Tensor,
-        aten.index_select.default, aten.movedim.int, aten.neg.default, aten.permute.default,
-        aten.repeat.default, aten.reshape.default, aten.resolve_conj.default,
-        aten.select.int, aten.slice.Tensor, aten.squeeze.dim, aten.squeeze.dims,
-        aten.transpose.int, aten.unflatten.int, aten.unsqueeze.default, aten.view.default,
-    }
-)  # fmt: skip
+    {*COPIES, *REARRANGED, aten.contiguous.default, aten.neg.default, aten.resolve_conj.default}
+)
 """What does the same to both parts."""
 
-LISTS = frozenset({aten.cat.default, aten.stack.default})
+LISTS = frozenset(JOINS)
 """The same for several operands."""
 
 MAKING: dict[Any, Callable[..., Pair]] = {

@@ -13,7 +13,15 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from awqc.channels.flow import NOT_HOMOGENEOUS, RULES
-from awqc.graph.rewriting import definition, expand, is_composite, is_functional, trace_call
+from awqc.graph.rewriting import (
+    TracingError,
+    definition,
+    expand,
+    is_composite,
+    is_functional,
+    trace_call,
+)
+from awqc.machine.strict import fall_back
 from awqc.passes.base import Change
 from awqc.passes.canonical.cells import CELLS
 from awqc.program import Program
@@ -70,8 +78,9 @@ def take_apart(program: Program) -> list[Change]:
         own = DEFINITIONS.get(target)
         try:
             inner = trace_call(node, own or definition(target), composite=own is not None)
-        except RuntimeError:
-            continue  # torch's definition takes no such arguments, or fixes a size: left to rules
+        except TracingError as error:
+            fall_back(program.notes, f"{error}; it stays as it is, and may stop a scale", error)
+            continue
         opened = not inner.graph.find_nodes(op="call_function", target=target)
         if opened and is_functional(inner):
             for made in expand(node, inner):

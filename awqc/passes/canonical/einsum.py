@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.graph.ops import argument
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -37,16 +38,14 @@ def einsum_to_matmul(program: Program) -> list[Change]:
 
 def two_terms(node: Node) -> tuple[tuple[Node, Node], tuple[str, str], str] | None:
     """Operands and letters of an einsum of two and of its result; None if one has a diagonal."""
-    text, operands = str(node.args[0]).replace(" ", ""), node.args[1]
-    if "->" not in text or "." in text or not isinstance(operands, list | tuple):
+    text = str(argument(node, "equation")).replace(" ", "")
+    if "->" not in text or "." in text:
         return None
     inside, out = text.split("->")
     terms = inside.split(",")
     if len(terms) != 2 or any(len(set(t)) != len(t) for t in (*terms, out)):
         return None
-    a, b = operands
-    assert isinstance(a, Node)
-    assert isinstance(b, Node)
+    a, b = argument(node, "tensors")
     return (a, b), (terms[0], terms[1]), out
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import torch
 from torch.fx import Node
 
+from awqc.graph.ops import argument
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -25,11 +26,8 @@ def write_out_einsums(program: Program) -> list[Change]:
     for node in list(program.graph.nodes):
         if node.op != "call_function" or node.target is not aten.einsum.default:
             continue
-        operands = node.args[1]
-        if not isinstance(operands, list | tuple):
-            continue
-        given = str(node.args[0]).replace(" ", "")
-        values = [value for value in operands if isinstance(value, Node)]
+        given = str(argument(node, "equation")).replace(" ", "")
+        values = list(argument(node, "tensors"))
         equation = _spelled(given, [value.meta["val"].ndim for value in values])
         if equation is None or ((",".join(equation[0]) + "->" + equation[1], len(values)) == (
             given, 2

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.graph.families import CASTS
+from awqc.graph.ops import argument, arguments, first_argument, leading_arguments, takes
 from awqc.graph.row_masks import same_rows
 from awqc.passes.base import Change
 from awqc.program import Program
@@ -25,7 +27,7 @@ def unstack_products(program: Program) -> list[Change]:
     changes = []
     groups: dict[Node, Node] = {}
     for node in list(program.graph.nodes):
-        if node.op != "call_function" or len(node.args) < 2:
+        if node.op != "call_function":
             continue
         if node.target in (aten.bmm.default, aten.matmul.default):
             made = _batched(program, node)
@@ -74,10 +76,9 @@ def _own_matrices(program: Program, node: Node, weight: Node) -> list[Node]:
 
 def _batched(program: Program, node: Node) -> Node | None:
     """``stack_e(x_e W_e)``, where every matrix has rows of its own or all share them."""
-    x, weight = node.args[:2]
-    if not is_stack(weight) or not isinstance(x, Node) or x.op == "get_attr":
+    x, weight = leading_arguments(node, 2)
+    if not is_stack(weight) or x.op == "get_attr":
         return None
-    assert isinstance(weight, Node)
     shape, count = x.meta["val"].shape, weight.meta["val"].shape[0]
     if len(shape) < 3 or shape[-3] not in (1, count):
         return None
@@ -97,14 +98,11 @@ def _grouped(program: Program, node: Node, groups: dict[Node, Node]) -> Node | N
 
     ``groups`` holds the group of each row, by ``ends``: it is the same in all products.
     """
-    x, weight = node.args[:2]
-    ends = node.args[2] if len(node.args) > 2 else node.kwargs.get("offs")
-    plain = len(node.args) <= 3 and not any(
-        value is not None for key, value in node.kwargs.items() if key != "offs"
-    )
-    if not (plain and is_stack(weight) and isinstance(x, Node) and isinstance(ends, Node)):
+    x, weight, *others = arguments(node).values()
+    ends = argument(node, "offs") if takes(node.target, "offs") else None
+    plain = all(value is None or value is ends for value in others)
+    if not (plain and is_stack(weight) and isinstance(ends, Node)):
         return None
-    assert isinstance(weight, Node)
     if x.meta["val"].ndim != 2:
         return None
     group = groups.get(ends)
@@ -140,11 +138,10 @@ def count_by_comparing(program: Program) -> list[Change]:
     for node in list(program.graph.nodes):
         if node.op != "call_function" or node.target is not aten.histc.default:
             continue
-        x, bins, low, high = (*node.args, 100, 0, 0)[:4] if len(node.args) < 4 else node.args
-        assert isinstance(x, Node)
-        if not (isinstance(bins, int) and high - low + 1 == bins and _holds_integers(x)):  # type: ignore[operator]
+        x, bins, low, high = arguments(node).values()
+        if not (isinstance(bins, int) and high - low + 1 == bins and _holds_integers(x)):
             continue
-        values = torch.arange(low, high + 1, dtype=x.meta["val"].dtype)  # type: ignore[operator, arg-type]
+        values = torch.arange(low, high + 1, dtype=x.meta["val"].dtype)
         first = next(iter(program.graph.nodes))
         read = program.add_weight(program.fresh_name(f"{node.name}.bins"), values, first)
         flat = program.call_op(node, aten.reshape.default, x, [-1, 1])
@@ -161,8 +158,6 @@ def _holds_integers(node: Node) -> bool:
     """Whether ``node`` is integer, or a cast of an integer tensor."""
     if not node.meta["val"].dtype.is_floating_point:
         return True
-    source = node.args[0] if node.args else None
-    casts = (aten._to_copy.default, aten.to.dtype, aten.to.device, aten.to.dtype_layout)
-    if node.target not in casts or not isinstance(source, Node):
+    if node.target not in CASTS:
         return False
-    return not source.meta["val"].dtype.is_floating_point
+    return not first_argument(node).meta["val"].dtype.is_floating_point

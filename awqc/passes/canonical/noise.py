@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from awqc.channels.rules.elementwise import CASTS
+from awqc.graph.families import CASTS, COPIES, DROPOUTS
+from awqc.graph.ops import argument, first_argument
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -22,19 +23,6 @@ ASSERTS: tuple[Any, ...] = (
     torch._assert,
     torch._check,
 )
-IDENTITIES: tuple[Any, ...] = (
-    aten.alias.default,
-    aten.detach.default,
-    aten.detach_.default,
-    aten.lift_fresh_copy.default,
-    aten.clone.default,
-)
-DROPOUTS: dict[Any, int] = {
-    aten.dropout.default: 2,
-    aten.feature_dropout.default: 2,
-    aten.alpha_dropout.default: 2,
-    aten.feature_alpha_dropout.default: 2,
-}
 
 
 def drop_asserts(program: Program) -> list[Change]:
@@ -56,8 +44,7 @@ def drop_no_ops(program: Program) -> list[Change]:
     for node in list(program.graph.nodes):
         if node.op != "call_function" or not _returns_input(node):
             continue
-        source = node.args[0]
-        assert isinstance(source, Node)
+        source = first_argument(node)
         node.replace_all_uses_with(source)
         program.graph.erase_node(node)
         changes.append(Change(node.name, f"dropped: it returns {source.name}"))
@@ -66,15 +53,15 @@ def drop_no_ops(program: Program) -> list[Change]:
 
 def _returns_input(node: Node) -> bool:
     """Whether the value of ``node`` is its first argument, element by element."""
-    if not node.args or not isinstance(node.args[0], Node):
+    operand = first_argument(node)
+    if not isinstance(operand, Node):
         return False
-    source, value = node.args[0].meta.get("val"), node.meta["val"]
+    source, value = operand.meta.get("val"), node.meta["val"]
     if not isinstance(source, torch.Tensor):
         return False
     if node.target in DROPOUTS:
-        train = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", False)
-        return not train or bool(node.args[1] == 0)
-    if node.target in IDENTITIES:
+        return not argument(node, "train") or bool(argument(node, "p") == 0)
+    if node.target in COPIES:
         # A copy that also makes strided memory dense matters to a view behind it.
         return _same_layout(source, value)
     if node.target in CASTS:

@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from awqc.graph.linears import conv_options
+from awqc.graph.ops import argument, leading_arguments
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -38,7 +39,7 @@ def unfold_own_kernels(program: Program) -> list[Change]:
 
 def _is_plain(node: Node, options: dict[str, Any]) -> bool:
     """Whether groups of one sample come out with rows and sizes that do not vary."""
-    x, weight = (argument.meta["val"] for argument in node.args[:2])  # type: ignore[union-attr]
+    x, weight = (operand.meta["val"] for operand in leading_arguments(node, 2))
     fixed = [*x.shape[2:], *weight.shape[1:], *node.meta["val"].shape[2:], x.shape[0]]
     if isinstance(options["padding"], str) or not all(isinstance(size, int) for size in fixed):
         return False
@@ -47,7 +48,7 @@ def _is_plain(node: Node, options: dict[str, Any]) -> bool:
 
 def _rows(node: Node, options: dict[str, Any]) -> int | None:
     """Output channels of each group."""
-    groups, rows = options["groups"].meta["val"], node.args[1].meta["val"].shape[0]  # type: ignore[union-attr]
+    groups, rows = options["groups"].meta["val"], argument(node, "weight").meta["val"].shape[0]
     expressions = [
         size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
         for size in (rows, groups)
@@ -57,9 +58,7 @@ def _rows(node: Node, options: dict[str, Any]) -> int | None:
 
 
 def _product(program: Program, node: Node, options: dict[str, Any]) -> Node:
-    x, weight, *bias = node.args[:3]
-    assert isinstance(x, Node)
-    assert isinstance(weight, Node)
+    x, weight, bias = leading_arguments(node, 3)
     inside, *kernel = (int(size) for size in weight.meta["val"].shape[1:])
     columns = inside * kernel[0] * kernel[1]
 
@@ -72,6 +71,6 @@ def _product(program: Program, node: Node, options: dict[str, Any]) -> Node:
     kernels = call(aten.reshape.default, weight, [-1, _rows(node, options), columns])
     made = call(aten.bmm.default, kernels, patches)
     made = call(aten.reshape.default, made, [1, -1, *node.meta["val"].shape[2:]])
-    if bias and bias[0] is not None:
-        made = call(aten.add.Tensor, made, call(aten.reshape.default, bias[0], [1, -1, 1, 1]))
+    if bias is not None:
+        made = call(aten.add.Tensor, made, call(aten.reshape.default, bias, [1, -1, 1, 1]))
     return made

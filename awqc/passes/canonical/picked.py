@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Node
 
+from awqc.graph.families import TRANSPOSES
+from awqc.graph.ops import argument, leading_arguments
 from awqc.passes.base import Change
 from awqc.passes.canonical.einsum import two_terms
 from awqc.passes.canonical.experts import is_stack, matrices
@@ -47,18 +49,18 @@ def entry(group: Node, node: Node) -> Node | None:
     if node.target is not aten.index.Tensor or (ids := _only_index(node)) is None:
         return None
     while group.target is aten.unsqueeze.default:
-        group = group.all_input_nodes[0]
-    table = node.args[0]
-    assert isinstance(table, Node)
-    same = group.target is aten.remainder.Scalar and group.args[0] is ids
-    whole = same and table.op == "get_attr" and group.args[1] == table.meta["val"].shape[0]
-    return table if whole else None
+        group = argument(group, "self")
+    if group.target is not aten.remainder.Scalar or argument(group, "self") is not ids:
+        return None
+    table: Node = argument(node, "self")
+    rows = table.meta["val"].shape[0]
+    return table if table.op == "get_attr" and argument(group, "other") == rows else None
 
 
 def _only_index(node: Node) -> Node | None:
     """The whole numbers that index the first axis, and no other."""
-    indices = node.args[1]
-    found = indices[0] if isinstance(indices, list | tuple) and len(indices) == 1 else None
+    indices = argument(node, "indices")
+    found = indices[0] if len(indices) == 1 else None
     if not isinstance(found, Node):
         return None
     return found if found.meta["val"].dtype in (torch.int64, torch.int32) else None
@@ -74,29 +76,29 @@ class _Picked:
 
     @classmethod
     def of(cls, node: Any) -> _Picked | None:
-        if not isinstance(node, Node) or node.op != "call_function" or not node.args:
+        if not isinstance(node, Node) or node.op != "call_function":
             return None
-        if node.target in (aten.permute.default, aten.transpose.int, aten.mT.default):
-            inner = cls.of(node.args[0])
+        if node.target in TRANSPOSES:
+            inner = cls.of(argument(node, "self"))
             if inner is None:
                 return None
             order = list(inner.order)
             if node.target is aten.permute.default:
-                order = [order[axis] for axis in node.args[1]]  # type: ignore[union-attr, index, misc]
+                order = [order[axis] for axis in argument(node, "dims")]
             else:
-                i, j = node.args[1:] or (-2, -1)
-                order[i], order[j] = order[j], order[i]  # type: ignore[index]
+                swapped = node.target is aten.transpose.int
+                i, j = leading_arguments(node, 3)[1:] if swapped else (-2, -1)
+                order[i], order[j] = order[j], order[i]
             return cls(inner.weight, inner.ids, tuple(order))
         if node.target is aten.index.Tensor:
             ids = _only_index(node)
-        elif node.target is aten.index_select.default and node.args[1] == 0:
-            ids = node.args[2] if isinstance(node.args[2], Node) else None
+        elif node.target is aten.index_select.default and argument(node, "dim") == 0:
+            ids = argument(node, "index")
         else:
             return None
-        weight = node.args[0]
-        if ids is None or not is_stack(weight) or weight.meta["val"].shape[0] > LARGEST:  # type: ignore[union-attr]
+        weight = argument(node, "self")
+        if ids is None or not is_stack(weight) or weight.meta["val"].shape[0] > LARGEST:
             return None
-        assert isinstance(weight, Node)
         return cls(weight, ids, tuple(range(ids.meta["val"].ndim + 2)))
 
 
@@ -162,9 +164,7 @@ def _terms(node: Node) -> tuple[tuple[Node, Node], tuple[Term, Term], list[str]]
         return operands, (list(first), list(second)), list(out)
     if node.target not in (aten.bmm.default, aten.matmul.default):
         return None
-    a, b = node.args
-    assert isinstance(a, Node)
-    assert isinstance(b, Node)
+    a, b = leading_arguments(node, 2)
     shapes = [tuple(operand.meta["val"].shape) for operand in (a, b)]
     if min(map(len, shapes)) < 2:
         return None
@@ -252,8 +252,9 @@ class _Writer:
     def _squeezed(self, node: Node, value: Node, axis: int) -> Node:
         """``value`` without an axis of size 1: what it was before, if it was just given that."""
         ndim = value.meta["val"].ndim
-        if value.target is aten.unsqueeze.default and value.args[1] in (axis, axis - ndim):
-            return value.all_input_nodes[0]
+        axes = (axis, axis - ndim)
+        if value.target is aten.unsqueeze.default and argument(value, "dim") in axes:
+            return cast(Node, argument(value, "self"))
         return self._call(node, aten.squeeze.dim, value, axis)
 
     def _group(self, product: _Product, rows: int) -> Node:
@@ -299,7 +300,8 @@ class _Writer:
         if len(axes) == 1:
             ndim = len(product.out)
             for user in list(node.users):
-                if user.target is aten.squeeze.dim and user.args[1] in (axes[0], axes[0] - ndim):
+                same = (axes[0], axes[0] - ndim)
+                if user.target is aten.squeeze.dim and argument(user, "dim") in same:
                     user.replace_all_uses_with(made)
         for axis in axes:
             made = self._call(node, aten.unsqueeze.default, made, axis)

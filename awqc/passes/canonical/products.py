@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.graph.families import MATMULS
+from awqc.graph.ops import argument, arguments, leading_arguments
 from awqc.passes.base import Change
 from awqc.program import Program
 
@@ -20,7 +22,7 @@ def products_to_linear(program: Program) -> list[Change]:
             continue
         if node.target is aten.addmm.default:
             made = _addmm(program, node)
-        elif node.target in (aten.mm.default, aten.matmul.default):
+        elif node.target in MATMULS:
             made = _matmul(program, node)
         elif node.target is aten.einsum.default:
             made = _einsum(program, node)
@@ -49,12 +51,10 @@ def _with_matrix(program: Program, node: Node, weight: Node, matrix: Tensor) -> 
 
 def _addmm(program: Program, node: Node) -> Node | None:
     """``beta b + alpha x W  ->  linear(x, alpha W^T, beta b)``."""
-    bias, x, weight = node.args[:3]
+    bias, x, weight, beta, alpha = arguments(node).values()
     if not _is_weight(weight) or _is_weight(x) or not _is_weight(bias, 1):
         return None
-    assert isinstance(weight, Node)
-    assert isinstance(bias, Node)
-    if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("beta", 1) != 1:
+    if alpha != 1 or beta != 1:
         return None
     if bias.meta["val"].shape[0] != weight.meta["val"].shape[1]:
         return None
@@ -64,18 +64,17 @@ def _addmm(program: Program, node: Node) -> Node | None:
 
 def _matmul(program: Program, node: Node) -> Node | None:
     """``x W  ->  linear(x, W^T)``."""
-    x, weight = node.args[:2]
+    x, weight = leading_arguments(node, 2)
     if not _is_weight(weight) or _is_weight(x, None):
         return None
-    assert isinstance(weight, Node)
     matrix = _with_matrix(program, node, weight, program.weight(str(weight.target)).t())
     return program.call_op(node, aten.linear.default, x, matrix)
 
 
 def _einsum(program: Program, node: Node) -> Node | None:
     """A product without batch letters in the weight: permute, flatten, linear, unflatten."""
-    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
-    if "->" not in equation or "." in equation or not isinstance(operands, list | tuple):
+    equation, operands = str(argument(node, "equation")).replace(" ", ""), argument(node, "tensors")
+    if "->" not in equation or "." in equation:
         return None
     if len(operands) != 2 or _is_weight(operands[0], None) == _is_weight(operands[1], None):
         return None
@@ -83,8 +82,6 @@ def _einsum(program: Program, node: Node) -> Node | None:
     terms = inputs.split(",")
     at = 1 if _is_weight(operands[1], None) else 0
     weight, x = operands[at], operands[1 - at]
-    assert isinstance(weight, Node)
-    assert isinstance(x, Node)
     w_term, x_term = terms[at], terms[1 - at]
     summed = [c for c in x_term if c in w_term and c not in result]
     made = [c for c in w_term if c not in summed]

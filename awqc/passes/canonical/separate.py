@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from awqc.graph.ops import argument, leading_arguments, set_argument
 from awqc.graph.row_masks import by_row, masked, selecting_masks
 from awqc.passes.base import Change
 from awqc.passes.canonical.picked import entry
@@ -29,11 +30,10 @@ def separate_rows(program: Program) -> list[Change]:
     for node in list(program.graph.nodes):
         if node.target is not aten.linear.default or node not in separator.masks:
             continue
-        source = node.args[0]
-        assert isinstance(source, Node)
+        source = argument(node, "input")
         own = separator.under(separator.masks[node], source, node)
         if own is not source:
-            node.update_arg(0, own)
+            set_argument(node, "input", own)
             changes.append(Change(node.name, "computed on rows of its own"))
     program.graph.eliminate_dead_code()
     separator.delay()
@@ -57,9 +57,10 @@ class _Separator:
         """The parts of a sum of masked values; empty if it is none."""
         if (selected := masked(node)) is not None:
             return (selected,) if _group(selected[0]) is not None else ()
-        if node.target is not aten.add.Tensor or node.kwargs:
+        if node.target is not aten.add.Tensor or argument(node, "alpha") != 1:
             return ()
-        found = [self._parts.get(arg, ()) for arg in node.args if isinstance(arg, Node)]
+        operands = leading_arguments(node, 2)
+        found = [self._parts.get(each, ()) for each in operands if isinstance(each, Node)]
         if len(found) != 2 or not all(found):
             return ()
         parts = found[0] + found[1]
@@ -111,6 +112,5 @@ def _group(mask: Node) -> tuple[Node, int] | None:
     """``(group, index)`` of a mask that says where ``group`` is ``index``."""
     if mask.target is not aten.eq.Scalar:
         return None
-    group, index = mask.args
-    assert isinstance(group, Node)
+    group, index = leading_arguments(mask, 2)
     return (group, index) if isinstance(index, int) else None

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.graph.linears import aten
+from awqc.graph.ops import argument
 from awqc.program import Program
 from awqc.runtimes.torch.constant_weights import (
     Parts,
@@ -78,8 +79,11 @@ def _readers(program: Program) -> dict[Node, list[Node]]:
 
 def _serve(program: Program, name: str, parts: Parts, node: Node, operand: Node) -> str | None:
     """Let ``node``, which reads ``operand``, read codes; or say why it cannot."""
-    lookup = node.target is aten.embedding.default and node.args[0] is operand
-    if not lookup and (node.target is not aten.linear.default or node.args[1] is not operand):
+    lookup, product = (
+        node.target is target and argument(node, "weight") is operand
+        for target in (aten.embedding.default, aten.linear.default)
+    )
+    if not lookup and not product:
         return f"read by {getattr(node.target, '__name__', node.target)}"
     made: tuple[Any, ...] | str
     if lookup or parts.bits() == 8:
@@ -91,11 +95,11 @@ def _serve(program: Program, name: str, parts: Parts, node: Node, operand: Node)
     pairs = zip(labels, made[:2], strict=True)
     reads = [_read(program, f"{name}.{label}", value, node) for label, value in pairs]
     if lookup:
-        new = program.call_op(node, int8_rows, *reads, node.args[1])
+        new = program.call_op(node, int8_rows, *reads, argument(node, "indices"))
     else:
-        bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+        x, bias = argument(node, "input"), argument(node, "bias")
         kernel = int8_linear if parts.bits() == 8 else int4_linear
-        new = program.call_op(node, kernel, node.args[0], *reads, *made[2:], bias)
+        new = program.call_op(node, kernel, x, *reads, *made[2:], bias)
     node.replace_all_uses_with(new)
     program.graph.erase_node(node)
     return None

@@ -37,7 +37,7 @@ def dequantize(weight: QuantizedWeight, scale: Tensor) -> Tensor:
 
     Gradients flow to ``scale``; no float copy of the weight is kept for them.
     """
-    result: Tensor = _Dequantize.apply(scale, weight)  # type: ignore[no-untyped-call]
+    result: Tensor = _Dequantize.apply(scale, weight)  # type: ignore[no-untyped-call]  # torch declares no types for apply
     return result
 
 

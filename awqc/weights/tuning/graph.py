@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from awqc.graph.ops import argument
 from awqc.numerics.qparams import dequantize_packed
 from awqc.program import Batch, InputSpec, Program
 
@@ -35,9 +36,7 @@ def dequantizing_calls(program: Program) -> dict[str, Node]:
     found = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target is dequantize_packed:
-            packed = node.args[0]
-            assert isinstance(packed, Node)
-            name = by_packed.get(str(packed.target))
+            name = by_packed.get(str(argument(node, "packed").target))
             if name is not None:
                 found[name] = node
     return found
@@ -50,9 +49,7 @@ def weight_reads(program: Program) -> dict[str, Node]:
 
 def scale_name(call: Node) -> str:
     """Name of the tensor that a dequantizing call reads its scales from."""
-    scale = call.args[1]
-    assert isinstance(scale, Node)
-    return str(scale.target)
+    return str(argument(call, "scale").target)
 
 
 def _with_slots(graph: Graph, calls: Sequence[Node]) -> Graph:

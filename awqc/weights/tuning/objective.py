@@ -71,5 +71,5 @@ class _Divergence(torch.autograd.Function):
 
 
 def _divergence(now: Tensor, then: Tensor) -> Tensor:
-    result: Tensor = _Divergence.apply(now, then)  # type: ignore[no-untyped-call]
+    result: Tensor = _Divergence.apply(now, then)  # type: ignore[no-untyped-call]  # torch declares no types for apply
     return result
