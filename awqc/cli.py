@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from awqc.errors import AwqcError
+from awqc.errors import AwqcError, worded
 
 COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
 INTERRUPTED = 130
@@ -61,7 +61,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = cli.main(args=arguments, prog_name="awqc", standalone_mode=False)
         return int(code or 0)
     except AwqcError as error:
-        click.echo(f"awqc: error: {error}", err=True)
+        from awqc.options.compile_options import on_command_line
+
+        click.echo(f"awqc: error: {worded(error.text, on_command_line)}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

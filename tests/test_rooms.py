@@ -36,18 +36,18 @@ MAY_USE: dict[str, str] = {
     "export": "calling errors graph huggingface machine numerics program runtimes weights",
     "verify": "capture data errors export graph huggingface machine numerics program "
     "runtimes sources",
-    "report": "artifacts graph program verify",
+    "report": "artifacts errors graph program verify",
     "bench": "errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export machine numerics passes runtimes",
-    "compiler": "artifacts calling capture data errors export machine numerics options passes "
-    "program report runtimes verify",
-    "partial": "artifacts capture compiler errors machine numerics",
+    "options": "artifacts effort errors export numerics passes",
+    "compiler": "artifacts calling capture data errors export machine options passes program "
+    "report runtimes sources verify",
+    "partial": "artifacts capture compiler data errors machine numerics options sources",
     "demo": "capture compiler data errors graph machine numerics passes program report runtimes",
     "commands": EVERYTHING,
-    "cli": "errors",
+    "cli": "errors options",
     "__main__": "cli",
-    "__init__": "compiler errors runtimes",
+    "__init__": "compiler errors partial runtimes",
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from awqc.errors import ExportError, UsageError
+from awqc.errors import ExportError, UsageError, spelled
 
 MARK = "report.json"
 
@@ -24,14 +24,15 @@ def check_replaceable(target: Path) -> None:
     parent = next(path for path in target.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(
-            f"{target}: {parent} is no folder that you may write to; give another --output-dir"
+            f"{target}: {parent} is no folder that you may write to; give another "
+            f"{spelled('output_dir')}"
         )
     if target.is_symlink() or target.is_file():
-        raise UsageError(f"{target}: is a file; give another --output-dir")
+        raise UsageError(f"{target}: is a file; give another {spelled('output_dir')}")
     if target.is_dir() and any(target.iterdir()) and not (target / MARK).is_file():
         raise UsageError(
             f"{target}: holds files that awqc did not write (there is no {MARK}); "
-            "give another --output-dir, or empty it"
+            f"give another {spelled('output_dir')}, or empty it"
         )
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.numerics.qparams import Granularity, QuantizedWeight
 from awqc.program import Program
 
@@ -50,7 +50,7 @@ def read_codes(folder: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"{path}: the codes of this recipe cannot be read ({error}). Keep {ARCHIVE} or "
-            f"{CODES_FILE} beside it, or compile anew with --calib"
+            f"{CODES_FILE} beside it, or compile anew with {spelled('calib')}"
         ) from error
 
 

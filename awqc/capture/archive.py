@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from awqc.capture.pickled import FLAG
+from awqc.capture.pickled import TRUST
 from awqc.errors import CaptureError, UsageError
 from awqc.machine.process import quiet_libraries
 
@@ -30,7 +30,7 @@ def load_archive(path: Path, *, trust: bool) -> ExportedProgram:
         if risk:
             raise UsageError(
                 f"{path}: the archive holds {risk}, and loading it would run code of the file. "
-                f"If you trust where it comes from, pass {FLAG}"
+                f"If you trust where it comes from, pass {TRUST}"
             )
     try:
         with quiet_libraries():

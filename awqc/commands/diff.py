@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from awqc.commands.declared import declared
+
 
 @click.command("diff")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--trust-pickle", is_flag=True, help="As in awqc compile.")
+@declared("trust_pickle", "As in awqc compile.")
 def command(before: Path, after: Path, trust_pickle: bool) -> None:
     """Show what differs between two graphs, values included.
 
@@ -33,7 +35,7 @@ def _read(path: Path, trust_pickle: bool):  # type: ignore[no-untyped-def]
     from awqc.sources.source import load_program
 
     path = path / "model.pt2" if path.is_dir() else path
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         try:
             return path.read_text()
         except (OSError, UnicodeDecodeError) as error:
