@@ -28,7 +28,7 @@ def values(one: Declaration) -> str:
         listed = ", ".join([f"`{choice}`" for choice in one.choices] + words)
         return f"some of {listed}" if one.many else listed
     kinds = {int: "whole number", float: "number", bool: "True or False; the flag alone"}
-    text = kinds.get(one.kind, one.metavar and f"`{one.metavar}`" or "text")
+    text = kinds.get(one.kind, (one.metavar and f"`{one.metavar}`") or "text")
     if one.least is not None:
         text += f" {'above' if one.above else 'from'} {one.least:g}"
     text = "".join([text, *(f", or {word}" for word in words)])

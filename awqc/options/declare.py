@@ -71,14 +71,14 @@ class Declaration:
             return None
         if self.read is not None:
             if not isinstance(value, Mapping):
-                raise UsageError(f"{spelled(self.name)} is a {type(value).__name__}; give a dict")
+                raise UsageError(f"{spelled(self.name)}: a dict is needed, from input names to axes")
             return value
         if not self.many:
             return self._item(value)
         if isinstance(value, str):
             value = filter(None, value.split(","))
         if not isinstance(value, Iterable):
-            raise UsageError(f"{spelled(self.name)} is a {type(value).__name__}; give a list")
+            raise UsageError(f"{self._given(value)}: a list is needed")
         items = tuple(self._item(item) for item in value)
         if self.choices and not items:
             raise UsageError(f"{spelled(self.name)} is empty; choose from {self._listed()}")
