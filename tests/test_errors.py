@@ -113,7 +113,7 @@ def test_each_option_that_a_message_names_exists() -> None:
 
 
 def test_no_error_is_quoted_by_its_own_wording() -> None:
-    """Of an error of awqc, a message quotes ``text``; ``{error}`` would fix the words for Python."""
+    """Of an error of awqc, a message quotes ``text``: ``{error}`` would word it for Python."""
     own = {name for name, value in vars(awqc.errors).items() if inspect.isclass(value)
            and issubclass(value, AwqcError)}  # fmt: skip
     quoted = []

@@ -71,7 +71,7 @@ class Declaration:
             return None
         if self.read is not None:
             if not isinstance(value, Mapping):
-                raise UsageError(f"{spelled(self.name)}: a dict is needed, from input names to axes")
+                raise UsageError(f"{spelled(self.name)}: a dict by input name is needed")
             return value
         if not self.many:
             return self._item(value)

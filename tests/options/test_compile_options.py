@@ -108,7 +108,7 @@ CHOICES = {
 
 
 def test_choices_are_those_that_the_code_knows() -> None:
-    """Options are read without torch, so they name what other modules do; here they are compared."""
+    """Options are read without torch, so they repeat names that others have: here is the proof."""
     assert {name for name, one in DECLARED.items() if one.choices} == set(CHOICES)
     for name, known in CHOICES.items():
         assert list(DECLARED[name].choices) == list(known), name
