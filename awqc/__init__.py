@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from awqc.compiler import Compiled as Compiled
     from awqc.compiler import compile as compile
     from awqc.errors import AwqcError as AwqcError
+    from awqc.partial import PartialCompiled as PartialCompiled
+    from awqc.partial import compile_partial as compile_partial
     from awqc.runtimes.generate import generate as generate
     from awqc.runtimes.onnxruntime import load as load
 
 _HOMES = {
     "AwqcError": "awqc.errors",
     "Compiled": "awqc.compiler",
+    "PartialCompiled": "awqc.partial",
     "compile": "awqc.compiler",
+    "compile_partial": "awqc.partial",
     "generate": "awqc.runtimes.generate",
     "load": "awqc.runtimes.onnxruntime",
 }
 
-__all__ = ["AwqcError", "Compiled", "compile", "generate", "load"]
+__all__ = [
+    "AwqcError", "Compiled", "PartialCompiled", "compile", "compile_partial", "generate", "load",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from awqc.artifacts.record import Record, recording, said
-from awqc.errors import AwqcError
+from awqc.errors import AwqcError, worded
 from awqc.machine.stopping import TERMINATED, exit_code, ignore_signals, stop_on_signals
 from awqc.machine.streams import print_no_more
 from awqc.machine.strict import is_strict
@@ -128,7 +128,9 @@ def _run(arguments: Sequence[str] | None, record: Record) -> int:
         code = cli.main(args=arguments, prog_name="awqc", standalone_mode=False)
         return int(code or 0)
     except AwqcError as error:
-        _complain(f"awqc: error: {error}")
+        from awqc.options.compile_options import on_command_line
+
+        _complain(f"awqc: error: {worded(error.text, on_command_line)}")
         return error.exit_code
     except click.ClickException as error:
         shown = io.StringIO()

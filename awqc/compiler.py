@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.fx import GraphModule
 
 from awqc.artifacts.publish import staging
 from awqc.artifacts.recipe import write_recipe
 from awqc.artifacts.scratch import ScratchFolder
-from awqc.artifacts.target import prepare_folder
+from awqc.artifacts.target import prepare_file, prepare_folder
 from awqc.calling import restore_calls
-from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
-from awqc.data.calibration import (
-    CalibrationData,
-    from_iterable,
-    from_mapping,
-    load_calibration,
-    synthetic,
-)
-from awqc.errors import CaptureError, ExportError, UsageError, VerificationError
-from awqc.export.formats import FORMATS, serving
+from awqc.capture.module import ExampleInputs
+from awqc.data.calibration import CalibrationData
+from awqc.data.load import Calib, DataSource
+from awqc.errors import ExportError, Note, UnsupportedGraphError, VerificationError, spelled, worded
+from awqc.export.formats import FORMATS, serving, write_companions
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
+from awqc.machine.devices import parse_device
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
-from awqc.numerics.qparams import Bits
 from awqc.options import Options, parse_options
+from awqc.options.chosen_passes import build_pipeline
+from awqc.options.declare import takes
+from awqc.passes.calibrate import Calibrate
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
-from awqc.passes.pipeline import Observe
+from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
 from awqc.runtimes.onnxruntime import resolve_provider
 from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.sources.opening import ModelLike, open_program
 from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
 from awqc.verify.verification import Reference, Verification, check, take_reference, verify
@@ -79,80 +77,102 @@ class Compiled:
         return target
 
 
+@takes(Options)
 @undisturbed()
 def compile(
-    model: nn.Module | Program,
+    model: ModelLike,
     example_inputs: ExampleInputs | None = None,
-    calib: Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path | None = None,
+    calib: Calib | None = None,
     *,
-    bits: Bits = 4,
-    group_size: int | str = "auto",
     output_dir: str | Path | None = None,
-    dynamic: DynamicAxes | None = None,
     observe: Observe | None = None,
-    beside: Callable[[Program, Path], object] | None = None,
+    notify: Callable[[Note], object] | None = None,
     **options: Any,
 ) -> Compiled:
     """Quantize the weights of ``model``, export it, and verify the result against it.
 
     Args:
-        model: a module (it is not changed), or a captured program (it is consumed).
-        example_inputs: a tuple of positional or a dict of keyword inputs.
-        calib: calibration data: an iterable of batches in the form of ``example_inputs``, a
-            dict of whole arrays by input name, or a file (see README). None: random inputs are
-            made up, and the report says so.
-        bits: 2, 3, 4 or 8.
-        group_size: weights that share a scale; -1: one scale an output channel; ``"auto"``:
-            the largest of 128, 64, 32 that divides the input channels.
+        model: a module (it is not changed), a captured program (it is consumed), or what the
+            command line takes: the path of a torch.export archive, a pickled module, a Hugging
+            Face folder or a GGUF file, or ``"package.module:factory"``.
+        example_inputs: a tuple of positional or a dict of keyword inputs; None: as the model
+            brings them, as the option ``inputs`` or arrays in ``calib`` say, or as the first
+            layer asks for.
+        calib: calibration data: a file of text (for language models) or of arrays, an iterable
+            of batches in the form of ``example_inputs``, or a dict of whole arrays by input name.
+            None: data is made up, and the report says so.
         output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
-        dynamic: axes besides the batch that may vary, by input name.
         observe: called after each pass.
-        beside: called with the program and the folder of artifacts, to put more files there.
-        **options: fields of `Options`, which says what each does: effort, symmetric, exclude,
-            avg_bits, formats, max_loss, recipe, stats, num_samples, seed, dtype, and more.
+        notify: called with each `Note` on the model and the data, as soon as it is known.
 
     Raises:
         UsageError: an argument is wrong.
-        CaptureError: the model cannot be captured.
+        CaptureError: the model cannot be loaded or captured; `awqc.compile_partial` may help.
+        UnsupportedGraphError: the model's weights are not finite.
         CalibrationError: the data does not fit, or makes the model overflow.
         VerificationError: the result is not the model that was asked for; nothing is written.
     """
-    chosen = parse_options(bits=bits, group_size=group_size, **options)
-    used = (*_files_of(model, calib), *chosen.files())
+    chosen = parse_options(**options)
+    pipeline, provider = prepare(chosen)
+    used = files_of(model, calib, pipeline)
     if output_dir is not None:
         prepare_folder(Path(output_dir), used)
     timing: dict[str, float] = {}
-    if isinstance(model, Program):
-        program = model
-    elif example_inputs is None:
-        raise UsageError("example_inputs is missing: a tuple, or a dict, of inputs of the model")
-    else:
-        with _timed(timing, "capture"):
-            program = capture_module(model, example_inputs, dynamic=dynamic)
-    result = _compile(program, calib, chosen, timing, observe)
+    with _timed(timing, "capture"):
+        source = DataSource.of(calib)
+        program = open_program(
+            model,
+            example_inputs,
+            inputs=chosen.inputs,
+            arrays=source.arrays,
+            dynamic=chosen.dynamic,
+            trust_pickle=chosen.trust_pickle,
+            task=chosen.task,
+            trust_remote_code=chosen.trust_remote_code,
+            seed=chosen.seed,
+        )
+    tell = notify or (lambda note: None)
+    result = _compile(program, source, chosen, pipeline, provider, timing, observe, tell)
     result._used = used
-    if beside is not None:
-        beside(program, result.folder)
     if output_dir is not None:
         result.save(output_dir)
     return result
 
 
-def _files_of(model: nn.Module | Program, calib: object) -> tuple[Path, ...]:
-    """Files and folders that the model and the calibration data are known to come from."""
+def files_of(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, ...]:
+    """Files and folders that a compile reads, or writes besides its folder, as far as known.
+
+    Raises:
+        UsageError: statistics are to be written to what is no file.
+    """
+    for step in pipeline.passes:
+        if isinstance(step, Calibrate) and step.stats:
+            prepare_file(Path(step.stats), spelled("stats"))
     loaded = model.files if isinstance(model, Program) else ()
-    return (*loaded, Path(calib)) if isinstance(calib, str | Path) else loaded
+    named = [Path(each).expanduser() for each in (model, calib) if isinstance(each, str | Path)]
+    return (*loaded, *(path for path in named if path.exists()), *pipeline.files())
+
+
+def prepare(options: Options) -> tuple[Pipeline, str]:
+    """The passes and the provider that were asked for, before any work is done.
+
+    Raises:
+        UsageError: this machine, or a combination of options, cannot give them.
+    """
+    parse_device(options.device)
+    return build_pipeline(options), resolve_provider(options.provider)
 
 
 def _compile(
     program: Program,
-    calib: Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path | None,
+    source: DataSource,
     options: Options,
+    pipeline: Pipeline,
+    provider: str,
     timing: dict[str, float],
     observe: Observe | None,
+    notify: Callable[[Note], object],
 ) -> Compiled:
-    provider = resolve_provider(options.provider)
-    pipeline = options.build_pipeline()
     _check_weights(program)
     original_bytes = stored_bytes(program)
     if program.source_dtype in HALVES:
@@ -164,7 +184,14 @@ def _compile(
         program.scale_dtype = program.source_dtype
     prepare_serving(program, serving(options.formats), options.bits)
     with _timed(timing, "data"):
-        data = _calibration(program, calib, options)
+        data = source.load(
+            program,
+            num_samples=options.num_samples,
+            seq_len=options.seq_len,
+            seed=options.seed,
+        )
+    for note in _notes(program, data):
+        notify(note)
     with _timed(timing, "reference"):
         program.calibration = data.batches
         reference = take_reference(program, data.held_out)
@@ -189,7 +216,7 @@ def _compile(
         try:
             check(verification, program.source_dtype, options.max_loss, program.name)
         except VerificationError as error:
-            raise VerificationError(f"{error}. Nothing was written") from error
+            raise VerificationError(f"{error.text}. Nothing was written") from error
     report = build_report(
         final, layers, verification, original_bytes, timing, str(pipeline), _describe(data)
     )
@@ -202,26 +229,18 @@ def _check_weights(program: Program) -> None:
     """Refuse a model whose matrices are damaged before anything is computed."""
     for name, weight in program.graph_module.named_parameters():
         if weight.ndim > 1 and weight.is_floating_point() and not weight.isfinite().all():
-            raise CaptureError(
+            raise UnsupportedGraphError(
                 f"{program.name}: the weight {name} holds NaN or infinite values; "
                 "give a model whose weights are finite"
             )
 
 
-def _calibration(
-    program: Program,
-    calib: Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path | None,
-    options: Options,
-) -> CalibrationData:
-    if calib is None:
-        return synthetic(program, options.num_samples or 64, options.seed)
-    if isinstance(calib, CalibrationData):
-        return calib
-    if isinstance(calib, str | Path):
-        return load_calibration(calib, program, options.num_samples)
-    if isinstance(calib, Mapping):
-        return from_mapping(calib, program, options.num_samples)
-    return from_iterable(calib, program, options.num_samples)
+def _notes(program: Program, data: CalibrationData) -> Iterator[Note]:
+    """What the caller should know before the passes begin."""
+    for text in program.notes:
+        yield Note(text, warning=True)
+    for text in data.notes:
+        yield Note(text, warning=data.synthetic)
 
 
 def _final(program: Program) -> Program:
@@ -235,18 +254,28 @@ def _final(program: Program) -> Program:
 
 
 def _write(program: Program, final: Program, folder: Path, formats: Sequence[str]) -> None:
-    """All formats; ONNX of a bfloat16 model is written in float32, which runs everywhere."""
+    """All formats; ONNX of a bfloat16 model is written in float32, which runs everywhere.
+
+    The files that runners need go beside them.
+    """
     metadata = {"awqc.bits": str(program.quantization.bits)}
     for name in formats:
         wide = name in ("onnx", "ort") and final.source_dtype == torch.bfloat16
         try:
             FORMATS[name](program if wide else final, folder, metadata)
         except OSError as error:
-            raise ExportError(
-                f"{folder}: {name} could not be written: {error.strerror or error}; "
-                "nothing was published"
-            ) from error
+            raise _unwritten(folder, name, error) from error
+    try:
+        write_companions(program, folder)
+    except OSError as error:
+        raise _unwritten(folder, "the tokenizer", error) from error
     final.notes[:] = dict.fromkeys([*final.notes, *program.notes])
+
+
+def _unwritten(folder: Path, what: str, error: OSError) -> ExportError:
+    return ExportError(
+        f"{folder}: {what} could not be written: {error.strerror or error}; nothing was published"
+    )
 
 
 def _verify(
@@ -276,7 +305,7 @@ def _describe(data: CalibrationData) -> dict[str, Any]:
         "synthetic": data.synthetic,
         "batches": len(data.batches),
         "held_out_batches": len(data.held_out),
-        "notes": list(data.notes),
+        "notes": [worded(note) for note in data.notes],
     }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,12 +27,20 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.calls import Call, CompiledBlock, record_calls, run_call, varying_axes
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
-from awqc.compiler import Compiled, compile
-from awqc.errors import AwqcError, CaptureError, UsageError
+from awqc.compiler import Compiled, compile, files_of, prepare
+from awqc.data.calibration import CalibrationData
+from awqc.data.load import Calib, DataSource
+from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
 from awqc.machine.process import undisturbed
 from awqc.numerics.decibel import decibel
 from awqc.options import Options, parse_options
+from awqc.options.declare import declarations, takes
+from awqc.sources.opening import open_module
 
+_WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic")
+"""Options that only a model which is captured whole has."""
+
+_OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}
 MOST_CALLS = 64
 """Calls of a block that are kept for its calibration."""
 
@@ -83,11 +91,12 @@ class PartialCompiled:
         return target
 
 
+@takes(Options, *_WHOLE)
 @undisturbed()
 def compile_partial(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    calib: Iterable[Any] = (),
+    model: nn.Module | str | Path,
+    example_inputs: ExampleInputs | None = None,
+    calib: Calib | None = None,
     *,
     output_dir: str | Path | None = None,
     **options: Any,
@@ -95,25 +104,45 @@ def compile_partial(
     """Compile the largest submodules of ``model`` that can be captured.
 
     Args:
-        model: a module that `awqc.compile` could not capture; it is not changed.
-        example_inputs: a tuple of positional or a dict of keyword inputs.
-        calib: batches in the form of ``example_inputs``; the example is always among them.
+        model: a module that `awqc.compile` could not capture (it is not changed), the path of a
+            pickled one, or ``"package.module:factory"``.
+        example_inputs: a tuple of positional or a dict of keyword inputs; None: as for
+            `awqc.compile`.
+        calib: batches in the form of ``example_inputs``, or arrays by input name, also from a
+            file; the example is always among them.
         output_dir: where to write; None: nowhere, see `PartialCompiled.save`.
-        **options: as for `awqc.compile`; ``dynamic`` follows from the calls that are seen.
 
     Raises:
-        UsageError: the whole model can be captured: there is no reason to cut it; or an
-            argument is wrong.
+        UsageError: an argument is wrong; or the whole model can be captured: there is no reason
+            to cut it.
         CaptureError: no submodule with weights can be captured either.
     """
-    known = {key: value for key, value in options.items() if key in Options.__dataclass_fields__}
-    used = parse_options(**known).files()
+    chosen = parse_options(**options)
+    for name in _WHOLE:
+        if name in options and getattr(chosen, name) != getattr(Options(), name):
+            raise UsageError(
+                f"{spelled(name)} is for models that are captured whole; leave it out, or compile "
+                f"without {spelled('partial', True, python='compile_partial')}"
+            )
+    pipeline, _ = prepare(chosen)
+    used = files_of(model, calib, pipeline)
     if output_dir is not None:
         prepare_folder(Path(output_dir), used)
-    whole = deepcopy(unwrap(model)).eval().requires_grad_(False)
-    why = _why_not(whole, example_inputs)
-    calls = [split_example(batch) for batch in chain([example_inputs], calib)]
-    result = PartialCompiled(whole, {}, {}, why, _used=used)
+    data = DataSource.of(calib)
+    source = open_module(
+        model,
+        example_inputs,
+        inputs=chosen.inputs,
+        arrays=data.arrays,
+        trust_pickle=chosen.trust_pickle,
+        seed=chosen.seed,
+    )
+    whole = deepcopy(unwrap(source.module)).eval().requires_grad_(False)
+    why = _why_not(whole, source.example)
+    batches = chain([source.example], _batches(data, source.example))
+    calls = [split_example(batch) for batch in batches]
+    options = {name: value for name, value in options.items() if name not in _OPENING | {*_WHOLE}}
+    result = PartialCompiled(whole, {}, {}, worded(why), _used=used)
     before = run_call(whole, calls[0])
     _descend(result, "", calls, options)
     if not result.blocks:
@@ -125,13 +154,42 @@ def compile_partial(
     return result
 
 
+def _batches(data: DataSource, example: ExampleInputs) -> Iterable[Any]:
+    """Batches as given; samples of whole arrays, as many at a time as the example has."""
+    if data.given is None:
+        return []
+    if data.text is not None or isinstance(data.given, CalibrationData):
+        raise UsageError(
+            f"{spelled('calib')}: submodules are calibrated on what reaches them when the model "
+            "runs on arrays; give a file of arrays, or batches"
+        )
+    if data.arrays is None:
+        if isinstance(data.given, str | Path | Mapping):
+            raise UsageError(f"{spelled('calib')}: give whole arrays by input name, not nested")
+        return data.given
+    given = split_example(example)[1]
+    if set(data.arrays) != set(given):
+        where = data.given if isinstance(data.given, str | Path) else spelled("calib")
+        raise UsageError(
+            f"{where}: holds arrays {sorted(data.arrays)}; one for each input by name is needed: "
+            f"{sorted(given) or 'name the inputs with ' + spelled('inputs')}"
+        )
+    first = next(name for name, value in given.items() if isinstance(value, Tensor))
+    size, count = given[first].shape[0], len(data.arrays[first])
+    return [
+        {name: array[start : start + size] for name, array in data.arrays.items()}
+        for start in range(0, count - size + 1, size)
+    ]
+
+
 def _why_not(model: nn.Module, example_inputs: ExampleInputs) -> str:
     try:
         capture_module(model, example_inputs)
     except CaptureError as error:
-        return str(error)
+        return error.text
     raise UsageError(
-        f"{type(model).__name__} can be captured as a whole: compile it without partial"
+        f"{type(model).__name__} can be captured as a whole: compile it without "
+        f"{spelled('partial', True, python='compile_partial')}"
     )
 
 

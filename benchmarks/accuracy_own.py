@@ -20,6 +20,7 @@ from awqc.effort import EFFORTS
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
+from awqc.options.chosen_passes import build_pipeline
 from awqc.program import Program
 from benchmarks.accuracy_measure import Run, Tokens, measure
 
@@ -50,7 +51,7 @@ def quantize(
         chosen = parse_options(**whole, sequential=True)
     else:
         chosen = parse_options(**whole, effort=method)
-    chosen.build_pipeline().run(program)
+    build_pipeline(chosen).run(program)
     program.calibration = ()
 
 

@@ -31,6 +31,7 @@ from awqc.huggingface.runner_files import write_runner_files
 from awqc.huggingface.tokens import token_batch
 from awqc.machine.memory import give_back
 from awqc.options import parse_options
+from awqc.options.chosen_passes import build_pipeline
 from awqc.passes.pipeline import parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Batch, Program
@@ -71,7 +72,7 @@ def forward_seconds(program: Program) -> float:
 
 def cost(program: Program, effort: str) -> tuple[dict[str, float], int]:
     """CPU seconds of each pass on ``program``, which is quantized, and peak memory in bytes."""
-    pipeline = parse_options(effort=effort, **SPEC).build_pipeline()
+    pipeline = build_pipeline(parse_options(effort=effort, **SPEC))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     seconds = {}
     for step in pipeline.passes:

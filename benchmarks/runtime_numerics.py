@@ -25,6 +25,7 @@ from awqc.huggingface.capture import load_program
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
+from awqc.options.chosen_passes import build_pipeline
 from awqc.passes.pipeline import Pipeline
 from awqc.program import Program
 from awqc.report.content import environment
@@ -40,9 +41,9 @@ SEQ_LEN = 512
 
 def pipeline(numerics: str, group_size: int) -> Pipeline:
     """The passes of effort fast, with scales searched under ``numerics``."""
-    return parse_options(
-        bits=4, group_size=group_size, effort="fast", runtime_numerics=numerics
-    ).build_pipeline()
+    return build_pipeline(
+        parse_options(bits=4, group_size=group_size, effort="fast", runtime_numerics=numerics)
+    )
 
 
 def quantized(program: Program, group_size: int) -> Iterator[tuple[str, Program]]:

@@ -15,10 +15,8 @@ import pytest
 import torch
 
 from awqc.compiler import Compiled, compile
-from awqc.data.text import text_calibration
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.runner_files import write_runner_files
 from awqc.runtimes.onnxruntime import EXACT, Session
 from benchmarks.models import ModelUnavailableError, minilm, smollm2
 
@@ -75,11 +73,9 @@ def compile_real(
     folder: Path, text: Path, samples: int, length: int, pipeline: str | None = None
 ) -> Compiled:
     program = load_program(folder)
-    source = HFFolder.at(folder)
-    data = text_calibration(program, source, text, num_samples=samples, seq_len=length)
     return compile(
-        program, calib=data, group_size=64, formats=("onnx",), provider="cpu", pipeline=pipeline,
-        beside=lambda quantized, target: write_runner_files(quantized, source, target),
+        program, calib=text, num_samples=samples, seq_len=length, group_size=64,
+        formats=("onnx",), provider="cpu", pipeline=pipeline,
     )  # fmt: skip
 
 

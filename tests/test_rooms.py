@@ -37,19 +37,19 @@ MAY_USE: dict[str, str] = {
     "weights",
     "verify": "artifacts capture data errors export graph huggingface machine numerics program "
     "runtimes sources",
-    "report": "artifacts graph machine program verify",
+    "report": "artifacts errors graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export machine numerics passes runtimes",
-    "compiler": "artifacts calling capture data errors export machine numerics options passes "
-    "program report runtimes verify",
-    "partial": "artifacts capture compiler errors machine numerics options",
+    "options": "artifacts effort errors export numerics passes",
+    "compiler": "artifacts calling capture data errors export machine options passes program "
+    "report runtimes sources verify",
+    "partial": "artifacts capture compiler data errors machine numerics options sources",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "
     "report runtimes",
     "commands": EVERYTHING,
-    "cli": "artifacts errors machine",
+    "cli": "artifacts errors machine options",
     "__main__": "cli",
-    "__init__": "compiler errors runtimes",
+    "__init__": "compiler errors partial runtimes",
     "pt2": "",
 }
 

@@ -7,7 +7,7 @@ for codes that learned from data see `awqc.artifacts.recipe_codes`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from awqc.artifacts.recipe_codes import write_codes
 from awqc.errors import UsageError
 from awqc.graph.sites import SiteScale
+from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
 
 SCHEMA = 1
@@ -53,15 +54,8 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "pipeline": pipeline,
         "quantization": {
-            "bits": spec.bits,
-            "group_size": spec.group_size,
-            "symmetric": spec.symmetric,
+            **{field.name: getattr(spec, field.name) for field in fields(QuantizationSpec)},
             "exclude": list(spec.exclude),
-            "head_bits": spec.head_bits,
-            "embed_bits": spec.embed_bits,
-            "rounding": spec.rounding,
-            "clip": spec.clip,
-            "sweeps": spec.sweeps,
         },
         **({"widths": program.allocation.bits} if program.allocation else {}),
         "sites": {

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.numerics.qparams import Granularity, QuantizedWeight, quantized_weight
 from awqc.program import Program
 from awqc.pt2.failures import DamagedError, NotAllowedError
@@ -137,7 +137,7 @@ def read_codes(folder: Path) -> list[Codes]:
 
 _ADVICE = (
     f"Keep {ARCHIVE}, {MODEL}, {TUNED}/ or {CODES_FILE} beside it, as the compile left them, or "
-    "compile anew with --calib"
+    f"compile anew with {spelled('calib')}"
 )
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from awqc.artifacts.publish import staging_file
-from awqc.errors import ExportError, UsageError
+from awqc.errors import ExportError, UsageError, spelled
 from awqc.graph.linears import find_linears
 from awqc.numerics.statistics import Statistics
 from awqc.program import Program
@@ -103,11 +103,11 @@ def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) ->
         found = program.statistics.get(node)
         if found is None:
             raise UsageError(
-                f"{path}: holds nothing on what {node} reads; it was made with other --exclude. "
-                "Give another file name"
+                f"{path}: holds nothing on what {node} reads; it was made with other "
+                f"{spelled('exclude')}. Give another file name"
             )
         if gram and found.gram is None:
             raise UsageError(
-                f"{path}: holds no grams, which this rounding needs: it was made with --effort "
-                "fast. Give another file name, or --effort fast"
+                f"{path}: holds no grams, which this rounding needs: it was made with "
+                f"{spelled('effort', 'fast')}. Give another file name, or ask for that too"
             )

@@ -15,11 +15,12 @@ from typing import Any
 
 from awqc.artifacts.scratch import scratch_folder
 from awqc.bench.inputs import Workload
-from awqc.errors import AwqcError, UsageError
+from awqc.errors import AwqcError, UsageError, spelled
 from awqc.machine.progress import stage
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import Provider, Session, resolve_provider
 from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.sources.source import brings_inputs
 
 SAFE_PATH = "-P"
 """Keeps Python from importing what lies in the working directory."""
@@ -125,7 +126,8 @@ def bench(
     paths = {name: folder / path for name, path in QUANTIZED.items() if (folder / path).is_file()}
     if not paths:
         raise UsageError(
-            f"{folder}: has no {MODEL}; give the output folder of a compile with --formats onnx"
+            f"{folder}: has no {MODEL}; give the output folder of a compile with "
+            f"{spelled('formats', 'onnx')}"
         )
     threads = threads or _processors()
     common = {"threads": threads, "workload": asdict(workload)}
@@ -192,9 +194,7 @@ def _processors() -> int:
 
 def _specs(against: str, model: Path) -> list[str]:
     """Inputs of a pickled module or a factory, which does not tell them, from the model."""
-    path = Path(against)
-    told = path.is_dir() or path.suffix in (".pt2", ".gguf")
-    return [] if told else [str(spec) for spec in Session(model, "cpu").inputs]
+    return [] if brings_inputs(against) else [str(spec) for spec in Session(model, "cpu").inputs]
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def main() -> None:
         for _ in sys.stdin:
             answer({"turn": turn(model, workload), "peak_bytes": peak_bytes()})
     except AwqcError as error:
-        answer({"error": str(error), "exit_code": error.exit_code})
+        answer({"error": error.text, "exit_code": error.exit_code})
     except (*ORT_ERRORS, RuntimeError, OSError) as error:
         answer({"error": str(error).strip().splitlines()[0], "exit_code": 1})
     except Exception:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from awqc.capture.pickled import FLAG
+from awqc.capture.pickled import TRUST
 from awqc.errors import CaptureError, UsageError
 from awqc.machine.process import quiet_libraries
 from awqc.pt2.failures import DamagedError, NotAllowedError
@@ -30,7 +30,7 @@ def load_archive(path: Path, *, trust: bool) -> ExportedProgram:
     except NotAllowedError as error:
         raise UsageError(
             f"{path}: the archive holds {error}. torch's own loader might run code of the file "
-            f"for it; if you trust where it comes from, pass {FLAG}"
+            f"for it; if you trust where it comes from, pass {TRUST}"
         ) from error
     except (DamagedError, zipfile.BadZipFile) as error:
         raise CaptureError(f"{path}: the archive is damaged: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from awqc.errors import CaptureError
+from awqc.errors import CaptureError, spelled
 
 _LIBRARIES = tuple(
     str(Path(path).resolve())
@@ -25,7 +25,8 @@ _ADVICE = (
         "data-dependent",
         "the path through forward depends on the values of a tensor, and a graph has one "
         "path only. Use torch.where (or torch.cond) in place of Python's if, or a fixed size; "
-        "or compile the submodules that can be captured, with --partial",
+        "or compile the submodules that can be captured, with "
+        f"{spelled('partial', True, python='awqc.compile_partial')}",
     ),
     (
         "not a known type",

@@ -1,4 +1,4 @@
-"""Example inputs of a model: from ``--input`` specs, from arrays, or inferred."""
+"""Example inputs of a model: from ``inputs`` specs, from arrays, or inferred."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.machine.process import quiet_libraries
 from awqc.program import InputSpec
 
-FORM = "--input name=float32[batch,64]"
+FORM = "name=float32[batch,64]"
 _SPEC = re.compile(r"\s*(?P<name>[^=\s]+)\s*=\s*(?P<dtype>\w+)\s*\[(?P<sizes>[^\]]*)\]\s*")
 _BATCH_SIZE = 2
 _OTHER_SIZE = 16
@@ -35,19 +35,19 @@ def parse_inputs(specs: Sequence[str]) -> tuple[InputSpec, ...]:
     names = [spec.name for spec in parsed]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"--input: {name!r} is given twice")
+            raise UsageError(f"{spelled('inputs')}: {name!r} is given twice")
     return parsed
 
 
 def _parse(text: str) -> InputSpec:
     match = _SPEC.fullmatch(text)
     if match is None:
-        raise UsageError(f"--input {text!r} cannot be read; the form is {FORM}")
+        raise UsageError(f"{spelled('inputs', [text])} cannot be read; the form is {FORM}")
     dtype = getattr(torch, match["dtype"], None)
     if not isinstance(dtype, torch.dtype):
         raise UsageError(
-            f"--input {text!r}: {match['dtype']!r} is no dtype; use float32, float16, bfloat16, "
-            f"int64, int32, bool, … as in {FORM}"
+            f"{spelled('inputs', [text])}: {match['dtype']!r} is no dtype; use float32, float16, "
+            f"bfloat16, int64, int32, bool, … as in {FORM}"
         )
     words = match["sizes"].split(",") if match["sizes"].strip() else []
     return InputSpec(match["name"], dtype, tuple(_size(word.strip(), text) for word in words))
@@ -59,8 +59,8 @@ def _size(word: str, text: str) -> int | str:
     if word.isidentifier():
         return word
     raise UsageError(
-        f"--input {text!r}: {word!r} is no size; give a positive number, or a name for a "
-        f"dynamic axis, as in {FORM}"
+        f"{spelled('inputs', [text])}: {word!r} is no size; give a positive number, or a name for "
+        f"a dynamic axis, as in {FORM}"
     )
 
 
@@ -106,7 +106,7 @@ def dynamic_axes(specs: Sequence[InputSpec]) -> dict[str, dict[int, str]]:
 
 
 def given_inputs(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> dict[str, Tensor]:
-    """The example for ``--input`` specs, checked against the names that forward takes.
+    """The example for ``inputs`` specs, checked against the names that forward takes.
 
     Raises:
         UsageError: forward takes no such input, or needs one that is not given.
@@ -121,7 +121,7 @@ def given_inputs(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> di
             if unknown and not anything
             else (f"{missing[0]!r} is missing")
         )
-        raise UsageError(f"--input: {wrong}. {describe_forward(module)}")
+        raise UsageError(f"{spelled('inputs')}: {wrong}. {describe_forward(module)}")
     return make_example(specs, seed=seed, rows=smallest_table(module))
 
 
@@ -210,7 +210,7 @@ def forward_parameters(module: nn.Module) -> tuple[list[str], list[str], bool]:
 
 
 def describe_forward(module: nn.Module) -> str:
-    """What forward takes, and the flags that would give it, for an error message."""
+    """What forward takes, and the option that would give it, for an error message."""
     signature: Any = inspect.signature(module.forward)
     bare = signature.replace(
         parameters=[
@@ -220,8 +220,8 @@ def describe_forward(module: nn.Module) -> str:
     )
     required, accepted, _ = forward_parameters(module)
     names = required or accepted[:1] or ["name"]
-    flags = " ".join(f"--input '{name}=float32[batch,64]'" for name in names)
+    given = spelled("inputs", [f"{name}=float32[batch,64]" for name in names])
     return (
         f"{type(module).__name__}.forward takes {bare}; describe each input with its dtype and "
-        f"sizes (a word is a dynamic axis): {flags}"
+        f"sizes (a word is a dynamic axis): {given}"
     )

@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from awqc.capture.failure import model_line
 from awqc.capture.stock import check_stock
-from awqc.errors import CaptureError, UsageError
+from awqc.errors import CaptureError, UsageError, spelled
 from awqc.machine.process import quiet_libraries
 
-FLAG = "--trust-pickle (trust_pickle=True)"
+TRUST = spelled("trust_pickle", True)
 _STOCK = "torch.nn.modules"
 _ACTIVATIONS = (
     "relu", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "softplus",
@@ -67,7 +67,7 @@ def _load_safely(path: Path) -> Any:
             raise UsageError(
                 f"{path}: is a module in torch's old format, which cannot be read without "
                 f"running code of the file. Save it again with torch.save, or, if you trust "
-                f"where it comes from, pass {FLAG}"
+                f"where it comes from, pass {TRUST}"
             ) from error
         raise _corrupt(path, error) from error
 
@@ -85,7 +85,7 @@ def _refusal(path: Path, wanted: list[str]) -> str:
     return (
         f"{path}: the file wants {', '.join(wanted)}, which is not part of torch.nn. "
         "Unpickling it means running code that the file chooses. If you trust where the file "
-        f"comes from, pass {FLAG}; else export the model to a .pt2 (torch.export.save), or give "
+        f"comes from, pass {TRUST}; else export the model to a .pt2 (torch.export.save), or give "
         "it as package.module:factory"
     )
 

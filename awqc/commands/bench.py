@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from awqc.commands.declared import declared
+
 
 @click.command("bench")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -24,9 +26,8 @@ import click
               help="How often each form has its turn.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of each form; 0: as many as there are processors.")
-@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
-              show_default=True, help="Where onnxruntime runs.")
-@click.option("--trust-pickle", is_flag=True, help="As in awqc compile, for --against.")
+@declared("provider", "Where onnxruntime runs.")
+@declared("trust_pickle", "As in awqc compile, for --against.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     folder: Path,

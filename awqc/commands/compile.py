@@ -1,25 +1,22 @@
-"""``awqc compile``."""
+"""``awqc compile``: parses, calls `awqc.compile`, and prints what came of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from awqc.commands.options import (
+from awqc.commands.declared import (
+    CALIB_HELP,
     SOURCE_HELP,
-    ModelSource,
-    calibration_options,
-    load_data,
-    model_options,
-    quantization_options,
+    calib_option,
+    declared_group,
 )
 
 if TYPE_CHECKING:
-    from awqc.program import Program
+    from awqc.partial import PartialCompiled
 
 
 @click.command(
@@ -38,58 +35,13 @@ Examples:
   awqc compile model.pt2 --calib data.npz
   awqc compile model.pt --bits 8 --input "x=float32[batch,64]" -o out
   awqc compile my_package.models:make --group-size 32 --exclude 'head'
-  awqc compile model.pt2 --recipe model-awq/recipe.json -o again""",
+  awqc compile model.pt2 --recipe model-awq/recipe.json -o again
+  awqc compile ./SmolLM2-135M --calib text.md --group-size 64""",
 )
-@model_options
-@quantization_options
-@calibration_options
-@click.option("--effort", type=click.Choice(["fast", "default", "best"]), default="default",
-              show_default=True,
-              help="Work spent on accuracy: fast scales and rounds to nearest; default also "
-              "compensates rounding errors and tunes scales on the model's outputs; best tunes "
-              "them on all of the calibration data.")
-@click.option("--rounding", type=click.Choice(["auto", "nearest", "gptq"]), default="auto",
-              show_default=True, help="How codes are chosen; auto: as the effort says.")
-@click.option("--sequential", is_flag=True,
-              help="Round each weight on what the quantized part before it gives; takes one more "
-              "pass over the calibration data, held in memory at once.")
-@click.option("--avg-bits", type=click.FloatRange(min=0, min_open=True), metavar="X",
-              help="Give each weight --bits or more, so that X bits a weight, scales and zero "
-              "points counted, lose least.")
-@click.option("--budget", metavar="SIZE",
-              help="The same, so that all tensors together take at most SIZE, as 90MB.")
-@click.option("--stats", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Keep what calibration learns in FILE; where FILE exists, take it from there "
-              "and run no calibration, whatever bits and groups are asked for.")
-@click.option("--pipeline", metavar="SPEC",
-              help="Passes to run with the options that it gives them, in place of --effort; see "
-              "awqc passes.")
-@click.option("--runtime-scales", type=click.Choice(["auto", "never", "always"]), default="auto",
-              show_default=True,
-              help="Multiply by scales when the model runs, where they cannot be folded: if it "
-              "pays, never, or whenever the loss falls.")
-@click.option("--runtime-numerics", type=click.Choice(["fp", "ort-default"]), default="fp",
-              show_default=True,
-              help="Arithmetic that scales are searched for: ort-default counts the int8 "
-              "activations of onnxruntime's default sessions.")
-@click.option("--formats", default="onnx,pt2", show_default=True,
-              help="What to write, of onnx, ort, pt2, awq, compressed-tensors.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
-              default="auto", show_default=True,
-              help="What the exported model computes in; auto: as the model came.")
-@click.option("--accuracy-level", type=click.Choice(["auto", "0", "1", "2", "3", "4"]),
-              default="auto", show_default=True,
-              help="How onnxruntime multiplies: 4 rounds activations to int8, 1 computes in "
-              "float32; auto: 4 unless that loses too much.")
-@click.option("--device", default="cpu", show_default=True,
-              help="Where calibration runs the model: cpu, cuda or cuda:N.")
-@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
-              show_default=True, help="Where onnxruntime verifies.")
-@click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",
-              help="Fail if the outputs differ from the original's by more than this, as "
-              "|quantized - original| / |original|.")
-@click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE",
-              help="Repeat the decisions of an earlier compile; no calibration is run.")
+@click.argument("model")
+@declared_group("model")
+@calib_option(CALIB_HELP)
+@declared_group("data", "weights", "accuracy", "output", "machine")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path), metavar="DIR",
               help="Where to write; an earlier result there is replaced while all of it is as "
               "awqc wrote it, and none of it is read.  [default: MODEL's stem + -awq, beside it]")
@@ -103,12 +55,8 @@ Examples:
 @click.option("--dump-dir", type=click.Path(path_type=Path), metavar="DIR",
               help="Write the graph after each pass into DIR.")
 def command(
-    source: ModelSource,
-    quantization: dict[str, Any],
+    model: str,
     calib: Path | None,
-    num_samples: int | None,
-    seq_len: int | None,
-    seed: int,
     output_dir: Path | None,
     partial: bool,
     dry_run: bool,
@@ -116,62 +64,53 @@ def command(
     print_after: str | None,
     print_changed: bool,
     dump_dir: Path | None,
-    formats: str,
     **options: Any,
 ) -> None:
     """Compile; the help text is above, since it names the sources."""
 
     from awqc.artifacts.growing import GrowingFolder
     from awqc.artifacts.target import prepare_folder
-    from awqc.commands.partial import compile_parts
     from awqc.commands.watch import Watch
-    from awqc.compiler import compile
-    from awqc.errors import CaptureError
-    from awqc.machine.progress import stage
+    from awqc.compiler import compile, files_of, prepare
+    from awqc.errors import CaptureError, Note, worded
     from awqc.machine.terminal import console, echo, labelled
-    from awqc.options import parse_options
+    from awqc.options.compile_options import on_command_line, parse_options
     from awqc.report.terminal import print_report
 
     err = console(stderr=True)
-    target = output_dir or default_output(source.model)
-    chosen = {
-        **quantization,
-        "seed": seed,
-        "formats": tuple(filter(None, formats.split(","))),
-        **options,
-    }
-    used = (*source.files(), *filter(None, [calib]), *parse_options(**chosen).files())
+    target = output_dir or default_output(model)
+    if dry_run:
+        from awqc.commands.plan import print_plan
+
+        print_plan(model, target, as_json, calib, options)
+        return
+    pipeline, _ = prepare(parse_options(**options))
+    used = files_of(model, calib, pipeline)
     prepare_folder(target, (*used, *filter(None, [dump_dir])))
     dumps = None if dump_dir is None else GrowingFolder(dump_dir, (*used, target), "--dump-dir")
     watch = Watch(err, print_after, print_changed, dumps)
-    err.print(f"capturing {source.model}")
+
+    def say(note: Note) -> None:
+        label = "warning" if note.warning else "note"
+        err.print(labelled(label, "bold yellow", worded(note.text, on_command_line)))
+
+    err.print(f"capturing {model}")
     try:
-        with stage("capture …"):
-            program = source.load(calib, seed)
+        compiled = compile(
+            model, calib=calib, output_dir=target, observe=watch.observe, notify=say, **options
+        )
     except CaptureError as error:
         if not partial:
             raise
-        err.print(f"{error}\ncompiling the submodules that can be captured")
-        compile_parts(source, target, calib, as_json=as_json, **chosen)
-        return
-    if dry_run:
-        from awqc.commands.plan import print_plan
-        from awqc.numerics.request import QuantizationSpec
+        from awqc.partial import compile_partial
 
-        print_plan(program, target, as_json, QuantizationSpec(**quantization))
+        reason = worded(error.text, on_command_line)
+        err.print(f"{reason}\ncompiling the submodules that can be captured")
+        parts = compile_partial(model, calib=calib, output_dir=target, **options)
+        print_parts(parts, target, as_json)
         return
-    data = load_data(program, source.model, calib, num_samples, seq_len, seed)
-    for note in program.notes:
-        err.print(labelled("warning", "bold yellow", note))
-    for note in data.notes:
-        err.print(labelled("warning" if data.synthetic else "note", "bold yellow", note))
-    compiled = compile(
-        program, calib=data, observe=watch.observe, beside=companions(source.model), **chosen
-    )
     if not compiled.report["layers"]:
-        nothing = "nothing is quantized: no weight is left to quantize"
-        err.print(labelled("warning", "bold yellow", nothing))
-    compiled.save(target)
+        say(Note("nothing is quantized: no weight is left to quantize", warning=True))
     if as_json:
         echo(json.dumps(compiled.report, indent=2, allow_nan=False))
         return
@@ -180,22 +119,19 @@ def command(
     out.print(f"wrote {target}")
 
 
-def companions(model: str) -> Callable[[Program, Path], object] | None:
-    """What puts the files of a Hugging Face model that runners need beside the artifacts."""
-    path = Path(model)
-    if not path.is_dir() and path.suffix != ".gguf":
-        return None
-    from awqc.huggingface.runner_files import write_runner_files
-    from awqc.runtimes.session_file import TUNED
+def print_parts(result: PartialCompiled, target: Path, as_json: bool) -> None:
+    """Print which submodules were compiled, and why others were not."""
+    from awqc.machine.terminal import console, echo
 
-    def write(program: Program, target: Path) -> None:
-        """Into each folder that runs as it is."""
-        assert program.origin is not None
-        for place in (target, target / TUNED):
-            if place.is_dir():
-                write_runner_files(program, program.origin, place)
-
-    return write
+    if as_json:
+        echo(json.dumps(result.report, indent=2, allow_nan=False))
+        return
+    out = console()
+    for path, compiled in result.blocks.items():
+        out.print(f"compiled {path}: {len(compiled.report['layers'])} weights")
+    for path, reason in result.refused.items():
+        out.print(f"left in float: {path}: {reason}")
+    out.print(f"wrote {target}: model.pt with the compiled blocks in place, and each as ONNX")
 
 
 def default_output(model: str) -> Path:

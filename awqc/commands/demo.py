@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from awqc.commands.declared import declared
+
 
 @click.command("demo")
 @click.option("--dims", default="64,128,256,128,10", show_default=True, metavar="N,N,…",
@@ -17,10 +19,8 @@ import click
               default=("4", "8"), show_default="4 and 8", help="Width of a weight; repeatable.")
 @click.option("--epochs", type=click.IntRange(min=0), default=30, show_default=True,
               help="Passes over the training samples.")
-@click.option("--seed", type=int, default=0, show_default=True,
-              help="Of weights, data and their order.")
-@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
-              show_default=True, help="Where onnxruntime runs.")
+@declared("seed", "Of weights, data and their order.")
+@declared("provider", "Where onnxruntime runs.")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path), default=Path("awqc-demo"),
               show_default=True, metavar="DIR", help="Where to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

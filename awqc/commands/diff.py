@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from awqc.commands.declared import declared
+
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("diff")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--trust-pickle", is_flag=True, help="As in awqc compile.")
+@declared("trust_pickle", "As in awqc compile.")
 def command(before: Path, after: Path, trust_pickle: bool) -> None:
     """Show what differs between two graphs, values included.
 
@@ -38,7 +40,7 @@ def _read(path: Path, trust_pickle: bool) -> str | GraphModule:
     from awqc.sources.source import load_program
 
     path = path / "model.pt2" if path.is_dir() else path
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         try:
             return path.read_text()
         except (OSError, UnicodeDecodeError) as error:

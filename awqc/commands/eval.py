@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
+from awqc.commands.declared import declared
+
 
 @click.command("eval")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL_OR_DIR")
 @click.option("--text", required=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="Text to measure on, .txt or .jsonl; not what was calibrated on.")
+              help="Text to measure on, .txt, .md or .jsonl; not what was calibrated on.")
 @click.option("--against", type=click.Path(path_type=Path), metavar="MODEL",
               help="The original's folder, for KL divergence and top-1 agreement.")
-@click.option("--num-samples", type=click.IntRange(min=1), help="Sequences.  [default: 32]")
-@click.option("--seq-len", type=int, help="Tokens a sequence.  [default: 512]")
-@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
-              show_default=True, help="Where onnxruntime runs.")
-@click.option("--trust-remote-code", is_flag=True, help="As in awqc compile.")
+@declared("num_samples", "Sequences.  [default: 32]")
+@declared("seq_len", "Tokens a sequence.  [default: 512]")
+@declared("provider", "Where onnxruntime runs.")
+@declared("trust_remote_code", "As in awqc compile.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: Path, text: Path, as_json: bool, **options: Any) -> None:
     """Perplexity of a causal language model on a text.

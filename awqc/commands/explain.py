@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from awqc.commands.options import (
-    SOURCE_HELP,
-    ModelSource,
-    model_options,
-    quantization_options,
-)
+from awqc.commands.declared import SOURCE_HELP, calib_option, declared_group
 
 
 @click.command(
@@ -23,12 +19,13 @@ every operation that makes or reads the value can take them.
 
 {SOURCE_HELP}""",
 )
-@model_options
-@quantization_options
+@click.argument("model")
+@declared_group("model")
+@calib_option("Data as in awqc compile: arrays say what the inputs are; none is calibrated on.")
+@declared_group("weights")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(source: ModelSource, quantization: dict[str, Any], as_json: bool) -> None:
+def command(model: str, calib: Path | None, as_json: bool, **options: Any) -> None:
     """Explain; the help text is above, since it names the sources."""
     from awqc.commands.plan import print_plan
-    from awqc.numerics.request import QuantizationSpec
 
-    print_plan(source.load(), None, as_json, QuantizationSpec(**quantization))
+    print_plan(model, None, as_json, calib, options)

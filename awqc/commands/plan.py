@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from awqc.artifacts.target import prepare_folder
 from awqc.channels.analysis import find_sites
+from awqc.compiler import files_of, prepare
+from awqc.data.load import DataSource
+from awqc.errors import worded
 from awqc.numerics.request import QuantizationSpec
+from awqc.options.compile_options import on_command_line, parse_options
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.report.content import describe_site
+from awqc.report.terminal import print_sites
+from awqc.sources.opening import open_program
 from awqc.weights.decisions import decide
 
 
@@ -33,7 +41,7 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
     return {
         "model": program.name,
         "inputs": [str(spec) for spec in program.inputs],
-        "notes": list(program.notes),
+        "notes": [worded(note, on_command_line) for note in program.notes],
         "sites": [describe_site(site, None) for site in sites],
         "layers": layers,
         "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
@@ -41,12 +49,40 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
 
 
 def print_plan(
-    program: Program, target: Path | None, as_json: bool, spec: QuantizationSpec
+    model: str,
+    target: Path | None,
+    as_json: bool,
+    calib: Path | None,
+    options: Mapping[str, Any],
 ) -> None:
-    """Print the plan for ``program``: as JSON, or for people."""
-    from awqc.machine.terminal import console, echo, labelled
-    from awqc.report.terminal import print_sites
+    """Print what ``awqc compile MODEL`` would do: as JSON, or for people.
 
+    Of ``calib``, arrays may say what the inputs are.
+    """
+    from awqc.machine.terminal import console, echo, labelled
+
+    chosen = parse_options(**options)
+    if target is not None:
+        pipeline, _ = prepare(chosen)
+        prepare_folder(target, files_of(model, calib, pipeline))
+    program = open_program(
+        model,
+        inputs=chosen.inputs,
+        arrays=DataSource.of(calib).arrays,
+        dynamic=chosen.dynamic,
+        trust_pickle=chosen.trust_pickle,
+        task=chosen.task,
+        trust_remote_code=chosen.trust_remote_code,
+        seed=chosen.seed,
+    )
+    spec = QuantizationSpec(
+        bits=chosen.bits,
+        group_size=chosen.group_size,
+        symmetric=chosen.symmetric,
+        exclude=chosen.exclude,
+        head_bits=chosen.head_bits,
+        embed_bits=chosen.embed_bits,
+    )
     plan = make_plan(program, spec)
     if as_json:
         echo(json.dumps(plan, indent=2))

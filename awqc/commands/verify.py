@@ -7,22 +7,21 @@ from pathlib import Path
 
 import click
 
+from awqc.commands.declared import calib_option, declared
+
 
 @click.command("verify")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
                 metavar="DIR")
-@click.option("--calib", type=click.Path(path_type=Path), metavar="FILE",
-              help="Data to compare on, as in awqc compile; random inputs without it.")
-@click.option("--num-samples", type=click.IntRange(min=1), help="Use at most this many samples.")
+@calib_option("Data to compare on, as in awqc compile; random inputs without it.")
+@declared("num_samples")
 @click.option("--against", metavar="MODEL",
               help="The original model, as awqc compile took it; without it only the exported "
               "forms are compared.")
-@click.option("--trust-pickle", is_flag=True, help="As in awqc compile, for --against.")
-@click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
-              show_default=True, help="Where onnxruntime runs.")
-@click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",
-              help="As in awqc compile; needs --against.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of random data.")
+@declared("trust_pickle", "As in awqc compile, for --against.")
+@declared("provider", "Where onnxruntime runs.")
+@declared("max_loss", "As in awqc compile; needs --against.")
+@declared("seed", "Of random data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     folder: Path,

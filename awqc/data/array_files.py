@@ -45,7 +45,7 @@ def _read(path: Path, head: bytes) -> dict[str, Tensor]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             is_npz = any(name.endswith(".npy") for name in archive.namelist())
-        return _read_npz(path) if is_npz or path.suffix == ".npz" else _read_pt(path)
+        return _read_npz(path) if is_npz or path.suffix.lower() == ".npz" else _read_pt(path)
     if head.startswith(b"\x80"):
         return _read_pt(path)
     if head[8:9] == b"{":

@@ -1,10 +1,9 @@
-"""Calibration data in, whatever it comes from: a file, an iterable, or made up."""
+"""Arrays and batches as calibration data, and data that is made up; `load` is the way in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.calling import path_name
-from awqc.data.array_files import read_arrays, to_tensor
+from awqc.data.array_files import to_tensor
 from awqc.data.batches import (
     batched_inputs,
     check_batch,
@@ -24,7 +23,7 @@ from awqc.data.batches import (
     split,
     take,
 )
-from awqc.errors import CalibrationError, UsageError
+from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.graph.ops import argument
 from awqc.program import Batch, InputSpec, Program
 
@@ -59,24 +58,17 @@ class CalibrationData:
     notes: tuple[str, ...] = ()
 
 
-def load_calibration(
-    path: str | Path, program: Program, num_samples: int | None = None
+def from_arrays(
+    arrays: Mapping[str, Tensor], program: Program, num_samples: int | None, source: str
 ) -> CalibrationData:
-    """Data of a file with an array for each input (first axis = samples).
+    """Data of arrays by input name (first axis = samples), cut into batches that the graph takes.
 
     An input without a batch axis has an array of just its shape, used for every batch.
 
     Raises:
-        UsageError: there is no such file, or ``num_samples`` is not positive.
-        CalibrationError: the file or its arrays do not fit; see `awqc.data.batches`.
+        UsageError: ``num_samples`` is not positive.
+        CalibrationError: the arrays do not fit; see `awqc.data.batches`.
     """
-    return from_arrays(read_arrays(path), program, num_samples, source=str(path))
-
-
-def from_arrays(
-    arrays: Mapping[str, Tensor], program: Program, num_samples: int | None, source: str
-) -> CalibrationData:
-    """Data of arrays by input name, cut into batches that the graph takes."""
     _check_num_samples(num_samples)
     specs = program.inputs
     whole = match_names(arrays, specs, source)
@@ -185,7 +177,7 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
         synthetic=True,
         notes=(
             "no calibration data was given: random inputs were made up. Scales and errors "
-            "hold for random inputs, not for real data; give real data with --calib",
+            f"hold for random inputs, not for real data; give real data with {spelled('calib')}",
         ),
     )
 
@@ -287,4 +279,4 @@ def _divided(
 
 def _check_num_samples(num_samples: int | None) -> None:
     if num_samples is not None and num_samples < 1:
-        raise UsageError(f"--num-samples is {num_samples}; give a positive number")
+        raise UsageError(f"{spelled('num_samples')} is {num_samples}; give a positive number")

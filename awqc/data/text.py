@@ -14,7 +14,7 @@ from torch import Tensor
 from awqc.data.calibration import CalibrationData, embedding_rows
 from awqc.data.text_files import read_documents, read_lines
 from awqc.data.text_generated import GENERATED, generate_text
-from awqc.errors import CalibrationError, UsageError
+from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.huggingface.folder import HFFolder, context_length
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
@@ -67,11 +67,11 @@ class TextModel:
             UsageError: ``wanted`` is not positive or beyond the context.
         """
         if wanted is not None and wanted < 2:
-            raise UsageError(f"--seq-len is {wanted}; give at least 2")
+            raise UsageError(f"{spelled('seq_len')} is {wanted}; give at least 2")
         if wanted is not None and self.context is not None and wanted > self.context:
             raise UsageError(
-                f"--seq-len is {wanted}, but the model looks at {self.context} tokens at most; "
-                f"give --seq-len {self.context} or less"
+                f"{spelled('seq_len')} is {wanted}, but the model looks at {self.context} tokens "
+                f"at most; give {spelled('seq_len', self.context)} or less"
             )
         return wanted or min(SEQ_LEN, self.context or SEQ_LEN)
 
@@ -97,7 +97,7 @@ def text_calibration(
     model = TextModel.of(program, folder)
     length = model.sequence_length(seq_len)
     if num_samples is not None and num_samples < 1:
-        raise UsageError(f"--num-samples is {num_samples}; give a positive number")
+        raise UsageError(f"{spelled('num_samples')} is {num_samples}; give a positive number")
     if path is None:
         return _made_up(program, model, num_samples, seq_len, seed)
     count = num_samples or affordable_samples(program, length)
@@ -107,7 +107,7 @@ def text_calibration(
         notes.insert(
             0,
             f"{count} of {NUM_SAMPLES} samples are used to save time on this machine; "
-            "--num-samples says otherwise",
+            f"{spelled('num_samples')} says otherwise",
         )
     return CalibrationData(tuple(batches), tuple(held_out), str(path), notes=tuple(notes))
 
@@ -147,7 +147,7 @@ def packed_sequences(model: TextModel, path: Path, count: int | None, length: in
     if found == 0:
         raise CalibrationError(
             f"{path}: has {len(ids)} tokens, fewer than one sequence of {length}; give more "
-            f"text, or --seq-len {max(len(ids), 2)} or less"
+            f"text, or {spelled('seq_len', max(len(ids), 2))} or less"
         )
     text = torch.tensor(ids[: found * step], dtype=torch.long).reshape(found, step)
     return torch.cat([torch.tensor(prefix, dtype=torch.long).expand(found, -1), text], dim=1)
@@ -231,7 +231,7 @@ def _made_up(
         notes=(
             f"no calibration text was given: {count} sequences of {length} tokens are {what}. "
             "Real text calibrates better, and the errors below hold for made-up text; "
-            "give some with --calib FILE.txt",
+            f"give some with {spelled('calib', 'text.txt')}",
         ),
     )
 

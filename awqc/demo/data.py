@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 
 DIGIT_FEATURES, DIGITS = 64, 10
 TEST_SHARE = 0.25
@@ -62,8 +62,8 @@ def _digits() -> tuple[Tensor, Tensor]:
     except ImportError:
         raise UsageError(
             "awqc demo: scikit-learn, which brings the digits, is not installed. Install it with "
-            "pip install scikit-learn (it is part of the extra awqc[demo]), or give --dims with "
-            "other ends, as --dims 128,256,512,256,10, which needs no data set"
+            "pip install scikit-learn (it is part of the extra awqc[demo]), or give "
+            f"{spelled('dims')} with other ends, as 128,256,512,256,10, which needs no data set"
         ) from None
     digits = load_digits()
     return torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)

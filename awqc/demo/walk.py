@@ -19,7 +19,7 @@ from awqc.data.calibration import CalibrationData
 from awqc.demo.data import Task, load_task
 from awqc.demo.network import accuracy, build_network, train
 from awqc.demo.observe import Watch
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.machine.threads import single_threaded
 from awqc.numerics.qparams import Bits
 from awqc.program import Program
@@ -68,12 +68,12 @@ def parse_dims(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) < 2 or not all(part.isdigit() and int(part) for part in parts):
         raise UsageError(
-            f"--dims {text!r}: give the widths of input, hidden layers and output, "
+            f"{spelled('dims', text)}: give the widths of input, hidden layers and output, "
             "as 64,128,256,128,10"
         )
     dims = tuple(int(part) for part in parts)
     if dims[-1] < 2:
-        raise UsageError(f"--dims {text!r}: the last is the number of classes, at least 2")
+        raise UsageError(f"{spelled('dims', text)}: the last is the number of classes, at least 2")
     return dims
 
 

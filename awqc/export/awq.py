@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from awqc.errors import ExportError
+from awqc.errors import ExportError, spelled
 from awqc.export.serving import Codes, ServingFormat
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -39,8 +39,8 @@ class Awq(ServingFormat):
         scales = codes.scale.t().to(torch.float16)
         if not (scales.isfinite() & (scales > 0)).all():
             raise ExportError(
-                "awq holds scales in float16, and one of them is beyond it; compile with --dtype "
-                "float16, so that scales are chosen within it"
+                "awq holds scales in float16, and one of them is beyond it; compile with "
+                f"{spelled('dtype', 'float16')}, so that scales are chosen within it"
             )
         return {
             "qweight": pack_columns(codes.codes.t()),

@@ -1,4 +1,4 @@
-"""The formats that a compile can write, by their names on the command line.
+"""The formats that a compile can write, by name, and the files that runners need beside them.
 
 What writes ONNX is imported when it is used: with the tools that it needs it takes 50 MB, which
 the passes before it had rather have.
@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from awqc.artifacts.scratch import scratch_folder
-from awqc.errors import UsageError
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.serving import ServingFormat, write_serving
@@ -72,15 +71,13 @@ def serving(names: Sequence[str]) -> tuple[ServingFormat, ...]:
     return tuple(SERVING[name] for name in names if name in SERVING)
 
 
-def check_formats(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` without repetition, in the order in which they are written.
+def write_companions(program: Program, folder: Path) -> None:
+    """Beside each ONNX form, the files by which runners take a language model's folder as it is."""
+    if program.origin is None:
+        return
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.runner_files import write_runner_files
 
-    Raises:
-        UsageError: a name is unknown, or there is none.
-    """
-    for name in names:
-        if name not in FORMATS:
-            raise UsageError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
-    if not names:
-        raise UsageError(f"no format is given; choose from {', '.join(FORMATS)}")
-    return tuple(name for name in FORMATS if name in names)
+    for place in (folder, folder / TUNED):
+        if place.is_dir():
+            write_runner_files(program, HFFolder.of(program), place)

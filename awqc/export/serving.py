@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from awqc.errors import ExportError, UsageError
+from awqc.errors import ExportError, UsageError, spelled
 from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import write_model_files
@@ -144,7 +144,8 @@ def _refuse_runtime_scales(program: Program, form: ServingFormat) -> None:
         if site.status == "runtime" and site.name in program.scales:
             raise ExportError(
                 f"{program.name}: the input of {site.name} is scaled at run time, which "
-                f"{form.name} cannot hold; compile with --runtime-scales never"
+                f"{form.name} cannot hold; compile with "
+                f"{spelled('runtime_scales', 'never')}"
             )
 
 
@@ -244,22 +245,22 @@ def prepare_serving(program: Program, forms: Sequence[ServingFormat], bits: int)
             )
         if form.width(bits) is None:
             raise UsageError(
-                f"--bits {bits}: the format {form.name} holds {form.bits[-1]} bits at most; ask "
-                "for fewer, or choose another format"
+                f"{spelled('bits', bits)}: the format {form.name} holds {form.bits[-1]} bits at "
+                "most; ask for fewer, or choose another format"
             )
     if forms and program.scale_dtype == torch.float32:
         program.scale_dtype = torch.float16
 
 
 def serving_runtime_scales(forms: Sequence[ServingFormat], asked: str) -> str:
-    """What ``--runtime-scales`` is, where ``forms`` are to be written.
+    """What ``runtime_scales`` is, where ``forms`` are to be written.
 
     Raises:
         UsageError: ``always`` was asked for.
     """
     if forms and asked == "always":
         raise UsageError(
-            f"--runtime-scales always: the format {forms[0].name} has no place for them; "
-            "use auto or never"
+            f"{spelled('runtime_scales', asked)}: the format {forms[0].name} has no place for "
+            "them; use auto or never"
         )
     return "never" if forms else asked

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from awqc.artifacts.json_files import read_json
-from awqc.errors import CaptureError, UsageError
+from awqc.errors import CaptureError, UsageError, spelled
 from awqc.huggingface.mapped import map_each
 from awqc.huggingface.trust import (
-    FLAG,
+    TRUST,
     check_config,
     check_shards,
     check_tokenizer_class,
@@ -117,10 +117,15 @@ class HFFolder(Origin):
             raise CaptureError(
                 f"{self.path}: {len(missing)} tensors of {type(model).__name__} are not in the "
                 f"weights ({', '.join(missing[:3])}…); they would be random. Complete the "
-                "folder, or give the task that the weights were made for (--task)"
+                f"folder, or give the task that the weights were made for ({spelled('task')})"
             )
         map_each(model, self.path)
         return model.eval()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there are files of a tokenizer, as far as their names say."""
+        return bool(self.gguf_file) or any((self.path / name).is_file() for name in TOKENIZERS)
 
     def tokenizer(self, vocab_size: int | None = None) -> Any:
         """The tokenizer, checked against the number of embeddings that the model has.
@@ -130,7 +135,7 @@ class HFFolder(Origin):
         """
         from transformers import AutoTokenizer
 
-        if not self.gguf_file and not any((self.path / name).is_file() for name in TOKENIZERS):
+        if not self.has_tokenizer:
             raise UsageError(
                 f"{self.path}: no tokenizer ({', '.join(TOKENIZERS[:4])}, …) is in the folder; "
                 "copy the model's tokenizer files into it"
@@ -144,10 +149,10 @@ class HFFolder(Origin):
                 raise UsageError(
                     f"{self.path}: the tokenizer is Python code of its own (auto_map in "
                     "tokenizer_config.json), which runs only when you say that you trust it: "
-                    f"{FLAG}"
+                    f"{TRUST}"
                 ) from error
             raise UsageError(
-                f"{error}; copy the model's tokenizer files into the folder"
+                f"{error.text}; copy the model's tokenizer files into the folder"
             ) from error
         largest = max(tokenizer.get_vocab().values(), default=-1)
         if largest < 0 or (vocab_size is not None and largest >= vocab_size):
@@ -233,4 +238,3 @@ def _check_weights(path: Path) -> None:
         found = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; for {found[0]} give its path itself" if found else ""
         raise UsageError(f"{path}: no weights ({' or '.join(WEIGHTS)}) are in the folder{hint}")
-

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.errors import CaptureError
+from awqc.errors import CaptureError, spelled
 from awqc.huggingface.folder import reporting
 
 BATCH, SEQUENCE, PAST = 2, 3, 5
@@ -79,7 +79,7 @@ def empty_cache(model: Any, where: str) -> Any:
             raise CaptureError(
                 f"{where}: layer {index} carries a {type(layer).__name__} from token to token; "
                 "only keys and values of attention can be carried. Capture it without a cache: "
-                "--task feature-extraction"
+                f"{spelled('task', 'feature-extraction')}"
             )
     return cache
 

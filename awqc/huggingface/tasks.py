@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from awqc.errors import CaptureError, UsageError
+from awqc.errors import CaptureError, UsageError, spelled
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ TASKS = (
 
 
 def task_names() -> list[str]:
-    """Names that ``--task`` takes."""
+    """Names that ``task`` takes."""
     return [task.name for task in TASKS]
 
 
@@ -119,5 +119,5 @@ def find_task(config: Any, wanted: str | None, *, where: str, default: str | Non
         return by_name[default]
     raise UsageError(
         f"{where}: config.json names {', '.join(named) or 'no architecture'}, from which the "
-        f"task cannot be told; give it with --task: {', '.join(by_name)}"
+        f"task cannot be told; give it with {spelled('task')}: {', '.join(by_name)}"
     )

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TextIO
 
 from awqc.capture.names import quoted
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 
-FLAG = "--trust-remote-code (trust_remote_code=True)"
+TRUST = spelled("trust_remote_code", True)
 ADAPTER = "adapter_config.json"
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 _lock = threading.Lock()
@@ -59,19 +59,19 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
         if "auto_map" in part and not known:
             raise UsageError(
                 f"{path}: the model is Python code of its own (auto_map in {where}), which runs "
-                f"only when you say that you trust it: {FLAG}"
+                f"only when you say that you trust it: {TRUST}"
             )
         for key in _KERNELS:
             if "/" in str(part.get(key)):
                 raise UsageError(
                     f"{path}: {key} in {where} is {quoted(part[key])}: kernels that would be "
-                    f"fetched and run. Remove the entry, or, if you trust the folder, pass {FLAG}"
+                    f"fetched and run. Remove the entry, or, if you trust the folder, pass {TRUST}"
                 )
     if (path / ADAPTER).is_file():
         raise UsageError(
             f"{path}: holds an adapter ({ADAPTER}), which may name other files and modules. Merge "
             "it into the model (merge_and_unload of peft), or, if you trust the folder, pass "
-            f"{FLAG}"
+            f"{TRUST}"
         )
 
 

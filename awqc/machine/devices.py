@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 
 KINDS = ("cpu", "cuda")
 
@@ -19,20 +19,22 @@ def parse_device(name: str) -> torch.device:
     Raises:
         UsageError: it is no such device, or torch cannot use it; another is never taken instead.
     """
+    asked = spelled("device", name)
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in KINDS:
-        raise UsageError(f"--device {name}: is unknown; give cpu, cuda, or cuda:N")
+        raise UsageError(f"{asked}: is unknown; give cpu, cuda, or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            f"--device {name}: this torch ({torch.__version__}) finds no CUDA device; use "
-            "--device cpu. To verify in onnxruntime on CUDA, use --provider cuda"
+            f"{asked}: this torch ({torch.__version__}) finds no CUDA device; use "
+            f"{spelled('device', 'cpu')}. To verify in onnxruntime on CUDA, use "
+            f"{spelled('provider', 'cuda')}"
         )
     if (device.index or 0) >= max(torch.cuda.device_count(), 1):
         raise UsageError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, "
+            f"{asked}: there are {torch.cuda.device_count()} CUDA devices, "
             "numbered from 0"
         )
     return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.numerics.qparams import BITS, Bits, resolve_group_size
 
 TABLE_BITS = (0, 8)
@@ -40,20 +40,24 @@ class QuantizationSpec:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise UsageError(f"bits={self.bits} is not supported; choose one of {BITS}")
+            raise UsageError(f"{spelled('bits', self.bits)} is not supported; choose one of {BITS}")
         if self.head_bits not in (0, *BITS):
-            raise UsageError(f"head bits {self.head_bits}: choose 0 (float) or one of {BITS}")
+            raise UsageError(
+                f"{spelled('head_bits', self.head_bits)}: choose 0 (float) or one of {BITS}"
+            )
         if self.embed_bits not in TABLE_BITS:
-            raise UsageError(f"embedding bits {self.embed_bits}: choose 0 (float) or 8")
+            raise UsageError(f"{spelled('embed_bits', self.embed_bits)}: choose 0 (float) or 8")
         if self.rounding not in ROUNDINGS:
-            raise UsageError(f"rounding={self.rounding!r}: choose one of {', '.join(ROUNDINGS)}")
+            raise UsageError(
+                f"{spelled('rounding', self.rounding)}: choose one of {', '.join(ROUNDINGS)}"
+            )
         resolve_group_size(self.group_size, 1)
         for pattern in self.exclude:
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise UsageError(
-                    f"--exclude {pattern!r} is no regular expression: {error}"
+                    f"{spelled('exclude', pattern)} is no regular expression: {error}"
                 ) from error
 
     @property

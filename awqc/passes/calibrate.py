@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from awqc.artifacts.statistics_file import read_statistics, write_statistics
-from awqc.errors import CalibrationError
+from awqc.errors import CalibrationError, spelled
 from awqc.graph.linears import find_linears
 from awqc.machine.devices import parse_device, place
 from awqc.machine.memory import forget, trim, unchanged_maps
@@ -84,7 +84,8 @@ def _run(program: Program, observers: list[Observer], device: torch.device) -> N
                 raise CalibrationError(
                     f"{observer.reads}: its input holds {observer.bad} in calibration "
                     f"batch {index}; the float model itself overflows on this data. "
-                    "Check the data and the weights, or leave the layer out with --exclude"
+                    "Check the data and the weights, or leave the layer out with "
+                    f"{spelled('exclude')}"
                 )
     _let_go(module)
 

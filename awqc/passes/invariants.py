@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from awqc.errors import InvariantError
+from awqc.errors import InvariantError, spelled
 from awqc.graph.linears import find_linears
 from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
@@ -100,7 +100,7 @@ def _outputs_are_unchanged(program: Program, step: Pass) -> None:
             raise InvariantError(
                 f"after {step.name}: the output {name!r} moved by {change:.2g} (relative), "
                 f"rounding explains {limit:.2g}. A fold changed the function; report the "
-                "model, or leave the pass out with --pipeline"
+                f"model, or leave the pass out with {spelled('pipeline')}"
             )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from awqc.artifacts.recipe import read_recipe, recipe_files
 from awqc.channels.analysis import find_sites
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.passes.base import Change
 from awqc.program import Allocation, Program
 from awqc.weights.decisions import decide
@@ -38,7 +38,7 @@ class LoadScales:
         missing = sorted(set(recipe.status) ^ set(sites))
         if missing:
             raise UsageError(
-                f"{self.recipe}: belongs to another model or to other --exclude: "
+                f"{self.recipe}: belongs to another model or to other {spelled('exclude')}: "
                 f"{missing[0]!r} is a site of only one of them"
             )
         changes = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.machine.memory import give_back, trim
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.allocate_bits import AllocateBits
@@ -170,7 +170,7 @@ def _split(spec: str) -> list[tuple[str, str]]:
         found.append((match[1], match[2] or ""))
         position = match.end()
     if not found:
-        raise UsageError("the pipeline is empty; leave --pipeline out for the default")
+        raise UsageError(f"the pipeline is empty; leave {spelled('pipeline')} out for the default")
     return found
 
 

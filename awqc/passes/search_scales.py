@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.sites import Site, SiteScale
 from awqc.machine.memory import give_back
@@ -73,8 +73,9 @@ class SearchScales:
                 if any(part.statistics.sample is None for part in parts):
                     raise UsageError(
                         "runtime-numerics=ort-default needs tokens of the activations: "
-                        "insert-observers{samples=64} and calibrate must run before it (a --stats "
-                        "file must have been made with --runtime-numerics too)"
+                        "insert-observers{samples=64} and calibrate must run before it (a "
+                        f"file of {spelled('stats')} must have been made with "
+                        f"{spelled('runtime_numerics')} too)"
                     )
                 parts = [replace(part, int8_inputs=True) for part in parts]
             if not parts:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from awqc.artifacts.recipe import describe_recipe
+from awqc.errors import worded
 from awqc.graph.sites import Site, SiteScale
 from awqc.program import Program
 from awqc.report.html import write_html
@@ -39,7 +40,7 @@ def build_report(
         "model": program.name,
         "inputs": [str(spec) for spec in program.inputs],
         "outputs": list(program.outputs),
-        "notes": list(program.notes),
+        "notes": [worded(note) for note in program.notes],
         "calibration": dict(calibration),
         "sites": [describe_site(site, program.scales.get(site.name)) for site in program.sites],
         **({"allocation": asdict(program.allocation)} if program.allocation else {}),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from awqc.errors import AwqcError, UsageError
+from awqc.errors import AwqcError, UsageError, spelled
 from awqc.kv_cache import PAST, state_pairs
 from awqc.runtimes.session_file import CPU, ORT_ERRORS, find_model, open_session
 from awqc.runtimes.session_settings import read_settings
@@ -128,9 +128,11 @@ class TextGenerator:
     ) -> Iterator[int]:
         """Ids of the tokens that continue ``ids``; the end-of-text token is not among them."""
         if max_new_tokens < 1:
-            raise UsageError(f"--max-new-tokens is {max_new_tokens}; give a positive number")
+            raise UsageError(
+                f"{spelled('max_new_tokens')} is {max_new_tokens}; give a positive number"
+            )
         if not temperature >= 0:
-            raise UsageError(f"--temperature is {temperature}; give 0 or more")
+            raise UsageError(f"{spelled('temperature')} is {temperature}; give 0 or more")
         context = _first_number(self._config, CONTEXT_KEYS)
         if context is not None and len(ids) > context:
             raise UsageError(f"the prompt has {len(ids)} tokens; the model looks at {context}")

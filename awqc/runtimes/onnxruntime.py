@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from awqc.errors import UsageError, VerificationError
+from awqc.errors import UsageError, VerificationError, spelled
 from awqc.kv_cache import state_pairs
 from awqc.program import Batch, InputSpec
 from awqc.runtimes.session_file import ORT_ERRORS, find_model, open_session
@@ -124,7 +124,7 @@ def resolve_provider(provider: str) -> str:
     if reason is None:
         return "cuda"
     if provider == "cuda":
-        raise UsageError(f"--provider cuda: {reason}; use --provider cpu or auto")
+        raise UsageError(f"{spelled('provider', provider)}: {reason}; use cpu or auto")
     return "cpu"
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
-from awqc.capture.failure import model_line
 from awqc.capture.inputs import (
     dynamic_axes,
     given_inputs,
@@ -24,10 +20,11 @@ from awqc.capture.inputs import (
     parse_inputs,
 )
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
-from awqc.capture.pickled import importable_cwd, load_module
-from awqc.errors import CaptureError, UsageError
+from awqc.capture.pickled import load_module
+from awqc.errors import CaptureError, UsageError, spelled
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
+from awqc.sources.factory import call_factory
 
 _FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<attribute>[A-Za-z_][\w.]*)")
 _SOURCES = (
@@ -45,6 +42,7 @@ _MAGIC = (
 def load_program(
     model: str | Path,
     *,
+    example: ExampleInputs | None = None,
     inputs: Sequence[str] = (),
     calib: Mapping[str, Tensor] | None = None,
     dynamic: DynamicAxes | None = None,
@@ -55,10 +53,10 @@ def load_program(
 ) -> Program:
     """Capture what ``model`` names: a file, a folder, or ``package.module:factory``.
 
-    Example inputs come from ``inputs`` (specs such as ``x=float32[batch,64]``), else from
-    the archive or factory, else from ``calib`` (arrays by input name, first axis =
-    samples), else from the first layer. ``task`` and ``trust_remote_code`` are for Hugging
-    Face folders.
+    Example inputs are ``example``, or made of ``inputs`` (specs such as
+    ``x=float32[batch,64]``), else come from the archive or factory, else from ``calib``
+    (arrays by input name, first axis = samples), else from the first layer. ``task`` and
+    ``trust_remote_code`` are for Hugging Face folders.
 
     Raises:
         UsageError: there is no such model, it is no model that can be compiled, or its
@@ -69,16 +67,18 @@ def load_program(
     if not _is_factory(model):
         _check_readable(path, str(model))
         if path.is_dir() or _starts_with(path, b"GGUF"):
-            _refuse_inputs(inputs, "a Hugging Face model brings its own")
+            refuse_inputs(example, inputs, dynamic, "a Hugging Face model brings its own")
             return _load_folder(path, task=task, trust_remote_code=trust_remote_code)
         if recognise(path) == "archive":
-            _refuse_inputs(inputs, "a torch.export archive brings its own")
+            refuse_inputs(example, inputs, dynamic, "a torch.export archive brings its own")
             exported = load_archive(path, trust=trust_pickle)
             with quiet_libraries():
                 program = program_from_exported(exported, name=path.stem)
             program.files = (path,)
             return program
-    source = load_source(model, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed)
+    source = load_source(
+        model, example=example, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed
+    )
     axes = {**source.axes, **(dynamic or {})}
     program = capture_module(
         source.module, source.example, name=source.name, dynamic=axes, copy=source.shared
@@ -109,6 +109,7 @@ class Source:
 def load_source(
     model: str | Path,
     *,
+    example: ExampleInputs | None = None,
     inputs: Sequence[str] = (),
     calib: Mapping[str, Tensor] | None = None,
     trust_pickle: bool = False,
@@ -123,7 +124,7 @@ def load_source(
     path = Path(model).expanduser()
     factory = _is_factory(model)
     if factory:
-        module, example = _call_factory(factory["module"], factory["attribute"])
+        module, own = call_factory(factory["module"], factory["attribute"])
         name = factory["module"].rpartition(".")[2]
     else:
         _check_readable(path, str(model))
@@ -131,9 +132,9 @@ def load_source(
             raise UsageError(
                 f"{path}: is no pickled nn.Module; give one (.pt), or package.module:factory"
             )
-        module, example, name = load_module(path, trust=trust_pickle), None, path.stem
-    example, axes = _choose_inputs(unwrap(module), example, inputs, calib, seed)
-    return Source(module, example, axes, name, shared=factory is not None)
+        module, own, name = load_module(path, trust=trust_pickle), None, path.stem
+    chosen, axes = choose_inputs(unwrap(module), example, own, inputs, calib, seed)
+    return Source(module, chosen, axes, name, shared=factory is not None)
 
 
 def _is_factory(model: str | Path) -> re.Match[str] | None:
@@ -142,20 +143,42 @@ def _is_factory(model: str | Path) -> re.Match[str] | None:
     return _FACTORY.fullmatch(str(model))
 
 
-def _choose_inputs(
+def choose_inputs(
     module: nn.Module,
     example: ExampleInputs | None,
+    own: ExampleInputs | None,
     inputs: Sequence[str],
     calib: Mapping[str, Tensor] | None,
     seed: int,
 ) -> tuple[ExampleInputs, DynamicAxes]:
-    """The first example inputs that there are, and the axes that they name."""
+    """The first example inputs that there are, and the axes that they name.
+
+    In order: ``example`` or ``inputs``, which the caller gives; the module's ``own``; samples of
+    ``calib``; what the first layer asks for.
+
+    Raises:
+        UsageError: there are none, or two.
+    """
+    if example is not None and inputs:
+        raise UsageError(
+            f"example_inputs and {spelled('inputs')} say the same: give one of them"
+        )
     if inputs:
         specs = parse_inputs(inputs)
         return given_inputs(module, specs, seed), dynamic_axes(specs)
+    example = own if example is None else example
     if example is None and calib:
         example = inputs_from_arrays(module, calib)
     return (infer_example(module, seed=seed) if example is None else example), {}
+
+
+def brings_inputs(model: str | Path) -> bool:
+    """Whether ``model`` is a folder, a GGUF file or an archive, which know their inputs."""
+    path = Path(model).expanduser()
+    if _is_factory(model):
+        return False
+    _check_readable(path, str(model))
+    return path.is_dir() or _starts_with(path, b"GGUF") or recognise(path) == "archive"
 
 
 def recognise(path: Path) -> str:
@@ -193,7 +216,8 @@ def _recognise_zip(path: Path) -> str:
         return "pickle"
     if any(name.endswith(".npy") for name in names):
         raise UsageError(
-            f"{path}: is an .npz file of arrays, no model; give it as --calib. MODEL is {_SOURCES}"
+            f"{path}: is an .npz file of arrays, no model; give it as {spelled('calib')}. MODEL is "
+            f"{_SOURCES}"
         )
     raise UsageError(f"{path}: is a zip file, but none that torch wrote. MODEL is {_SOURCES}")
 
@@ -215,12 +239,12 @@ def _other_file(path: Path, head: bytes) -> str:
             "give its folder; else write a function that builds the model and loads the weights, "
             "and give it as package.module:factory"
         )
-    if path.suffix == ".onnx" or (head[:1] == b"\x08" and b"\x12" in head):
+    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and b"\x12" in head):
         return (
             "is an ONNX file; awqc compiles PyTorch models and writes ONNX. Give the model that "
             f"it was exported from: {_SOURCES}"
         )
-    if path.suffix == ".py":
+    if path.suffix.lower() == ".py":
         return (
             f"is Python code; give the function in it that returns the model: {path.stem}:factory"
         )
@@ -246,9 +270,22 @@ def _check_readable(path: Path, text: str) -> None:
         raise UsageError(f"{text}: is neither a file nor a folder. MODEL is {_SOURCES}")
 
 
-def _refuse_inputs(inputs: Sequence[str], reason: str) -> None:
-    if inputs:
-        raise UsageError(f"--input {inputs[0]!r} does not apply: {reason}; leave --input out")
+def refuse_inputs(
+    example: ExampleInputs | None,
+    inputs: Sequence[str],
+    dynamic: DynamicAxes | None,
+    reason: str,
+) -> None:
+    """Refuse inputs for what has its own.
+
+    Raises:
+        UsageError: some are given.
+    """
+    given = {
+        "example_inputs": example is not None, "inputs": bool(inputs), "dynamic": bool(dynamic)
+    }  # fmt: skip
+    for name in (name for name, there in given.items() if there):
+        raise UsageError(f"{spelled(name)} does not apply: {reason}; leave it out")
 
 
 def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Program:
@@ -265,53 +302,3 @@ def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Pr
             "install it with: pip install 'awqc[hf]'"
         ) from error
     return load_folder(path, task=task, trust_remote_code=trust_remote_code)
-
-
-def _call_factory(module_name: str, attribute: str) -> tuple[nn.Module, ExampleInputs | None]:
-    """The module, and example inputs if it gives some, that the factory returns."""
-    name = f"{module_name}:{attribute}"
-    with importable_cwd():
-        value: Any = _import(module_name, name)
-        for part in attribute.split("."):
-            if not hasattr(value, part):
-                raise UsageError(f"{name}: the module {module_name!r} has no {attribute!r}")
-            value = getattr(value, part)
-        made = value
-        if not isinstance(value, nn.Module):
-            if not callable(value):
-                raise UsageError(
-                    f"{name}: is a {type(value).__name__}; a function that returns an "
-                    "nn.Module is needed"
-                )
-            try:
-                made = value()
-            except Exception as error:
-                raise CaptureError(_blame(f"{name}() failed", error)) from error
-    example = None
-    if isinstance(made, tuple) and len(made) == 2:
-        made, example = made
-    if not isinstance(made, nn.Module):
-        raise UsageError(
-            f"{name}: returned a {type(made).__name__}; return an nn.Module, or the pair "
-            "(module, example_inputs)"
-        )
-    return made, (example,) if isinstance(example, torch.Tensor) else example
-
-
-def _import(module_name: str, name: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise UsageError(
-                f"{name}: there is no Python module {error.name!r}; run awqc in the folder that "
-                "holds it, or put that folder on PYTHONPATH"
-            ) from error
-        raise CaptureError(_blame(f"{name}: import failed", error)) from error
-    except Exception as error:
-        raise CaptureError(_blame(f"{name}: import failed", error)) from error
-
-
-def _blame(what: str, error: Exception) -> str:
-    line = model_line(error)
-    return f"{what}: {type(error).__name__}: {error}" + (f"\n  at {line}" if line else "")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from awqc.data.text import TextModel, packed_sequences
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.folder import HFFolder, context_length
 from awqc.huggingface.tokens import token_batch
@@ -81,7 +81,7 @@ def evaluate(
 
     Args:
         model: a Hugging Face folder or GGUF file, or the output folder of a compile.
-        text: a .txt or .jsonl file.
+        text: a .txt, .md or .jsonl file.
         against: the original's folder; gives KL divergence and top-1 agreement.
         num_samples: sequences; ``seq_len`` tokens each.
         seq_len: None: 512, or what the model takes.
@@ -140,7 +140,7 @@ def _compiled(folder: Path, provider: Provider) -> Iterator[Scorer]:
     """The compiled forms in ``folder``: the archive, and ONNX at both levels."""
     path = folder / "model.onnx"
     if not path.is_file():
-        raise UsageError(f"{folder}: has no model.onnx; compile with --formats onnx")
+        raise UsageError(f"{folder}: has no model.onnx; compile with {spelled('formats', 'onnx')}")
     made: list[tuple[str, Callable[[], Session]]] = [
         ("onnx, exact level", lambda: Session(path, provider, EXACT)),
         ("onnx, default level", lambda: Session(path, provider)),

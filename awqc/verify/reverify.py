@@ -8,22 +8,22 @@ import torch
 
 from awqc.artifacts.names import ARCHIVE
 from awqc.capture.compiled import load_compiled
-from awqc.data.array_files import read_arrays
-from awqc.data.calibration import CalibrationData, load_calibration, synthetic
-from awqc.data.text import FEWEST_SAMPLES, text_calibration
-from awqc.data.text_files import is_text_file
-from awqc.errors import UsageError
+from awqc.data.calibration import CalibrationData
+from awqc.data.load import Calib, DataSource
+from awqc.data.text import FEWEST_SAMPLES
+from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.program import Program
 from awqc.runtimes.session_file import MODEL, TUNED
-from awqc.sources.source import load_program
+from awqc.sources.opening import open_program
+from awqc.sources.source import brings_inputs
 from awqc.verify.verification import Verification, check, take_reference, verify
 
 
 def reverify(
     folder: Path,
     *,
-    calib: Path | None = None,
+    calib: Calib | None = None,
     num_samples: int | None = None,
     against: str | None = None,
     trust_pickle: bool = False,
@@ -39,7 +39,10 @@ def reverify(
         VerificationError: they disagree, or the loss is beyond ``max_loss``.
     """
     if max_loss is not None and against is None:
-        raise UsageError("--max-loss is a limit for the loss against the original: give --against")
+        raise UsageError(
+            f"{spelled('max_loss')} is a limit for the loss against the original: give "
+            f"{spelled('against')}"
+        )
     path, tuned = (
         file if file.is_file() else None for file in (folder / MODEL, folder / TUNED / MODEL)
     )
@@ -47,13 +50,16 @@ def reverify(
         if not found:
             raise UsageError(
                 f"{folder}: has no {name}; give the output folder of a compile with "
-                "--formats onnx,pt2"
+                f"{spelled('formats', 'onnx,pt2')}"
             )
     quantized = load_compiled(folder / ARCHIVE)
     quantized.name = folder.name
-    data = _data(quantized, folder, calib, num_samples, seed)
+    source = DataSource.of(calib)
+    data = _data(quantized, folder, source, num_samples, seed)
     batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
-    original = quantized if against is None else _original(against, quantized, calib, trust_pickle)
+    original = quantized
+    if against is not None:
+        original = _original(against, quantized, source, trust_pickle)
     reference = take_reference(original, batches)
     verification = verify(quantized, reference, path, provider, tuned)  # type: ignore[arg-type]  # the option's choices are the providers
     check(verification, _dtype(quantized), max_loss if against else None, folder.name)
@@ -61,23 +67,23 @@ def reverify(
 
 
 def _data(
-    program: Program, folder: Path, calib: Path | None, num_samples: int | None, seed: int
+    program: Program, folder: Path, source: DataSource, num_samples: int | None, seed: int
 ) -> CalibrationData:
-    if calib is None:
-        return synthetic(program, num_samples or 64, seed)
-    if is_text_file(calib):
-        count = num_samples or FEWEST_SAMPLES
-        return text_calibration(program, HFFolder(folder), calib, num_samples=count)
-    return load_calibration(calib, program, num_samples)
+    """Few samples of text: each is run by every form; random inputs where there is no data."""
+    if source.text is None:
+        return source.load(program, num_samples=num_samples, seed=seed)
+    count = num_samples or FEWEST_SAMPLES
+    return source.load(program, num_samples=count, seed=seed, tokenizer=HFFolder(folder))
 
 
 def _original(
-    against: str, quantized: Program, calib: Path | None, trust_pickle: bool
+    against: str, quantized: Program, source: DataSource, trust_pickle: bool
 ) -> Program:
-    brings_inputs = against.endswith((".pt2", ".gguf")) or Path(against).is_dir()
-    specs = [] if brings_inputs or calib else [str(spec) for spec in quantized.inputs]
-    arrays = None if calib is None or is_text_file(calib) else read_arrays(calib)
-    original = load_program(against, inputs=specs, calib=arrays, trust_pickle=trust_pickle)
+    told = brings_inputs(against) or source.arrays is not None
+    specs = [] if told else [str(spec) for spec in quantized.inputs]
+    original = open_program(
+        against, inputs=specs, arrays=source.arrays, trust_pickle=trust_pickle
+    )
     wanted, found = ({spec.name for spec in p.inputs} for p in (quantized, original))
     if wanted != found:
         raise UsageError(

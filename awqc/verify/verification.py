@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.errors import CalibrationError, VerificationError
+from awqc.errors import CalibrationError, VerificationError, spelled
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import DEFAULT, EXACT, Provider, Session
 from awqc.verify.text_quality import TextQuality
@@ -377,11 +377,11 @@ def check(
     if loss is None or not math.isfinite(loss):
         raise VerificationError(
             f"{name}: the quantized model gives NaN or infinite outputs where the original "
-            "does not; use more bits, or leave layers out with --exclude"
+            f"does not; use more bits, or leave layers out with {spelled('exclude')}"
         )
     if max_loss is not None and loss > max_loss:
         raise VerificationError(
             f"{name}: the loss against the original is {loss:.4g} (relative output error), "
-            f"--max-loss allows {max_loss:g}; use more bits, smaller "
-            "groups, more calibration data, or leave the worst layers out with --exclude"
+            f"{spelled('max_loss')} allows {max_loss:g}; use more bits, smaller groups, more "
+            f"calibration data, or leave the worst layers out with {spelled('exclude')}"
         )

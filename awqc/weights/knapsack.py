@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 
 BUCKETS = 20_000
 """Steps that a budget is counted in. Sizes are rounded up to whole steps, so a choice never
@@ -45,7 +45,7 @@ def allocate(items: Sequence[Item], budget: int) -> dict[str, int]:
     if spare < 0:
         raise UsageError(
             f"the weights take at least {least} bytes at {items[0].bits[0]} bits; {budget} are "
-            "allowed: give a larger --budget or --avg-bits, or larger groups"
+            f"allowed: give a larger {spelled('budget')} or {spelled('avg_bits')}, or larger groups"
         )
     most = sum(max(item.sizes) for item in items) - least
     spare = min(spare, most)

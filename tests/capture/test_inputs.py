@@ -29,7 +29,7 @@ def test_specs_round_trip() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("float32[batch,64]", "cannot be read; the form is --input name=float32"),
+        ("float32[batch,64]", "cannot be read; the form is name=float32"),
         ("x=float32", "cannot be read"),
         ("x=float33[2]", "'float33' is no dtype"),
         ("x=nn[2]", "'nn' is no dtype"),
@@ -125,7 +125,8 @@ class Unused(nn.Module):
 
 @pytest.mark.parametrize("module", [Pair(), Unused(), nn.ReLU(), nn.LayerNorm(4), nn.LSTM(8, 4)])
 def test_not_inferred_where_there_is_a_doubt(module: nn.Module) -> None:
-    with pytest.raises(UsageError, match=r"cannot be inferred.*--input '\w+=float32\[batch,64\]'"):
+    told = r"cannot be inferred.*inputs=\['\w+=float32\[batch,64\]'"
+    with pytest.raises(UsageError, match=told):
         infer_example(module)
 
 

@@ -19,11 +19,17 @@ from awqc.data.calibration import (
     from_arrays,
     from_iterable,
     from_mapping,
-    load_calibration,
     synthetic,
 )
+from awqc.data.load import DataSource
 from awqc.errors import CalibrationError, UsageError
 from awqc.program import Program
+
+
+def load_file(
+    path: Path, program: Program, num_samples: int | None = None
+) -> CalibrationData:
+    return DataSource.of(path).load(program, num_samples=num_samples)
 
 
 class Net(nn.Module):
@@ -81,7 +87,7 @@ def test_files(kind: str, tmp_path: Path, mlp: Program) -> None:
         save_file({"input": x}, path)
     else:
         torch.save({"input": x}, path)
-    data = load_calibration(path, mlp)
+    data = load_file(path, mlp)
     seen, held = samples(data)
     assert len(seen) == 32
     assert len(held) == 8
@@ -89,7 +95,7 @@ def test_files(kind: str, tmp_path: Path, mlp: Program) -> None:
     assert not data.synthetic
     assert not data.notes
     assert data.source == str(path)
-    seen, held = samples(load_calibration(path, mlp, num_samples=10))
+    seen, held = samples(load_file(path, mlp, num_samples=10))
     assert len(seen) + len(held) == 10
     assert max(seen.max(), held.max()) < 80
 
@@ -158,7 +164,7 @@ class Boom:
 def test_bad_files(tmp_path: Path, mlp: Program) -> None:
     def check(name: str, message: str, kind: type[Exception] = CalibrationError) -> None:
         with pytest.raises(kind, match=message):
-            load_calibration(tmp_path / name, mlp)
+            load_file(tmp_path / name, mlp)
 
     check("absent.npz", "no such calibration file", UsageError)
     (tmp_path / "text.npz").write_text("not arrays at all")
@@ -187,7 +193,7 @@ def test_bad_files(tmp_path: Path, mlp: Program) -> None:
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_num_samples_must_be_positive(count: int, mlp: Program) -> None:
-    with pytest.raises(UsageError, match="--num-samples"):
+    with pytest.raises(UsageError, match="num_samples"):
         from_iterable([torch.zeros(2, 8)], mlp, count)
 
 
@@ -235,7 +241,7 @@ def test_a_generator_is_read_once_and_no_further_than_needed(mlp: Program) -> No
 def test_whole_arrays_by_name(tmp_path: Path, mlp: Program) -> None:
     x = torch.arange(320.0).reshape(40, 8)
     np.savez(tmp_path / "data.npz", input=x.numpy())
-    from_file = load_calibration(tmp_path / "data.npz", mlp)
+    from_file = load_file(tmp_path / "data.npz", mlp)
     for given in ({"input": x}, {"input": x.numpy()}, np.load(tmp_path / "data.npz")):
         data = from_mapping(given, mlp)
         assert len(data.batches) == len(from_file.batches)

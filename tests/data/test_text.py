@@ -134,9 +134,9 @@ def test_unusable_numbers_and_files_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match="looks at 64 tokens at most"):
         text_calibration(*decoder, text, seq_len=65)
-    with pytest.raises(UsageError, match="--seq-len is 1"):
+    with pytest.raises(UsageError, match="seq_len is 1"):
         text_calibration(*decoder, text, seq_len=1)
-    with pytest.raises(UsageError, match="--num-samples is 0"):
+    with pytest.raises(UsageError, match="num_samples is 0"):
         text_calibration(*decoder, text, num_samples=0)
     with pytest.raises(UsageError, match="cannot be read"):
         text_calibration(*decoder, text.with_name("nothing.txt"))

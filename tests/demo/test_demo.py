@@ -147,7 +147,7 @@ def test_other_widths_learn_made_up_data(
 
 @pytest.mark.parametrize("text", ["", "64", "64,0,10", "64,-1,10", "a,b", "64,10,1"])
 def test_dims_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="--dims"):
+    with pytest.raises(UsageError, match="dims="):
         parse_dims(text)
 
 

@@ -47,7 +47,7 @@ def test_devices_are_refused_rather_than_replaced(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(UsageError, match="give cpu, cuda, or cuda:N"):
             parse_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="finds no CUDA device; use --device cpu"):
+    with pytest.raises(UsageError, match="finds no CUDA device; use device='cpu'"):
         parse_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -112,9 +112,9 @@ def test_bad_arguments_and_folders_are_refused(folder: Path, tmp_path: Path) -> 
     generator = TextGenerator(folder)
     with pytest.raises(UsageError, match="the prompt is empty"):
         list(generator.stream(""))
-    with pytest.raises(UsageError, match="--max-new-tokens is 0"):
+    with pytest.raises(UsageError, match="max_new_tokens is 0"):
         list(generator.stream(PROMPT, max_new_tokens=0))
-    with pytest.raises(UsageError, match="--temperature is -1"):
+    with pytest.raises(UsageError, match="temperature is -1"):
         list(generator.stream(PROMPT, temperature=-1))
     with pytest.raises(UsageError, match="the prompt has 65 tokens; the model looks at 64"):
         list(generator.stream("w9 " * 65))

@@ -78,7 +78,7 @@ def test_what_does_not_load_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(why_no_cuda() is None, reason="CUDA works here")
 def test_cuda_is_never_replaced_silently(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"--provider cuda: .*; use --provider cpu or auto"):
+    with pytest.raises(UsageError, match=r"provider='cuda': .*; use cpu or auto"):
         load(folder, "cuda")
     with pytest.raises(UsageError, match="fell back to the CPU: install onnxruntime-gpu"):
         open_session(folder / "model.onnx", "cuda")

@@ -92,7 +92,7 @@ def test_without_an_export_only_the_cost_is_measured() -> None:
     assert 0 < loss < 1
     check(found, torch.float32, None, "model")
     check(found, torch.float32, loss * 1.01, "model")
-    with pytest.raises(VerificationError, match="--max-loss"):
+    with pytest.raises(VerificationError, match="max_loss"):
         check(found, torch.float32, loss * 0.99, "model")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 import awqc
 from awqc.compiler import Compiled
 from awqc.errors import UsageError
-from awqc.options import parse_size
+from awqc.options.values import parse_size
 from awqc.weights.knapsack import Item, allocate, curve, totals
 
 

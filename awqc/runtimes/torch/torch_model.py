@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from awqc.calling import restore_calls
 from awqc.capture.compiled import load_compiled
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.program import Batch, InputSpec, Program
 from awqc.runtimes.torch.torch_kernels import Replaced, use_torch_kernels
 
@@ -51,9 +51,9 @@ def load_torch_int4(path: Path) -> TorchModel:
         CaptureError: the archive is damaged, or of another version of torch.
     """
     file = path / "model.pt2" if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".pt2":
+    if not file.is_file() or file.suffix.lower() != ".pt2":
         raise UsageError(
-            f"{path}: there is no model.pt2, which torch-int4 runs; compile with --formats "
-            "onnx,pt2, and give the output folder"
+            f"{path}: there is no model.pt2, which torch-int4 runs; compile with "
+            f"{spelled('formats', 'onnx,pt2')}, and give the output folder"
         )
     return TorchModel(load_compiled(file))

@@ -1,0 +1,121 @@
+"""One way in for calibration data: whatever a caller has, as batches of a program's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from awqc.data.array_files import read_arrays, to_tensor
+from awqc.data.calibration import (
+    CalibrationData,
+    from_arrays,
+    from_iterable,
+    from_mapping,
+    synthetic,
+)
+from awqc.data.text import text_calibration
+from awqc.data.text_files import is_text_file
+from awqc.errors import UsageError, spelled
+from awqc.huggingface.folder import HFFolder
+from awqc.program import Program
+
+Calib = Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path
+"""A file of text or arrays, whole arrays by input name, batches, or data that is ready."""
+
+SYNTHETIC = 64
+"""Samples that are made up where no number is asked for."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Calibration data before a program takes it; files of arrays are read, once.
+
+    Attributes:
+        given: what the caller gave; None: nothing.
+        text: a text file.
+        arrays: whole arrays by name, which may also serve as example inputs.
+    """
+
+    given: Calib | None = None
+    text: Path | None = None
+    arrays: Mapping[str, Tensor] | None = None
+
+    @classmethod
+    def of(cls, calib: Calib | None) -> DataSource:
+        """``calib``, opened; text is told by the name of its file, arrays by their content.
+
+        Raises:
+            UsageError: there is no such file.
+            CalibrationError: the file cannot be read.
+        """
+        if isinstance(calib, str | Path):
+            path = Path(calib).expanduser()
+            if not is_text_file(path):
+                return cls(calib, arrays=read_arrays(path))
+            if not path.is_file():
+                raise UsageError(f"{path}: there is no such calibration file; give text")
+            return cls(calib, text=path)
+        if isinstance(calib, Mapping) and all(_is_array(value) for value in calib.values()):
+            return cls(calib, arrays={name: to_tensor(calib[name], name) for name in calib})
+        return cls(calib)
+
+    def load(
+        self,
+        program: Program,
+        *,
+        num_samples: int | None = None,
+        seq_len: int | None = None,
+        seed: int = 0,
+        tokenizer: HFFolder | None = None,
+    ) -> CalibrationData:
+        """The data as ``program`` takes it; made up where none was given.
+
+        ``tokenizer`` is the folder of what reads text; None: the one that the program came from,
+        if there is one. A language model makes up text, other models get random inputs.
+
+        Raises:
+            UsageError: an option is unusable, or text is for a model that reads none.
+            CalibrationError: the data does not fit.
+        """
+        if tokenizer is None and program.origin is not None:
+            tokenizer = HFFolder.of(program)
+        if self.given is None and tokenizer is not None and not tokenizer.has_tokenizer:
+            tokenizer = None
+        if self.text is not None or (self.given is None and tokenizer is not None):
+            if tokenizer is None:
+                raise UsageError(
+                    f"{self.text}: is text, which is for language models from a Hugging Face "
+                    f"folder or a GGUF file; {program.name} takes arrays: give an .npz, a "
+                    ".safetensors or a .pt file with one for each input"
+                )
+            return text_calibration(
+                program, tokenizer, self.text, num_samples=num_samples, seq_len=seq_len, seed=seed
+            )
+        if seq_len is not None:
+            raise UsageError(
+                f"{spelled('seq_len')} is for language models that read text; leave it out here"
+            )
+        return self._without_text(program, num_samples, seed)
+
+    def _without_text(
+        self, program: Program, num_samples: int | None, seed: int
+    ) -> CalibrationData:
+        if self.given is None:
+            return synthetic(program, num_samples or SYNTHETIC, seed)
+        if isinstance(self.given, CalibrationData):
+            return self.given
+        if isinstance(self.given, str | Path):
+            assert self.arrays is not None
+            return from_arrays(self.arrays, program, num_samples, source=str(self.given))
+        if isinstance(self.given, Mapping):
+            return from_mapping(self.given, program, num_samples)
+        return from_iterable(self.given, program, num_samples)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray)

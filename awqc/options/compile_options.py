@@ -1,0 +1,188 @@
+"""`Options`: all that a compile can be told besides the model, its data and where to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from awqc.errors import UsageError, spelled
+from awqc.options.declare import as_flag, declarations, option
+from awqc.options.values import check_pattern, check_size, read_axes
+
+if TYPE_CHECKING:
+    from awqc.numerics.qparams import Bits
+
+GROUPS = {
+    "model": "How MODEL is loaded",
+    "data": "Calibration data",
+    "weights": "Which weights are quantized, and how finely",
+    "accuracy": "Work that is spent on accuracy",
+    "output": "What is written",
+    "machine": "Where it runs, and what is accepted",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile; docs/options.md lists the fields, which are declared here and nowhere else.
+
+    `awqc.compile` takes them as keywords, the command line as flags. Use `parse_options`, which
+    checks them.
+    """
+
+    inputs: tuple[str, ...] = option(
+        (), "An input, as name=float32[batch,64]. Names in place of sizes are axes that may vary.",
+        group="model", many="repeated", metavar="SPEC", flag="--input",
+    )
+    dynamic: Mapping[str, Any] | None = option(
+        None, "Another axis that may vary, besides the batch.",
+        group="model", many="repeated", metavar="NAME:AXIS[=LABEL]", read=read_axes,
+    )
+    trust_pickle: bool = option(
+        False, "Load a pickle that holds other than stock torch.nn classes. This runs code of the "
+        "file: only for files that you made or trust.",
+        group="model", kind=bool,
+    )
+    task: str | None = option(
+        None, "Task of a Hugging Face model, where it is not recognised.", group="model",
+    )
+    trust_remote_code: bool = option(
+        False, "Let a Hugging Face folder run its own Python files.", group="model", kind=bool,
+    )
+    num_samples: int | None = option(
+        None, "Use at most this many samples.", group="data", kind=int, least=1,
+    )
+    seq_len: int | None = option(
+        None, "Tokens a sample, for language models.", group="data", kind=int, least=2,
+    )
+    seed: int = option(
+        0, "Of data that is made up, of sketches and of the order of tuning.",
+        group="data", kind=int,
+    )
+    bits: Bits = option(
+        4, "Width of a weight.", group="weights", kind=int, choices=(2, 3, 4, 8),
+    )
+    group_size: int | str = option(
+        "auto", "Weights that share a scale; -1: one scale an output channel; auto: the largest "
+        "of 128, 64, 32 that divides the input channels.",
+        group="weights", kind=int, least=1, words={"auto": "auto", "-1": -1}, metavar="N|-1|auto",
+    )
+    symmetric: bool = option(
+        False, "Fix zero points at the midpoint.", group="weights", kind=bool,
+    )
+    exclude: tuple[str, ...] = option(
+        (), "Leave weights whose name matches in float.",
+        group="weights", many="repeated", metavar="REGEX", check=check_pattern,
+    )
+    head_bits: int = option(
+        8, "Width of the product that makes a language model's logits; none (0): float.",
+        group="weights", kind=int, choices=(2, 3, 4, 8), words={"none": 0},
+    )
+    embed_bits: int = option(
+        8, "Width of embedding tables; none (0): float.",
+        group="weights", kind=int, choices=(8,), words={"none": 0},
+    )
+    effort: str = option(
+        "default", "Work spent on accuracy: fast scales and rounds to nearest; default also "
+        "compensates rounding errors and tunes scales on the model's outputs; best tunes them on "
+        "all of the calibration data.",
+        group="accuracy", choices=("fast", "default", "best"),
+    )
+    rounding: str = option(
+        "auto", "How codes are chosen; auto: as the effort says.",
+        group="accuracy", choices=("auto", "nearest", "gptq"),
+    )
+    sequential: bool = option(
+        False, "Round each weight on what the quantized part before it gives; takes one more pass "
+        "over the calibration data, held in memory at once.",
+        group="accuracy", kind=bool,
+    )
+    avg_bits: float | None = option(
+        None, f"Give each weight {spelled('bits')} or more, so that X bits a weight, scales and "
+        "zero points counted, lose least.",
+        group="accuracy", kind=float, least=0, above=True, metavar="X",
+    )
+    budget: int | str | None = option(
+        None, f"As {spelled('avg_bits')}, so that all tensors together take at most SIZE, "
+        "as 90MB.",
+        group="accuracy", kind=object, metavar="SIZE", check=check_size,
+    )
+    runtime_scales: str = option(
+        "auto", "Multiply by scales when the model runs, where they cannot be folded: if it pays, "
+        "never, or whenever the loss falls.",
+        group="accuracy", choices=("auto", "never", "always"),
+    )
+    runtime_numerics: str = option(
+        "fp", "Arithmetic that scales are searched for: ort-default counts the int8 activations "
+        "of onnxruntime's default sessions.",
+        group="accuracy", choices=("fp", "ort-default"),
+    )
+    stats: str | Path | None = option(
+        None, "Keep what calibration learns in FILE; where FILE exists, take it from there and "
+        "run no calibration, whatever bits and groups are asked for.",
+        group="accuracy", kind=Path, metavar="FILE",
+    )
+    recipe: str | Path | None = option(
+        None, "Repeat the decisions of an earlier compile; no calibration is run.",
+        group="accuracy", kind=Path, metavar="FILE",
+    )
+    pipeline: str | None = option(
+        None, "Passes to run with the options that it gives them, in place of "
+        f"{spelled('effort')}; see awqc passes.",
+        group="accuracy", metavar="SPEC",
+    )
+    formats: tuple[str, ...] = option(
+        ("onnx", "pt2"), "What to write.",
+        group="output", many="commas", metavar="NAMES",
+        choices=("onnx", "ort", "pt2", "awq", "compressed-tensors"),
+    )
+    dtype: str = option(
+        "auto", "What the exported model computes in; auto: as the model came.",
+        group="output", choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    accuracy_level: int | str = option(
+        "auto", "How onnxruntime multiplies: 4 rounds activations to int8, 1 computes in "
+        "float32; auto: 4 unless that loses too much.",
+        group="output", kind=int, choices=("auto", 0, 1, 2, 3, 4),
+    )
+    device: str = option(
+        "cpu", "Where calibration runs the model: cpu, cuda or cuda:N.", group="machine",
+    )
+    provider: str = option(
+        "auto", "Where onnxruntime verifies.", group="machine", choices=("auto", "cuda", "cpu"),
+    )
+    max_loss: float | None = option(
+        None, "Fail if the outputs differ from the original's by more than this, as "
+        "|quantized - original| / |original|.",
+        group="machine", kind=float, least=0, metavar="X",
+    )  # fmt: skip
+
+
+DECLARED = declarations(Options)
+"""Each field of `Options`, by name."""
+
+
+def parse_options(**given: Any) -> Options:
+    """`Options` of keyword arguments; nothing is loaded or built.
+
+    Raises:
+        UsageError: an option is unknown, its value unusable, or two contradict each other.
+    """
+    unknown = [name for name in given if name not in DECLARED]
+    if unknown:
+        raise UsageError(
+            f"compile() has no option {unknown[0]!r}; options: {', '.join(sorted(DECLARED))}"
+        )
+    checked = {name: DECLARED[name].checked(value) for name, value in given.items()}
+    options = replace(Options(), **checked)
+    if options.avg_bits and options.budget:
+        raise UsageError(f"{spelled('avg_bits')} and {spelled('budget')}: give one of them")
+    return options
+
+
+def on_command_line(name: str, value: Any) -> str:
+    """How messages name an option to who called from the command line."""
+    flag = DECLARED[name].flags if name in DECLARED else "--" + name.replace("_", "-")
+    return as_flag(flag, value)

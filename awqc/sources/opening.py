@@ -1,0 +1,109 @@
+"""One way in for models: whatever a caller has, as a program or as a module with inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
+from awqc.errors import UsageError
+from awqc.program import Program
+from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
+
+ModelLike = nn.Module | Program | str | Path
+"""A module, a captured program, a file or folder, or ``package.module:factory``."""
+
+
+def open_program(
+    model: ModelLike,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    inputs: Sequence[str] = (),
+    arrays: Mapping[str, Tensor] | None = None,
+    dynamic: DynamicAxes | None = None,
+    trust_pickle: bool = False,
+    task: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> Program:
+    """Capture ``model``; a program is given back as it is.
+
+    Raises:
+        UsageError: it is no model, or its inputs are not known, or given where it has its own.
+        CaptureError: it cannot be loaded or captured.
+    """
+    if isinstance(model, Program):
+        refuse_inputs(example_inputs, inputs, dynamic, "a captured program brings its own")
+        return model
+    if isinstance(model, nn.Module):
+        source = _given_module(model, example_inputs, inputs, arrays, seed)
+        return capture_module(model, source.example, dynamic={**source.axes, **(dynamic or {})})
+    _check_path(model)
+    return load_program(
+        model,
+        example=example_inputs,
+        inputs=inputs,
+        calib=arrays,
+        dynamic=dynamic,
+        trust_pickle=trust_pickle,
+        task=task,
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+    )
+
+
+def open_module(
+    model: nn.Module | str | Path,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    inputs: Sequence[str] = (),
+    arrays: Mapping[str, Tensor] | None = None,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> Source:
+    """The module that ``model`` is or names, with example inputs, before it is captured.
+
+    Raises:
+        UsageError: there is no module, or its inputs are not known.
+        CaptureError: it cannot be loaded.
+    """
+    if isinstance(model, nn.Module):
+        return _given_module(model, example_inputs, inputs, arrays, seed)
+    _check_path(model)
+    return load_source(
+        model,
+        example=example_inputs,
+        inputs=inputs,
+        calib=arrays,
+        trust_pickle=trust_pickle,
+        seed=seed,
+    )
+
+
+def _given_module(
+    model: nn.Module,
+    example_inputs: ExampleInputs | None,
+    inputs: Sequence[str],
+    arrays: Mapping[str, Tensor] | None,
+    seed: int,
+) -> Source:
+    module = unwrap(model)
+    try:
+        example, axes = choose_inputs(module, example_inputs, None, inputs, arrays, seed)
+    except UsageError as error:
+        if example_inputs is not None or inputs:
+            raise
+        raise UsageError(
+            f"example_inputs is missing (a tuple, or a dict, of inputs of the model): {error.text}"
+        ) from error
+    return Source(module, example, axes, type(module).__name__, shared=True)
+
+
+def _check_path(model: object) -> None:
+    if not isinstance(model, str | Path):
+        raise UsageError(
+            f"the model is a {type(model).__name__}; give an nn.Module, a path, or "
+            "'package.module:factory'"
+        )
