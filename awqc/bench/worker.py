@@ -23,6 +23,10 @@ from awqc.runtimes.session_file import ORT_ERRORS
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (RuntimeError, OSError, *ORT_ERRORS)
+"""What a runtime raises that cannot open or run a model."""
+
+
 def load(spec: dict[str, Any]) -> Model:
     """The model that ``spec`` describes."""
     if spec["kind"] == "onnx":
@@ -101,7 +105,7 @@ def main() -> None:
             answer({"turn": turn(model, workload), "peak_bytes": peak_bytes()})
     except AwqcError as error:
         answer({"error": error.text, "exit_code": error.exit_code})
-    except (*ORT_ERRORS, RuntimeError, OSError) as error:
+    except RUNTIME_ERRORS as error:
         answer({"error": str(error).strip().splitlines()[0], "exit_code": 1})
     except Exception:
         answer({"fault": traceback.format_exc()})

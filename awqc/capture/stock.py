@@ -110,6 +110,7 @@ class _Inspection:
             members = held.get(what)
             if type(members) not in _DICTS:
                 yield where, f"has {what} of the type {type(members).__name__}"
+                return
             for name, value in members.items():
                 reason = why_no_name(name) or _taken(module, name)
                 if reason or name in seen:

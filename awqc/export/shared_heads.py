@@ -49,15 +49,15 @@ def _before_repeat(node: Node) -> Node | None:
     spread = argument(node, "self")
     if spread.target is not aten.expand.default:
         return None
-    source: Node = argument(spread, "self")
+    narrow: Node = argument(spread, "self")
     *batch, heads, length, width = shape_of(node)
-    inner = shape_of(source)
+    inner = shape_of(narrow)
     if len(inner) != len(batch) + 4 or not isinstance(inner[-4], int) or inner[_HEADS] != 1:
         return None
     times = shape_of(spread)[_HEADS]
     wanted = (*batch, inner[-4], 1, length, width)
     same = all(statically_known_true(a == b) for a, b in zip(inner, wanted, strict=True))
-    return source if same and heads == inner[-4] * times else None
+    return narrow if same and heads == inner[-4] * times else None
 
 
 def _squeezed(source: Node, node: Node) -> Node:
