@@ -31,7 +31,7 @@ from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
-from awqc.numerics.qparams import Bits
+from awqc.numerics.formats.int_grid import Bits
 from awqc.options import Options, parse_options
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.pipeline import Observe
@@ -150,7 +150,7 @@ def _compile(
         program.source_dtype = DTYPES[options.dtype]
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
-    prepare_serving(program, serving(options.formats), options.bits)
+    prepare_serving(program, serving(options.formats))
     with _timed(timing, "data"):
         data = _calibration(program, calib, options)
     with _timed(timing, "reference"):
@@ -224,7 +224,7 @@ def _final(program: Program) -> Program:
 
 def _write(program: Program, final: Program, folder: Path, formats: Sequence[str]) -> None:
     """All formats; ONNX of a bfloat16 model is written in float32, which runs everywhere."""
-    metadata = {"awqc.bits": str(program.quantization.bits)}
+    metadata = program.quantization.metadata()
     for name in formats:
         wide = name in ("onnx", "ort") and final.source_dtype == torch.bfloat16
         try:

@@ -11,11 +11,11 @@ from typing import Any
 from awqc.artifacts.recipe import read_recipe
 from awqc.effort import EFFORTS, ROUNDINGS, PassOptions, merged
 from awqc.errors import UsageError
-from awqc.export.formats import check_formats, serving
+from awqc.export.formats import check_formats, check_held, serving
 from awqc.export.ort_levels import parse_level
 from awqc.export.serving import serving_runtime_scales
 from awqc.machine.devices import parse_device
-from awqc.numerics.qparams import Bits
+from awqc.numerics.formats.int_grid import Bits
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
@@ -133,7 +133,11 @@ class Options:
             if recipe.quantization.get("rounding") == "gptq":
                 options["quantize_weights"]["codes"] = str(recipe.folder)
         asked = {} if self.pipeline and self.rounding == "auto" else effort.options(self.rounding)
-        return parse_pipeline(text, **merged(asked, options))
+        pipeline = parse_pipeline(text, **merged(asked, options))
+        for step in pipeline.passes:
+            if isinstance(step, QuantizeWeights):
+                check_held(self.formats, step.asked)
+        return pipeline
 
 
 def parse_options(**given: Any) -> Options:

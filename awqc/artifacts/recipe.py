@@ -47,21 +47,10 @@ class Recipe:
 
 def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
     """The content of ``recipe.json``."""
-    spec = program.quantization
     return {
         "schema": SCHEMA,
         "pipeline": pipeline,
-        "quantization": {
-            "bits": spec.bits,
-            "group_size": spec.group_size,
-            "symmetric": spec.symmetric,
-            "exclude": list(spec.exclude),
-            "head_bits": spec.head_bits,
-            "embed_bits": spec.embed_bits,
-            "rounding": spec.rounding,
-            "clip": spec.clip,
-            "sweeps": spec.sweeps,
-        },
+        "quantization": program.quantization.describe(),
         **({"widths": program.allocation.bits} if program.allocation else {}),
         "sites": {
             site.name: {

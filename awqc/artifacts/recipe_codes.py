@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from awqc.errors import UsageError
-from awqc.numerics.qparams import Granularity, QuantizedWeight
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.program import Program
 
 ARCHIVE = "model.pt2"
@@ -29,10 +29,7 @@ def write_codes(program: Program, folder: Path) -> None:
         return
     tensors = {}
     for name, quantized in program.quantized.items():
-        tensors[f"{name}.packed"] = quantized.packed
-        tensors[f"{name}.scale"] = quantized.scale
-        if quantized.zero_point is not None:
-            tensors[f"{name}.zero_point"] = quantized.zero_point
+        tensors |= {f"{name}.{role}": value for role, value in quantized.tensors.items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / CODES_FILE)
 
 
@@ -54,24 +51,22 @@ def read_codes(folder: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def stored_weight(
-    codes: Mapping[str, Tensor], name: str, weight: Tensor, granularity: Granularity
+def weight_of_codes(
+    codes: Mapping[str, Tensor], name: str, weight: Tensor, form: WeightFormat
 ) -> QuantizedWeight:
     """What ``codes`` hold for the float ``weight`` called ``name``.
 
     Raises:
         UsageError: they hold nothing for it, or something of another size.
     """
-    packed, scale = codes.get(f"{name}.packed"), codes.get(f"{name}.scale")
-    columns = weight[0].numel()
-    wanted = (weight.shape[0], granularity.groups(columns))
-    if packed is None or scale is None or tuple(scale.shape) != wanted:
-        found = "nothing" if scale is None else f"scales of shape {tuple(scale.shape)}"
-        raise UsageError(
-            f"the recipe's codes hold {found} for {name}, {wanted} is needed: "
-            "they belong to another model or to other options"
-        )
-    zero_point = codes.get(f"{name}.zero_point")
-    return QuantizedWeight(
-        packed, columns, scale.to(weight.dtype), zero_point, granularity, tuple(weight.shape)
-    )
+    tensors = {}
+    for role, wanted in form.layout(weight.shape[0], weight[0].numel()).items():
+        held = codes.get(f"{name}.{role}")
+        if held is None or tuple(held.shape) != wanted:
+            found = "nothing" if held is None else f"something of shape {tuple(held.shape)}"
+            raise UsageError(
+                f"the recipe's codes hold {found} for {name}.{role}, {wanted} is needed: "
+                "they belong to another model or to other options"
+            )
+        tensors[role] = held
+    return QuantizedWeight(form, tensors, tuple(weight.shape)).to(weight.dtype)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from awqc.errors import UsageError
-from awqc.numerics.qparams import BITS, Bits, resolve_group_size
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.int_grid import BITS, Bits, IntGrid, resolve_group_size
 
 TABLE_BITS = (0, 8)
+TABLE = IntGrid(8, -1, symmetric=True)
+"""Of embedding tables: rows are looked up as codes."""
 ROUNDINGS = ("nearest", "gptq")
 
 
@@ -60,6 +65,50 @@ class QuantizationSpec:
     def learns(self) -> bool:
         """Whether codes depend on the moments of what the products read."""
         return self.rounding != "nearest" or self.clip or self.sweeps > 0
+
+    def format_of(
+        self, columns: int, *, grouped: bool = True, head: bool = False, width: int | None = None
+    ) -> WeightFormat:
+        """How finely a weight of ``columns`` is cut.
+
+        Args:
+            columns: of the matrix that the weight is seen as.
+            grouped: whether columns may be cut into groups; else a scale a row.
+            head: whether it makes a language model's logits.
+            width: bits that were chosen for this weight.
+        """
+        bits = width or (self.head_bits if head else self.bits)
+        group_size = resolve_group_size(self.group_size, columns) if grouped else -1
+        return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]
+
+    @property
+    def asked(self) -> WeightFormat:
+        """The format of most weights, whatever the size of their groups."""
+        return IntGrid(self.bits, -1, self.symmetric)
+
+    def choices(self, form: WeightFormat, widths: Sequence[int]) -> list[IntGrid]:
+        """``form`` at each of ``widths``; none where its width was not the one asked for."""
+        if not isinstance(form, IntGrid) or form.bits != self.bits:
+            return []
+        return [form.with_bits(width) for width in widths]
+
+    def metadata(self) -> dict[str, str]:
+        """What a file says of itself."""
+        return {"awqc.bits": str(self.bits)}
+
+    def describe(self) -> dict[str, Any]:
+        """All that follows from the request, for a recipe."""
+        return {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "symmetric": self.symmetric,
+            "exclude": list(self.exclude),
+            "head_bits": self.head_bits,
+            "embed_bits": self.embed_bits,
+            "rounding": self.rounding,
+            "clip": self.clip,
+            "sweeps": self.sweeps,
+        }
 
     def excluded(self, weight: str) -> bool:
         """Whether the user wants this weight left alone."""

@@ -13,7 +13,7 @@ import torch
 from torch.fx import Graph, Node
 
 from awqc.channels.column_places import TRANSPOSED
-from awqc.numerics.qparams import dequantize_packed
+from awqc.weights.stored import is_dequantizing, stored_weight
 
 aten = torch.ops.aten
 CELLS: dict[Any, int] = {
@@ -41,9 +41,7 @@ def cell_weights(graph: Graph) -> list[Node]:
 
 def quantized_names(weight: Node) -> list[str]:
     """The name of the quantized weight that ``weight`` dequantizes, if it does."""
-    if weight.target is not dequantize_packed:
-        return []
-    return [str(weight.all_input_nodes[0].target).removesuffix(".packed")]
+    return [stored_weight(weight).name] if is_dequantizing(weight) else []
 
 
 def unscaled_weights(graph: Graph) -> list[Node]:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from awqc.capture.module import DynamicAxes, capture_module
 from awqc.graph.linears import find_linears
-from awqc.numerics.qparams import Granularity, quantize
-from awqc.passes.quantize_weights import replace_weight
+from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.quantizing import quantize
 from awqc.program import Program
+from awqc.weights.stored import store
 
 
-def quantized(program: Program, *granularities: Granularity) -> Program:
+def quantized(program: Program, *granularities: IntGrid) -> Program:
     """``program`` with every product's weight packed; the program itself is changed.
 
     The granularities go round; a group as wide as the weight becomes one scale a row.
@@ -33,7 +34,7 @@ def quantized(program: Program, *granularities: Granularity) -> Program:
             done.add(name)
             weight = quantize(program.weight(name), linear.rows, granularity)
             program.quantized[name] = weight
-            replace_weight(program, linear.weight, weight)
+            store(program, linear.weight, weight)
     program.tidy()
     return program
 
