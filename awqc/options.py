@@ -38,6 +38,8 @@ class Options:
         exclude: regular expressions; weights whose name matches one stay in float.
         head_bits: width of the product that makes a language model's logits; 0: float.
         embed_bits: width of embedding tables, 8, or 0: float.
+        weight_format: a format by name, as ``Q4_K`` of GGUF, for the weights that it has a place
+            for; ``bits``, ``group_size`` and ``symmetric`` are then for the others.
         pipeline: passes with options in place of what ``effort`` chooses; see ``awqc passes``.
         formats: what to write: ``onnx``, ``ort``, ``pt2``, ``awq``, ``compressed-tensors``.
         provider: where onnxruntime verifies: ``auto``, ``cuda`` or ``cpu``.
@@ -70,6 +72,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     head_bits: int = 8
     embed_bits: int = 8
+    weight_format: str = ""
     pipeline: str | None = None
     formats: tuple[str, ...] = ("onnx", "pt2")
     provider: Provider = "auto"
@@ -99,6 +102,7 @@ class Options:
             "head_bits": self.head_bits,
             "embed_bits": self.embed_bits,
             "sequential": self.sequential,
+            "weight_format": self.weight_format,
         }
         effort = EFFORTS[self.effort]
         text = self.pipeline or effort.pipeline
@@ -166,6 +170,10 @@ def parse_options(**given: Any) -> Options:
     parse_device(options.device)
     if options.avg_bits and options.budget:
         raise UsageError("avg_bits and budget: give one of them")
+    if options.weight_format and (options.avg_bits or options.budget):
+        raise UsageError(
+            "avg_bits and budget choose among widths of whole numbers; leave weight_format out"
+        )
     options.build_pipeline()
     if options.provider != "auto":
         resolve_provider(options.provider)

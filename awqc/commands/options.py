@@ -86,9 +86,14 @@ def model_options(function: F) -> F:
 
 def quantization_options(function: F) -> F:
     """Bits, groups and what is left alone: the argument ``quantization``, fields of a spec."""
-    keys = ("bits", "group_size", "symmetric", "exclude", "head_bits", "embed_bits")
+    keys = (
+        "bits", "group_size", "symmetric", "exclude", "head_bits", "embed_bits", "weight_format"
+    )  # fmt: skip
     function = _gathered(function, "quantization", keys, _parse_quantization)
     for option in (
+        click.option("--weight-format", default="", metavar="NAME",
+                     help="A format by name, as Q4_K, for the weights that it has a place for; "
+                     "--bits, --group-size and --symmetric are then for the others."),
         click.option("--embed-bits", type=click.Choice(["8", "none"]), default="8",
                      show_default=True, help="Width of embedding tables."),
         click.option("--head-bits", type=click.Choice(["2", "3", "4", "8", "none"]), default="8",

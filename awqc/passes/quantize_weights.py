@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,8 @@ class QuantizeWeights(QuantizationSpec):
 
     Embedding tables get 8 bits and a scale a row, and so does a head that shares its table.
     Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``, ``head-bits`` and
-    ``embed-bits`` (0: left in float); the search reads them too. ``rounding`` is ``nearest``
+    ``embed-bits`` (0: left in float), ``weight-format`` for what has a place in it; the search
+    reads them too. ``rounding`` is ``nearest``
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
@@ -70,8 +72,14 @@ class QuantizeWeights(QuantizationSpec):
             if self.keep_float and not quantized.format.fine:
                 program.floats[name] = program.weight(name)
             store(program, reads[name], quantized)
-            changes.append(Change(name, str(quantized.format)))
+            why = decisions.fallbacks.get(name)
+            changes.append(Change(name, str(quantized.format) + (f", since {why}" if why else "")))
             trim()
+        counts = Counter(decisions.fallbacks.values())
+        program.notes += [
+            f"{count} weights are not in {self.weight_format}: {why}"
+            for why, count in counts.items()
+        ]
         # Nothing that follows rounds anew, and moments are large.
         program.statistics = {
             node: replace(statistics, gram=None) for node, statistics in program.statistics.items()

@@ -31,11 +31,13 @@ class Decisions:
         formats: of the weights that are quantized, by name.
         tables: names of those that are embedding tables, shared with a product or not.
         refused: why the others are left in float, by name.
+        fallbacks: why some have another format than the one asked for by name.
     """
 
     formats: dict[str, WeightFormat]
     tables: frozenset[str]
     refused: dict[str, str]
+    fallbacks: dict[str, str]
 
 
 def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
@@ -48,6 +50,7 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     formats: dict[str, WeightFormat] = {}
     allocated = program.allocation.bits if program.allocation else {}
     refused: dict[str, str] = {}
+    fallbacks: dict[str, str] = {}
     tables = {}
     for table in embedding_tables(program):
         reason = _refuse_table(spec, table)
@@ -69,6 +72,9 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
             formats[name] = spec.format_of(
                 linear.columns, grouped=linear.pointwise, head=head, width=allocated.get(name)
             )
+            why = None if head else spec.why_not(linear.columns, grouped=linear.pointwise)
+            if why is not None:
+                fallbacks[name] = why
         else:
             refused[name] = reason
     for weight in unscaled_weights(program.graph):
@@ -81,7 +87,7 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
             formats[name] = _unscaled(spec, weight)
     for name, reader in _unknown_readers(program, {*formats, *refused}).items():
         refused[name] = f"read by {reader}, which is no product that awqc quantizes"
-    return Decisions(formats, frozenset(tables), refused)
+    return Decisions(formats, frozenset(tables), refused, fallbacks)
 
 
 def _unscaled(spec: QuantizationSpec, weight: Node) -> WeightFormat:
