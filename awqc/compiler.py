@@ -182,7 +182,7 @@ def _compile(
         program.source_dtype = DTYPES[options.dtype]
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
-    prepare_serving(program, serving(options.formats), options.bits)
+    prepare_serving(program, serving(options.formats))
     with _timed(timing, "data"):
         data = source.load(
             program,
@@ -258,7 +258,7 @@ def _write(program: Program, final: Program, folder: Path, formats: Sequence[str
 
     The files that runners need go beside them.
     """
-    metadata = {"awqc.bits": str(program.quantization.bits)}
+    metadata = program.quantization.metadata()
     for name in formats:
         wide = name in ("onnx", "ort") and final.source_dtype == torch.bfloat16
         try:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from awqc.errors import UnsupportedGraphError
 from awqc.graph.nodes import fake_like, fake_mode_of, open_sizes
 from awqc.graph.sites import Site, SiteScale
-from awqc.numerics.qparams import QuantizedWeight
+from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.statistics import Statistics
 

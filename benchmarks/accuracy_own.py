@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from awqc.effort import EFFORTS
+from awqc.export.whole_numbers import int_grid
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
@@ -68,10 +69,11 @@ def effective_bits(program: Program) -> float:
     """Bits a quantized weight, with scales in 16 bits, zero points, and run-time scales."""
     total, count = 16.0 * runtime_scales(program), 0
     for weight in program.quantized.values():
-        bits = weight.granularity.bits
-        zero_point = 0 if weight.zero_point is None else bits
+        form = int_grid(weight.format)
+        zero_point = 0 if form.symmetric else form.bits
         count += weight.codes.numel()
-        total += weight.codes.numel() * bits + weight.scale.numel() * (16 + zero_point)
+        scales = weight.tensors["scale"].numel() * (16 + zero_point)
+        total += weight.codes.numel() * form.bits + scales
     return total / count
 
 

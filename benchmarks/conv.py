@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from awqc.compiler import compile as compile_model
 from awqc.numerics.decibel import decibel
-from awqc.numerics.qparams import Bits
+from awqc.numerics.formats.int_grid import Bits
 
 RESULTS = Path(__file__).parent / "results" / "conv.json"
 WIDTHS = (16, 32, 64)

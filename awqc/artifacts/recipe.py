@@ -7,7 +7,7 @@ for codes that learned from data see `awqc.artifacts.recipe_codes`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from awqc.artifacts.recipe_codes import write_codes
 from awqc.errors import UsageError
 from awqc.graph.sites import SiteScale
-from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
 
 SCHEMA = 1
@@ -49,14 +48,10 @@ class Recipe:
 
 def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
     """The content of ``recipe.json``."""
-    spec = program.quantization
     return {
         "schema": SCHEMA,
         "pipeline": pipeline,
-        "quantization": {
-            **{field.name: getattr(spec, field.name) for field in fields(QuantizationSpec)},
-            "exclude": list(spec.exclude),
-        },
+        "quantization": program.quantization.describe(),
         **({"widths": program.allocation.bits} if program.allocation else {}),
         "sites": {
             site.name: {

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
 from awqc.errors import UsageError, spelled
-from awqc.numerics.qparams import Granularity, QuantizedWeight, quantized_weight
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.formats.int_grid import IntGrid, weight_of_bytes
 from awqc.program import Program
 from awqc.pt2.failures import DamagedError, NotAllowedError
 from awqc.pt2.read import read_weights
@@ -31,7 +32,7 @@ CODES_FILE = "codes.safetensors"
 class Codes(Protocol):
     """Somewhere that codes are found."""
 
-    def find(self, name: str, weight: Tensor, granularity: Granularity) -> QuantizedWeight | None:
+    def find(self, name: str, weight: Tensor, form: WeightFormat) -> QuantizedWeight | None:
         """What is held for the float ``weight`` called ``name``, or None.
 
         Raises:
@@ -46,22 +47,17 @@ class TensorCodes:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
 
-    def find(self, name: str, weight: Tensor, granularity: Granularity) -> QuantizedWeight | None:
+    def find(self, name: str, weight: Tensor, form: WeightFormat) -> QuantizedWeight | None:
         """As `Codes` has it."""
-        packed, scale = (self._tensors.get(f"{name}.{role}") for role in ("packed", "scale"))
-        if packed is None or scale is None:
+        names = {role: f"{name}.{role}" for role in form.roles}
+        held = {role: self._tensors[key] for role, key in names.items() if key in self._tensors}
+        if form.roles[0] not in held:
             return None
-        columns = weight[0].numel()
-        zero_point = self._tensors.get(f"{name}.zero_point")
-        groups = (weight.shape[0], granularity.groups(columns))
-        sizes = (weight.shape[0], -(-columns * granularity.storage_bits // 8))
-        if tuple(scale.shape) != groups or tuple(packed.shape) != sizes:
-            raise _misfit(f"scales of shape {tuple(scale.shape)}", name, groups)
-        if (zero_point is None) != granularity.symmetric:
-            raise _misfit("other zero points", name, groups)
-        return QuantizedWeight(
-            packed, columns, scale.to(weight.dtype), zero_point, granularity, tuple(weight.shape)
-        )
+        wanted = form.layout(weight.shape[0], weight[0].numel())
+        found = {role: tuple(tensor.shape) for role, tensor in held.items()}
+        if found != wanted:
+            raise _misfit(_shapes(found), name, wanted)
+        return QuantizedWeight(form, held, tuple(weight.shape)).to(weight.dtype)
 
 
 class OnnxFile:
@@ -72,13 +68,15 @@ class OnnxFile:
 
         self._codes = OnnxCodes(path)
 
-    def find(self, name: str, weight: Tensor, granularity: Granularity) -> QuantizedWeight | None:
+    def find(self, name: str, weight: Tensor, form: WeightFormat) -> QuantizedWeight | None:
         """As `Codes` has it."""
-        found = self._codes.find(name, weight.shape[0], weight[0].numel(), granularity)
+        if not isinstance(form, IntGrid):
+            return None
+        found = self._codes.find(name, weight.shape[0], weight[0].numel(), form)
         if found is None:
             return None
-        zero_point = torch.empty(0) if found.zero_point is None else found.zero_point
-        return quantized_weight(weight, found.codes, found.scale, zero_point, granularity)
+        parts = (found.codes, found.scale, found.zero_point)
+        return weight_of_bytes(form, *parts, tuple(weight.shape)).to(weight.dtype)
 
 
 def write_codes(program: Program, folder: Path) -> None:
@@ -90,24 +88,19 @@ def write_codes(program: Program, folder: Path) -> None:
     for name, quantized in program.quantized.items():
         if any(_holds(model, name, quantized) for model in models):
             continue
-        tensors[f"{name}.packed"] = quantized.packed
-        tensors[f"{name}.scale"] = quantized.scale
-        if quantized.zero_point is not None:
-            tensors[f"{name}.zero_point"] = quantized.zero_point
+        tensors |= {f"{name}.{role}": value for role, value in quantized.tensors.items()}
     if tensors:
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / CODES_FILE)
 
 
 def _holds(model: Codes, name: str, quantized: QuantizedWeight) -> bool:
     """Whether ``model`` gives back ``quantized``, bit by bit."""
-    like = quantized.scale.new_empty(1).expand(quantized.shape)
-    found = model.find(name, like, quantized.granularity)
-    if found is None:
-        return False
-    pairs = [(found.packed, quantized.packed), (found.scale, quantized.scale)]
-    if found.zero_point is not None and quantized.zero_point is not None:
-        pairs.append((found.zero_point, quantized.zero_point))
-    return all(torch.equal(first, second) for first, second in pairs)
+    floating = next(t for t in quantized.tensors.values() if t.is_floating_point())
+    like = floating.new_empty(1).expand(quantized.shape)
+    found = model.find(name, like, quantized.format)
+    return found is not None and all(
+        torch.equal(found.tensors[role], tensor) for role, tensor in quantized.tensors.items()
+    )
 
 
 def read_codes(folder: Path) -> list[Codes]:
@@ -145,8 +138,8 @@ def _onnx_files(folder: Path) -> list[Path]:
     return [path for path in (folder / MODEL, folder / TUNED / MODEL) if path.exists()]
 
 
-def stored_weight(
-    codes: list[Codes], name: str, weight: Tensor, granularity: Granularity
+def weight_of_codes(
+    codes: list[Codes], name: str, weight: Tensor, form: WeightFormat
 ) -> QuantizedWeight:
     """What ``codes`` hold for the float ``weight`` called ``name``.
 
@@ -154,14 +147,18 @@ def stored_weight(
         UsageError: they hold nothing for it, or something of another size.
     """
     for source in codes:
-        found = source.find(name, weight, granularity)
+        found = source.find(name, weight, form)
         if found is not None:
             return found
-    raise _misfit("nothing", name, (weight.shape[0], granularity.groups(weight[0].numel())))
+    raise _misfit("nothing", name, form.layout(weight.shape[0], weight[0].numel()))
 
 
-def _misfit(found: str, name: str, wanted: tuple[int, int]) -> UsageError:
+def _misfit(found: str, name: str, wanted: Mapping[str, tuple[int, ...]]) -> UsageError:
     return UsageError(
-        f"the recipe's codes hold {found} for {name}, scales of shape {wanted} are needed: "
-        "they belong to another model or to other options"
+        f"the recipe's codes hold {found} for {name}, {_shapes(wanted)} is needed: they belong to "
+        "another model or to other options"
     )
+
+
+def _shapes(of: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{role} {shape}" for role, shape in of.items())

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from awqc.errors import UsageError
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.onnx_types import WIDTHS
-from awqc.numerics.qparams import Granularity, unpack
+from awqc.numerics.packing import unpack
 
 Array = NDArray[Any]
 
@@ -72,7 +73,7 @@ class OnnxCodes:
             _check_inside(tensor, path)
 
     def find(
-        self, name: str, rows: int, columns: int, granularity: Granularity
+        self, name: str, rows: int, columns: int, form: IntGrid
     ) -> Codes | None:
         """What the model holds for the weight ``name``, or None.
 
@@ -84,7 +85,7 @@ class OnnxCodes:
             for suffix, read in readers:
                 stored = self._stored.get(f"{name}{suffix}")
                 if stored is not None and all(n in self._tensors for n in _names(stored)):
-                    found = read(self._tensors, stored, rows, columns, granularity)
+                    found = read(self._tensors, stored, rows, columns, form)
                     if found is not None:
                         return found
         except (OSError, ValueError, TypeError) as error:
@@ -124,7 +125,7 @@ def _check_inside(tensor: Any, path: Path) -> None:
 
 
 def _from_qdq(
-    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, granularity: Granularity
+    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, form: IntGrid
 ) -> Codes | None:
     """Codes in ONNX's own types: ``(columns, rows)``, or the shape of the weight."""
     attributes = {} if stored.node is None else stored.node.attributes
@@ -140,11 +141,11 @@ def _from_qdq(
     groups = [values[1].numpy(), *(_unsigned(value) for value in values[2:])]
     if block:
         groups = [group.T if turned else group for group in groups]
-    return _codes(codes, groups, bits, block, granularity)
+    return _codes(codes, groups, bits, block, form)
 
 
 def _from_product(
-    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, granularity: Granularity
+    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, form: IntGrid
 ) -> Codes | None:
     """Codes as ``MatMulNBits`` takes them: ``(rows, blocks, bytes)``."""
     attributes = stored.node.attributes
@@ -155,39 +156,39 @@ def _from_product(
     values = [tensors[name].numpy() for name in _names(stored)]
     codes = _unpack(values[0].reshape(rows, -1), bits, blocks * block)[:, :columns]
     zeros = [_unpack(value.reshape(rows, -1), bits, blocks) for value in values[2:]]
-    return _codes(codes, [values[1].reshape(rows, blocks), *zeros], bits, block, granularity)
+    return _codes(codes, [values[1].reshape(rows, blocks), *zeros], bits, block, form)
 
 
 def _from_table(
-    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, granularity: Granularity
+    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, form: IntGrid
 ) -> Codes | None:
     """Bytes and a scale a row, as ``GatherBlockQuantized`` takes them."""
     codes, scale = (tensors[name].numpy() for name in _names(stored))
     if codes.shape != (rows, columns):
         return None
-    return _codes(codes, [scale], 8, 0, granularity)
+    return _codes(codes, [scale], 8, 0, form)
 
 
 def _codes(
-    codes: Array, groups: list[Array], bits: int, block: int, granularity: Granularity
+    codes: Array, groups: list[Array], bits: int, block: int, form: IntGrid
 ) -> Codes | None:
     """Undo what an exporter does: move codes up and down, and spread groups over blocks.
 
     None where blocks differ that should be of one group.
     """
     columns = codes.shape[1]
-    blocks = -(-granularity.width(columns) // block) if block else 1
+    blocks = -(-form.width(columns) // block) if block else 1
     spread = [group.reshape(codes.shape[0], -1) for group in groups]
     scale, *zeros = gathered = [group[:, ::blocks] for group in spread]
     even = all(
         np.array_equal(np.repeat(few, blocks, axis=1)[:, : many.shape[1]], many)
         for few, many in zip(gathered, spread, strict=True)
     )
-    wanted = granularity.groups(columns)
-    if not even or scale.shape[1] != wanted or bool(zeros) == granularity.symmetric:
+    wanted = form.groups(columns)
+    if not even or scale.shape[1] != wanted or bool(zeros) == form.symmetric:
         return None
-    if granularity.symmetric:
-        codes = codes - np.uint8(2 ** (bits - 1) - granularity.midpoint)
+    if form.symmetric:
+        codes = codes - np.uint8(2 ** (bits - 1) - form.midpoint)
     tensors = [torch.from_numpy(np.array(array)) for array in (codes, scale, *zeros)]
     return Codes(tensors[0], tensors[1], tensors[2] if zeros else None)
 

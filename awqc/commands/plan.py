@@ -32,10 +32,9 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
         {
             "name": name,
             "shape": list(program.weight(name).shape),
-            "bits": granularity.bits,
-            "group_size": granularity.group_size,
+            **form.describe(),
         }
-        for name, granularity in decisions.granularity.items()
+        for name, form in decisions.formats.items()
     ]
     sites = find_sites(program, exclude=skipped.__contains__)
     return {

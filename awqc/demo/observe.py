@@ -50,18 +50,18 @@ class Watch:
     def _codes(self, name: str, before: Program, after: Program) -> dict[str, Any]:
         """The codes of ``name``; restored values have the folded scales undone."""
         weight = after.quantized[name]
+        scale = weight.tensors["scale"]
         original, scaled = self._original[name], before.weight(name)
         undo = torch.where(scaled == 0, torch.ones_like(scaled), original / scaled)
         restored = weight.dequantize() * undo
         return {
             "name": name,
-            "bits": weight.granularity.bits,
-            "group_size": weight.granularity.group_size,
+            **weight.format.describe(),
             "codes": _excerpt(weight.codes),
             "restored": _excerpt(restored),
-            "smallest_scale": float(weight.scale.min()),
-            "largest_scale": float(weight.scale.max()),
-            "scales": weight.scale.numel(),
+            "smallest_scale": float(scale.min()),
+            "largest_scale": float(scale.max()),
+            "scales": scale.numel(),
         }
 
 

@@ -21,7 +21,7 @@ from awqc.demo.network import accuracy, build_network, train
 from awqc.demo.observe import Watch
 from awqc.errors import UsageError, spelled
 from awqc.machine.threads import single_threaded
-from awqc.numerics.qparams import Bits
+from awqc.numerics.formats.int_grid import Bits
 from awqc.program import Program
 from awqc.runtimes.onnxruntime import Provider, load
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from awqc.errors import ExportError, spelled
-from awqc.export.serving import Codes, ServingFormat
+from awqc.export.serving import ServingFormat
+from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.formats.int_grid import Bits, zero_points
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -26,30 +28,30 @@ class Awq(ServingFormat):
     """AutoAWQ "GEMM": 4 bits, zero points, everything else in float16."""
 
     name: ClassVar[str] = "awq"
-    bits: ClassVar[tuple[int, ...]] = (4,)
+    bits: ClassVar[tuple[Bits, ...]] = (4,)
     rows: ClassVar[int] = 8
     dtype: ClassVar[torch.dtype | None] = torch.float16
 
-    def tensors(self, codes: Codes) -> dict[str, Tensor]:
+    def tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """``qweight``, ``qzeros`` and ``scales``.
 
         Raises:
             ExportError: a scale is beyond float16.
         """
-        scales = codes.scale.t().to(torch.float16)
+        scales = weight.tensors["scale"].t().to(torch.float16)
         if not (scales.isfinite() & (scales > 0)).all():
             raise ExportError(
                 "awq holds scales in float16, and one of them is beyond it; compile with "
                 f"{spelled('dtype', 'float16')}, so that scales are chosen within it"
             )
         return {
-            "qweight": pack_columns(codes.codes.t()),
-            "qzeros": pack_columns(codes.zero_point.t()),
+            "qweight": pack_columns(weight.codes.t()),
+            "qzeros": pack_columns(zero_points(weight).t()),
             "scales": scales.contiguous(),
         }
 
     def config(
-        self, codes: Mapping[str, Codes], group_size: int, floats: Sequence[str]
+        self, weights: Mapping[str, QuantizedWeight], group_size: int, floats: Sequence[str]
     ) -> dict[str, Any]:
         """As AutoAWQ writes it."""
         return {

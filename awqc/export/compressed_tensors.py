@@ -17,36 +17,39 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from awqc.export.serving import Codes, ServingFormat
+from awqc.export.serving import ServingFormat, kind
+from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.formats.int_grid import Bits, zero_points
 
 
 class CompressedTensors(ServingFormat):
     """ "pack-quantized": 4 and 8 bits, symmetric or with zero points."""
 
     name: ClassVar[str] = "compressed-tensors"
-    bits: ClassVar[tuple[int, ...]] = (4, 8)
+    bits: ClassVar[tuple[Bits, ...]] = (4, 8)
     rows: ClassVar[int] = 1
 
-    def tensors(self, codes: Codes) -> dict[str, Tensor]:
+    def tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
         """``weight_packed``, ``weight_scale``, ``weight_shape`` and, if any, the zero points."""
+        (bits, symmetric), codes = kind(weight), weight.codes
         made = {
-            "weight_packed": pack_words(codes.codes, codes.bits),
-            "weight_scale": codes.scale.contiguous(),
-            "weight_shape": torch.tensor(codes.codes.shape, dtype=torch.int64),
+            "weight_packed": pack_words(codes, bits),
+            "weight_scale": weight.tensors["scale"].contiguous(),
+            "weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
         }
-        if not codes.symmetric:
-            zeros = pack_words(codes.zero_point.t(), codes.bits)
+        if not symmetric:
+            zeros = pack_words(zero_points(weight).t(), bits)
             made["weight_zero_point"] = zeros.t().contiguous()
         return made
 
     def config(
-        self, codes: Mapping[str, Codes], group_size: int, floats: Sequence[str]
+        self, weights: Mapping[str, QuantizedWeight], group_size: int, floats: Sequence[str]
     ) -> dict[str, Any]:
         """A group for each width; its linears are named where there are several."""
-        widths = sorted({(c.bits, c.symmetric) for c in codes.values()})
+        widths = sorted({kind(weight) for weight in weights.values()})
         groups = {}
         for index, (bits, symmetric) in enumerate(widths):
-            own = [name for name, c in codes.items() if (c.bits, c.symmetric) == (bits, symmetric)]
+            own = [name for name, w in weights.items() if kind(w) == (bits, symmetric)]
             groups[f"group_{index}"] = {
                 "targets": ["Linear"] if len(widths) == 1 else own,
                 "weights": {

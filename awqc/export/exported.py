@@ -27,43 +27,8 @@ from torch.utils import _pytree as pytree
 from awqc.errors import ExportError
 from awqc.export.decompose import LocalProgram
 from awqc.graph.nodes import fake_like, module_path, results_of
-from awqc.graph.ops import arguments
-from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.program import Program
-
-
-@dataclass(frozen=True)
-class PackedWeight:
-    """A quantized weight as the graph holds it.
-
-    Attributes:
-        name: name of the weight.
-        packed: name of the packed codes; ``scale`` and ``zero_point`` likewise.
-        shape: shape of the weight.
-        granularity: bits, group size and symmetry.
-    """
-
-    name: str
-    packed: str
-    scale: str
-    zero_point: str | None
-    shape: tuple[int, ...]
-    granularity: Granularity
-
-    def load(self, program: Program) -> QuantizedWeight:
-        """The codes, one a byte, with their scales."""
-        packed = program.weight(self.packed)
-        elements = torch.Size(self.shape).numel()
-        columns = elements // packed.shape[0] if packed.shape[0] else 0
-        zero_point = None if self.zero_point is None else program.weight(self.zero_point)
-        return QuantizedWeight(
-            packed=packed,
-            columns=columns,
-            scale=program.weight(self.scale),
-            zero_point=zero_point,
-            granularity=self.granularity,
-            shape=self.shape,
-        )
+from awqc.weights.stored import StoredWeight, dequantizing_calls, is_dequantizing
 
 
 @dataclass(frozen=True)
@@ -77,23 +42,8 @@ class Lowered:
     """
 
     exported: ExportedProgram
-    weights: tuple[PackedWeight, ...]
+    weights: tuple[StoredWeight, ...]
     outputs: tuple[str, ...]
-
-
-def packed_weight(node: Node) -> PackedWeight:
-    """What a call of `dequantize_packed` reads."""
-    bound = arguments(node)
-    zero_point = bound["zero_point"]
-    packed = str(bound["packed"].target)
-    return PackedWeight(
-        name=packed.removesuffix(".packed"),
-        packed=packed,
-        scale=str(bound["scale"].target),
-        zero_point=None if zero_point is None else str(zero_point.target),
-        shape=tuple(int(size) for size in bound["shape"]),
-        granularity=Granularity(bound["bits"], bound["group_size"], zero_point is None),
-    )
 
 
 def lower(program: Program, kind: type[ExportedProgram] = LocalProgram) -> Lowered:
@@ -112,12 +62,12 @@ class _Lowering:
         self.made: dict[Node, Node] = {}
         self.specs: list[InputSpec] = []
         self.state: dict[str, Tensor] = {}
-        self.weights: list[PackedWeight] = []
+        self.weights: list[StoredWeight] = []
 
     def run(self, kind: type[ExportedProgram]) -> Lowered:
         nodes = list(self.program.graph.nodes)
         self._add_tensors([n for n in nodes if n.op == "get_attr" and self._is_tensor(n)])
-        self._add_weights([n for n in nodes if n.target is dequantize_packed])
+        self._add_weights()
         for node in nodes:
             if node not in self.made and node.op != "output" and not _is_check(node):
                 self._copy(node)
@@ -134,8 +84,8 @@ class _Lowering:
         by_name: dict[str, Node] = {}
         for node in nodes:
             name = str(node.target)
-            if all(user.target is dequantize_packed for user in node.users):
-                self.made[node] = node  # read by `packed_weight` only
+            if all(is_dequantizing(user) for user in node.users):
+                self.made[node] = node  # read by `StoredWeight.load` only
                 continue
             if name not in by_name:
                 value = self.program.weight(name)
@@ -146,9 +96,8 @@ class _Lowering:
                 self.state[name] = value
             self.made[node] = by_name[name]
 
-    def _add_weights(self, nodes: list[Node]) -> None:
-        for node in nodes:
-            weight = packed_weight(node)
+    def _add_weights(self) -> None:
+        for node, weight in dequantizing_calls(self.program.graph):
             name = f"q_{weight.name.replace('.', '_')}"
             self.made[node] = self._placeholder(
                 name, InputKind.USER_INPUT, None, node.meta["val"]

@@ -7,18 +7,36 @@ the passes before it had rather have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from awqc.artifacts.scratch import scratch_folder
+from awqc.errors import UsageError
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.serving import ServingFormat, write_serving
+from awqc.export.whole_numbers import why_not_onnx, why_not_ort
+from awqc.numerics.formats.base import WeightFormat
 from awqc.program import Program
 from awqc.runtimes.session_file import MODEL, TUNED
 
-Writer = Callable[[Program, Path, Mapping[str, str]], Path]
-"""Writes a program into a folder, with metadata; returns the main file."""
+
+@dataclass(frozen=True)
+class Exporter:
+    """One format that a compile can write.
+
+    Attributes:
+        write: a program into a folder, with metadata; returns the main file.
+        why_not: why it cannot write a weight of some format, or None if it can.
+    """
+
+    write: Callable[[Program, Path, Mapping[str, str]], Path]
+    why_not: Callable[[WeightFormat], str | None]
+
+    def __call__(self, program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+        """Write."""
+        return self.write(program, folder, metadata)
 
 
 def _onnx(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
@@ -58,11 +76,13 @@ def _serving(
     return write_serving(program, folder / form.name, form)
 
 
-FORMATS: dict[str, Writer] = {
-    "onnx": _onnx,
-    "ort": _ort,
-    "pt2": _pt2,
-    **{name: partial(_serving, form) for name, form in SERVING.items()},
+FORMATS: dict[str, Exporter] = {
+    "onnx": Exporter(_onnx, why_not_onnx),
+    "ort": Exporter(_ort, why_not_ort),
+    "pt2": Exporter(_pt2, lambda form: None),
+    **{
+        name: Exporter(partial(_serving, form), form.why_not) for name, form in SERVING.items()
+    },
 }
 
 
@@ -81,3 +101,18 @@ def write_companions(program: Program, folder: Path) -> None:
     for place in (folder, folder / TUNED):
         if place.is_dir():
             write_runner_files(program, HFFolder.of(program), place)
+
+
+def check_held(names: Sequence[str], asked: WeightFormat) -> None:
+    """Refuse what one of ``names`` cannot write, before anything is computed.
+
+    Raises:
+        UsageError: a format has no form for weights as they were ``asked`` for.
+    """
+    for name in names:
+        if (reason := FORMATS[name].why_not(asked)) is not None:
+            held = [other for other in FORMATS if FORMATS[other].why_not(asked) is None]
+            raise UsageError(
+                f"the format {name} cannot hold the weights asked for: {reason}. Ask for other "
+                f"weights, or write {' or '.join(held)}"
+            )

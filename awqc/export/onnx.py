@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 
 from awqc.errors import ExportError, UsageError
 from awqc.export.exported import Lowered, lower
-from awqc.export.onnx_codes import TWO_BIT_OPSET
+from awqc.export.onnx_codes import MIN_OPSET, oldest_opset
 from awqc.export.onnx_tidy import (
     axis_names,
     keep_padding,
@@ -31,13 +31,13 @@ from awqc.export.onnx_tidy import (
     strip_metadata,
 )
 from awqc.export.onnx_weights import WeightPlacer
+from awqc.export.whole_numbers import why_not_onnx
 from awqc.graph.rewriting import TracingError
 from awqc.machine.process import quiet_libraries
 from awqc.machine.strict import fall_back
 from awqc.program import Program
 from awqc.weights.unscaled import cell_weights, quantized_names
 
-MIN_OPSET = 21
 MAX_INLINE_BYTES = 1_800_000_000
 """Weights beyond this go to a file of their own: a protobuf file ends at 2 GiB."""
 
@@ -79,17 +79,18 @@ def export_onnx(
     """Write ``program`` to ``path``.
 
     Args:
-        program: float, or with weights dequantized by `awqc.numerics.qparams.dequantize_packed`.
+        program: float, or with weights in a format that ONNX has a form for.
         path: the file; weights in external data lie beside it, in ``<path>.data``.
         opset: 21 or newer; None is 21, or 25 where a weight has 2 bits.
         metadata: pairs for the model's metadata_props.
         external_data: weights in a file of their own; None: only where they must be.
 
     Raises:
-        ExportError: an operation has no ONNX form, or the file is not valid.
+        ExportError: an operation or a weight has no ONNX form, or the file is not valid.
         UsageError: the opset is too old.
     """
     lowered = lower(program)
+    _check_weights(program, lowered)
     opset = _resolve_opset(opset, lowered)
     model = _translate(program, lowered, opset)
     simplify(model)
@@ -115,10 +116,17 @@ def export_onnx(
     )
 
 
+def _check_weights(program: Program, lowered: Lowered) -> None:
+    for weight in lowered.weights:
+        if (reason := why_not_onnx(weight.format)) is not None:
+            raise ExportError(
+                f"{program.name}: the weight {weight.name} has no ONNX form: {reason}; write pt2"
+            )
+
+
 def _resolve_opset(opset: int | None, lowered: Lowered) -> int:
     if opset is None:
-        two_bit = any(weight.granularity.bits == 2 for weight in lowered.weights)
-        return TWO_BIT_OPSET if two_bit else MIN_OPSET
+        return max([MIN_OPSET, *(oldest_opset(weight.format) for weight in lowered.weights)])
     if opset < MIN_OPSET:
         raise UsageError(
             f"opset {opset} has no blocked DequantizeLinear for low-bit weights; "

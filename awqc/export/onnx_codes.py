@@ -8,9 +8,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from awqc.numerics.qparams import Granularity, pack
+from awqc.export.whole_numbers import int_grid
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.packing import pack
 
 FUSABLE_BLOCKS = (256, 128, 64, 32, 16)
+MIN_OPSET = 21
 TWO_BIT_OPSET = 25
 
 
@@ -23,32 +26,39 @@ def fusable_block(group_size: int) -> int:
     return next((block for block in FUSABLE_BLOCKS if group_size % block == 0), group_size)
 
 
-def code_type(granularity: Granularity, opset: int) -> tuple[ir.DataType, int]:
+def oldest_opset(form: WeightFormat) -> int:
+    """The opset from which on codes take as many bits as they have."""
+    return TWO_BIT_OPSET if int_grid(form).bits == 2 else MIN_OPSET
+
+
+def code_type(form: WeightFormat, opset: int) -> tuple[ir.DataType, int]:
     """Element type of the codes, and its width in bits.
 
     Symmetric codes are stored signed, around zero, which needs no zero point; others
     unsigned. 2-bit types exist from opset 25 on; before, 2-bit codes take 4 bits.
     """
-    bits = granularity.storage_bits
+    grid = int_grid(form)
+    bits = grid.storage_bits
     if bits == 2 and opset < TWO_BIT_OPSET:
         bits = 4
-    prefix = "INT" if granularity.symmetric else "UINT"
+    prefix = "INT" if grid.symmetric else "UINT"
     return ir.DataType[f"{prefix}{bits}"], bits
 
 
-def code_tensor(codes: Tensor, granularity: Granularity, opset: int) -> Any:
+def code_tensor(codes: Tensor, form: WeightFormat, opset: int) -> Any:
     """Codes (or zero points, which have the same type) as a tensor of the narrow type.
 
     ``codes`` are uint8, one a byte, of any shape; ONNX packs them in row-major order.
     """
-    dtype, bits = code_type(granularity, opset)
+    dtype, bits = code_type(form, opset)
+    grid = int_grid(form)
     stored = codes.contiguous()
-    if granularity.symmetric:
-        offset = 2**bits - granularity.midpoint
+    if grid.symmetric:
+        offset = 2**bits - grid.midpoint
         stored = ((stored.to(torch.int16) + offset) % 2**bits).to(torch.uint8)
     if bits == 8:
         array = stored.numpy()
-        return ir.Tensor(array.view("int8") if granularity.symmetric else array)
+        return ir.Tensor(array.view("int8") if grid.symmetric else array)
     packed = pack(stored.reshape(1, -1), bits).reshape(-1).numpy()
     return ir.PackedTensor(packed, dtype, shape=ir.Shape(codes.shape))
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from awqc.export.onnx_codes import TWO_BIT_OPSET, code_tensor, float_tensor, fusable_block
 from awqc.export.onnx_tables import is_lookup, place_lookup
-from awqc.numerics.qparams import QuantizedWeight
+from awqc.export.whole_numbers import int_grid
+from awqc.numerics.formats.base import QuantizedWeight
 
 CLAMPS = frozenset({"Relu", "Clip"})
 DOMAIN = ""
@@ -30,6 +31,8 @@ class WeightPlacer:
         self.graph = graph
         self.name = name
         self.weight = weight
+        self.format = int_grid(weight.format)
+        self.scale, self.zero_point = weight.tensors["scale"], weight.tensors.get("zero_point")
         self.rows = weight.shape[0]
         # onnxruntime 1.31 reads beyond 2-bit codes when it fuses a product whose rows 4 does
         # not divide; such codes take 4 bits, as before there were 2-bit types.
@@ -57,15 +60,13 @@ class WeightPlacer:
 
     def _is_table(self) -> bool:
         """Whether rows can be looked up as codes: one byte a code, one scale a row."""
-        granularity = self.weight.granularity
-        bytewise = granularity.bits == 8 and granularity.symmetric
-        return bytewise and self.weight.scale.shape[1] == 1
+        return self.format.bytewise and self.scale.shape[1] == 1
 
     def _place_table(self, value: Any) -> None:
         """Look rows up in the codes; products that share the table share its initializers."""
-        granularity, weight = self.weight.granularity, self.weight
+        weight = self.weight
         tensors = [
-            code_tensor(weight.codes, granularity, self.opset), float_tensor(weight.scale[:, 0])
+            code_tensor(weight.codes, self.format, self.opset), float_tensor(self.scale[:, 0])
         ]
         tensors[0].name, tensors[1].name = self.name, f"{self.name}.scale"
         codes, scale = (self._initializer(tensor) for tensor in tensors)
@@ -77,7 +78,7 @@ class WeightPlacer:
         if readers:
             first = _first(self.graph, readers)
             shape = tuple(weight.shape)
-            own = float_tensor(weight.scale[:, 0])
+            own = float_tensor(self.scale[:, 0])
             own.name = f"{self.name}.head_scale"
             type_ = ir.TensorType(own.dtype)
             inputs = [codes, self._initializer(own)]  # a scale with two readers does not fuse
@@ -146,10 +147,9 @@ class WeightPlacer:
 
     def _matrix_value(self, reader: Any) -> Any:
         """The weight as ``[in_features, out_features]``, made just before ``reader``."""
-        weight, group_size = self.weight, self.weight.granularity.group_size
-        codes = weight.codes.T
+        group_size, codes = self.format.group_size, self.weight.codes.T
         if group_size == -1:
-            scale, zero_point = weight.scale[:, 0], _column(weight.zero_point)
+            scale, zero_point = self.scale[:, 0], _column(self.zero_point)
             return self._dequantize(reader, codes, scale, zero_point, {"axis": 1})
         block = fusable_block(group_size)
         blocks = -(-codes.shape[0] // block)
@@ -157,22 +157,20 @@ class WeightPlacer:
         def spread(groups: Tensor) -> Tensor:
             return groups.repeat_interleave(group_size // block, dim=1)[:, :blocks].T
 
-        zero_point = None if weight.zero_point is None else spread(weight.zero_point)
+        zero_point = None if self.zero_point is None else spread(self.zero_point)
         attributes = {"axis": 0, "block_size": block}
-        return self._dequantize(reader, codes, spread(weight.scale), zero_point, attributes)
+        return self._dequantize(reader, codes, spread(self.scale), zero_point, attributes)
 
     def _shaped_value(self, reader: Any) -> Any:
         """The weight in its own shape, made just before ``reader``."""
         weight, shape = self.weight, self.weight.shape
-        if weight.scale.shape[1] == 1:
-            codes = weight.codes.reshape(shape) if shape[0] == weight.scale.shape[0] else None
+        if self.scale.shape[1] == 1:
+            codes = weight.codes.reshape(shape) if shape[0] == self.scale.shape[0] else None
             if codes is not None:
-                scale, zero_point = weight.scale[:, 0], _column(weight.zero_point)
+                scale, zero_point = self.scale[:, 0], _column(self.zero_point)
                 return self._dequantize(reader, codes, scale, zero_point, {"axis": 0})
-        attributes = {"axis": 1, "block_size": weight.granularity.width(weight.codes.shape[1])}
-        value = self._dequantize(
-            reader, weight.codes, weight.scale, weight.zero_point, attributes
-        )
+        attributes = {"axis": 1, "block_size": self.format.width(weight.columns)}
+        value = self._dequantize(reader, weight.codes, self.scale, self.zero_point, attributes)
         if tuple(weight.codes.shape) == tuple(shape):
             return value
         target = ir.tensor(list(shape), dtype=ir.DataType.INT64, name=f"{self.name}.shape")
@@ -188,13 +186,12 @@ class WeightPlacer:
         zero_point: Tensor | None,
         attributes: dict[str, int],
     ) -> Any:
-        granularity = self.weight.granularity
         tensors = {
-            "": code_tensor(codes, granularity, self.opset),
+            "": code_tensor(codes, self.format, self.opset),
             "scale": float_tensor(scale),
         }
         if zero_point is not None:
-            tensors["zero_point"] = code_tensor(zero_point, granularity, self.opset)
+            tensors["zero_point"] = code_tensor(zero_point, self.format, self.opset)
         for role, tensor in tensors.items():
             copy = f"copy{self.copies}" if self.copies else ""
             tensor.name = ".".join(part for part in (self.name, copy, role) if part)

@@ -23,7 +23,8 @@ import onnx_ir.passes.common as passes
 
 from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
-from awqc.export.ort_weights import SCALES, read_matrix, unsigned, why_not
+from awqc.export.ort_weights import SCALES, matmul_nbits, read_matrix, unsigned, why_not
+from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.onnx_types import WIDTHS
 
 CONTRIB = "com.microsoft"
@@ -116,8 +117,8 @@ class Rewriter:
                 if product.op_type == "MatMul" and place == 1 and matrix is not None:
                     self._replace_product(product, name, matrix)
 
-    def _replace_product(self, product: Any, name: str, matrix: Any) -> None:
-        codes, scale, zeros = matrix.packed()
+    def _replace_product(self, product: Any, name: str, matrix: QuantizedWeight) -> None:
+        (codes, scale, zeros), attributes = matmul_nbits(matrix)
         inputs = [
             product.inputs[0],
             self._initializer(f"{name}.packed", codes),
@@ -125,14 +126,7 @@ class Rewriter:
         ]
         if zeros is not None:
             inputs.append(self._initializer(f"{name}.block_zero_point", zeros))
-        rows, columns = matrix.codes.shape
-        attributes = {
-            "K": columns,
-            "N": rows,
-            "bits": matrix.bits,
-            "block_size": matrix.block,
-            "accuracy_level": self.level,
-        }
+        attributes["accuracy_level"] = self.level
         self._replace(product, "MatMulNBits", inputs, attributes)
         self.products += 1
 

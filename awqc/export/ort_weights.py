@@ -7,7 +7,6 @@ row by row, or none for the midpoint. Source: onnxruntime, ContribOperators.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,42 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from awqc.export.onnx_codes import FUSABLE_BLOCKS
+from awqc.export.whole_numbers import int_grid
+from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.onnx_types import WIDTHS
-from awqc.numerics.qparams import pack
+from awqc.numerics.packing import pack
 
 Array = NDArray[Any]
 
 SCALES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 PER_CHANNEL_BLOCK = 32
 """Blocks that a scale for a whole row is spread over, as onnxruntime does when it fuses."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A quantized matrix of a product, rows being its output channels.
-
-    Attributes:
-        codes: uint8 ``(rows, columns)``, one a byte.
-        scale: ``(rows, blocks)``.
-        zero_point: uint8 ``(rows, blocks)``, or None for the midpoint.
-        bits: width of a code.
-        block: columns that share a scale.
-    """
-
-    codes: Array
-    scale: Array
-    zero_point: Array | None
-    bits: int
-    block: int
-
-    def packed(self) -> tuple[Array, Array, Array | None]:
-        """Codes, scales and zero points as ``MatMulNBits`` takes them."""
-        rows, columns = self.codes.shape
-        blocks = -(-columns // self.block)
-        padded = np.pad(self.codes, ((0, 0), (0, blocks * self.block - columns)))
-        zeros = None if self.zero_point is None else _pack(self.zero_point, self.bits)
-        codes = _pack(padded, self.bits).reshape(rows, blocks, -1)
-        return codes, np.ascontiguousarray(self.scale), zeros
 
 
 def why_not(dequantize: Any) -> str | None:
@@ -69,11 +43,11 @@ def why_not(dequantize: Any) -> str | None:
     return None
 
 
-def read_matrix(dequantize: Any, transposed: bool) -> Matrix | None:
-    """The matrix of a product ``x @ DequantizeLinear(codes)``, codes ``(columns, rows)``.
+def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
+    """The weight of a product ``x @ DequantizeLinear(codes)``, codes ``(columns, rows)``.
 
-    ``transposed`` if a Transpose stands between, and codes are ``(rows, columns)``. None where
-    scales do not lie along the rows.
+    Rows are output channels. ``transposed`` if a Transpose stands between, and codes are
+    ``(rows, columns)``. None where scales do not lie along the rows.
     """
     dtype = dequantize.inputs[0].dtype
     bits = WIDTHS[dtype]
@@ -88,11 +62,39 @@ def read_matrix(dequantize: Any, transposed: bool) -> Matrix | None:
         codes = codes.T
     if block:
         matrices = (scale, zeros) if transposed else (scale.T, None if zeros is None else zeros.T)
-        return Matrix(codes, *matrices, bits, block)
+        return _weight(codes, *matrices, bits, block)
     blocks = -(-codes.shape[1] // PER_CHANNEL_BLOCK)
     spread = np.repeat(scale[:, None], blocks, axis=1)
     spread_zeros = None if zeros is None else np.repeat(zeros[:, None], blocks, axis=1)
-    return Matrix(codes, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
+    return _weight(codes, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
+
+
+def _weight(
+    codes: Array, scale: Array, zeros: Array | None, bits: Any, block: int
+) -> QuantizedWeight:
+    form = IntGrid(bits, block, zeros is None)
+    tensors = {"packed": _pack(codes, bits), "scale": _tensor(scale)}
+    if zeros is not None:
+        tensors["zero_point"] = _tensor(zeros)
+    return QuantizedWeight(form, tensors, codes.shape)
+
+
+def matmul_nbits(
+    weight: QuantizedWeight,
+) -> tuple[tuple[Array, Array, Array | None], dict[str, int]]:
+    """Codes, scales and zero points as ``MatMulNBits`` takes them, and its attributes."""
+    form, columns = int_grid(weight.format), weight.columns
+    blocks = form.groups(columns)
+    packed = weight.tensors["packed"]
+    if missing := blocks * form.group_size - columns:
+        packed = pack(torch.nn.functional.pad(weight.codes, (0, missing)), form.bits)
+    held = weight.tensors.get("zero_point")
+    zeros = None if held is None else pack(held, form.bits).contiguous().numpy()
+    codes = packed.contiguous().numpy().reshape(weight.rows, blocks, -1)
+    attributes = {
+        "K": columns, "N": weight.rows, "bits": form.bits, "block_size": form.group_size
+    }
+    return (codes, weight.tensors["scale"].numpy(), zeros), attributes
 
 
 def unsigned(value: Any) -> Array:
@@ -105,6 +107,9 @@ def unsigned(value: Any) -> Array:
     return np.asarray(codes.astype(np.uint8))
 
 
-def _pack(codes: Array, bits: int) -> Array:
-    packed = pack(torch.from_numpy(np.ascontiguousarray(codes)), bits)
-    return np.asarray(packed.contiguous().numpy())
+def _pack(codes: Array, bits: int) -> torch.Tensor:
+    return pack(_tensor(codes), bits).contiguous()
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, order="C"))  # a copy: a file's memory is read-only

@@ -10,7 +10,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,32 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import ExportError, UsageError, spelled
+from awqc.export.whole_numbers import int_grid
 from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import write_model_files
-from awqc.numerics.qparams import QuantizedWeight
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.formats.int_grid import Bits, IntGrid
+from awqc.numerics.regrouping import regrouped
 from awqc.program import Program
 
 GROUP_SIZES = (128, 64, 32)
 """What the engines have kernels for, largest first."""
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A quantized weight as formats hold it: ``(codes - zero_point) * scale``.
-
-    Attributes:
-        codes: uint8 ``(rows, columns)`` in ``[0, 2**bits - 1]``.
-        scale: float ``(rows, columns // group_size)``; ``zero_point``, uint8, likewise.
-        bits: width in which codes are stored.
-        symmetric: whether every zero point is ``2**(bits - 1)``.
-    """
-
-    codes: Tensor
-    scale: Tensor
-    zero_point: Tensor
-    bits: int
-    symmetric: bool
 
 
 class ServingFormat(ABC):
@@ -57,23 +41,35 @@ class ServingFormat(ABC):
     """
 
     name: ClassVar[str]
-    bits: ClassVar[tuple[int, ...]]
+    bits: ClassVar[tuple[Bits, ...]]
     rows: ClassVar[int]
     dtype: ClassVar[torch.dtype | None] = None
 
     @abstractmethod
-    def tensors(self, codes: Codes) -> dict[str, Tensor]:
-        """What stands in place of ``weight``, by the last part of its name."""
+    def tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+        """What stands in place of ``weight``, by the last part of its name.
+
+        ``weight`` is an `IntGrid` of a width in `bits`, in groups that divide its columns.
+        """
 
     @abstractmethod
     def config(
-        self, codes: Mapping[str, Codes], group_size: int, floats: Sequence[str]
+        self, weights: Mapping[str, QuantizedWeight], group_size: int, floats: Sequence[str]
     ) -> dict[str, Any]:
-        """``quantization_config``: ``codes`` by module, ``floats`` modules left in float."""
+        """``quantization_config``: ``weights`` by module, ``floats`` modules left in float."""
 
-    def width(self, bits: int) -> int | None:
-        """The width in which codes of ``bits`` are stored, if any."""
+    def width(self, form: WeightFormat) -> Bits | None:
+        """The width in which codes of ``form`` are stored, if any."""
+        bits = form.bits if isinstance(form, IntGrid) else math.inf
         return next((width for width in self.bits if width >= bits), None)
+
+    def why_not(self, form: WeightFormat) -> str | None:
+        """Why this format has no place for weights in ``form``, or None if it has."""
+        if not isinstance(form, IntGrid):
+            return f"{form}, and the format holds whole numbers with a scale a group"
+        if self.width(form) is None:
+            return f"{form.bits} bits, and the format holds {self.bits[-1]} bits at most"
+        return None
 
 
 def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
@@ -102,7 +98,7 @@ def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
             checkpoint.state[name].copy_(checkpoint.folded[name])
     group_size = next(s for s in GROUP_SIZES if all(_fits(program, name, s) for name in held))
     codes = {
-        name.removesuffix(".weight"): regroup(program.quantized[name], group_size, form)
+        name.removesuffix(".weight"): _stored(program.quantized[name], group_size, form)
         for name in held
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,29 +109,21 @@ def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
     return _write_config(program, folder, form.config(codes, group_size, floats), dtype)
 
 
-def regroup(weight: QuantizedWeight, group_size: int, form: ServingFormat) -> Codes:
-    """``weight`` in groups of ``group_size``, which divides its own: the same values."""
-    granularity = weight.granularity
-    bits = form.width(granularity.bits)
-    assert bits is not None
-    codes, scale = weight.codes, weight.scale
-    if weight.zero_point is None:
-        shift = 2 ** (bits - 1) - granularity.midpoint
-        codes = codes + shift
-        zero_point = torch.full(scale.shape, 2 ** (bits - 1), dtype=torch.uint8)
-    else:
-        zero_point = weight.zero_point
-    width = granularity.width(weight.columns)
-    # A ragged last group is shorter: its repeats are cut off.
-    groups, repeats = weight.columns // group_size, width // group_size
-    scale = scale.repeat_interleave(repeats, dim=1)[:, :groups]
-    zero_point = zero_point.repeat_interleave(repeats, dim=1)[:, :groups]
-    return Codes(codes, scale, zero_point, bits, weight.zero_point is None)
+def _stored(weight: QuantizedWeight, group_size: int, form: ServingFormat) -> QuantizedWeight:
+    width = form.width(weight.format)
+    assert width is not None
+    return regrouped(weight, group_size, width)
+
+
+def kind(weight: QuantizedWeight) -> tuple[int, bool]:
+    """Width of its codes, and whether there are no zero points."""
+    form = int_grid(weight.format)
+    return form.bits, form.symmetric
 
 
 def _fits(program: Program, name: str, group_size: int) -> bool:
     weight = program.quantized[name]
-    width = weight.granularity.width(weight.columns)
+    width = weight.format.width(weight.columns)
     return math.gcd(width, weight.columns) % group_size == 0
 
 
@@ -160,10 +148,10 @@ def _refuse(
         return "engines read the head in float"
     if not isinstance(module, nn.Linear):
         return f"a {type(module).__name__}, and the format holds Linear only"
-    if form.width(weight.granularity.bits) is None:
-        return f"{weight.granularity.bits} bits, and the format holds {form.bits[-1]} at most"
-    if weight.packed.shape[0] % form.rows:
-        return f"its {weight.packed.shape[0]} output channels are no multiple of {form.rows}"
+    if (reason := form.why_not(weight.format)) is not None:
+        return reason
+    if weight.rows % form.rows:
+        return f"its {weight.rows} output channels are no multiple of {form.rows}"
     if not _fits(program, name, GROUP_SIZES[-1]):
         return f"its groups are no multiples of {GROUP_SIZES[-1]}"
     return None
@@ -171,7 +159,7 @@ def _refuse(
 
 def _write_weights(
     checkpoint: Checkpoint,
-    codes: Mapping[str, Codes],
+    codes: Mapping[str, QuantizedWeight],
     form: ServingFormat,
     folder: Path,
     dtype: torch.dtype,
@@ -228,25 +216,19 @@ def _write_config(
     return path
 
 
-def prepare_serving(program: Program, forms: Sequence[ServingFormat], bits: int) -> None:
+def prepare_serving(program: Program, forms: Sequence[ServingFormat]) -> None:
     """Make a program ready for ``forms``, before anything is computed.
 
     Engines hold scales in float16: scales are chosen so that it holds them exactly.
 
     Raises:
-        UsageError: the program is no decoder from a Hugging Face folder, or a format has no
-            codes of ``bits``.
+        UsageError: the program is no decoder from a Hugging Face folder.
     """
     for form in forms:
         if program.origin is None or not program.states or not program.head_outputs:
             raise UsageError(
                 f"{program.name}: the format {form.name} is for decoders that generate text and "
                 "come from a Hugging Face folder or a GGUF file; choose onnx or pt2"
-            )
-        if form.width(bits) is None:
-            raise UsageError(
-                f"{spelled('bits', bits)}: the format {form.name} holds {form.bits[-1]} bits at "
-                "most; ask for fewer, or choose another format"
             )
     if forms and program.scale_dtype == torch.float32:
         program.scale_dtype = torch.float16

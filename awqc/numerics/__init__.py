@@ -1,1 +1,1 @@
-"""The numerics of low-bit weights: formats, qparams, rounding, statistics. Knows no graph."""
+"""The numerics of low-bit weights: formats, grids, rounding, statistics. Knows no graph."""

@@ -10,16 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.int_grid import IntGrid
 
 LARGEST = 127
 CHANNEL_BLOCK = 32
 """Block of a weight with one scale a channel, which onnxruntime cuts when it fuses."""
 
 
-def kernel_block(granularity: Granularity, columns: int) -> int:
+def kernel_block(form: WeightFormat, columns: int) -> int:
     """Columns that share a scale of the rounded input."""
-    return CHANNEL_BLOCK if granularity.group_size == -1 else granularity.width(columns)
+    a_scale_a_row = isinstance(form, IntGrid) and form.group_size == -1
+    return CHANNEL_BLOCK if a_scale_a_row else form.width(columns)
 
 
 def round_inputs(x: Tensor, width: int) -> Tensor:

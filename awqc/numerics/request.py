@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from awqc.errors import UsageError, spelled
-from awqc.numerics.qparams import BITS, Bits, resolve_group_size
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.found import named_format
+from awqc.numerics.formats.int_grid import BITS, Bits, IntGrid, resolve_group_size
 
 TABLE_BITS = (0, 8)
+TABLE = IntGrid(8, -1, symmetric=True)
+"""Of embedding tables: rows are looked up as codes."""
 ROUNDINGS = ("nearest", "gptq")
 
 
@@ -26,6 +32,8 @@ class QuantizationSpec:
         rounding: ``nearest``, or ``gptq``: later columns compensate the errors of earlier ones.
         clip: search each group's range instead of taking its minimum and maximum.
         sweeps: of coordinate descent that improve codes and scales afterwards.
+        weight_format: a format that is asked for by name; ``bits``, ``group_size`` and
+            ``symmetric`` are then for the weights that it has no place for.
     """
 
     bits: Bits = 4
@@ -37,6 +45,7 @@ class QuantizationSpec:
     rounding: str = "nearest"
     clip: bool = False
     sweeps: int = 0
+    weight_format: str = ""
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -52,6 +61,8 @@ class QuantizationSpec:
                 f"{spelled('rounding', self.rounding)}: choose one of {', '.join(ROUNDINGS)}"
             )
         resolve_group_size(self.group_size, 1)
+        if self.weight_format:
+            named_format(self.weight_format)
         for pattern in self.exclude:
             try:
                 re.compile(pattern)
@@ -64,6 +75,64 @@ class QuantizationSpec:
     def learns(self) -> bool:
         """Whether codes depend on the moments of what the products read."""
         return self.rounding != "nearest" or self.clip or self.sweeps > 0
+
+    def format_of(
+        self, columns: int, *, grouped: bool = True, head: bool = False, width: int | None = None
+    ) -> WeightFormat:
+        """How finely a weight of ``columns`` is cut.
+
+        Args:
+            columns: of the matrix that the weight is seen as.
+            grouped: whether columns may be cut into groups; else a scale a row.
+            head: whether it makes a language model's logits.
+            width: bits that were chosen for this weight.
+        """
+        named = self.weight_format and not head and width is None
+        if named and self.why_not(columns, grouped=grouped) is None:
+            return named_format(self.weight_format)
+        bits = width or (self.head_bits if head else self.bits)
+        group_size = resolve_group_size(self.group_size, columns) if grouped else -1
+        return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]
+
+    def why_not(self, columns: int, *, grouped: bool = True) -> str | None:
+        """Why such a weight does not get the format that is asked for by name, if it does not."""
+        if not self.weight_format:
+            return None
+        if not grouped:
+            return f"{self.weight_format} cuts groups, and a kernel gets one scale a channel"
+        return named_format(self.weight_format).why_not(columns)
+
+    @property
+    def asked(self) -> WeightFormat:
+        """The format of most weights, whatever the size of their groups."""
+        if self.weight_format:
+            return named_format(self.weight_format)
+        return IntGrid(self.bits, -1, self.symmetric)
+
+    def choices(self, form: WeightFormat, widths: Sequence[int]) -> list[IntGrid]:
+        """``form`` at each of ``widths``; none where its width was not the one asked for."""
+        if not isinstance(form, IntGrid) or form.bits != self.bits:
+            return []
+        return [form.with_bits(width) for width in widths]
+
+    def metadata(self) -> dict[str, str]:
+        """What a file says of itself."""
+        return {"awqc.bits": str(self.bits)}
+
+    def describe(self) -> dict[str, Any]:
+        """All that follows from the request, for a recipe."""
+        return {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "symmetric": self.symmetric,
+            "exclude": list(self.exclude),
+            "head_bits": self.head_bits,
+            "embed_bits": self.embed_bits,
+            "rounding": self.rounding,
+            "clip": self.clip,
+            "sweeps": self.sweeps,
+            **({"weight_format": self.weight_format} if self.weight_format else {}),
+        }
 
     def excluded(self, weight: str) -> bool:
         """Whether the user wants this weight left alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from awqc.artifacts.recipe import read_recipe
 from awqc.effort import EFFORTS, PassOptions, merged
-from awqc.export.formats import serving
+from awqc.export.formats import check_held, serving
 from awqc.export.serving import serving_runtime_scales
 from awqc.options.compile_options import Options
 from awqc.options.values import parse_size
@@ -30,6 +30,7 @@ def build_pipeline(asked: Options) -> Pipeline:
         "head_bits": asked.head_bits,
         "embed_bits": asked.embed_bits,
         "sequential": asked.sequential,
+        "weight_format": asked.weight_format,
     }
     effort = EFFORTS[asked.effort]
     text = asked.pipeline or effort.pipeline
@@ -64,7 +65,11 @@ def build_pipeline(asked: Options) -> Pipeline:
         if recipe.quantization.get("rounding") == "gptq":
             options["quantize_weights"]["codes"] = str(recipe.folder)
     own = {} if asked.pipeline and asked.rounding == "auto" else effort.options(asked.rounding)
-    return parse_pipeline(text, **merged(own, options))
+    pipeline = parse_pipeline(text, **merged(own, options))
+    for step in pipeline.passes:
+        if isinstance(step, QuantizeWeights):
+            check_held(asked.formats, step.asked)
+    return pipeline
 
 
 def _wider(bits: int) -> tuple[str, ...]:

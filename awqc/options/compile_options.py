@@ -12,7 +12,7 @@ from awqc.options.declare import as_flag, declarations, option
 from awqc.options.values import check_pattern, check_size, read_axes
 
 if TYPE_CHECKING:
-    from awqc.numerics.qparams import Bits
+    from awqc.numerics.formats.int_grid import Bits
 
 GROUPS = {
     "model": "How MODEL is loaded",
@@ -83,6 +83,12 @@ class Options:
     embed_bits: int = option(
         8, "Width of embedding tables; none (0): float.",
         group="weights", kind=int, choices=(8,), words={"none": 0},
+    )
+    weight_format: str = option(
+        "", "A format by name, as Q4_K of GGUF, for the weights that it has a place for; "
+        f"{spelled('bits')}, {spelled('group_size')} and {spelled('symmetric')} are then for the "
+        "others.",
+        group="weights", metavar="NAME",
     )
     effort: str = option(
         "default", "Work spent on accuracy: fast scales and rounds to nearest; default also "
@@ -179,6 +185,11 @@ def parse_options(**given: Any) -> Options:
     options = replace(Options(), **checked)
     if options.avg_bits and options.budget:
         raise UsageError(f"{spelled('avg_bits')} and {spelled('budget')}: give one of them")
+    if options.weight_format and (options.avg_bits or options.budget):
+        raise UsageError(
+            f"{spelled('avg_bits')} and {spelled('budget')} choose among widths of whole numbers; "
+            f"leave {spelled('weight_format')} out"
+        )
     return options
 
 

@@ -11,7 +11,9 @@ import torch
 from awqc.errors import UsageError
 from awqc.graph.linears import Linear, find_linears
 from awqc.machine.progress import track
-from awqc.numerics.qparams import BITS, Granularity, fake_quantize, quantize, quantized_bytes
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.int_grid import BITS
+from awqc.numerics.quantizing import fake_quantize, quantize
 from awqc.passes.base import Change
 from awqc.program import Allocation, Batch, Program
 from awqc.weights.decisions import Decisions, decide
@@ -84,9 +86,9 @@ class AllocateBits:
         self, program: Program, decisions: Decisions, linears: Mapping[str, Linear]
     ) -> list[Item]:
         """Sizes and predicted losses of every weight at every width."""
-        bits = sorted({int(choice) for choice in self.choices})
+        widths = sorted({int(choice) for choice in self.choices})
         cuts = {
-            name: [decisions.granularity[name].with_bits(width) for width in bits]
+            name: program.quantization.choices(decisions.formats[name], widths)
             for name in linears
         }
         lowest = {name: options[0] for name, options in cuts.items()}
@@ -96,28 +98,24 @@ class AllocateBits:
             noise = [_noise(program, linear, cut) for cut in cuts[name]]
             losses = tuple(shares[name] * value / max(noise[0], TINY) for value in noise)
             rows, columns = linear.rows, linear.columns
-            sizes = tuple(
-                quantized_bytes(rows, columns, cut, program.scale_dtype) for cut in cuts[name]
-            )
-            items.append(Item(name, tuple(bits), sizes, losses))
+            sizes = tuple(cut.nbytes(rows, columns, program.scale_dtype) for cut in cuts[name])
+            items.append(Item(name, tuple(widths), sizes, losses))
         return items
 
 
 def _has_choice(program: Program, decisions: Decisions, linear: Linear) -> bool:
     """Whether the width of the weight is open: not a table's, nor one asked for on its own."""
-    how = decisions.granularity.get(linear.weight_name)
-    return (
-        how is not None
-        and how.bits == program.quantization.bits
-        and linear.weight_name not in decisions.tables
-    )
+    name = linear.weight_name
+    if name not in decisions.formats or name in decisions.tables:
+        return False
+    return bool(program.quantization.choices(decisions.formats[name], BITS))
 
 
 def _other_bytes(program: Program, decisions: Decisions, linears: Mapping[str, Linear]) -> int:
     """What the tensors without a choice take."""
     total = 0
     for name, value in program.parameters().items():
-        how = decisions.granularity.get(name)
+        how = decisions.formats.get(name)
         if name in linears:
             continue
         if how is None:
@@ -125,12 +123,12 @@ def _other_bytes(program: Program, decisions: Decisions, linears: Mapping[str, L
         else:
             rows = value.shape[0]
             columns = value.numel() // rows
-            total += quantized_bytes(rows, columns, how, program.scale_dtype)
+            total += how.nbytes(rows, columns, program.scale_dtype)
     return total
 
 
 def _shares(
-    program: Program, cuts: Mapping[str, Granularity], batches: Sequence[Batch]
+    program: Program, cuts: Mapping[str, WeightFormat], batches: Sequence[Batch]
 ) -> dict[str, float]:
     """How much of the distance from the float model each weight's rounding causes."""
     reads = weight_reads(program)
@@ -156,7 +154,7 @@ def _shares(
     return shares
 
 
-def _noise(program: Program, linear: Linear, cut: Granularity) -> float:
+def _noise(program: Program, linear: Linear, cut: WeightFormat) -> float:
     """Error of the product's output over the calibration data, as a share of its energy."""
     weight = program.weight(linear.weight_name)
     quantized = quantize(weight, weight.shape[0], cut, program.scale_dtype)

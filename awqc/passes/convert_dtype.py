@@ -16,9 +16,9 @@ from awqc.errors import UsageError
 from awqc.graph.families import CONVOLUTIONS, MATMULS, TRANSPOSED
 from awqc.graph.nodes import fake_like, fake_mode_of
 from awqc.graph.ops import argument, change_arguments, evaluate, given_arguments
-from awqc.numerics.qparams import dequantize_packed
 from awqc.passes.base import Change
 from awqc.program import Program
+from awqc.weights.stored import is_dequantizing
 
 aten = torch.ops.aten
 HALVES = (torch.float16, torch.bfloat16)
@@ -156,7 +156,7 @@ class _Narrowing:
             if value.dtype == torch.float32 and self._fits(value):
                 program.set_weight(name, value.to(dtype))
         for name, quantized in program.quantized.items():
-            program.quantized[name] = replace(quantized, scale=quantized.scale.to(dtype))
+            program.quantized[name] = quantized.to(dtype)
         first = next(iter(program.graph.nodes))
         for node in program.graph.nodes:
             if node.op == "get_attr":
@@ -176,7 +176,7 @@ class _Narrowing:
         return finite.numel() == 0 or float(finite.abs().max()) <= limit
 
     def _convert(self, node: Node) -> None:
-        if node.target is dequantize_packed:
+        if is_dequantizing(node):
             pass
         elif node.target in LOWER:
             self._cast_inputs(node, self._dtype)

@@ -86,7 +86,7 @@ class InsertObservers:
         program.skipped.update(decisions.refused)
         changes += [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         for linear in find_linears(program.graph):
-            if linear.weight_name in decisions.granularity:
+            if linear.weight_name in decisions.formats:
                 wanted.setdefault(linear.observed, linear)
         program.sites = tuple(
             find_sites(program, exclude=lambda name: name in program.skipped)

@@ -71,19 +71,18 @@ def _observers_are_gone(program: Program, step: Pass) -> None:
 
 def _qparams_fit(program: Program, step: Pass) -> None:
     for name, quantized in program.quantized.items():
-        rows, columns = quantized.packed.shape[0], quantized.columns
-        expected = (rows, quantized.granularity.groups(columns))
-        zero = quantized.zero_point
-        if quantized.scale.shape != expected or (zero is not None and zero.shape != expected):
-            raise InvariantError(
-                f"after {step.name}: {name} has scales {tuple(quantized.scale.shape)}, "
-                f"needs {expected}"
-            )
+        form, tensors = quantized.format, quantized.tensors
+        for role, expected in form.layout(quantized.rows, quantized.columns).items():
+            found = tuple(tensors[role].shape)
+            if found != expected:
+                raise InvariantError(
+                    f"after {step.name}: {name} has {role} {found}, needs {expected}"
+                )
         fresh = step.name == "quantize-weights"
-        if fresh and int(quantized.codes.max()) > quantized.granularity.quant_max:
+        if fresh and int(quantized.codes.max()) >= form.levels:
             raise InvariantError(f"after {step.name}: {name} has a code beyond its bits")
-        if not bool(torch.isfinite(quantized.scale).all()) or bool((quantized.scale <= 0).any()):
-            raise InvariantError(f"after {step.name}: {name} has a scale that is not positive")
+        if (fault := form.fault(tensors)) is not None:
+            raise InvariantError(f"after {step.name}: {name} has {fault}")
 
 
 def _outputs_are_unchanged(program: Program, step: Pass) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from torch.fx import Node
-
 from awqc.artifacts.names import ARCHIVE
-from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, stored_weight
+from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, weight_of_codes
 from awqc.errors import UsageError
 from awqc.graph.linears import find_linears
 from awqc.machine.memory import trim
 from awqc.machine.progress import track
 from awqc.machine.threads import parallel_map
-from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.base import Change
 from awqc.program import Program, WeightError
@@ -30,6 +29,7 @@ from awqc.weights.jobs import (
     run_job,
 )
 from awqc.weights.sequential import round_in_sequence
+from awqc.weights.stored import store
 
 LARGE = 2**24
 
@@ -43,7 +43,8 @@ class QuantizeWeights(QuantizationSpec):
 
     Embedding tables get 8 bits and a scale a row, and so does a head that shares its table.
     Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``, ``head-bits`` and
-    ``embed-bits`` (0: left in float); the search reads them too. ``rounding`` is ``nearest``
+    ``embed-bits`` (0: left in float), ``weight-format`` for what has a place in it; the search
+    reads them too. ``rounding`` is ``nearest``
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
@@ -73,14 +74,19 @@ class QuantizeWeights(QuantizationSpec):
         program.skipped.update(decisions.refused)
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
-        for name, quantized, error in self._quantize(program, decisions.granularity):
+        for name, quantized, error in self._quantize(program, decisions.formats):
             program.quantized[name], program.errors[name] = quantized, error
-            if self.keep_float and quantized.granularity.bits < 8:
+            if self.keep_float and not quantized.format.fine:
                 program.floats[name] = program.weight(name)
-            replace_weight(program, reads[name], quantized)
-            how = quantized.granularity
-            changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))
+            store(program, reads[name], quantized)
+            why = decisions.fallbacks.get(name)
+            changes.append(Change(name, str(quantized.format) + (f", since {why}" if why else "")))
             trim()
+        counts = Counter(decisions.fallbacks.values())
+        program.notes += [
+            f"{count} weights are not in {self.weight_format}: {why}"
+            for why, count in counts.items()
+        ]
         # Nothing that follows rounds anew, and moments are large.
         program.statistics = {
             node: replace(statistics, gram=None) for node, statistics in program.statistics.items()
@@ -88,15 +94,15 @@ class QuantizeWeights(QuantizationSpec):
         return changes
 
     def _quantize(
-        self, program: Program, granularity: dict[str, Granularity]
+        self, program: Program, formats: dict[str, WeightFormat]
     ) -> Iterator[tuple[str, QuantizedWeight, WeightError]]:
         """Every weight with what became of it and what that costs, as they are made."""
         codes = read_codes(Path(self.codes)) if self.codes else None
-        jobs = _jobs(program, granularity) if self.learns and codes is None else []
+        jobs = _jobs(program, formats) if self.learns and codes is None else []
         joined = {linear.weight_name for job in jobs for linear in job.linears}
         linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
-        rest = [name for name in granularity if name not in joined]
-        ranks = _ranks(program, granularity)
+        rest = [name for name in formats if name not in joined]
+        ranks = _ranks(program, formats)
 
         def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
             return [
@@ -107,13 +113,13 @@ class QuantizeWeights(QuantizationSpec):
         def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if isinstance(item, Job):
                 return measured(run_job(program, item, item.gram(program), self))
-            how = granularity[item]
+            how = formats[item]
             if codes is None:
                 return measured({item: round_to_nearest(program, item, how)})
-            return measured({item: stored_weight(codes, item, program.weight(item), how)})
+            return measured({item: weight_of_codes(codes, item, program.weight(item), how)})
 
         if self.sequential and jobs:
-            nearest = {name: round_to_nearest(program, name, granularity[name]) for name in rest}
+            nearest = {name: round_to_nearest(program, name, formats[name]) for name in rest}
             made = {**round_in_sequence(program, jobs, nearest, self), **nearest}
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return
@@ -125,18 +131,18 @@ class QuantizeWeights(QuantizationSpec):
             yield from results
 
 
-def _ranks(program: Program, granularity: dict[str, Granularity]) -> dict[str, tuple[int, ...]]:
+def _ranks(program: Program, formats: dict[str, WeightFormat]) -> dict[str, tuple[int, ...]]:
     """The order of weights, whatever rounds them: that of the graph, readers of a value together.
 
     Large ones come last: by then the others' float values are gone.
     """
-    places = {name: index for index, name in enumerate(granularity)}
+    places = {name: index for index, name in enumerate(formats)}
     leaders: dict[object, int] = {}
     ranks: dict[str, int] = {}
     for linear in find_linears(program.graph):
         name = linear.weight_name
         if name in places:
-            leader = leaders.setdefault((linear.observed, granularity[name]), places[name])
+            leader = leaders.setdefault((linear.observed, formats[name]), places[name])
             ranks.setdefault(name, leader)
     return {
         name: (int(program.weight(name).numel() >= LARGE), ranks.get(name, index), index)
@@ -144,49 +150,18 @@ def _ranks(program: Program, granularity: dict[str, Granularity]) -> dict[str, t
     }
 
 
-def _jobs(program: Program, granularity: dict[str, Granularity]) -> list[Job]:
+def _jobs(program: Program, formats: dict[str, WeightFormat]) -> list[Job]:
     """What can be rounded on moments.
 
     Raises:
         UsageError: there are statistics, but none with moments.
     """
-    jobs = find_jobs(program, granularity)
-    small = any(how.bits < 8 for how in granularity.values())
-    if not jobs and small and not any(s.gram is not None for s in program.statistics.values()):
+    jobs = find_jobs(program, formats)
+    coarse = any(not how.fine for how in formats.values())
+    if not jobs and coarse and not any(s.gram is not None for s in program.statistics.values()):
         raise UsageError(
             "quantize-weights with rounding=gptq, clip or sweeps needs the moments of the "
             "activations: put insert-observers{gram=true} and calibrate before it, or use "
             "rounding=nearest"
         )
     return jobs
-
-
-def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:
-    """Let the readers of ``weight`` read the dequantized codes instead.
-
-    The call stands just before the first of them: the dequantized weight lives as briefly as
-    possible.
-    """
-    readers = set(weight.users)
-    anchor = next(iter(readers))
-    if len(readers) > 1:
-        anchor = next(node for node in program.graph.nodes if node in readers)
-    name, granularity = str(weight.target), quantized.granularity
-    packed = quantized.packed
-    reads = [
-        program.add_weight(f"{name}.packed", packed, anchor),
-        program.add_weight(f"{name}.scale", quantized.scale, anchor),
-        None
-        if quantized.zero_point is None
-        else program.add_weight(f"{name}.zero_point", quantized.zero_point, anchor),
-    ]
-    call = program.call_op(
-        anchor,
-        dequantize_packed,
-        *reads,
-        list(quantized.shape),
-        granularity.bits,
-        granularity.group_size,
-    )
-    weight.replace_all_uses_with(call)
-    program.graph.erase_node(weight)

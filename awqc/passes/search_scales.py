@@ -13,7 +13,7 @@ from awqc.graph.sites import Site, SiteScale
 from awqc.machine.memory import give_back
 from awqc.machine.progress import track
 from awqc.machine.threads import parallel_map
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.base import WeightFormat
 from awqc.passes.base import Change
 from awqc.program import Program
 from awqc.weights.decisions import decide
@@ -65,10 +65,10 @@ class SearchScales:
     def apply(self, program: Program) -> list[Change]:
         """Search every site that has statistics; only the record changes, not the graph."""
         linears = {linear.node.name: linear for linear in find_linears(program.graph)}
-        granularity = decide(program).granularity
+        formats = decide(program).formats
 
         def search(site: Site) -> tuple[Site, SiteScale | None]:
-            parts = _parts(program, site, linears, granularity)
+            parts = _parts(program, site, linears, formats)
             if self.runtime_numerics == "ort-default":
                 if any(part.statistics.sample is None for part in parts):
                     raise UsageError(
@@ -125,14 +125,14 @@ def _parts(
     program: Program,
     site: Site,
     linears: dict[str, Linear],
-    granularity: dict[str, Granularity],
+    formats: dict[str, WeightFormat],
 ) -> list[Part]:
     """The products of ``site`` that are to be quantized and were seen in calibration."""
     parts = []
     tokens = {r.node: s.tokens for r in site.readers if (s := program.statistics.get(r.node))}
     for reader in site.readers:
         linear = linears[reader.node]
-        if reader.node not in tokens or linear.weight_name not in granularity:
+        if reader.node not in tokens or linear.weight_name not in formats:
             continue
         weight = program.weight(linear.weight_name)
         parts.append(
@@ -140,7 +140,7 @@ def _parts(
                 weight=linear.matrix(weight).float(),
                 classes=reader.classes[linear.column_channels()],
                 statistics=program.statistics[reader.node],
-                granularity=granularity[linear.weight_name],
+                format=formats[linear.weight_name],
                 dtype=program.scale_dtype,
                 share=tokens[reader.node] / max(tokens.values()),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 from awqc.errors import UsageError
 from awqc.machine.memory import available
 from awqc.machine.progress import track
-from awqc.numerics.qparams import QuantizedWeight
+from awqc.numerics.formats.int_grid import FINE
 from awqc.passes.base import Change
 from awqc.program import Batch, Program, Tuning
+from awqc.weights.stored import stored_weight
 from awqc.weights.tuning.dequantize import dequantize
-from awqc.weights.tuning.graph import WeightFunction, dequantizing_calls, scale_name
+from awqc.weights.tuning.graph import WeightFunction, quantized_calls
 from awqc.weights.tuning.objective import distance
 
 WARM_UP = 4
@@ -27,8 +28,6 @@ FEWEST = 7
 JUDGES = 2
 JUDGED = 6
 """One batch in so many is held back, up to `JUDGES`."""
-FINE = 8
-"""Bits at which scales stay as they are."""
 TINY = 1e-30
 WEIGHT_COPIES = 3
 """Dequantized weights, their gradients while they flow, and activations of about that size."""
@@ -42,8 +41,8 @@ class TuneScales:
         after:   the same, with scales a few percent away
 
     Rounding treats each product alone; this follows the gradient of the distance between the
-    model's outputs and the float model's, over calibration batches. Codes stay, and so do
-    scales of codes of `FINE` bits. Some batches
+    model's outputs and the float model's, over calibration batches. What the format of a
+    weight lets tune is tuned; codes stay, and so do scales of codes of `FINE` bits. Some batches
     are held back: where the tuned scales are no better on these, the old ones stay too.
     Options: ``share`` of the calibration batches that is used (but at least `FEWEST`), ``step``
     of them a step, ``rate``, the relative change of a scale in a step (Adam).
@@ -73,7 +72,7 @@ class TuneScales:
 
     def _tune(self, program: Program, floats: Mapping[str, Tensor]) -> Tuning:
         batches = list(program.calibration)
-        if all(_fine(weight) for weight in program.quantized.values()):
+        if all(weight.format.fine for weight in program.quantized.values()):
             return Tuning(False, reason=f"no weight has fewer than {FINE} bits")
         if not floats or not batches:
             raise UsageError(
@@ -97,11 +96,6 @@ class TuneScales:
         return Tuning(True, len(training), before, after)
 
 
-def _fine(weight: QuantizedWeight) -> bool:
-    """Whether no scale can make the codes of ``weight`` much better."""
-    return weight.granularity.bits >= FINE
-
-
 def _too_large(needed: int, free: int) -> str:
     return (
         f"gradients through the model need at least {needed / 1e9:.1f} GB, "
@@ -114,24 +108,33 @@ class _Tuner:
 
     def __init__(self, program: Program, floats: Mapping[str, Tensor]) -> None:
         self._program, self._floats = program, floats
-        calls = dequantizing_calls(program)
+        calls = quantized_calls(program)
         self._function = WeightFunction(program, {name: calls[name] for name in floats})
         self._weights = {name: program.quantized[name] for name in floats}
         self._changes = {
-            name: torch.zeros_like(weight.scale, dtype=torch.float32, requires_grad=True)
+            name: {
+                role: torch.zeros_like(
+                    weight.tensors[role], dtype=torch.float32, requires_grad=True
+                )
+                for role in weight.format.tunable
+            }
             for name, weight in self._weights.items()
-            if not _fine(weight)
+            if not weight.format.fine
         }
 
-    def _scale(self, name: str) -> Tensor:
-        """The tuned scale; rounded as it will be stored, where no gradient is asked for."""
-        if name not in self._changes:
-            return self._weights[name].scale.float()
-        change = (1 + self._changes[name]).clamp(1 / LARGEST_CHANGE, LARGEST_CHANGE)
-        scale = self._weights[name].scale.float() * change
-        if torch.is_grad_enabled():
-            return scale
-        return scale.to(self._program.scale_dtype).float()
+    def _tuned(self, name: str) -> dict[str, Tensor]:
+        """The tuned tensors; rounded as they will be stored, where no gradient is asked for."""
+        weight, changes = self._weights[name], self._changes.get(name, {})
+        found = {}
+        for role in weight.format.tunable:
+            value = weight.tensors[role].float()
+            if role in changes:
+                change = (1 + changes[role]).clamp(1 / LARGEST_CHANGE, LARGEST_CHANGE)
+                value = value * change
+                if not torch.is_grad_enabled():
+                    value = weight.format.stored(value, self._program.scale_dtype)
+            found[role] = value
+        return found
 
     @torch.no_grad()
     def wanted(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -144,7 +147,7 @@ class _Tuner:
     def _distance(self, batch: Batch, wanted: Sequence[Tensor]) -> Tensor:
         """Between the outputs of the quantized model and ``wanted``."""
         weights = {
-            name: dequantize(weight, self._scale(name)) for name, weight in self._weights.items()
+            name: dequantize(weight, self._tuned(name)) for name, weight in self._weights.items()
         }
         return distance(self._program, batch, self._function(batch, weights), wanted)
 
@@ -157,7 +160,8 @@ class _Tuner:
     def train(self, batches: Sequence[Batch], step: int, rate: float) -> None:
         """Descend over all batches once, ``step`` of them at a time."""
         steps = -(-len(batches) // step)
-        optimizer = torch.optim.Adam(self._changes.values(), lr=rate, betas=(0.9, 0.95))
+        changes = [each for roles in self._changes.values() for each in roles.values()]
+        optimizer = torch.optim.Adam(changes, lr=rate, betas=(0.9, 0.95))
 
         def schedule(index: int) -> float:
             return min(1.0, (index + 1) / WARM_UP) * max(LAST_RATE, 1 - index / steps)
@@ -176,9 +180,13 @@ class _Tuner:
     @torch.no_grad()
     def store(self, program: Program) -> None:
         """Put the tuned scales into ``program``."""
-        calls = dequantizing_calls(program)
+        calls = quantized_calls(program)
         for name in self._changes:
-            weight = self._weights[name]
-            scale = self._scale(name).to(weight.scale.dtype)
-            program.quantized[name] = replace(weight, scale=scale)
-            program.set_weight(scale_name(calls[name]), scale)
+            weight, names = self._weights[name], stored_weight(calls[name]).tensors
+            tuned = {
+                role: value.to(weight.tensors[role].dtype)
+                for role, value in self._tuned(name).items()
+            }
+            program.quantized[name] = weight.with_tensors(tuned)
+            for role, value in tuned.items():
+                program.set_weight(names[role], value)

@@ -26,6 +26,7 @@ class Layer:
         op: of the operation that reads it.
         bits: of a code.
         group_size: weights that share a scale; -1: one scale a row.
+        format: ``int``, or the name of the weight's format.
         weight_error: ``|Q - W| / |W|``.
         output_sqnr_db: of this layer's output when it alone is quantized, over the
             calibration data.
@@ -38,6 +39,7 @@ class Layer:
     op: str
     bits: int
     group_size: int
+    format: str
     weight_error: float
     output_sqnr_db: float | None
     accumulated_sqnr_db: float | None
@@ -73,8 +75,7 @@ class LayerRecord:
         return Layer(
             name=name,
             op="embedding" if linear is None else linear.op,
-            bits=quantized.granularity.bits,
-            group_size=quantized.granularity.group_size,
+            **quantized.format.describe(),
             weight_error=program.errors[name].weight,
             output_sqnr_db=program.errors[name].output_sqnr_db,
             accumulated_sqnr_db=accumulated,

@@ -12,8 +12,8 @@ from torch.fx import Node
 from awqc.graph.linears import Linear, as_linear, find_linears
 from awqc.graph.nodes import results_of
 from awqc.graph.ops import argument
-from awqc.numerics.qparams import Granularity, resolve_group_size
-from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.request import TABLE, QuantizationSpec
 from awqc.program import Program
 from awqc.weights.unscaled import unscaled_weights
 
@@ -30,14 +30,16 @@ class Decisions:
     """What becomes of each weight.
 
     Attributes:
-        granularity: of the weights that are quantized, by name.
+        formats: of the weights that are quantized, by name.
         tables: names of those that are embedding tables, shared with a product or not.
         refused: why the others are left in float, by name.
+        fallbacks: why some have another format than the one asked for by name.
     """
 
-    granularity: dict[str, Granularity]
+    formats: dict[str, WeightFormat]
     tables: frozenset[str]
     refused: dict[str, str]
+    fallbacks: dict[str, str]
 
 
 def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
@@ -47,28 +49,34 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     """
     spec = spec or program.quantization
     heads = head_weights(program)
-    granularity: dict[str, Granularity] = {}
+    formats: dict[str, WeightFormat] = {}
+    allocated = program.allocation.bits if program.allocation else {}
     refused: dict[str, str] = {}
+    fallbacks: dict[str, str] = {}
     tables = {}
     for table in embedding_tables(program):
         reason = _refuse_table(spec, table)
         name = str(table.target)
         if reason is None:
             tables[name] = table
-            granularity[name] = Granularity(8, -1, symmetric=True)
+            formats[name] = TABLE
         else:
             refused[name] = reason
     for linear in find_linears(program.graph):
         name = linear.weight_name
-        if name in granularity or name in refused:
+        if name in formats or name in refused:
             continue
         head = name in heads
         reason = _refuse(spec, linear, head)
         if reason is None:
-            granularity[name] = _granularity(spec, linear, head)
-            if program.allocation is not None and name in program.allocation.bits:
-                bits = program.allocation.bits[name]
-                granularity[name] = granularity[name].with_bits(bits)
+            # Products that read each input channel with one column are grouped as asked; other
+            # convolutions get one scale for each output channel.
+            formats[name] = spec.format_of(
+                linear.columns, grouped=linear.pointwise, head=head, width=allocated.get(name)
+            )
+            why = None if head else spec.why_not(linear.columns, grouped=linear.pointwise)
+            if why is not None:
+                fallbacks[name] = why
         else:
             refused[name] = reason
     for weight in unscaled_weights(program.graph):
@@ -78,30 +86,16 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         elif (fewest := math.prod(weight.meta["val"].shape[1:])) < FEWEST:
             refused[name] = f"only {fewest} weights would share a scale"
         else:
-            granularity[name] = _unscaled(spec, weight)
-    for name, reader in _unknown_readers(program, {*granularity, *refused}).items():
+            formats[name] = _unscaled(spec, weight)
+    for name, reader in _unknown_readers(program, {*formats, *refused}).items():
         refused[name] = f"read by {reader}, which is no product that awqc quantizes"
-    return Decisions(granularity, frozenset(tables), refused)
+    return Decisions(formats, frozenset(tables), refused, fallbacks)
 
 
-def _granularity(spec: QuantizationSpec, linear: Linear, head: bool) -> Granularity:
-    """How finely ``linear``'s weight is cut.
-
-    Products that read each input channel with one column are grouped as asked; other
-    convolutions get one scale for each output channel.
-    """
-    group_size = -1
-    if linear.pointwise:
-        group_size = resolve_group_size(spec.group_size, linear.columns)
-    bits = spec.head_bits if head else spec.bits
-    return Granularity(bits, group_size, spec.symmetric)  # type: ignore[arg-type]  # the request checked that it is one of BITS
-
-
-def _unscaled(spec: QuantizationSpec, weight: Node) -> Granularity:
+def _unscaled(spec: QuantizationSpec, weight: Node) -> WeightFormat:
     """Matrices are grouped as asked; kernels get one scale for each channel of the first axis."""
     shape = weight.meta["val"].shape
-    group_size = resolve_group_size(spec.group_size, int(shape[1])) if len(shape) == 2 else -1
-    return Granularity(spec.bits, group_size, spec.symmetric)
+    return spec.format_of(math.prod(map(int, shape[1:])), grouped=len(shape) == 2)
 
 
 def _refuse(spec: QuantizationSpec, linear: Linear, head: bool) -> str | None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from awqc.graph.linears import Linear
 from awqc.numerics.decibel import decibel
-from awqc.numerics.qparams import QuantizedWeight, rows_at_once
+from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.quantizing import rows_at_once
 from awqc.program import Program, WeightError
 from awqc.weights.moments import column_scale
 
@@ -29,7 +30,7 @@ def measure(
     totals = torch.zeros(4, dtype=torch.float64)
     for block, start, stop in _pieces(len(matrix), blocks, rows_at_once(matrix)):
         kept = matrix[start:stop].float()
-        error = quantized.rows(start, stop).float() - kept
+        error = quantized.some(start, stop).float() - kept
         sums = [kept.square().sum(), error.square().sum(), judge(kept, block), judge(error, block)]
         totals += torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in sums])
     size, lost, signal, noise = totals.tolist()

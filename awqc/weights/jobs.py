@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import Linear, find_linears
-from awqc.numerics.qparams import Granularity, QuantizedWeight, quantize, quantized_weight
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.quantizing import quantize, quantized_weight
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.methods import round_matrix
 from awqc.program import Program
@@ -25,12 +26,12 @@ class Job:
 
     Attributes:
         linears: one for each weight; the products that read them.
-        granularity: of all.
+        format: of all.
         scale: ``(blocks, columns)``, what scaling multiplied their columns by.
     """
 
     linears: tuple[Linear, ...]
-    granularity: Granularity
+    format: WeightFormat
     scale: Tensor
 
 
@@ -41,17 +42,17 @@ class Job:
         return found
 
 
-def find_jobs(program: Program, granularity: Mapping[str, Granularity]) -> list[Job]:
+def find_jobs(program: Program, formats: Mapping[str, WeightFormat]) -> list[Job]:
     """The weights for which compensating errors can gain something.
 
     Left out, and so rounded to nearest: weights that calibration did not see, embedding
-    tables, weights of several products, and 8 bits, where there is next to nothing to gain.
+    tables, weights of several products, and formats so fine that there is next to nothing to gain.
     """
     found: dict[tuple[object, ...], Job] = {}
     for linear in find_linears(program.graph):
-        how = granularity.get(linear.weight_name)
+        how = formats.get(linear.weight_name)
         statistics = program.statistics.get(linear.node.name)
-        if how is None or how.bits == 8 or statistics is None or statistics.gram is None:
+        if how is None or how.fine or statistics is None or statistics.gram is None:
             continue
         if len(linear.weight.users) > 1:
             continue
@@ -82,26 +83,25 @@ def run_job(
     if correction is not None:
         matrices = [matrix @ correction for matrix in matrices]
     blocks = [
-        round_matrix(matrix, moments, job.granularity, program.scale_dtype, spec)
+        round_matrix(matrix, moments, job.format, program.scale_dtype, spec)
         for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
     ]
     sizes = [matrix.shape[1] for matrix in matrices]
-    codes, scale, zero_point = (
-        torch.stack(part).split(sizes, dim=1) for part in zip(*blocks, strict=True)
-    )
+    shares = {
+        role: torch.stack([block[role] for block in blocks]).split(sizes, dim=1)
+        for role in blocks[0]
+    }
     return {
         linear.weight_name: quantized_weight(
             weights[i],
-            codes[i].flatten(0, 1),
-            scale[i].flatten(0, 1),
-            zero_point[i].flatten(0, 1),
-            job.granularity,
+            {role: share[i].flatten(0, 1).clone() for role, share in shares.items()},
+            job.format,
         )
         for i, linear in enumerate(job.linears)
     }
 
 
-def round_to_nearest(program: Program, name: str, granularity: Granularity) -> QuantizedWeight:
+def round_to_nearest(program: Program, name: str, form: WeightFormat) -> QuantizedWeight:
     """The weight ``name``, each value on its own."""
     weight = program.weight(name)
-    return quantize(weight, weight.shape[0], granularity, program.scale_dtype)
+    return quantize(weight, weight.shape[0], form, program.scale_dtype)

@@ -20,13 +20,13 @@ class Item:
 
     Attributes:
         name: of the weight.
-        bits: the widths to choose from, ascending.
-        sizes: bytes at each width.
-        losses: predicted loss at each width.
+        choices: the widths to choose from, ascending.
+        sizes: bytes at each.
+        losses: predicted loss at each.
     """
 
     name: str
-    bits: tuple[int, ...]
+    choices: tuple[int, ...]
     sizes: tuple[int, ...]
     losses: tuple[float, ...]
 
@@ -44,7 +44,7 @@ def allocate(items: Sequence[Item], budget: int) -> dict[str, int]:
     spare = budget - least
     if spare < 0:
         raise UsageError(
-            f"the weights take at least {least} bytes at {items[0].bits[0]} bits; {budget} are "
+            f"the weights take at least {least} bytes at {items[0].choices[0]} bits; {budget} are "
             f"allowed: give a larger {spelled('budget')} or {spelled('avg_bits')}, or larger groups"
         )
     most = sum(max(item.sizes) for item in items) - least
@@ -65,14 +65,14 @@ def allocate(items: Sequence[Item], budget: int) -> dict[str, int]:
     place = width - 1
     for row in range(len(items) - 1, -1, -1):
         item, index = items[row], int(taken[row, place])
-        chosen[item.name] = item.bits[index]
+        chosen[item.name] = item.choices[index]
         place -= -(-(item.sizes[index] - min(item.sizes)) // step)
     return {item.name: chosen[item.name] for item in items}
 
 
 def totals(items: Sequence[Item], widths: dict[str, int]) -> tuple[int, float]:
     """Bytes and predicted loss of a choice."""
-    places = [(item, item.bits.index(widths[item.name])) for item in items]
+    places = [(item, item.choices.index(widths[item.name])) for item in items]
     return (
         sum(item.sizes[index] for item, index in places),
         sum(item.losses[index] for item, index in places),

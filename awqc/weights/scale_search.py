@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from awqc.numerics.formats.base import WeightFormat, from_groups, to_groups
 from awqc.numerics.ort_int8 import input_loss, kernel_block
-from awqc.numerics.qparams import Granularity, fake_quantize, from_groups, rows_at_once, to_groups
+from awqc.numerics.quantizing import fake_quantize, rows_at_once
 from awqc.numerics.statistics import Statistics
 
 FLOOR = 1e-4
@@ -26,7 +27,7 @@ class Part:
         weight: float32 ``(blocks, rows, columns)``.
         classes: int64 ``(blocks, columns)``, the scale of each column, -1 for none.
         statistics: of the input matrix.
-        granularity: how the weight will be quantized.
+        format: how the weight will be quantized.
         dtype: of the scales that will be stored.
         int8_inputs: whether the product will round its input too, see `awqc.numerics.ort_int8`.
         share: of the site's tokens that the product sees, where experts see some each.
@@ -35,7 +36,7 @@ class Part:
     weight: Tensor
     classes: Tensor
     statistics: Statistics
-    granularity: Granularity
+    format: WeightFormat
     dtype: torch.dtype = torch.float32
     int8_inputs: bool = False
     share: float = 1.0
@@ -61,13 +62,13 @@ class Part:
 
     def _loss(self, weight: Tensor, factor: Tensor | None) -> float:
         if factor is None:
-            error = fake_quantize(weight, self.granularity, self.dtype) - weight
+            error = fake_quantize(weight, self.format, self.dtype) - weight
         else:
-            quantized = fake_quantize(weight * factor, self.granularity, self.dtype)
+            quantized = fake_quantize(weight * factor, self.format, self.dtype)
             error = quantized.div_(factor).sub_(weight)
         loss = float((error @ self.statistics.factor.transpose(1, 2)).square().sum())
         if self.int8_inputs and self.statistics.sample is not None:
-            width = kernel_block(self.granularity, weight.shape[-1])
+            width = kernel_block(self.format, weight.shape[-1])
             loss += input_loss(weight, self.statistics.sample, factor, width)
         return loss
 
@@ -160,7 +161,7 @@ class Search:
 
 def _relative_weight(part: Part) -> Tensor:
     """Mean of |w| over rows, relative to the largest in its group: ``(blocks, columns)``."""
-    grouped = to_groups(part.weight.abs(), part.granularity)
+    grouped = to_groups(part.weight.abs(), part.format)
     peak = grouped.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return from_groups(grouped / peak, part.weight.shape[-1]).mean(dim=1)
 

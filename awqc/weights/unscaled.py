@@ -11,7 +11,7 @@ from torch.fx import Graph, Node
 
 from awqc.graph.families import RECURRENT, TRANSPOSED
 from awqc.graph.ops import argument
-from awqc.numerics.qparams import dequantize_packed
+from awqc.weights.stored import is_dequantizing, stored_weight
 
 
 def cell_weights(graph: Graph) -> list[Node]:
@@ -26,9 +26,7 @@ def cell_weights(graph: Graph) -> list[Node]:
 
 def quantized_names(weight: Node) -> list[str]:
     """The name of the quantized weight that ``weight`` dequantizes, if it does."""
-    if weight.target is not dequantize_packed:
-        return []
-    return [str(argument(weight, "packed").target).removesuffix(".packed")]
+    return [stored_weight(weight).name] if is_dequantizing(weight) else []
 
 
 def unscaled_weights(graph: Graph) -> list[Node]:

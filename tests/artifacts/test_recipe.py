@@ -49,7 +49,7 @@ def test_loading_gives_the_sites_their_scales(written: tuple[Program, Path]) -> 
     run(again, "fold-scales,quantize-weights")
     for name, quantized in program.quantized.items():
         assert torch.equal(quantized.codes, again.quantized[name].codes)
-        assert torch.equal(quantized.scale, again.quantized[name].scale)
+        assert torch.equal(quantized.tensors["scale"], again.quantized[name].tensors["scale"])
 
 
 def edit(folder: Path, change: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, stored_weight, write_codes
+from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, weight_of_codes, write_codes
 from awqc.compiler import Compiled, compile
 from awqc.errors import UsageError
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
 from tests.export.quantizing import captured, quantized
 from tests.pt2.attacks import ATTACKS, MARK
@@ -108,7 +107,7 @@ def folder_of(program: Program, folder: Path, form: str) -> Path:
 def test_every_granularity_is_read_back(
     bits: Any, group_size: int, symmetric: bool, tmp_path: Path
 ) -> None:
-    granularity = Granularity(bits, group_size, symmetric)
+    granularity = IntGrid(bits, group_size, symmetric)
     net = nn.Sequential(nn.Linear(96, 48), nn.ReLU(), nn.Linear(48, 8))
     program = quantized(captured(net, torch.randn(3, 96)), granularity)
     for form in ("onnx", "ort"):
@@ -118,17 +117,15 @@ def test_every_granularity_is_read_back(
         codes = read_codes(folder)
         for name, wanted in program.quantized.items():
             like = torch.empty(wanted.shape)
-            found = stored_weight(codes, name, like, wanted.granularity)
-            assert torch.equal(found.packed, wanted.packed)
-            assert torch.equal(found.scale, wanted.scale)
-            if wanted.zero_point is not None:
-                assert found.zero_point is not None
-                assert torch.equal(found.zero_point, wanted.zero_point)
+            found = weight_of_codes(codes, name, like, wanted.format)
+            assert set(found.tensors) == set(wanted.tensors)
+            for role, tensor in wanted.tensors.items():
+                assert torch.equal(found.tensors[role], tensor), role
 
 
 def small() -> Program:
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
-    return quantized(captured(net, torch.randn(3, 64)), Granularity(4, 32))
+    return quantized(captured(net, torch.randn(3, 64)), IntGrid(4, 32))
 
 
 @pytest.mark.parametrize("form", ["onnx", "ort"])
@@ -136,15 +133,17 @@ def test_only_what_no_model_holds_exactly_is_written_again(form: str, tmp_path: 
     program = small()
     folder = folder_of(program, tmp_path / "out", form)
     old = program.quantized["2.weight"]
-    changed = program.quantized["2.weight"] = replace(old, packed=old.packed ^ 1)
+    changed = program.quantized["2.weight"] = old.with_tensors(
+        {"packed": old.tensors["packed"] ^ 1}
+    )
     write_codes(program, folder)
     assert set(load_file(folder / CODES_FILE)) == {
         "2.weight.packed", "2.weight.scale", "2.weight.zero_point",
     }  # fmt: skip
     codes = read_codes(folder)
     for name, wanted in (("2.weight", changed), ("0.weight", program.quantized["0.weight"])):
-        found = stored_weight(codes, name, torch.empty(wanted.shape), wanted.granularity)
-        assert torch.equal(found.packed, wanted.packed)
+        found = weight_of_codes(codes, name, torch.empty(wanted.shape), wanted.format)
+        assert torch.equal(found.tensors["packed"], wanted.tensors["packed"])
 
 
 def test_without_a_published_model_all_codes_are_written(tmp_path: Path) -> None:
@@ -185,7 +184,7 @@ def test_data_outside_of_the_folder_is_not_read(link: bool, tmp_path: Path) -> N
 
 
 def test_codes_that_are_missing_damaged_or_of_another_model(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"are missing.*compile anew with --calib"):
+    with pytest.raises(UsageError, match=r"are missing.*compile anew with calib"):
         read_codes(tmp_path)
     (tmp_path / ONNX).write_bytes(b"no model")
     with pytest.raises(UsageError, match="cannot be read as an ONNX model"):
@@ -194,7 +193,7 @@ def test_codes_that_are_missing_damaged_or_of_another_model(tmp_path: Path) -> N
     codes = read_codes(folder_of(program, tmp_path / "out", "onnx"))
     for name, shape in (("1.weight", (64, 64)), ("0.weight", (64, 32)), ("0.weight", (32, 64))):
         with pytest.raises(UsageError, match="another model or to other options"):
-            stored_weight(codes, name, torch.empty(shape), Granularity(4, 32))
-    for granularity in (Granularity(4, 64), Granularity(4, 32, symmetric=True)):
+            weight_of_codes(codes, name, torch.empty(shape), IntGrid(4, 32))
+    for granularity in (IntGrid(4, 64), IntGrid(4, 32, symmetric=True)):
         with pytest.raises(UsageError, match="another model or to other options"):
-            stored_weight(codes, "0.weight", torch.empty(64, 64), granularity)
+            weight_of_codes(codes, "0.weight", torch.empty(64, 64), granularity)

@@ -13,27 +13,29 @@ from torch import Tensor, nn
 
 from awqc.capture.module import DynamicAxes, capture_module
 from awqc.graph.linears import find_linears
-from awqc.numerics.qparams import Granularity, quantize
-from awqc.passes.quantize_weights import replace_weight
+from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.quantizing import quantize
 from awqc.program import Program
+from awqc.weights.stored import store
 
 
-def quantized(program: Program, *granularities: Granularity) -> Program:
+def quantized(program: Program, *formats: WeightFormat) -> Program:
     """``program`` with every product's weight packed; the program itself is changed.
 
-    The granularities go round; a group as wide as the weight becomes one scale a row.
+    The formats go round; a group as wide as the weight becomes one scale a row.
     """
     done: set[str] = set()
     for linear in find_linears(program.graph):
         name = linear.weight_name
         if name not in done:
-            granularity = granularities[len(done) % len(granularities)]
-            if granularity.group_size >= linear.columns:
-                granularity = replace(granularity, group_size=-1)
+            form = formats[len(done) % len(formats)]
+            if isinstance(form, IntGrid) and form.group_size >= linear.columns:
+                form = replace(form, group_size=-1)
             done.add(name)
-            weight = quantize(program.weight(name), linear.rows, granularity)
+            weight = quantize(program.weight(name), linear.rows, form)
             program.quantized[name] = weight
-            replace_weight(program, linear.weight, weight)
+            store(program, linear.weight, weight)
     program.tidy()
     return program
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from awqc.errors import ExportError, UsageError
 from awqc.export import onnx as target
 from awqc.export.onnx import export_onnx
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.int_grid import IntGrid
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 
@@ -123,7 +123,7 @@ def test_zeros_around_a_pool_stay_zeros(padding: int, tmp_path: Path) -> None:
 def test_names_axes_and_metadata(tmp_path: Path) -> None:
     model = nn.Sequential()
     model.add_module("encoder", nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)))
-    program = quantized(captured(model, torch.randn(2, 32)), Granularity(4, 16))
+    program = quantized(captured(model, torch.randn(2, 32)), IntGrid(4, 16))
     exported = export_onnx(program, tmp_path / "m.onnx", metadata={"recipe": "{}"})
     model_proto = onnx.load(exported.path)
     graph = model_proto.graph

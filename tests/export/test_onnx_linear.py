@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from awqc.export.onnx import export_onnx
 from awqc.export.onnx_codes import TWO_BIT_OPSET
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
 from awqc.verify.fusion import fused_kernels
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
@@ -44,7 +44,7 @@ def stack(width: int) -> nn.Sequential:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("columns", [128, 72])  # 72: ragged for every group but 8
 def test_every_product_fuses_and_is_exact(bits: Any, columns: int, tmp_path: Path) -> None:
-    kinds = [Granularity(bits, group, s) for group, s in product(GROUPS, (False, True))]
+    kinds = [IntGrid(bits, group, s) for group, s in product(GROUPS, (False, True))]
     layers = [nn.Linear(columns, columns, bias) for bias in (False, True) for _ in kinds]
     model = nn.Sequential(*(nn.Sequential(layer, nn.Tanh()) for layer in layers))
     program = quantized(captured(model, torch.randn(3, columns)), *kinds)
@@ -57,7 +57,7 @@ def test_inputs_of_any_rank_with_clamps_behind(shape: tuple[int, ...], tmp_path:
         nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 24, bias=False), nn.ReLU6(),
         nn.Linear(24, 24, bias=False), nn.ReLU(), nn.Linear(24, 8), nn.Hardtanh(),
     )
-    program = quantized(captured(model, torch.randn(*shape)), Granularity(4, 16))
+    program = quantized(captured(model, torch.randn(*shape)), IntGrid(4, 16))
     assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 4
 
 
@@ -79,19 +79,19 @@ class Sums(nn.Module):
 
 @pytest.mark.parametrize("shape", [(4, 64), (2, 3, 64)])
 def test_products_that_are_added(shape: tuple[int, ...], tmp_path: Path) -> None:
-    program = quantized(captured(Sums(), torch.randn(*shape)), Granularity(4, 16))
+    program = quantized(captured(Sums(), torch.randn(*shape)), IntGrid(4, 16))
     assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 4
 
 
 def test_a_group_of_512_becomes_blocks_of_256(tmp_path: Path) -> None:
-    program = quantized(captured(nn.Linear(1200, 16), torch.randn(2, 1200)), Granularity(4, 512))
+    program = quantized(captured(nn.Linear(1200, 16), torch.randn(2, 1200)), IntGrid(4, 512))
     assert check(program, tmp_path / "m.onnx", torch.randn(2, 1200)) == 1
     scale = {t.name: t for t in onnx.load(tmp_path / "m.onnx").graph.initializer}["weight.scale"]
     assert list(scale.dims) == [5, 16]
 
 
 def test_a_group_that_no_block_divides_is_exact_but_reported(tmp_path: Path) -> None:
-    program = quantized(captured(nn.Linear(60, 16), torch.randn(2, 60)), Granularity(4, 24))
+    program = quantized(captured(nn.Linear(60, 16), torch.randn(2, 60)), IntGrid(4, 24))
     exported = export_onnx(program, tmp_path / "m.onnx")
     feeds = {program.inputs[0].name: torch.randn(5, 60)}
     assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 2e-6
@@ -100,12 +100,12 @@ def test_a_group_that_no_block_divides_is_exact_but_reported(tmp_path: Path) -> 
 
 
 def test_two_bit_codes_take_two_bits_from_opset_25(tmp_path: Path) -> None:
-    program = quantized(captured(nn.Linear(64, 16), torch.randn(2, 64)), Granularity(2, 16))
+    program = quantized(captured(nn.Linear(64, 16), torch.randn(2, 64)), IntGrid(2, 16))
     exported = export_onnx(program, tmp_path / "new.onnx")
     assert exported.opset == TWO_BIT_OPSET
     codes = onnx.load(exported.path).graph.initializer
     assert onnx.TensorProto.UINT2 in {tensor.data_type for tensor in codes}
-    old = quantized(captured(nn.Linear(64, 16), torch.randn(2, 64)), Granularity(2, 16))
+    old = quantized(captured(nn.Linear(64, 16), torch.randn(2, 64)), IntGrid(2, 16))
     assert check(old, tmp_path / "old.onnx", torch.randn(3, 64), opset=21) == 1
 
 
@@ -122,7 +122,7 @@ class Shared(nn.Module):
 
 
 def test_each_reader_of_a_weight_gets_its_own_copy(tmp_path: Path) -> None:
-    program = quantized(captured(Shared(), torch.randn(2, 32)), Granularity(4, 16))
+    program = quantized(captured(Shared(), torch.randn(2, 32)), IntGrid(4, 16))
     assert check(program, tmp_path / "m.onnx", torch.randn(3, 32)) == 2
 
 
@@ -143,7 +143,7 @@ class Convolutions(nn.Module):
 
 @pytest.mark.parametrize("group", [-1, 8, 5])
 def test_convolutions(group: int, tmp_path: Path) -> None:
-    program = quantized(captured(Convolutions(), torch.randn(2, 4, 9, 9)), Granularity(4, group))
+    program = quantized(captured(Convolutions(), torch.randn(2, 4, 9, 9)), IntGrid(4, group))
     exported = export_onnx(program, tmp_path / "m.onnx")
     feeds = {program.inputs[0].name: torch.randn(3, 4, 9, 9)}
     assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 2e-6
@@ -153,7 +153,7 @@ def test_convolutions(group: int, tmp_path: Path) -> None:
 
 
 def test_half_precision_keeps_half_scales(tmp_path: Path) -> None:
-    program = quantized(captured(stack(64).half(), torch.randn(2, 64).half()), Granularity(4, 32))
+    program = quantized(captured(stack(64).half(), torch.randn(2, 64).half()), IntGrid(4, 32))
     exported = export_onnx(program, tmp_path / "m.onnx")
     feeds = {program.inputs[0].name: torch.randn(3, 64).half()}
     assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 5e-3

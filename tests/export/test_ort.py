@@ -15,7 +15,7 @@ from awqc.errors import ExportError
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import ExportedOrt, export_ort
 from awqc.export.ort_data import INLINE_BYTES, PAGE
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 from tests.tiny import MODELS
@@ -43,7 +43,7 @@ def check(program: Program, folder: Path, *inputs: Tensor, limit: float = 1e-5) 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("columns", [64, 72])  # 72: ragged for every group
 def test_products_of_all_granularities(bits: Any, columns: int, tmp_path: Path) -> None:
-    kinds = [Granularity(bits, group, s) for group, s in product(GROUPS, (False, True))]
+    kinds = [IntGrid(bits, group, s) for group, s in product(GROUPS, (False, True))]
     layers = [nn.Linear(columns, columns, index % 2 == 0) for index, _ in enumerate(kinds)]
     model = nn.Sequential(*(nn.Sequential(layer, nn.Tanh()) for layer in layers))
     program = quantized(captured(model, torch.randn(3, columns)), *kinds)
@@ -54,13 +54,13 @@ def test_products_of_all_granularities(bits: Any, columns: int, tmp_path: Path) 
 @pytest.mark.parametrize("shape", [(64,), (4, 64), (2, 3, 64), (2, 3, 2, 64)])
 def test_inputs_of_any_rank_with_clamps_behind(shape: tuple[int, ...], tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 8, bias=False), nn.ReLU6())
-    program = quantized(captured(model, torch.randn(*shape)), Granularity(4, 16))
+    program = quantized(captured(model, torch.randn(*shape)), IntGrid(4, 16))
     assert check(program, tmp_path, torch.randn(*shape)).products == 2
 
 
 @pytest.mark.parametrize("kind", list(MODELS))
 def test_models_of_all_kinds(kind: str, tmp_path: Path) -> None:
-    program = quantized(tiny(kind), Granularity(4, 16), Granularity(8, -1, True))
+    program = quantized(tiny(kind), IntGrid(4, 16), IntGrid(8, -1, True))
     tuned = check(program, tmp_path, *program.example.values())
     reasons = set(tuned.left.values())
     assert all("read by Conv" in r or "dimensions" in r or "groups of" in r for r in reasons)
@@ -83,7 +83,7 @@ def test_a_table_is_looked_up_as_codes_and_shared_with_the_head(
     width: int, tmp_path: Path
 ) -> None:
     program = quantized(
-        captured(TiedTable(96, width), torch.randint(0, 96, (2, 5))), Granularity(8, -1, True)
+        captured(TiedTable(96, width), torch.randint(0, 96, (2, 5))), IntGrid(8, -1, True)
     )
     tuned = check(program, tmp_path, torch.randint(0, 96, (3, 5)))
     assert (tuned.products, tuned.tables, tuned.left) == (1, 1, {})
@@ -95,19 +95,19 @@ def test_a_table_is_looked_up_as_codes_and_shared_with_the_head(
 
 def test_half_precision(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 72), nn.ReLU(), nn.Linear(72, 40, bias=False)).half()
-    program = quantized(captured(model, torch.randn(2, 64).half()), Granularity(4, 32))
+    program = quantized(captured(model, torch.randn(2, 64).half()), IntGrid(4, 32))
     assert check(program, tmp_path, torch.randn(3, 64).half(), limit=5e-3).products == 2
 
 
 def test_what_no_kernel_takes_stays_and_is_named(tmp_path: Path) -> None:
-    program = quantized(captured(nn.Linear(60, 16), torch.randn(2, 60)), Granularity(4, 24))
+    program = quantized(captured(nn.Linear(60, 16), torch.randn(2, 60)), IntGrid(4, 24))
     tuned = check(program, tmp_path, torch.randn(5, 60))
     assert tuned.products == 0
     assert tuned.left == {"weight": "groups of 24; MatMulNBits takes 16, 32, 64, 128 or 256"}
 
 
 def test_levels_are_attributes_and_equal_the_session_option(tmp_path: Path) -> None:
-    program = quantized(captured(nn.Linear(128, 32), torch.randn(2, 128)), Granularity(4, 32))
+    program = quantized(captured(nn.Linear(128, 32), torch.randn(2, 128)), IntGrid(4, 32))
     feeds = {program.inputs[0].name: torch.randn(5, 128)}
     for level in (0, 1, 4):
         path, tuned = both(program, tmp_path, level)
@@ -115,7 +115,7 @@ def test_levels_are_attributes_and_equal_the_session_option(tmp_path: Path) -> N
 
 
 def test_weights_lie_on_pages(tmp_path: Path) -> None:
-    program = quantized(captured(nn.Linear(256, 128), torch.randn(2, 256)), Granularity(4, 32))
+    program = quantized(captured(nn.Linear(256, 128), torch.randn(2, 256)), IntGrid(4, 32))
     _, tuned = both(program, tmp_path)
     initializers = onnx.load(tuned.path, load_external_data=False).graph.initializer
     places = [{e.key: e.value for e in t.external_data} for t in initializers if t.external_data]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from awqc.calling import example_call, restore_calls
 from awqc.capture.module import capture_module
 from awqc.export.pt2 import export_pt2
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.int_grid import IntGrid
 from tests.export.quantizing import captured, quantized, relative_error
 
 
@@ -68,7 +68,7 @@ def test_restored_module_shares_tensors_and_keeps_the_program_flat() -> None:
 @pytest.mark.parametrize("bits", [2, 3])
 def test_archive_runs_with_torch_alone(bits: Any, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
-    program = quantized(captured(model, torch.randn(3, 256)), Granularity(bits, 64))
+    program = quantized(captured(model, torch.randn(3, 256)), IntGrid(bits, 64))
     path = export_pt2(program, tmp_path / "model.pt2").path
     storage = 4 if bits == 3 else bits
     assert path.stat().st_size < 2 * 256 * 256 * storage / 8 + 100_000
@@ -89,7 +89,7 @@ def test_archive_runs_with_torch_alone(bits: Any, tmp_path: Path) -> None:
 def test_archive_keeps_calls_and_dynamic_axes(tmp_path: Path) -> None:
     inner, (pair, flag), kwargs = branches()
     program = capture_module(Keyworded(inner), {"pair": pair, "flag": flag, **kwargs})
-    quantized(program, Granularity(4, 16))
+    quantized(program, IntGrid(4, 16))
     loaded = torch.export.load(export_pt2(program, tmp_path / "m.pt2").path).module()
     args, call = example_call(program)
     call = {**call, "mask": torch.rand(9, 32), "pair": (torch.randn(9, 32), torch.randn(9, 32))}

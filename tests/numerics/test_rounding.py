@@ -8,12 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awqc.numerics.qparams import Granularity, choose_qparams, from_groups, round_to_grid, to_groups
+from awqc.numerics.formats.base import (
+    QuantizedWeight,
+    Tensors,
+    WeightFormat,
+    from_groups,
+    to_groups,
+)
+from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.grid import Grid
+from awqc.numerics.quantizing import whole_range
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.descent import descend
 from awqc.numerics.rounding.gptq import compensate
 from awqc.numerics.rounding.gram import conditioned, group_blocks, loss
-from awqc.numerics.rounding.grid import Grid
 from awqc.numerics.rounding.methods import round_matrix
 from awqc.numerics.rounding.ranges import search_ranges
 
@@ -33,37 +41,33 @@ def asked(rounding: str = "nearest", clip: bool = False, sweeps: int = 0) -> Qua
     return QuantizationSpec(rounding=rounding, clip=clip, sweeps=sweeps)
 
 
-def full_range(matrix: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
-    ends = torch.aminmax(to_groups(matrix, granularity), dim=-1)
-    return choose_qparams(*ends, granularity, FLOAT)
+def full_range(matrix: Tensor, form: WeightFormat) -> Grid:
+    return whole_range(matrix, form, FLOAT)[0]
 
 
-def nearest(matrix: Tensor, scale: Tensor, zero: Tensor, granularity: Granularity) -> Tensor:
-    codes = round_to_grid(to_groups(matrix, granularity), scale, zero, granularity)
-    steps = codes - zero.unsqueeze(-1)
-    return from_groups(steps * scale.unsqueeze(-1), matrix.shape[1])
+def nearest(matrix: Tensor, grid: Grid, form: WeightFormat) -> Tensor:
+    spread = grid.spread()
+    return from_groups(spread.value(spread.nearest(to_groups(matrix, form))), matrix.shape[1])
 
 
-def value(result: tuple[Tensor, Tensor, Tensor], granularity: Granularity) -> Tensor:
-    codes, scale, zero = result
-    width = granularity.width(codes.shape[1])
-    wide = [part.repeat_interleave(width, 1)[:, : codes.shape[1]] for part in (scale, zero)]
-    return (codes - wide[1]) * wide[0]
+def value(tensors: Tensors, form: WeightFormat, columns: int) -> Tensor:
+    """What ``tensors`` stand for, as a graph computes it."""
+    rows = len(tensors["packed"])
+    return QuantizedWeight(form, tensors, (rows, columns)).dequantize()
 
 
 def test_each_column_is_rounded_at_the_optimum_given_those_before() -> None:
     """The oracle solves for all free columns anew after each one that is fixed."""
-    granularity = Granularity(4, 8)
+    form = IntGrid(4, 8)
     matrix, gram = problem(5, 24)
-    scale, zero = full_range(matrix, granularity)
-    grid = Grid.of(scale, zero, granularity, 24, FLOAT)
-    steps = compensate(matrix, gram, grid)
+    grid = full_range(matrix, form).turned()
+    steps = compensate(matrix, gram, grid, 8)
 
     moments = conditioned(gram).double()
     order = torch.argsort(gram.diagonal(), descending=True, stable=True).tolist()
     wanted, current = torch.zeros(5, 24), matrix.double().clone()
     for position, column in enumerate(order):
-        own, low, high = grid.of_column(column)
+        own, low, high = (tensor[column // 8] for tensor in (grid.scale, grid.low, grid.high))
         wanted[:, column] = torch.clamp((current[:, column] / own).round(), low, high)
         current[:, column] = wanted[:, column] * own
         fixed, free = order[: position + 1], order[position + 1 :]
@@ -74,20 +78,19 @@ def test_each_column_is_rounded_at_the_optimum_given_those_before() -> None:
 
 
 def test_without_correlation_it_is_rounding_to_nearest() -> None:
-    granularity = Granularity(4, 16)
+    form = IntGrid(4, 16)
     matrix, _ = problem(7, 40)
-    result = round_matrix(matrix, torch.eye(40), granularity, FLOAT, asked("gptq"))
-    scale, zero = full_range(matrix, granularity)
-    assert torch.allclose(value(result, granularity), nearest(matrix, scale, zero, granularity))
+    result = round_matrix(matrix, torch.eye(40), form, FLOAT, asked("gptq"))
+    assert torch.allclose(value(result, form, 40), nearest(matrix, full_range(matrix, form), form))
 
 
 @pytest.mark.parametrize("gram", [torch.zeros(40, 40), torch.ones(40, 40), torch.eye(40) * 1e-20])
 def test_degenerate_moments_give_finite_codes(gram: Tensor) -> None:
-    granularity = Granularity(3, 16)
+    form = IntGrid(3, 16)
     matrix, _ = problem(7, 40)
-    codes, scale, _ = round_matrix(matrix, gram, granularity, FLOAT, asked("gptq", True, 2))
-    assert torch.equal(codes, codes.round().clamp(0, 7))
-    assert bool((scale > 0).all())
+    tensors = round_matrix(matrix, gram, form, FLOAT, asked("gptq", True, 2))
+    assert int(form.codes(tensors, 40).max()) < form.levels
+    assert form.fault(tensors) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -102,13 +105,14 @@ def test_every_step_lowers_the_loss(
     bits: int, group_size: int, symmetric: bool, columns: int, seed: int
 ) -> None:
     """Ranges: for each group. Descent: for the matrix. Codes stay on the grid."""
-    granularity = Granularity(bits, group_size, symmetric)  # type: ignore[arg-type]  # drawn from BITS
+    form = IntGrid(bits, group_size, symmetric)  # type: ignore[arg-type]  # drawn from BITS
     matrix, gram = problem(6, columns, seed)
-    full, clipped = full_range(matrix, granularity), search_ranges(matrix, gram, granularity, FLOAT)
-    blocks = group_blocks(gram, granularity.width(columns), granularity.groups(columns))
+    full, clipped = full_range(matrix, form), search_ranges(matrix, gram, form, FLOAT)
+    width = form.width(columns)
+    blocks = group_blocks(gram, width, form.groups(columns))
 
-    def by_group(qparams: tuple[Tensor, Tensor]) -> Tensor:
-        error = nearest(matrix, *qparams, granularity) - matrix
+    def by_group(grid: Grid) -> Tensor:
+        error = nearest(matrix, grid, form) - matrix
         missing = blocks.shape[0] * blocks.shape[1] - columns
         error = torch.nn.functional.pad(error, (0, missing))
         error = error.reshape(6, blocks.shape[0], -1).transpose(0, 1)
@@ -116,22 +120,22 @@ def test_every_step_lowers_the_loss(
 
     assert bool((by_group(clipped) <= by_group(full) * 1.0001 + 1e-6).all())
 
-    grid = Grid.of(*clipped, granularity, columns, FLOAT)
-    steps = compensate(matrix, gram, grid)
+    grid = clipped.turned()
+    steps = compensate(matrix, gram, grid, width)
     moments = conditioned(gram)
-    before = loss(steps * grid.columns_scale(columns).T - matrix, moments)
-    better = descend(matrix, steps, gram, grid, sweeps=2, damping=0.01)
-    after = loss(better * grid.columns_scale(columns).T - matrix, moments)
+    before = loss(grid.columns(width, columns).value(steps.T).T - matrix, moments)
+    better = descend(matrix, steps, gram, grid, width, sweeps=2, damping=0.01)
+    after = loss(grid.columns(width, columns).value(better.T).T - matrix, moments)
     assert after <= before * 1.0001
-    codes = better + grid.zero_point.T.repeat_interleave(grid.width, 1)[:, :columns]
-    assert torch.equal(codes, codes.round().clamp(0, granularity.quant_max))
+    codes = better - grid.columns(width, columns).low.T
+    assert torch.equal(codes, codes.round().clamp(0, form.quant_max))
 
 
 def test_compensation_and_descent_pay_on_correlated_inputs() -> None:
-    granularity = Granularity(4, 16)
+    form = IntGrid(4, 16)
     matrix, gram = problem(64, 96)
     losses = [
-        loss(value(round_matrix(matrix, gram, granularity, FLOAT, how), granularity) - matrix, gram)
+        loss(value(round_matrix(matrix, gram, form, FLOAT, how), form, 96) - matrix, gram)
         for how in (asked(), asked(clip=True), asked("gptq"), asked("gptq", True, 1))
     ]
     assert losses[1] < losses[0]
@@ -140,8 +144,8 @@ def test_compensation_and_descent_pay_on_correlated_inputs() -> None:
 
 
 def test_scales_keep_to_their_dtype() -> None:
-    granularity = Granularity(4, 16)
+    form = IntGrid(4, 16)
     matrix, gram = problem(8, 64)
     half = torch.float16
-    _, scale, _ = round_matrix(matrix, gram, granularity, half, asked("gptq", True, 2))
+    scale = round_matrix(matrix, gram, form, half, asked("gptq", True, 2))["scale"]
     assert torch.equal(scale, scale.half().float())

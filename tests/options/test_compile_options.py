@@ -18,7 +18,7 @@ from awqc.effort import ROUNDINGS as EFFORT_ROUNDINGS
 from awqc.errors import UsageError, worded
 from awqc.export.formats import FORMATS
 from awqc.export.ort_levels import LEVELS
-from awqc.numerics.qparams import BITS
+from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.request import ROUNDINGS, TABLE_BITS, QuantizationSpec
 from awqc.options import Options, parse_options
 from awqc.options.chosen_passes import build_pipeline

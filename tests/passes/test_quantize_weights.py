@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from awqc.export.onnx import export_onnx
-from awqc.numerics.qparams import QuantizedWeight
+from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Program
 from tests.export.quantizing import run_onnx
 from tests.tiny import capture as capture_model
@@ -20,12 +20,12 @@ from tests.tiny import captured, relative, run
 
 def dequantized(q: QuantizedWeight) -> NDArray[np.float64]:
     """``(code - zero_point) * scale`` element by element, in float64."""
-    codes, scale = q.codes.numpy().astype(np.float64), q.scale.double().numpy()
-    width = codes.shape[1] if q.granularity.group_size == -1 else q.granularity.group_size
+    codes, scale = q.codes.numpy().astype(np.float64), q.tensors["scale"].double().numpy()
+    width = codes.shape[1] if q.format.group_size == -1 else q.format.group_size
     zeros = (
-        np.full(scale.shape, 2 ** (q.granularity.bits - 1))
-        if q.zero_point is None
-        else q.zero_point.numpy().astype(np.float64)
+        np.full(scale.shape, 2 ** (q.format.bits - 1))
+        if "zero_point" not in q.tensors
+        else q.tensors["zero_point"].numpy().astype(np.float64)
     )
     column = np.arange(codes.shape[1]) // width
     matrix: NDArray[np.float64] = (codes - zeros[:, column]) * scale[:, column]
@@ -105,7 +105,7 @@ def test_convolutions_of_any_rank(tmp_path: Path) -> None:
         "canonicalize,insert-observers,calibrate,search-scales,fold-scales,"
         "quantize-weights{bits=8,group-size=8}",
     )
-    sizes = {name: q.granularity.group_size for name, q in program.quantized.items()}
+    sizes = {name: q.format.group_size for name, q in program.quantized.items()}
     assert sizes == {"one.weight": -1, "two.weight": -1, "point.weight": 8, "three.weight": -1}
     assert program.quantized["two.weight"].codes.shape == (16, 6)
     now = program.run(program.example)

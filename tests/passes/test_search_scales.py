@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import find_linears
-from awqc.numerics.qparams import BITS, Granularity, fake_quantize
+from awqc.numerics.formats.int_grid import BITS, IntGrid
+from awqc.numerics.quantizing import fake_quantize
 from awqc.numerics.statistics import Accumulator, Statistics
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Program
@@ -52,9 +53,9 @@ def test_the_reported_loss_is_the_models_own() -> None:
     run(program, SEARCHED)
     found = program.scales[program.sites[0].name]
     (first, *_) = find_linears(program.graph)
-    granularity = decide(program).granularity[first.weight_name]
+    form = decide(program).formats[first.weight_name]
     for scale, loss in ((torch.ones(16), found.loss_nearest), (found.scale, found.loss)):
-        restored = fake_quantize(weight * scale, granularity, torch.float32) / scale
+        restored = fake_quantize(weight * scale, form, torch.float32) / scale
         truth = (x.double() @ (restored - weight).double().T).square().sum() / len(x)
         assert loss == pytest.approx(float(truth), rel=1e-3)
 
@@ -64,7 +65,7 @@ def test_outlier_channels_gain_much() -> None:
     x = torch.randn(1, 400, 64)
     x[..., :2] *= 50
     part = Part(
-        torch.randn(1, 32, 64), torch.arange(64).unsqueeze(0), observed(x), Granularity(4, 64)
+        torch.randn(1, 32, 64), torch.arange(64).unsqueeze(0), observed(x), IntGrid(4, 64)
     )
     search = Search([part], 64, 256)
     best = search.run(20)
@@ -76,7 +77,7 @@ def test_outlier_channels_gain_much() -> None:
 def test_tied_channels_are_searched_as_one() -> None:
     x = torch.randn(1, 100, 8)
     classes = torch.tensor([[0, 1, 0, 1, 2, 2, -1, -1]])
-    part = Part(torch.randn(1, 4, 8), classes, observed(x), Granularity(4, -1))
+    part = Part(torch.randn(1, 4, 8), classes, observed(x), IntGrid(4, -1))
     factor = part.column_scale(torch.tensor([2.0, 3.0, 5.0]))[0, 0]
     assert factor.tolist() == [2, 3, 2, 3, 5, 5, 1, 1]
     assert Search([part], 3, 256).run(4).scale.shape == (3,)
@@ -99,7 +100,7 @@ HOSTILE: dict[str, Callable[[Tensor, Tensor], object]] = {
 def test_hostile_channels_give_usable_scales(kind: str, dtype: torch.dtype) -> None:
     x, weight = torch.randn(1, 60, 48), torch.randn(1, 12, 48)
     HOSTILE[kind](x, weight)
-    part = Part(weight, torch.arange(48).unsqueeze(0), observed(x), Granularity(4, 32), dtype)
+    part = Part(weight, torch.arange(48).unsqueeze(0), observed(x), IntGrid(4, 32), dtype)
     search = Search([part], 48, 256)
     best = search.run(8)
     assert best.loss <= search.nearest

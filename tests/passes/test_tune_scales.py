@@ -10,7 +10,8 @@ from torch import nn
 
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
-from awqc.numerics.qparams import Granularity, quantize
+from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.quantizing import quantize
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Allocation, Program
 from awqc.weights.tuning.dequantize import dequantize
@@ -50,13 +51,13 @@ def far(program: Program, seed: int = 9) -> float:
 
 def test_other_data_comes_closer_and_codes_stay() -> None:
     program = quantized()
-    before, codes = far(program), program.quantized["up.weight"].packed.clone()
+    before, codes = far(program), program.quantized["up.weight"].tensors["packed"].clone()
     changes = parse_pipeline("tune-scales{rate=0.003,step=2}").passes[0].apply(program)
     assert not changes[0].refused
     assert far(program) < 0.95 * before
     weight = program.quantized["up.weight"]
-    assert torch.equal(weight.packed, codes)
-    assert torch.equal(program.weight("up.weight.scale"), weight.scale)
+    assert torch.equal(weight.tensors["packed"], codes)
+    assert torch.equal(program.weight("up.weight.scale"), weight.tensors["scale"])
     assert program.floats == {}
 
 
@@ -88,19 +89,18 @@ def test_without_floats_or_data_it_refuses() -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_gradients_are_those_of_dequantizing(columns: int, symmetric: bool) -> None:
     """Against autograd through the plain expression, ragged groups included."""
-    weight = quantize(torch.randn(5, columns), 5, Granularity(4, 16, symmetric))
-    scale = weight.scale.clone().requires_grad_()
+    weight = quantize(torch.randn(5, columns), 5, IntGrid(4, 16, symmetric))
+    scale = weight.tensors["scale"].clone().requires_grad_()
     upstream = torch.randn(5, columns)
-    dequantize(weight, scale).backward(upstream)
-    plain = weight.scale.clone().requires_grad_()
-    zero = torch.full_like(plain, 8.0) if symmetric else weight.zero_point
-    assert zero is not None
+    dequantize(weight, {"scale": scale}).backward(upstream)
+    plain = weight.tensors["scale"].clone().requires_grad_()
+    zero = torch.full_like(plain, 8.0) if symmetric else weight.tensors["zero_point"]
     steps = weight.codes.float() - zero.repeat_interleave(16, 1)[:, :columns]
     (steps * plain.repeat_interleave(16, 1)[:, :columns]).backward(upstream)
     assert scale.grad is not None
     assert plain.grad is not None
     assert torch.allclose(scale.grad, plain.grad, atol=1e-5)
-    assert torch.equal(dequantize(weight, weight.scale), weight.dequantize())
+    assert torch.equal(dequantize(weight, weight.tensors), weight.dequantize())
 
 
 def test_logits_count_by_divergence_and_others_by_their_size() -> None:

@@ -15,7 +15,7 @@ from awqc.export.onnx import export_onnx
 from awqc.export.ort import export_ort
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.session_file import write_session_file
-from awqc.numerics.qparams import Granularity
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
 from awqc.runtimes.session_file import TUNED, read_levels
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, FPA_INTB
@@ -43,7 +43,7 @@ class Outliers(nn.Module):
 
 
 def outliers(folder: Path, level: int = 4) -> tuple[Program, Path]:
-    program = quantized(captured(Outliers(), torch.randn(2, 64)), Granularity(4, 32))
+    program = quantized(captured(Outliers(), torch.randn(2, 64)), IntGrid(4, 32))
     path = export_onnx(program, folder / "model.onnx").path
     (folder / TUNED).mkdir()
     return program, export_ort(path, folder / TUNED / "model.onnx", level).path
@@ -102,7 +102,7 @@ def test_the_fast_cuda_kernel_is_asked_for_where_it_fits(
     model = nn.Linear(128, rows, bias=False).to(dtype)
     program = captured(model, torch.randn(2, 128, dtype=dtype))
     path = export_onnx(
-        quantized(program, Granularity(4, group, symmetric)), tmp_path / "model.onnx"
+        quantized(program, IntGrid(4, group, symmetric)), tmp_path / "model.onnx"
     ).path
     tuned = export_ort(path, tmp_path / "tuned.onnx").path
     for form in (path, tuned):

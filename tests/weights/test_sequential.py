@@ -67,10 +67,10 @@ def test_errors_pile_up_less() -> None:
     plain, sequential = program(), program()
     parse_pipeline(f"{FLOAT},{ROUND % ''}").run(plain)
     parse_pipeline(f"{FLOAT},{ROUND % ',sequential=true'}").run(sequential)
-    first = plain.quantized["one.weight"].packed
-    assert torch.equal(first, sequential.quantized["one.weight"].packed)
-    last = plain.quantized["three.weight"].packed
-    assert not torch.equal(last, sequential.quantized["three.weight"].packed)
+    first = plain.quantized["one.weight"].tensors["packed"]
+    assert torch.equal(first, sequential.quantized["one.weight"].tensors["packed"])
+    last = plain.quantized["three.weight"].tensors["packed"]
+    assert not torch.equal(last, sequential.quantized["three.weight"].tensors["packed"])
     assert error(sequential) < error(plain)
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from awqc.numerics.grid import Grid
 from awqc.numerics.rounding.gram import conditioned
-from awqc.numerics.rounding.grid import Grid
 
 BLOCK = 64
 
 
-def compensate(matrix: Tensor, gram: Tensor, grid: Grid) -> Tensor:
-    """Codes less zero point, float32 ``(rows, columns)``, for ``matrix`` of that shape.
+def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
+    """Steps of ``grid``, float32 ``(rows, columns)``, for ``matrix`` of that shape.
 
     Columns are rounded in the order of their energy, the largest first; the error of each is
-    spread over the columns that follow so that the outputs change least. ``grid`` is fixed.
+    spread over the columns that follow so that the outputs change least. ``grid``, ``(groups,
+    rows)``, is fixed; a group spans ``width`` columns.
     Source: GPTQ, arXiv 2210.17323, section 3, with its ordering by diagonal.
     """
-    columns = matrix.shape[1]
+    columns, lines = matrix.shape[1], grid.lines()
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     factor = _inverse_factor(conditioned(gram)[order][:, order])
     values = matrix.T[order].contiguous()  # (columns, rows): a step touches a whole line
@@ -28,10 +29,10 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid) -> Tensor:
         within = factor[start:stop, start:stop]
         block, errors = values[start:stop], torch.empty_like(values[start:stop])
         for i, column in enumerate(order[start:stop].tolist()):
-            scale, low, high = grid.of_column(column)
-            step = torch.clamp((block[i] / scale).round_(), low, high)
+            line = lines[column // width]
+            step = line.nearest(block[i])
             steps[column] = step
-            torch.sub(block[i], step.mul(scale), out=errors[i]).div_(within[i, i])
+            torch.sub(block[i], line.value_(step), out=errors[i]).div_(within[i, i])
             if i + 1 < stop - start:
                 block[i + 1 :].addr_(within[i, i + 1 :], errors[i], alpha=-1)
         if stop < columns:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.graph.constant_values import leaves_of, value_of
-from awqc.numerics.qparams import dequantize_packed
 from awqc.passes.base import Change
 from awqc.program import Program
+from awqc.weights.stored import is_dequantizing
 
 MAX_GROWTH = 2
 RANDOM = frozenset({"rand", "randn", "randint", "randperm", "bernoulli", "normal", "uniform"})
@@ -63,7 +63,7 @@ def fold_constants(program: Program) -> list[Change]:
 
 def _computable(node: Node, constant: set[Node]) -> bool:
     """Whether ``node`` is a call whose tensors are all constant, at least one of them."""
-    if node.op != "call_function" or node.target is dequantize_packed:
+    if node.op != "call_function" or is_dequantizing(node):
         return False
     name = getattr(node.target, "__name__", "").split(".")[0]
     sources = node.all_input_nodes

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
 from awqc.graph.constant_values import leaves_of, value_of
 from awqc.graph.linears import aten
-from awqc.numerics.qparams import Granularity, dequantize_codes
+from awqc.numerics.recovering import recovered_zero_points
 from awqc.program import Program
-
-MIDPOINTS = {3: 4, 4: 8, 8: 128}
-"""Zero points of symmetric weights, by bits; 3-bit codes are stored in 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +29,9 @@ class Parts:
 
     def zero_of(self, codes: Tensor, group_size: int) -> Tensor | None:
         """The zero points with which ``codes`` give the weight's value exactly."""
-        candidates = [self.zero_point]
-        if self.zero_point is None:
-            like = torch.ones_like(self.scale, dtype=torch.uint8)
-            candidates = [like * middle for middle in MIDPOINTS.values()]
-        granularity = Granularity(4, group_size)
-        for zero_point in candidates:
-            found = dequantize_codes(codes, self.scale, zero_point, granularity)
-            if torch.equal(found, self.value):
-                return zero_point
-        return None
+        return recovered_zero_points(
+            codes, self.scale, self.zero_point, self.value, group_size
+        )
 
 
 def drop_checks(program: Program) -> None:
@@ -67,12 +56,17 @@ def weight_name(operand: Node) -> str | None:
     """Name of the quantized weight that ``operand`` is the value of, or None."""
     names = [str(leaf.target) for leaf in leaves_of(operand)]
     packed = [name.removesuffix(".packed") for name in names if name.endswith(".packed")]
-    return packed[0] if packed and f"{packed[0]}.scale" in names else None
+    return packed[0] if packed else None
 
 
-def parts_of(program: Program, name: str, operand: Node) -> Parts:
-    """What ``operand``, the value of the quantized weight ``name``, is computed from."""
+def parts_of(program: Program, name: str, operand: Node) -> Parts | None:
+    """What ``operand``, the value of the quantized weight ``name``, is computed from.
+
+    None where that is not codes with a scale.
+    """
     tensors = {str(leaf.target): program.weight(str(leaf.target)) for leaf in leaves_of(operand)}
+    if f"{name}.scale" not in tensors:
+        return None
     return Parts(
         tensors[f"{name}.packed"],
         tensors[f"{name}.scale"],

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import aten
-from awqc.numerics.qparams import unpack
-from awqc.runtimes.torch.constant_weights import MIDPOINTS, Parts
+from awqc.numerics.packing import unpack
+from awqc.runtimes.torch.constant_weights import Parts
 
 GROUP_SIZES = (32, 64, 128, 256)
 ROWS = 16
+ZERO = 8
+"""The code that the kernel takes for zero."""
 
 
 def int4_linear(
@@ -59,7 +61,7 @@ def int4_weight(parts: Parts) -> tuple[Tensor, Tensor, int] | str:
     if zero_point is None:
         return "its codes do not give the weight that the graph computes"
     scale = parts.scale.float()
-    zeros = (MIDPOINTS[4] - zero_point.float()) * scale
+    zeros = (ZERO - zero_point.float()) * scale
     pairs = torch.stack([scale, zeros], dim=-1).transpose(0, 1)
     words = aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 1)
     return words, pairs.to(torch.bfloat16).contiguous(), group_size

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from awqc.graph.linears import aten
-from awqc.runtimes.torch.constant_weights import MIDPOINTS, Parts
+from awqc.runtimes.torch.constant_weights import Parts
 
+ZERO = 128
+"""The code that stands for zero where codes become signed."""
 COLUMNS = 32
 """The kernel reads beyond rows that this does not divide, and may crash."""
 FEW_ROWS = 32
@@ -49,6 +51,11 @@ def int8_rows(codes: Tensor, scale: Tensor, ids: Tensor) -> Tensor:
     return codes[ids].to(scale.dtype) * scale[ids].unsqueeze(-1)
 
 
+def is_bytes(parts: Parts) -> bool:
+    """Whether a code of the weight is a byte."""
+    return parts.bits() == 8
+
+
 def int8_weight(parts: Parts) -> tuple[Tensor, Tensor] | str:
     """Codes ``(N, K)`` and scale ``(N,)``, or why the weight has none."""
     if parts.bits() != 8 or parts.value.ndim != 2:
@@ -58,6 +65,6 @@ def int8_weight(parts: Parts) -> tuple[Tensor, Tensor] | str:
     if parts.value.shape[1] % COLUMNS:
         return f"{parts.value.shape[1]} columns; the kernel takes multiples of {COLUMNS}"
     zero_point = parts.zero_of(parts.packed, -1)
-    if zero_point is None or not bool((zero_point == MIDPOINTS[8]).all()):
+    if zero_point is None or not bool((zero_point == ZERO).all()):
         return "8 bits with zero points; the kernel takes symmetric weights"
-    return (parts.packed.to(torch.int16) - MIDPOINTS[8]).to(torch.int8), parts.scale[:, 0]
+    return (parts.packed.to(torch.int16) - ZERO).to(torch.int8), parts.scale[:, 0]

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.graph.constant_values import value_of
 from awqc.graph.linears import aten
 from awqc.graph.ops import argument
 from awqc.program import Program
@@ -24,7 +25,9 @@ from awqc.runtimes.torch.constant_weights import (
     weight_name,
 )
 from awqc.runtimes.torch.torch_int4 import int4_linear, int4_weight
-from awqc.runtimes.torch.torch_int8 import int8_linear, int8_rows, int8_weight
+from awqc.runtimes.torch.torch_int8 import int8_linear, int8_rows, int8_weight, is_bytes
+
+NO_CODES = "no whole numbers with a scale a group; the kernels take these"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Replaced:
 def use_torch_kernels(program: Program) -> Replaced:
     """Replace each reader of a quantized weight that a kernel stands for.
 
-    Quantized weights are found by what they are computed from (``….packed`` and ``….scale``),
+    Quantized weights are found by what they are computed from (``….packed`` and more),
     and each is taken only if its codes give the very value that the graph computes.
     """
     drop_checks(program)
@@ -55,13 +58,14 @@ def use_torch_kernels(program: Program) -> Replaced:
             continue
         parts = parts_of(program, name, operand)
         for node in readers:
-            refused = _serve(program, name, parts, node, operand)
+            refused = NO_CODES if parts is None else _serve(program, name, parts, node, operand)
             if refused is None:
                 fast.append(name)
             else:
                 portable[name] = refused
-                value = _read(program, f"{name}.{operand.name}", parts.value, node)
-                node.replace_input_with(operand, value)
+                value = value_of(operand, program.weight) if parts is None else parts.value
+                read = _read(program, f"{name}.{operand.name}", value, node)
+                node.replace_input_with(operand, read)
     program.tidy()
     return Replaced(tuple(dict.fromkeys(fast)), portable)
 
@@ -86,7 +90,7 @@ def _serve(program: Program, name: str, parts: Parts, node: Node, operand: Node)
     if not lookup and not product:
         return f"read by {getattr(node.target, '__name__', node.target)}"
     made: tuple[Any, ...] | str
-    if lookup or parts.bits() == 8:
+    if lookup or is_bytes(parts):
         made, labels = int8_weight(parts), ("int8_codes", "int8_scale")
     else:
         made, labels = int4_weight(parts), ("int4_words", "int4_scales_and_zeros")
@@ -98,7 +102,7 @@ def _serve(program: Program, name: str, parts: Parts, node: Node, operand: Node)
         new = program.call_op(node, int8_rows, *reads, argument(node, "indices"))
     else:
         x, bias = argument(node, "input"), argument(node, "bias")
-        kernel = int8_linear if parts.bits() == 8 else int4_linear
+        kernel = int8_linear if is_bytes(parts) else int4_linear
         new = program.call_op(node, kernel, x, *reads, *made[2:], bias)
     node.replace_all_uses_with(new)
     program.graph.erase_node(node)

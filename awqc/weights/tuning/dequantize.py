@@ -1,50 +1,46 @@
-"""Dequantizing with gradients for the scales, which keeps nothing but the packed codes."""
+"""Dequantizing with gradients for what a format lets tune; it keeps nothing but the codes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from awqc.numerics.qparams import QuantizedWeight, to_groups
+from awqc.numerics.formats.base import QuantizedWeight
 
 
 class _Dequantize(torch.autograd.Function):
-    """``steps * scale`` with steps made from codes when they are needed, each time anew."""
+    """The weight of tuned tensors; made anew for the gradient, so that nothing large is kept."""
 
     @staticmethod
-    def forward(ctx: Any, scale: Tensor, weight: QuantizedWeight) -> Tensor:
-        ctx.weight = weight
-        grouped = _steps(weight)
-        values = (grouped * scale.unsqueeze(-1)).flatten(-2)[:, : weight.columns]
-        return values.reshape(weight.shape)
+    def forward(
+        ctx: Any, weight: QuantizedWeight, roles: tuple[str, ...], *tuned: Tensor
+    ) -> Tensor:
+        ctx.weight, ctx.roles = weight, roles
+        ctx.save_for_backward(*tuned)
+        return _value(weight, roles, tuned)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """``dL/dscale``: the gradient times the steps, summed over each group."""
-        weight = ctx.weight
-        gradient = gradients[0].reshape(-1, weight.columns)
-        grouped, steps = to_groups(gradient, weight.granularity), _steps(weight)
-        missing = grouped.shape[1] * grouped.shape[2] - weight.columns
-        if missing:
-            steps[:, -1, -missing:] = 0
-        return (grouped * steps).sum(-1), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Of each tuned tensor, through the operation of the format."""
+        with torch.enable_grad():
+            tuned = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+            value = _value(ctx.weight, ctx.roles, tuned)
+        return None, None, *torch.autograd.grad(value, tuned, gradients)
 
 
-def dequantize(weight: QuantizedWeight, scale: Tensor) -> Tensor:
-    """``weight`` with ``scale`` ``(rows, groups)`` in place of its own, in its shape.
+def _value(weight: QuantizedWeight, roles: tuple[str, ...], tuned: Any) -> Tensor:
+    return weight.with_tensors(dict(zip(roles, tuned, strict=True))).dequantize()
 
-    Gradients flow to ``scale``; no float copy of the weight is kept for them.
+
+def dequantize(weight: QuantizedWeight, tuned: Mapping[str, Tensor]) -> Tensor:
+    """``weight`` with the tensors ``tuned``, by role, in place of its own, in its shape.
+
+    Gradients flow to them; no float copy of the weight is kept for that.
     """
-    result: Tensor = _Dequantize.apply(scale, weight)  # type: ignore[no-untyped-call]  # torch declares no types for apply
+    result: Tensor = _Dequantize.apply(  # type: ignore[no-untyped-call]  # torch declares no types for apply
+        weight, tuple(tuned), *tuned.values()
+    )
     return result
-
-
-def _steps(weight: QuantizedWeight) -> Tensor:
-    """Codes less zero point: float32 ``(rows, groups, width)``."""
-    granularity = weight.granularity
-    grouped = to_groups(weight.codes, granularity).float()
-    if weight.zero_point is None:
-        return grouped - granularity.midpoint
-    return grouped - weight.zero_point.float().unsqueeze(-1)

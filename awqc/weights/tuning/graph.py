@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from awqc.graph.ops import argument
-from awqc.numerics.qparams import dequantize_packed
 from awqc.program import Batch, InputSpec, Program
+from awqc.weights.stored import dequantizing_calls
 
 
 class WeightFunction:
     """The graph of ``program`` with the results of some nodes as arguments, by name.
 
-    For a quantized program these are `dequantizing_calls`, for a float one `weight_reads`.
+    For a quantized program these are `quantized_calls`, for a float one `weight_reads`.
     """
 
     def __init__(self, program: Program, slots: Mapping[str, Node]) -> None:
@@ -30,26 +29,15 @@ class WeightFunction:
         return tuple(self._module(*values, *(weights[name] for name in self._names)))
 
 
-def dequantizing_calls(program: Program) -> dict[str, Node]:
+def quantized_calls(program: Program) -> dict[str, Node]:
     """The call that makes each quantized weight, by the weight's name."""
-    by_packed = {f"{name}.packed": name for name in program.quantized}
-    found = {}
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target is dequantize_packed:
-            name = by_packed.get(str(argument(node, "packed").target))
-            if name is not None:
-                found[name] = node
-    return found
+    calls = dequantizing_calls(program.graph)
+    return {stored.name: node for node, stored in calls if stored.name in program.quantized}
 
 
 def weight_reads(program: Program) -> dict[str, Node]:
     """The node that reads each tensor, by the tensor's name."""
     return {str(node.target): node for node in program.graph.nodes if node.op == "get_attr"}
-
-
-def scale_name(call: Node) -> str:
-    """Name of the tensor that a dequantizing call reads its scales from."""
-    return str(argument(call, "scale").target)
 
 
 def _with_slots(graph: Graph, calls: Sequence[Node]) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from awqc.errors import UsageError
-from awqc.numerics.qparams import (
-    BITS,
-    Granularity,
-    dequantize_packed,
-    fake_quantize,
-    from_groups,
-    pack,
-    quantize,
-    resolve_group_size,
-    to_groups,
-    unpack,
-)
+from awqc.numerics.formats.base import from_groups, to_groups
+from awqc.numerics.formats.int_grid import BITS, IntGrid, dequantize_packed, resolve_group_size
+from awqc.numerics.packing import pack, unpack
+from awqc.numerics.quantizing import fake_quantize, quantize
 
 GROUPS = st.sampled_from([-1, 1, 3, 16, 32, 48, 64, 128])
 Array = NDArray[np.float64]
 
 
-def reference_codes(weight: Tensor, g: Granularity, scale: Tensor) -> NDArray[np.int64]:
+def reference_codes(weight: Tensor, g: IntGrid, scale: Tensor) -> NDArray[np.int64]:
     """Codes of each row and group, one at a time, from the scales; float32 as the definition."""
     w, s = weight.float().numpy(), scale.float().numpy()
     rows, columns = w.shape
@@ -46,13 +37,13 @@ def reference_codes(weight: Tensor, g: Granularity, scale: Tensor) -> NDArray[np
     return codes
 
 
-def reference_zero(part: NDArray[np.float32], g: Granularity, scale: np.float32) -> int:
+def reference_zero(part: NDArray[np.float32], g: IntGrid, scale: np.float32) -> int:
     if g.symmetric:
         return int(2 ** (g.bits - 1))
     return int(np.clip(np.rint(-min(part.min(), np.float32(0)) / scale), 0, 2**g.bits - 1))
 
 
-def reference_scale(part: NDArray[np.float32], g: Granularity) -> float:
+def reference_scale(part: NDArray[np.float32], g: IntGrid) -> float:
     low, high = min(float(part.min()), 0.0), max(float(part.max()), 0.0)
     if g.symmetric:
         half = 2 ** (g.bits - 1)
@@ -62,19 +53,19 @@ def reference_scale(part: NDArray[np.float32], g: Granularity) -> float:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Tensor, Granularity]:
+def cases(draw: st.DrawFn) -> tuple[Tensor, IntGrid]:
     """A weight with 1 to 150 columns, and any granularity."""
     rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 150))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     weight = torch.randn(rows, columns, generator=generator) * 10.0 ** draw(st.integers(-3, 3))
     weight += draw(st.sampled_from([0.0, 5.0, -5.0]))
     bits = draw(st.sampled_from(BITS))
-    return weight, Granularity(bits, draw(GROUPS), draw(st.booleans()))
+    return weight, IntGrid(bits, draw(GROUPS), draw(st.booleans()))
 
 
 @settings(max_examples=80, deadline=None)
 @given(cases())
-def test_codes_are_those_of_the_reference(case: tuple[Tensor, Granularity]) -> None:
+def test_codes_are_those_of_the_reference(case: tuple[Tensor, IntGrid]) -> None:
     weight, g = case
     found = quantize(weight, weight.shape[0], g)
     columns = weight.shape[1]
@@ -83,26 +74,27 @@ def test_codes_are_those_of_the_reference(case: tuple[Tensor, Granularity]) -> N
         for group, start in enumerate(range(0, columns, width)):
             part = weight[row, start : start + width].numpy()
             # The scale is computed in float32: two roundings, 1.2e-7, of a division and a sum.
-            assert float(found.scale[row, group]) == pytest.approx(
+            assert float(found.tensors["scale"][row, group]) == pytest.approx(
                 reference_scale(part, g), rel=4e-7, abs=1.2e-38
             )
-            if found.zero_point is not None:
-                zero = reference_zero(part, g, np.float32(found.scale[row, group].item()))
-                assert int(found.zero_point[row, group]) == zero
-    assert np.array_equal(found.codes.numpy(), reference_codes(weight, g, found.scale))
+            if "zero_point" in found.tensors:
+                scale = np.float32(found.tensors["scale"][row, group].item())
+                zero = reference_zero(part, g, scale)
+                assert int(found.tensors["zero_point"][row, group]) == zero
+    assert np.array_equal(found.codes.numpy(), reference_codes(weight, g, found.tensors["scale"]))
 
 
 @settings(max_examples=80, deadline=None)
 @given(cases(), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_all_ways_to_dequantize_agree(
-    case: tuple[Tensor, Granularity], dtype: torch.dtype
+    case: tuple[Tensor, IntGrid], dtype: torch.dtype
 ) -> None:
     weight, g = case[0].to(dtype), case[1]
     q = quantize(weight, weight.shape[0], g)
     direct = q.dequantize()
     packed = pack(q.codes, g.storage_bits)
     again = dequantize_packed(
-        packed, q.scale, q.zero_point, list(q.shape), g.bits, g.group_size
+        packed, q.tensors["scale"], q.tensors.get("zero_point"), list(q.shape), g.bits, g.group_size
     )
     assert direct.dtype == dtype
     assert torch.equal(direct, again)
@@ -113,11 +105,11 @@ def test_all_ways_to_dequantize_agree(
 
 @settings(max_examples=60, deadline=None)
 @given(cases())
-def test_error_is_at_most_half_a_step(case: tuple[Tensor, Granularity]) -> None:
+def test_error_is_at_most_half_a_step(case: tuple[Tensor, IntGrid]) -> None:
     weight, g = case
     q = quantize(weight, weight.shape[0], g)
     error = to_groups((q.dequantize() - weight).abs(), g)
-    step = q.scale.unsqueeze(-1)
+    step = q.tensors["scale"].unsqueeze(-1)
     # A value at the end of the range may lie beyond the last code by the rounding of the zero
     # point, half a step; elsewhere half a step is all. 1e-5: float32 rounding of the steps.
     limit = 0.5 if g.symmetric else 1.0
@@ -145,7 +137,7 @@ def test_the_first_code_sits_in_the_lowest_bits() -> None:
 @settings(max_examples=40, deadline=None)
 @given(cases())
 def test_groups_keep_the_order_and_pad_without_new_extremes(
-    case: tuple[Tensor, Granularity],
+    case: tuple[Tensor, IntGrid],
 ) -> None:
     weight, g = case
     grouped = to_groups(weight, g)
@@ -179,16 +171,16 @@ def test_hostile_weights_stay_finite_and_near(
 ) -> None:
     largest = torch.finfo(dtype).max
     weight = HOSTILE[kind](largest).to(dtype)
-    q = quantize(weight, 3, Granularity(bits, 16, symmetric))
+    q = quantize(weight, 3, IntGrid(bits, 16, symmetric))
     restored = q.dequantize()
     assert bool(torch.isfinite(restored).all())
-    assert bool((q.scale > 0).all())
+    assert bool((q.tensors["scale"] > 0).all())
     # No denormal scales: kernels may flush them to zero.
-    assert bool((q.scale >= torch.finfo(dtype).tiny).all())
-    error = to_groups((restored.double() - weight.double()).abs(), q.granularity)
+    assert bool((q.tensors["scale"] >= torch.finfo(dtype).tiny).all())
+    error = to_groups((restored.double() - weight.double()).abs(), q.format)
     # One step, plus what the cap that keeps codes finite takes off the far end: a scale of
     # max / midpoint reaches (midpoint - 1) steps, so up to one step more.
-    assert bool((error <= 2.01 * q.scale.double().unsqueeze(-1)).all())
+    assert bool((error <= 2.01 * q.tensors["scale"].double().unsqueeze(-1)).all())
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -197,7 +189,7 @@ def test_zero_weights_stay_exactly_zero(symmetric: bool) -> None:
     weight[:, ::3] = 0
     weight[2] = 0
     for bits in BITS:
-        restored = quantize(weight, 4, Granularity(bits, 32, symmetric)).dequantize()
+        restored = quantize(weight, 4, IntGrid(bits, 32, symmetric)).dequantize()
         assert bool((restored[:, ::3] == 0).all())
         assert bool((restored[2] == 0).all())
 
@@ -206,7 +198,7 @@ def test_an_outlier_costs_only_its_own_group() -> None:
     weight = torch.randn(2, 64)
     hurt = weight.clone()
     hurt[0, 40] = 1e6
-    g = Granularity(4, 32)
+    g = IntGrid(4, 32)
     plain, spoiled = (quantize(w, 2, g).dequantize() for w in (weight, hurt))
     assert torch.equal(plain[1], spoiled[1])
     assert torch.equal(plain[0, :32], spoiled[0, :32])
@@ -214,9 +206,9 @@ def test_an_outlier_costs_only_its_own_group() -> None:
 
 def test_scales_of_half_models_are_rounded_before_the_codes() -> None:
     weight = torch.randn(4, 64).half()
-    q = quantize(weight.float(), 4, Granularity(4, 32), torch.float16)
-    assert torch.equal(q.scale, q.scale.half().float())
-    assert torch.equal(q.codes, quantize(weight, 4, Granularity(4, 32)).codes)
+    q = quantize(weight.float(), 4, IntGrid(4, 32), torch.float16)
+    assert torch.equal(q.tensors["scale"], q.tensors["scale"].half().float())
+    assert torch.equal(q.codes, quantize(weight, 4, IntGrid(4, 32)).codes)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +227,7 @@ def test_unusable_group_sizes_are_refused(asked: int | str) -> None:
 
 
 def test_bytes_count_codes_scales_and_zero_points() -> None:
-    q = quantize(torch.randn(6, 50), 6, Granularity(4, 16))
+    q = quantize(torch.randn(6, 50), 6, IntGrid(4, 16))
     assert q.nbytes == 6 * 25 + 6 * 4 * 4 + 6 * 4 // 2
-    assert quantize(torch.randn(6, 50), 6, Granularity(3, 16)).nbytes == q.nbytes
-    assert replace(q, zero_point=None).nbytes == q.nbytes - 12
+    assert quantize(torch.randn(6, 50), 6, IntGrid(3, 16)).nbytes == q.nbytes
+    assert quantize(torch.randn(6, 50), 6, IntGrid(4, 16, True)).nbytes == q.nbytes - 12

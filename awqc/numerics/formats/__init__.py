@@ -1,0 +1,1 @@
+"""Weight formats: how a matrix of weights is stored in few bits. One file a format."""
