@@ -84,7 +84,7 @@ def write_codes(program: Program, folder: Path) -> None:
     if (folder / ARCHIVE).exists():
         return
     models = [OnnxFile(path) for path in _onnx_files(folder)]
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, quantized in program.quantized.items():
         if any(_holds(model, name, quantized) for model in models):
             continue

@@ -107,7 +107,7 @@ class _Inspection:
         held = vars(module)
         seen = set(held)
         for what in _MEMBERS:
-            members = held.get(what)
+            members: Any = held.get(what)
             if type(members) not in _DICTS:
                 yield where, f"has {what} of the type {type(members).__name__}"
                 return
