@@ -85,7 +85,9 @@ IN_THE_WAY = {
     "dumps over data": ("compile model.pt --calib own/data.npz --dump-dir own", "dir own: holds"),
     "dumps over result": ("compile model.pt --recipe out/recipe.json -o new --dump-dir out",
                           "--dump-dir out: holds out/recipe.json"),
-    "dumps among files": ("compile model.pt --dump-dir .", "--dump-dir .: holds files that awqc"),
+    "dumps among files": ("compile model.pt --dump-dir .", "model-awq: lies in .,"),
+    "dumps in a folder of others": ("compile model.pt --dump-dir others",
+                                    "--dump-dir others: holds files that awqc did not write: x"),
     "partial": ("compile own/model.pt --partial -o own", "own: holds own/model.pt"),
     "partial's data": ("compile model.pt --calib own/data.npz --partial -o own", "holds own/da"),
     "demo": ("demo -o .", ".: holds files that awqc did not write: "),
@@ -107,6 +109,8 @@ def test_nothing_is_done_where_something_would_be_lost(
     (work / "alias").symlink_to(".")
     os.link("own/model.pt", "hard")
     os.mkfifo("pipe")
+    (work / "others").mkdir()
+    (work / "others" / "x").write_text("")
     before, names = state(work), sorted(work.iterdir())
     line, message = IN_THE_WAY[case]
     assert run(line.split()) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,7 +57,8 @@ class GrowingFolder:
 
     def _begin(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDONLY)  # Held until the process ends.
+        self._lock = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._lock)
         if lock(self._lock) is False:
             raise UsageError(f"{self._shown}: another run writes there; give another folder")
         check_unchanged(self.path, self._shown)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from awqc.artifacts import exchange, publish
+from awqc.artifacts import exchange
 from awqc.artifacts.manifest import MANIFEST, read_manifest
 from awqc.artifacts.publish import staging, staging_file
 from awqc.artifacts.record import recording, said
@@ -199,14 +199,14 @@ def test_work_that_appears_at_the_last_moment_is_not_lost(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the last look at the old folder, and before the exchange."""
-    swap = publish.exchange
+    swap = exchange.exchange
 
     def late(one: Path, two: Path) -> bool:
         if (one / "x").exists():
             (two / "mine.txt").write_text("work of hours")
         return swap(one, two)
 
-    monkeypatch.setattr(publish, "exchange", late)
+    monkeypatch.setattr("awqc.artifacts.publish.exchange", late)
 
     def run() -> None:
         with staging(target) as folder:
