@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 import subprocess
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+import awqc
 from awqc.cli import COMMANDS, cli, run
 from awqc.export.onnx import MIN_OPSET
+from awqc.options.compile_options import DECLARED, parse_options
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.sources.source import load_program
 from tests.tiny import inputs, model
@@ -32,7 +36,8 @@ assert outputs[0].shape == (1, 10) and outputs[0].dtype == np.float32
 
 def blocks(language: str) -> list[str]:
     """The fenced blocks of README that are marked with ``language``."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
 def commands() -> list[list[str]]:
@@ -67,6 +72,24 @@ def test_the_python_snippet_writes_the_listed_files(folder: Path) -> None:
     names = {name for row in listed for name in re.findall(r"`([^`]+)`", row)}
     written = {path.name for path in (folder / "out").iterdir()}
     assert written <= names
+
+
+def test_the_other_calls_from_python_are_calls_of_the_public_functions() -> None:
+    calls = [
+        ast.parse(line, mode="eval").body
+        for block in blocks("")
+        for line in block.splitlines()
+        if line.startswith("awqc.")
+    ]
+    assert len(calls) == 3
+    for call in calls:
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Attribute)
+        values = [ast.literal_eval(value) for value in call.args]
+        named = {str(key.arg): ast.literal_eval(key.value) for key in call.keywords}
+        function = getattr(awqc, call.func.attr)
+        inspect.signature(function).bind(*values, **named)
+        parse_options(**{name: named[name] for name in named if name in DECLARED})
 
 
 def test_the_deployment_snippet_needs_onnxruntime_alone(folder: Path) -> None:
