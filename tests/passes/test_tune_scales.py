@@ -61,6 +61,33 @@ def test_other_data_comes_closer_and_codes_stay() -> None:
     assert program.floats == {}
 
 
+def test_factors_of_a_named_format_are_tuned() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 32))
+    program = capture_module(model, (torch.randn(4, 256),))
+    name = program.inputs[0].name
+    program.calibration = [{name: torch.randn(32, 256)} for _ in range(30)]
+    passes = "canonicalize,quantize-weights{weight-format=Q4_K,keep-float=true}"
+    parse_pipeline(passes).run(program)
+    before = dict(program.quantized)
+    x = torch.randn(64, 256)
+
+    def distant() -> float:
+        return float((program.run({name: x})[0] - model(x).detach()).norm())
+
+    untuned = distant()
+    changes = parse_pipeline("tune-scales{rate=0.003,step=2}").passes[0].apply(program)
+    assert not changes[0].refused
+    assert distant() < 0.97 * untuned
+    for key, weight in program.quantized.items():
+        assert torch.equal(weight.tensors["packed"], before[key].tensors["packed"])
+        for role in ("d", "dmin"):
+            tuned = weight.tensors[role]
+            assert not torch.equal(tuned, before[key].tensors[role])
+            assert torch.equal(tuned, tuned.half().float())
+            assert torch.equal(program.weight(f"{key}.{role}"), tuned)
+
+
 def test_scales_that_do_not_help_are_dropped() -> None:
     program = quantized()
     before = copy.copy(program.quantized)
