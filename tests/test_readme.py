@@ -18,7 +18,7 @@ import torch
 
 import awqc
 from awqc.cli import COMMANDS, cli, run
-from awqc.export.onnx import MIN_OPSET
+from awqc.export.onnx_codes import MIN_OPSET
 from awqc.options.compile_options import DECLARED, parse_options
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.sources.source import load_program
