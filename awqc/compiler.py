@@ -33,8 +33,8 @@ from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.numerics.qparams import Bits
 from awqc.options import Options, parse_options
-from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
-from awqc.passes.pipeline import Observe
+from awqc.passes.convert_dtype import DTYPES, HALVES
+from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
 from awqc.runtimes.onnxruntime import resolve_provider
@@ -141,32 +141,33 @@ def _compile(
 ) -> Compiled:
     provider = resolve_provider(options.provider)
     pipeline = options.build_pipeline()
+    pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    opening, body, closing = pipeline.parts()
     _check_weights(program)
     original_bytes = stored_bytes(program)
-    if program.source_dtype in HALVES:
-        ConvertDtype("float32").apply(program)
-        program.tidy()
-    if options.dtype != "auto":
-        program.source_dtype = DTYPES[options.dtype]
+    opening.run(program, observe=observe)
+    if opening.passes or closing.passes or options.dtype != "auto":
+        program.source_dtype = closing.dtype
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
     prepare_serving(program, serving(options.formats), options.bits)
     with _timed(timing, "data"):
         data = _calibration(program, calib, options)
     with _timed(timing, "reference"):
-        program.calibration = data.batches
         reference = take_reference(program, data.held_out)
     records: list[LayerRecord] = []
-    pipeline.run(
-        program, observe, lambda last: records.append(LayerRecord(last, reference.batches[0]))
+    body.run(
+        program,
+        data.batches,
+        observe,
+        lambda last: records.append(LayerRecord(last, reference.batches[0])),
     )
     timing.update(pipeline.timing)
-    program.calibration = ()
     layers = records[0].layers(program) if records else []
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):
-        final = _final(program)
+        final = _final(program, closing, observe)
         _write(program, final, folder, options.formats)
         level = parse_level(options.accuracy_level)
         set_level(folder, level)
@@ -212,13 +213,12 @@ def _calibration(
     return from_iterable(calib, program, options.num_samples)
 
 
-def _final(program: Program) -> Program:
-    """The program in the dtype that the model came in."""
-    if program.source_dtype not in HALVES:
+def _final(program: Program, closing: Pipeline, observe: Observe | None) -> Program:
+    """The program in the dtype that it is to compute in; ``program`` itself stays float32."""
+    if not closing.passes:
         return program
     final = program.clone()
-    ConvertDtype(str(program.source_dtype).removeprefix("torch.")).apply(final)
-    final.tidy()
+    closing.run(final, observe=observe)
     return final
 
 

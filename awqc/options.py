@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from awqc.artifacts.recipe import read_recipe
+from awqc.artifacts.recipe import Recipe, read_recipe
 from awqc.effort import EFFORTS, ROUNDINGS, PassOptions, merged
 from awqc.errors import UsageError
 from awqc.export.formats import check_formats, serving
@@ -16,9 +16,10 @@ from awqc.export.ort_levels import parse_level
 from awqc.export.serving import serving_runtime_scales
 from awqc.machine.devices import parse_device
 from awqc.numerics.qparams import Bits
+from awqc.numerics.request import QuantizationSpec
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.convert_dtype import DTYPES
-from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
+from awqc.passes.pipeline import Pipeline, make_pipeline, parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.runtimes.onnxruntime import Provider, resolve_provider
 
@@ -91,22 +92,9 @@ class Options:
 
     def build_pipeline(self) -> Pipeline:
         """The passes, with these options as their defaults."""
-        spec = {
-            "bits": self.bits,
-            "group_size": self.group_size,
-            "symmetric": self.symmetric,
-            "exclude": self.exclude,
-            "head_bits": self.head_bits,
-            "embed_bits": self.embed_bits,
-            "sequential": self.sequential,
-        }
-        effort = EFFORTS[self.effort]
-        text = self.pipeline or effort.pipeline
-        if (self.avg_bits or self.budget) and AllocateBits.name not in text:
-            text = text.replace(QuantizeWeights.name, f"{AllocateBits.name},{QuantizeWeights.name}")
         runtime_scales = serving_runtime_scales(serving(self.formats), self.runtime_scales)
         options: PassOptions = {
-            "quantize_weights": spec,
+            "quantize_weights": self._request(),
             "insert_observers": {
                 "seed": self.seed,
                 "samples": SAMPLES if self.runtime_numerics == "ort-default" else 0,
@@ -122,18 +110,50 @@ class Options:
                 "runtime_numerics": self.runtime_numerics,
             },
         }
-        if self.recipe is not None:
-            recipe = read_recipe(self.recipe)
-            text = self.pipeline or without_search(recipe.pipeline)
-            options["load_scales"] = {"recipe": str(self.recipe)}
-            options["quantize_weights"] = {
-                **recipe.quantization,
-                "exclude": tuple(recipe.quantization["exclude"]),
-            }
-            if recipe.quantization.get("rounding") == "gptq":
-                options["quantize_weights"]["codes"] = str(recipe.folder)
+        effort = EFFORTS[self.effort]
         asked = {} if self.pipeline and self.rounding == "auto" else effort.options(self.rounding)
-        return parse_pipeline(text, **merged(asked, options))
+        if self.recipe is not None:
+            return self._repeated(read_recipe(self.recipe), merged(asked, options))
+        options = merged(asked, options)
+        if self.pipeline:
+            pipeline = parse_pipeline(self.pipeline, **options)
+        else:
+            pipeline = make_pipeline(effort.passes, options)
+        allocates = any(isinstance(step, AllocateBits) for step in pipeline.passes)
+        if (self.avg_bits or self.budget) and not allocates:
+            step = AllocateBits(**options["allocate_bits"])
+            return pipeline.with_pass(step, before=QuantizeWeights)
+        return pipeline
+
+    def _request(self) -> dict[str, Any]:
+        """Options of quantize-weights that are said here."""
+        return {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "symmetric": self.symmetric,
+            "exclude": self.exclude,
+            "head_bits": self.head_bits,
+            "embed_bits": self.embed_bits,
+            "sequential": self.sequential,
+        }
+
+    def _repeated(self, recipe: Recipe, options: PassOptions) -> Pipeline:
+        """The passes of ``recipe``, or those asked for, with what it decided."""
+        request = {**recipe.quantization, "exclude": tuple(recipe.quantization["exclude"])}
+        codes = str(recipe.folder) if QuantizationSpec(**request).learns else ""
+        others = {
+            key: value
+            for key, value in options["quantize_weights"].items()
+            if key not in self._request()
+        }
+        options = {
+            **options,
+            "load_scales": {"recipe": str(self.recipe)},
+            "quantize_weights": {**others, **request, "codes": codes},
+        }
+        if self.pipeline:
+            return parse_pipeline(self.pipeline, **options)
+        return parse_pipeline(recipe.pipeline, **options).without_search(str(self.recipe))
 
 
 def parse_options(**given: Any) -> Options:

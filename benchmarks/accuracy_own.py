@@ -38,9 +38,9 @@ def quantize(
     program: Program, tokens: Tokens, method: str, seed: int, options: dict[str, Any]
 ) -> None:
     """Quantize ``program`` as ``method`` does, calibrated on ``tokens``."""
-    program.calibration = tuple(
+    batches = [
         token_batch(program, ids, mask) for ids, mask in tokens.batches(BATCH[bool(program.states)])
-    )
+    ]
     whole = {**options, "head_bits": 0, "embed_bits": 0, "seed": seed}
     if method == NEAREST:
         chosen = parse_options(**whole, pipeline="canonicalize,quantize-weights", effort="fast")
@@ -50,15 +50,14 @@ def quantize(
         chosen = parse_options(**whole, sequential=True)
     else:
         chosen = parse_options(**whole, effort=method)
-    chosen.build_pipeline().run(program)
-    program.calibration = ()
+    chosen.build_pipeline().run(program, batches)
 
 
 def runtime_scales(program: Program) -> int:
     """Numbers that multiply activations at run time."""
     return sum(
-        program.scales[site.name].scale.numel()
-        for site in program.sites
+        program.findings.scales[site.name].scale.numel()
+        for site in program.findings.sites
         if site.status == "runtime"
     )
 
@@ -66,7 +65,7 @@ def runtime_scales(program: Program) -> int:
 def effective_bits(program: Program) -> float:
     """Bits a quantized weight, with scales in 16 bits, zero points, and run-time scales."""
     total, count = 16.0 * runtime_scales(program), 0
-    for weight in program.quantized.values():
+    for weight in program.findings.quantized.values():
         bits = weight.granularity.bits
         zero_point = 0 if weight.zero_point is None else bits
         count += weight.codes.numel()

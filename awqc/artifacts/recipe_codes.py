@@ -28,7 +28,7 @@ def write_codes(program: Program, folder: Path) -> None:
     if (folder / ARCHIVE).exists():
         return
     tensors = {}
-    for name, quantized in program.quantized.items():
+    for name, quantized in program.findings.quantized.items():
         tensors[f"{name}.packed"] = quantized.packed
         tensors[f"{name}.scale"] = quantized.scale
         if quantized.zero_point is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 
 import click
@@ -18,13 +17,14 @@ def command() -> None:
     and given to awqc compile --pipeline.
     """
     from awqc.passes.pipeline import DEFAULT, PASSES
+    from awqc.passes.text import options_of
 
     for name, cls in PASSES.items():
         click.echo(name)
         text = inspect.cleandoc(cls.__doc__ or "")
         for line in text.splitlines():
             click.echo(f"    {line}".rstrip())
-        for option in dataclasses.fields(cls):
-            click.echo(f"    {option.name.replace('_', '-')}={option.default}")
+        for option, declared in options_of(cls).items():
+            click.echo(f"    {option}={declared.default}")
         click.echo()
     click.echo(f"default pipeline:\n    {DEFAULT}")

@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from torch import Tensor
 from torch.fx import Node
 
 from awqc.artifacts.recipe_codes import read_codes, stored_weight
-from awqc.errors import UsageError
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import NO_FACTS, Fact, Facts, WeightError
 from awqc.graph.linears import find_linears
 from awqc.machine.memory import trim
 from awqc.machine.progress import track
 from awqc.machine.threads import parallel_map
 from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.numerics.request import QuantizationSpec
-from awqc.passes.base import Change
-from awqc.program import Program, WeightError
+from awqc.passes.base import Change, Pass
+from awqc.program import Program
 from awqc.weights.decisions import decide
 from awqc.weights.errors import measure
 from awqc.weights.jobs import (
@@ -31,18 +33,20 @@ from awqc.weights.jobs import (
 from awqc.weights.sequential import round_in_sequence
 
 LARGE = 2**24
+PLAIN = QuantizationSpec()
 
 
 @dataclass(frozen=True)
-class QuantizeWeights(QuantizationSpec):
+class QuantizeWeights(Pass):
     """Replace each weight by codes, scales and zero points, and a call that dequantizes them.
 
         before:  linear(x, W)
         after:   linear(x, dequantize(W.packed, W.scale, W.zero_point))
 
     Embedding tables get 8 bits and a scale a row, and so does a head that shares its table.
-    Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``, ``head-bits`` and
-    ``embed-bits`` (0: left in float); the search reads them too. ``rounding`` is ``nearest``
+    Options: those of the request, which the search reads too: ``bits``, ``group-size``,
+    ``symmetric``, ``exclude``, ``head-bits`` and ``embed-bits`` (0: left in float). ``rounding``
+    is ``nearest``
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
@@ -54,38 +58,58 @@ class QuantizeWeights(QuantizationSpec):
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
+    spec: QuantizationSpec = PLAIN
     sequential: bool = False
     keep_float: bool = False
     codes: str = field(default="", metadata={"local": True})
     name: ClassVar[str] = "quantize-weights"
     keeps_output: ClassVar[bool] = False
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.CODES, Fact.HALF})
 
-    def apply(self, program: Program) -> list[Change]:
+    @property
+    def needs(self) -> Facts:
+        """Moments, where codes depend on them."""
+        learns = self.spec.learns and not self.codes
+        return frozenset({Fact.STATISTICS, Fact.MOMENTS}) if learns else NO_FACTS
+
+    @property
+    def gives(self) -> Facts:
+        """Float values only where they are kept."""
+        return frozenset({Fact.CODES, Fact.FLOATS} if self.keep_float else {Fact.CODES})
+
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Quantize every weight that is not refused."""
-        decisions = decide(program, self)
-        program.skipped.update(decisions.refused)
+        decisions = decide(program, self.spec)
+        codes: QuantizedWeights = {}
+        errors: dict[str, WeightError] = {}
+        floats: dict[str, Tensor] = {}
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
-        for name, quantized, error in self._quantize(program, decisions.granularity):
-            program.quantized[name], program.errors[name] = quantized, error
+        for name, quantized, error in self._quantize(program, run, decisions.granularity):
+            codes[name], errors[name] = quantized, error
             if self.keep_float and quantized.granularity.bits < 8:
-                program.floats[name] = program.weight(name)
+                floats[name] = program.weight(name)
             replace_weight(program, reads[name], quantized)
             how = quantized.granularity
             changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))
             trim()
-        # Nothing that follows rounds anew, and moments are large.
-        program.statistics = {
-            node: replace(statistics, gram=None) for node, statistics in program.statistics.items()
-        }
+        found = program.findings
+        program.learn(
+            quantized=codes,
+            errors=errors,
+            floats=floats,
+            skipped={**found.skipped, **decisions.refused},
+            # Nothing that follows rounds anew, and moments are large.
+            statistics={k: replace(each, gram=None) for k, each in found.statistics.items()},
+        )
         return changes
 
     def _quantize(
-        self, program: Program, granularity: dict[str, Granularity]
+        self, program: Program, run: Run, granularity: dict[str, Granularity]
     ) -> Iterator[tuple[str, QuantizedWeight, WeightError]]:
         """Every weight with what became of it and what that costs, as they are made."""
         codes = read_codes(Path(self.codes)) if self.codes else None
-        jobs = _jobs(program, granularity) if self.learns and codes is None else []
+        jobs = find_jobs(program, granularity) if self.spec.learns and codes is None else []
         joined = {linear.weight_name for job in jobs for linear in job.linears}
         linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
         rest = [name for name in granularity if name not in joined]
@@ -97,9 +121,9 @@ class QuantizeWeights(QuantizationSpec):
                 for name, quantized in made.items()
             ]
 
-        def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
+        def quantize(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if isinstance(item, Job):
-                return measured(run_job(program, item, item.gram(program), self))
+                return measured(run_job(program, item, item.gram(program), self.spec))
             how = granularity[item]
             if codes is None:
                 return measured({item: round_to_nearest(program, item, how)})
@@ -107,14 +131,14 @@ class QuantizeWeights(QuantizationSpec):
 
         if self.sequential and jobs:
             nearest = {name: round_to_nearest(program, name, granularity[name]) for name in rest}
-            made = {**round_in_sequence(program, jobs, nearest, self), **nearest}
+            made = round_in_sequence(program, run.batches, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return
         items: list[Job | str] = [*jobs, *rest]
         items.sort(
             key=lambda item: ranks[item.linears[0].weight_name if isinstance(item, Job) else item]
         )
-        for results in track(parallel_map(run, items), "quantize weights", len(items)):
+        for results in track(parallel_map(quantize, items), "quantize weights", len(items)):
             yield from results
 
 
@@ -135,23 +159,6 @@ def _ranks(program: Program, granularity: dict[str, Granularity]) -> dict[str, t
         name: (int(program.weight(name).numel() >= LARGE), ranks.get(name, index), index)
         for name, index in places.items()
     }
-
-
-def _jobs(program: Program, granularity: dict[str, Granularity]) -> list[Job]:
-    """What can be rounded on moments.
-
-    Raises:
-        UsageError: there are statistics, but none with moments.
-    """
-    jobs = find_jobs(program, granularity)
-    small = any(how.bits < 8 for how in granularity.values())
-    if not jobs and small and not any(s.gram is not None for s in program.statistics.values()):
-        raise UsageError(
-            "quantize-weights with rounding=gptq, clip or sweeps needs the moments of the "
-            "activations: put insert-observers{gram=true} and calibrate before it, or use "
-            "rounding=nearest"
-        )
-    return jobs
 
 
 def replace_weight(program: Program, weight: Node, quantized: QuantizedWeight) -> None:

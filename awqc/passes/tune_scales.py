@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts, Tuning
 from awqc.machine.memory import available
 from awqc.machine.progress import track
 from awqc.numerics.qparams import QuantizedWeight
-from awqc.passes.base import Change
-from awqc.program import Batch, Program, Tuning
+from awqc.passes.base import Change, Pass
+from awqc.program import Batch, Program
 from awqc.weights.tuning.dequantize import dequantize
 from awqc.weights.tuning.graph import WeightFunction, dequantizing_calls, scale_name
 from awqc.weights.tuning.objective import distance
@@ -35,7 +37,7 @@ WEIGHT_COPIES = 3
 
 
 @dataclass(frozen=True)
-class TuneScales:
+class TuneScales(Pass):
     """Tune the scales of all codes so that the outputs of the whole model come closer.
 
         before:  linear(x, dequantize(codes, scale, zero_point))
@@ -58,11 +60,16 @@ class TuneScales:
     rate: float = 2e-3
     name: ClassVar[str] = "tune-scales"
     keeps_output: ClassVar[bool] = False
+    needs: ClassVar[Facts] = frozenset({Fact.CODES, Fact.FLOATS})
+    bars: ClassVar[Facts] = frozenset({Fact.HALF})
+    ends: ClassVar[Facts] = frozenset({Fact.FLOATS})
 
-    def apply(self, program: Program) -> list[Change]:
-        """Tune, judge, and keep what is better; fills ``program.tuning``."""
-        floats, program.floats = program.floats, {}
-        found = program.tuning = self._tune(program, floats)
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
+        """Tune, judge, and keep what is better; fills ``program.findings.tuning``."""
+        floats = program.findings.floats
+        program.learn(floats={})
+        found = self._tune(program, run.batches, floats)
+        program.learn(tuning=found)
         told = "" if found.before is None else (
             f"distance {found.before:.4g} before, {found.after:.4g} after"
         )
@@ -71,9 +78,10 @@ class TuneScales:
         reason = f"stay, {found.reason}" + (f": {told}" if told else "")
         return [Change("scales", reason, refused=True)]
 
-    def _tune(self, program: Program, floats: Mapping[str, Tensor]) -> Tuning:
-        batches = list(program.calibration)
-        if all(_fine(weight) for weight in program.quantized.values()):
+    def _tune(
+        self, program: Program, batches: Sequence[Batch], floats: Mapping[str, Tensor]
+    ) -> Tuning:
+        if all(_fine(weight) for weight in program.findings.quantized.values()):
             return Tuning(False, reason=f"no weight has fewer than {FINE} bits")
         if not floats or not batches:
             raise UsageError(
@@ -116,7 +124,7 @@ class _Tuner:
         self._program, self._floats = program, floats
         calls = dequantizing_calls(program)
         self._function = WeightFunction(program, {name: calls[name] for name in floats})
-        self._weights = {name: program.quantized[name] for name in floats}
+        self._weights = {name: program.findings.quantized[name] for name in floats}
         self._changes = {
             name: torch.zeros_like(weight.scale, dtype=torch.float32, requires_grad=True)
             for name, weight in self._weights.items()
@@ -177,8 +185,10 @@ class _Tuner:
     def store(self, program: Program) -> None:
         """Put the tuned scales into ``program``."""
         calls = dequantizing_calls(program)
+        quantized = dict(program.findings.quantized)
         for name in self._changes:
             weight = self._weights[name]
             scale = self._scale(name).to(weight.scale.dtype)
-            program.quantized[name] = replace(weight, scale=scale)
+            quantized[name] = replace(weight, scale=scale)
             program.set_weight(scale_name(calls[name]), scale)
+        program.learn(quantized=quantized)

@@ -64,8 +64,8 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         reason = _refuse(spec, linear, head)
         if reason is None:
             granularity[name] = _granularity(spec, linear, head)
-            if program.allocation is not None and name in program.allocation.bits:
-                bits = program.allocation.bits[name]
+            if program.findings.allocation is not None and name in program.findings.allocation.bits:
+                bits = program.findings.allocation.bits[name]
                 granularity[name] = granularity[name].with_bits(bits)
         else:
             refused[name] = reason

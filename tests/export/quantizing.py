@@ -32,7 +32,7 @@ def quantized(program: Program, *granularities: Granularity) -> Program:
                 granularity = replace(granularity, group_size=-1)
             done.add(name)
             weight = quantize(program.weight(name), linear.rows, granularity)
-            program.quantized[name] = weight
+            program.learn(quantized={**program.findings.quantized, name: weight})
             replace_weight(program, linear.weight, weight)
     program.tidy()
     return program

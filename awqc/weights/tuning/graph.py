@@ -31,7 +31,7 @@ class WeightFunction:
 
 def dequantizing_calls(program: Program) -> dict[str, Node]:
     """The call that makes each quantized weight, by the weight's name."""
-    by_packed = {f"{name}.packed": name for name in program.quantized}
+    by_packed = {f"{name}.packed": name for name in program.findings.quantized}
     found = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target is dequantize_packed:
