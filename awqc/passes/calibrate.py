@@ -14,11 +14,13 @@ from torch.fx import Graph, GraphModule
 
 from awqc.artifacts.statistics_file import read_statistics, write_statistics
 from awqc.errors import CalibrationError, spelled
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts
 from awqc.graph.linears import find_linears
 from awqc.machine.devices import parse_device, place
 from awqc.machine.memory import forget, trim, unchanged_maps
 from awqc.machine.progress import track
-from awqc.passes.base import Change
+from awqc.passes.base import Change, Pass
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
 
@@ -28,7 +30,7 @@ FORGETS = 8
 
 
 @dataclass(frozen=True)
-class Calibrate:
+class Calibrate(Pass):
     """Run the calibration batches, keep the statistics, and remove the observers.
 
         before:  x -> linear(W), observer(x)
@@ -45,8 +47,11 @@ class Calibrate:
     device: str = field(default="cpu", metadata={"local": True})
     name: ClassVar[str] = "calibrate"
     keeps_output: ClassVar[bool] = True
+    needs: ClassVar[Facts] = frozenset({Fact.OBSERVERS})
+    gives: ClassVar[Facts] = frozenset({Fact.STATISTICS})
+    ends: ClassVar[Facts] = frozenset({Fact.OBSERVERS})
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Run every batch once, or read what an earlier run learned."""
         calls = [n for n in program.graph.nodes if n.op == "call_module"]
         modules = [(n, program.graph_module.get_submodule(str(n.target))) for n in calls]
@@ -55,7 +60,7 @@ class Calibrate:
         if path is not None and path.exists():
             changes = _read(program, path, list(observers.values()))
         else:
-            _run(program, list(observers.values()), parse_device(self.device))
+            _run(program, run, list(observers.values()), parse_device(self.device))
             changes = _finish(program, observers.values())
             if path is not None:
                 write_statistics(program, path, _unseen(program, observers.values()))
@@ -64,13 +69,15 @@ class Calibrate:
         return changes
 
 
-def _run(program: Program, observers: list[Observer], device: torch.device) -> None:
+def _run(
+    program: Program, run: Run, observers: list[Observer], device: torch.device
+) -> None:
     """Show every batch to the observers; what they do not see is not computed."""
     module = _without_outputs(program)
     _forget_weights_on_the_way(module)
     if device.type != "cpu":
         place(module, device)
-    for index, here in enumerate(track(program.calibration, "calibrate")):
+    for index, here in enumerate(track(run.batches, "calibrate")):
         batch = {name: value.to(device) for name, value in here.items()}
         mask = batch.get(program.mask_input) if program.mask_input else None
         for observer in observers:
@@ -144,15 +151,17 @@ def _readers(program: Program) -> dict[str, list[str]]:
 def _finish(program: Program, observers: Iterable[Observer]) -> list[Change]:
     """Keep what the observers saw."""
     readers = _readers(program)
+    statistics = dict(program.findings.statistics)
     changes = []
     for observer in observers:
         tokens = observer.accumulator.tokens
         if tokens == 0:
             changes.append(Change(observer.reads, "saw no token in calibration", refused=True))
             continue
-        statistics = observer.accumulator.finish()
-        program.statistics.update(dict.fromkeys(readers[observer.key], statistics))
+        found = observer.accumulator.finish()
+        statistics.update(dict.fromkeys(readers[observer.key], found))
         changes.append(Change(observer.reads, f"calibrated on {tokens} tokens"))
+    program.learn(statistics=statistics)
     return changes
 
 
@@ -169,5 +178,6 @@ def _read(program: Program, path: Path, observers: list[Observer]) -> list[Chang
     wanted = {
         node: observer.accumulator.gram for observer in observers for node in readers[observer.key]
     }
-    read_statistics(program, path, wanted)
+    read = read_statistics(program, path, wanted)
+    program.learn(statistics={**program.findings.statistics, **read})
     return [Change(observer.reads, f"statistics read from {path.name}") for observer in observers]

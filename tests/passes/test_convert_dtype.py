@@ -36,7 +36,8 @@ def test_outputs_stay_near(program: Program, dtype: str, spec: str) -> None:
     for node in program.graph.nodes:
         if node.op == "call_function" and "linear" in node.name:
             assert node.meta["val"].dtype == HALVES[dtype]
-    assert all(q.tensors["scale"].dtype == HALVES[dtype] for q in program.quantized.values())
+    quantized = program.findings.quantized
+    assert all(q.tensors["scale"].dtype == HALVES[dtype] for q in quantized.values())
 
 
 @pytest.mark.parametrize("dtype", list(HALVES))
