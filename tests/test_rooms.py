@@ -24,11 +24,11 @@ MAY_USE: dict[str, str] = {
     "graph": "",
     "findings": "graph numerics",
     "program": "errors findings graph numerics",
-    "executor": "program",
+    "executor": "graph machine program",
     "calling": "program",
     "artifacts": "errors graph numerics program",
     "channels": "graph machine program",
-    "weights": "channels errors findings graph numerics program",
+    "weights": "channels errors executor findings graph numerics program",
     "passes": "artifacts channels errors executor findings graph machine numerics program "
     "weights",
     "capture": "artifacts calling errors graph kv_cache machine program",

@@ -14,9 +14,6 @@ from awqc.artifacts.recipe_codes import read_codes, stored_weight
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import NO_FACTS, Fact, Facts, WeightError
 from awqc.graph.linears import find_linears
-from awqc.machine.memory import trim
-from awqc.machine.progress import track
-from awqc.machine.threads import parallel_map
 from awqc.numerics.qparams import Granularity, QuantizedWeight, dequantize_packed
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.base import Change, Pass
@@ -92,7 +89,6 @@ class QuantizeWeights(Pass):
             replace_weight(program, reads[name], quantized)
             how = quantized.granularity
             changes.append(Change(name, f"{how.bits} bits, group {how.group_size}"))
-            trim()
         found = program.findings
         program.learn(
             quantized=codes,
@@ -131,14 +127,14 @@ class QuantizeWeights(Pass):
 
         if self.sequential and jobs:
             nearest = {name: round_to_nearest(program, name, granularity[name]) for name in rest}
-            made = round_in_sequence(program, run.batches, jobs, nearest, self.spec) | nearest
+            made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return
         items: list[Job | str] = [*jobs, *rest]
         items.sort(
             key=lambda item: ranks[item.linears[0].weight_name if isinstance(item, Job) else item]
         )
-        for results in track(parallel_map(quantize, items), "quantize weights", len(items)):
+        for results in run.each(quantize, items, "quantize weights"):
             yield from results
 
 
