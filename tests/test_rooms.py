@@ -26,7 +26,7 @@ MAY_USE: dict[str, str] = {
     "calling": "graph program",
     "artifacts": "errors graph numerics program pt2",
     "channels": "graph machine program",
-    "weights": "errors findings graph numerics program",
+    "weights": "errors executor findings graph numerics program",
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
     "capture": "artifacts calling errors graph kv_cache machine program pt2",
     "huggingface": "artifacts capture errors graph kv_cache machine program",
@@ -52,7 +52,7 @@ MAY_USE: dict[str, str] = {
     "__init__": "compiler errors partial runtimes",
     "pt2": "",
     "findings": "graph numerics",
-    "executor": "program",
+    "executor": "graph machine program",
 }
 
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from mmap import mmap
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
-from torch.fx import Graph, GraphModule
+from torch import Tensor
+from torch.fx import Node
 
 from awqc.artifacts.statistics_file import read_statistics, write_statistics
 from awqc.errors import CalibrationError, spelled
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts
 from awqc.graph.linears import find_linears
-from awqc.machine.devices import parse_device, place
-from awqc.machine.memory import forget, trim, unchanged_maps
-from awqc.machine.progress import track
+from awqc.machine.devices import parse_device
 from awqc.passes.base import Change, Pass
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
-
-FORGET = "_forget"
-FORGETS = 8
-"""How often in a batch mapped weights leave memory: an eighth of them is there at once."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Calibrate(Pass):
         if path is not None and path.exists():
             changes = _read(program, path, list(observers.values()))
         else:
-            _run(program, run, list(observers.values()), parse_device(self.device))
+            _look(program, run, observers, parse_device(self.device))
             changes = _finish(program, observers.values())
             if path is not None:
                 write_statistics(program, path, _unseen(program, observers.values()))
@@ -69,75 +62,26 @@ class Calibrate(Pass):
         return changes
 
 
-def _run(
-    program: Program, run: Run, observers: list[Observer], device: torch.device
+def _look(
+    program: Program, run: Run, observers: dict[Node, Observer], device: torch.device
 ) -> None:
     """Show every batch to the observers; what they do not see is not computed."""
-    module = _without_outputs(program)
-    _forget_weights_on_the_way(module)
-    if device.type != "cpu":
-        place(module, device)
-    for index, here in enumerate(track(run.batches, "calibrate")):
-        batch = {name: value.to(device) for name, value in here.items()}
-        mask = batch.get(program.mask_input) if program.mask_input else None
-        for observer in observers:
-            observer.active = True
-            observer.mask = None if mask is None else mask.bool()
-        with torch.no_grad():
-            module(*(batch[spec.name] for spec in program.inputs))
-        trim()
-        for observer in observers:
+
+    def start(mask: Tensor | None) -> None:
+        for observer in observers.values():
+            observer.active, observer.mask = True, mask
+
+    def finish(batch: int) -> None:
+        for observer in observers.values():
             if observer.bad is not None:
                 raise CalibrationError(
                     f"{observer.reads}: its input holds {observer.bad} in calibration "
-                    f"batch {index}; the float model itself overflows on this data. "
+                    f"batch {batch}; the float model itself overflows on this data. "
                     "Check the data and the weights, or leave the layer out with "
                     f"{spelled('exclude')}"
                 )
-    _let_go(module)
 
-
-def _without_outputs(program: Program) -> GraphModule:
-    """The graph of ``program`` that returns nothing and computes only what observers read."""
-    graph = Graph()
-    graph.graph_copy(program.graph, {})
-    graph.output(())
-    module = GraphModule(program.graph_module, graph)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
-
-
-class _Forget(nn.Module):
-    """Lets mapped weights leave memory; they are read anew, mostly from the file cache."""
-
-    def __init__(self, maps: Sequence[mmap]) -> None:
-        super().__init__()
-        self.maps = maps
-
-    def forward(self) -> None:
-        forget(self.maps)
-
-
-def _forget_weights_on_the_way(module: GraphModule) -> None:
-    """Let mapped weights leave memory a few times in each run: a run reads each once."""
-    if not (maps := unchanged_maps()):
-        return
-    calls = [node for node in module.graph.nodes if node.op == "call_module"]
-    module.add_module(FORGET, _Forget(maps))
-    for call in calls[:: max(1, len(calls) // FORGETS)]:
-        with module.graph.inserting_after(call):
-            module.graph.call_module(FORGET)
-    module.recompile()
-
-
-def _let_go(module: GraphModule) -> None:
-    """Drop the references of ``module`` to weights now: it is a cycle, freed at some later time."""
-    module._modules.pop(FORGET, None)
-    for part in module.modules():
-        if not isinstance(part, Observer):
-            part._parameters.clear()
-            part._buffers.clear()
+    run.observe(program, observers, start, finish, device, "calibrate")
 
 
 def _readers(program: Program) -> dict[str, list[str]]:

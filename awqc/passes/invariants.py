@@ -90,12 +90,12 @@ def _outputs_are_unchanged(program: Program, step: Pass, run: Run) -> None:
     """The heart: until weights are quantized, every pass keeps the model's function."""
     if not step.keeps_output:
         return
-    outputs = program.run(program.check_batch())
+    outputs = run.outputs(program)
     for name, now, before in zip(program.outputs, outputs, run.reference, strict=True):
         if name in program.scaled_outputs():
             continue
         change = relative_change(now, before)
-        if not change <= TOLERANCE and not change <= (limit := _explained(program, name)):
+        if not change <= TOLERANCE and not change <= (limit := _explained(program, run, name)):
             raise InvariantError(
                 f"after {step.name}: the output {name!r} moved by {change:.2g} (relative), "
                 f"rounding explains {limit:.2g}. A fold changed the function; report the "
@@ -103,7 +103,7 @@ def _outputs_are_unchanged(program: Program, step: Pass, run: Run) -> None:
             )
 
 
-def _explained(program: Program, output: str) -> float:
+def _explained(program: Program, run: Run, output: str) -> float:
     """How much rounding alone may move ``output``: measured, since networks amplify it."""
     rounded = program.clone()
     generator = torch.Generator().manual_seed(0)
@@ -111,8 +111,8 @@ def _explained(program: Program, output: str) -> float:
         weight = program.weight(name)
         noise = torch.rand(weight.shape, generator=generator).to(weight) * 2 - 1
         rounded.set_weight(name, weight + weight * noise * torch.finfo(weight.dtype).eps)
-    batch, place = program.check_batch(), program.outputs.index(output)
-    moved = relative_change(rounded.run(batch)[place], program.run(batch)[place])
+    place = program.outputs.index(output)
+    moved = relative_change(run.outputs(rounded)[place], run.outputs(program)[place])
     return min(max(TOLERANCE, ROUNDINGS * moved), LARGEST)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from awqc.executor.run import Run
+from awqc.executor.segments import Segment, whole
 from awqc.findings import NO_FACTS, Fact, Facts
-from awqc.machine.memory import give_back, trim
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
@@ -113,11 +113,13 @@ class Pipeline:
         batches: Sequence[Batch] = (),
         observe: Observe | None = None,
         before_quantization: Callable[[Program], None] = lambda program: None,
+        cut: Callable[[Program], Sequence[Segment]] = whole,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
         ``batches`` are the calibration data, ``observe`` is called after each pass, and
-        ``before_quantization`` is called with the last program that is still float.
+        ``before_quantization`` is called with the last program that is still float. Batches are
+        run through the segments that ``cut`` makes, one segment after another.
 
         Raises:
             UsageError: other facts hold of ``program``, and a pass cannot run.
@@ -127,14 +129,14 @@ class Pipeline:
         for step in self.passes:
             if isinstance(step, QuantizeWeights):
                 program.quantization = step.spec
-        run = Run(tuple(batches))
+        run = Run(tuple(batches), cut=cut)
         changes: list[Change] = []
-        give_back()
+        run.settle()
         for step in self.passes:
             if not step.keeps_output:
                 run = replace(run, reference=())
             elif not run.reference:
-                run = replace(run, reference=program.run(program.check_batch()))
+                run = run.referring_to(program)
             if Fact.CODES in step.gives:
                 before_quantization(program)
             started = time.perf_counter()
@@ -142,9 +144,8 @@ class Pipeline:
             made = step.apply(program, run)
             program.tidy()
             program.learn(facts=after(step, program.findings.facts))
-            trim()
             check_invariants(program, step, run)
-            give_back()
+            run.settle()
             self._took(step, time.perf_counter() - started)
             if observe is not None and before is not None:
                 observe(step, before, program, made)

@@ -15,9 +15,6 @@ from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, weight_of_codes
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import NO_FACTS, Fact, Facts, WeightError
 from awqc.graph.linears import find_linears
-from awqc.machine.memory import trim
-from awqc.machine.progress import track
-from awqc.machine.threads import parallel_map
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.base import Change, Pass
@@ -100,7 +97,6 @@ class QuantizeWeights(Pass):
             store(program, reads[name], quantized)
             why = decisions.fallbacks.get(name)
             changes.append(Change(name, str(quantized.format) + (f", since {why}" if why else "")))
-            trim()
         for why, count in Counter(decisions.fallbacks.values()).items():
             program.tell(f"{count} weights are not in {self.spec.weight_format}: {why}")
         found = program.findings
@@ -141,14 +137,14 @@ class QuantizeWeights(Pass):
 
         if self.sequential and jobs:
             nearest = {name: round_to_nearest(program, name, formats[name]) for name in rest}
-            made = round_in_sequence(program, run.batches, jobs, nearest, self.spec) | nearest
+            made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return
         items: list[Job | str] = [*jobs, *rest]
         items.sort(
             key=lambda item: ranks[item.linears[0].weight_name if isinstance(item, Job) else item]
         )
-        for results in track(parallel_map(quantize, items), "quantize weights", len(items)):
+        for results in run.each(quantize, items, "quantize weights"):
             yield from results
 
 

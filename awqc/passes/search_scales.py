@@ -12,9 +12,6 @@ from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.sites import Site, SiteScale
-from awqc.machine.memory import give_back
-from awqc.machine.progress import track
-from awqc.machine.threads import parallel_map
 from awqc.numerics.formats.base import WeightFormat
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
@@ -93,12 +90,7 @@ class SearchScales(Pass):
                 return site if seen else replace(site, status="refused", reason=UNSEEN), None
             return self._search(site, parts, _movable(site, linears))
 
-        decided = []
-        found = parallel_map(search, program.findings.sites)
-        for result in track(found, "search scales", len(program.findings.sites)):
-            decided.append(result)
-            if len(decided) % GIVE_BACK == 0:
-                give_back()
+        decided = list(run.each(search, program.findings.sites, "search scales"))
         chosen = {site.name: scale for site, scale in decided if scale is not None}
         program.learn(
             sites=tuple(site for site, _ in decided),
@@ -121,8 +113,6 @@ class SearchScales(Pass):
         return site, SiteScale(ones, "identity", nearest, nearest)
 
 
-GIVE_BACK = 40
-"""Sites after which weights that are mapped from a file leave memory again."""
 UNSEEN = "no calibration data reached it; its weights are rounded unscaled"
 """Of an expert that no token was sent to, for example."""
 

@@ -9,19 +9,20 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.errors import UsageError
+from awqc.executor.replay import Values
+from awqc.executor.run import Run
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.gram import conditioned
 from awqc.program import Batch, Program
 from awqc.weights.jobs import Job, QuantizedWeights, run_job
 from awqc.weights.observing import observed_rows
-from awqc.weights.replay import Values, walk
 
 DAMPING = 0.05
 
 
 def round_in_sequence(
     program: Program,
-    batches: Sequence[Batch],
+    run: Run,
     jobs: Sequence[Job],
     done: QuantizedWeights,
     spec: QuantizationSpec,
@@ -37,23 +38,22 @@ def round_in_sequence(
     Raises:
         UsageError: there are no calibration batches.
     """
-    if not batches:
+    if not run.batches:
         raise UsageError("sequential rounding needs calibration data, not statistics alone")
     by_node = {linear.node: job for job in jobs for linear in job.linears}
     made: QuantizedWeights = {}
 
-    def before(node: Node, inputs: Values) -> dict[str, Tensor]:
+    def before(node: Node, floats: Values, now: Values) -> dict[str, Tensor]:
         job = by_node[node]
         if job.linears[0].weight_name in made:
             return {}
-        floats, now = inputs[: len(batches)], inputs[len(batches) :]
-        gram, correction = _moments(program, batches, job, floats, now)
+        gram, correction = _moments(program, run.batches, job, floats, now)
         quantized = run_job(program, job, gram, spec, correction)
         made.update(quantized)
         return {name: weight.dequantize() for name, weight in quantized.items()}
 
     weights = {name: weight.dequantize() for name, weight in done.items()}
-    walk(program, [*batches, *batches], weights, list(by_node), len(batches), before)
+    run.side_by_side(program, weights, list(by_node), before)
     return made
 
 

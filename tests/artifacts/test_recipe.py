@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from awqc.artifacts.recipe import SCALES_FILE, read_recipe, write_recipe
 from awqc.errors import UsageError
+from awqc.passes.fold_scales import FoldScales
 from awqc.passes.load_scales import LoadScales
-from awqc.passes.pipeline import DEFAULT
+from awqc.passes.pipeline import DEFAULT, Pipeline
+from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Program
 from tests.tiny import captured, run
 
@@ -44,10 +46,9 @@ def test_what_is_written_is_read(written: tuple[Program, Path]) -> None:
 def test_loading_gives_the_sites_their_scales(written: tuple[Program, Path]) -> None:
     program, folder = written
     again = canonical()
-    LoadScales(str(folder)).apply(again)
+    Pipeline((LoadScales(str(folder)), FoldScales(), QuantizeWeights())).run(again)
     names = [[site.name for site in each.findings.sites] for each in (again, program)]
     assert names[0] == names[1]
-    run(again, "fold-scales,quantize-weights")
     for name, quantized in program.findings.quantized.items():
         other = again.findings.quantized[name]
         assert torch.equal(quantized.codes, other.codes)

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
 from awqc.executor.run import Run
-from awqc.graph.linears import find_linears
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
-from awqc.weights.replay import walk
 
 FLOAT = "canonicalize,insert-observers{gram=true},calibrate"
 ROUND = "quantize-weights{bits=2,group-size=16,rounding=gptq%s}"
@@ -46,27 +44,6 @@ def error(made: Program) -> float:
     x = torch.randn(500, 32, generator=torch.Generator().manual_seed(5))
     wanted = model(x).detach()
     return float((made.run({made.inputs[0].name: x})[0] - wanted).norm() / wanted.norm())
-
-
-def test_it_walks_through_the_graph_as_the_graph_runs() -> None:
-    """What arrives before the last product is what the program itself computes there."""
-    made = program()
-    data = batches(made, 3)
-    parse_pipeline("canonicalize").run(made)
-    linears = find_linears(made.graph)
-    arrived: dict[str, list[Tensor]] = {}
-
-    def before(node: object, values: list[Tensor]) -> dict[str, Tensor]:
-        arrived[str(node)] = values
-        return {}
-
-    walk(made, data, {}, [linear.node for linear in linears], 0, before)
-    name = made.inputs[0].name
-    torch.manual_seed(0)
-    model = Net()
-    for batch, x in zip(data, arrived[linears[-1].node.name], strict=True):
-        h = torch.relu(model.one(batch[name]))
-        torch.testing.assert_close(x, h + torch.relu(model.two(h)))
 
 
 def test_errors_pile_up_less() -> None:
