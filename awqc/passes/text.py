@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from awqc.errors import UsageError
@@ -62,7 +62,7 @@ def build(cls: type[Any], options: Mapping[str, Any]) -> Pass:
         (held.setdefault(holder, {}) if holder else values)[name] = value
     for field in dataclasses.fields(cls):
         if field.name in held:
-            values[field.name] = dataclasses.replace(field.default, **held[field.name])
+            values[field.name] = dataclasses.replace(cast("Any", field.default), **held[field.name])
     made: Pass = cls(**values)
     return made
 
