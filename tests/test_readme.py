@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from awqc.cli import COMMANDS, cli, run
-from awqc.export.onnx import MIN_OPSET
+from awqc.export.onnx_codes import MIN_OPSET
 from awqc.runtimes.session_file import ACCURACY_LEVEL
 from awqc.sources.source import load_program
 from tests.tiny import inputs, model

@@ -27,7 +27,7 @@ def write_codes(program: Program, folder: Path) -> None:
     """Write ``codes.safetensors`` into ``folder`` unless an archive there holds the codes."""
     if (folder / ARCHIVE).exists():
         return
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, quantized in program.quantized.items():
         tensors |= {f"{name}.{role}": value for role, value in quantized.tensors.items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / CODES_FILE)

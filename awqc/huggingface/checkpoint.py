@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ def _value(program: Program, name: str) -> Tensor:
     quantized = program.quantized.get(name)
     if quantized is None:
         return program.weight(name).float()
-    return replace(quantized, scale=quantized.scale.float()).dequantize()
+    return quantized.to(torch.float32).dequantize()
 
 
 def _fold_factors(program: Program) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from operator import itemgetter
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -55,9 +56,10 @@ class Grid:
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """This grid with each tensor changed."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: change(v) for name, v in held.items() if isinstance(v, Tensor)}
-        )
+        made: dict[str, Any] = {
+            name: change(value) for name, value in held.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **made)
 
     def spread(self) -> Self:
         """For values ``(..., rows, groups, width)``."""
@@ -69,7 +71,7 @@ class Grid:
 
     def lines(self) -> list[Self]:
         """A grid for each entry of the first axis; it shares the memory of this one."""
-        return [self.map(lambda tensor, i=i: tensor[i]) for i in range(len(self.scale))]
+        return [self.map(itemgetter(i)) for i in range(len(self.scale))]
 
     def columns(self, width: int, columns: int) -> Self:
         """For values ``(columns, rows)``, of a grid that is turned: groups of ``width``."""

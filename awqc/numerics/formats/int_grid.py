@@ -148,7 +148,8 @@ class IntGrid(WeightFormat):
     def layout(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
         """As `WeightFormat.layout`."""
         groups = (rows, self.groups(columns))
-        shapes = {"packed": (rows, -(-columns * self.storage_bits // 8)), "scale": groups}
+        packed = (rows, -(-columns * self.storage_bits // 8))
+        shapes: dict[str, tuple[int, ...]] = {"packed": packed, "scale": groups}
         return shapes if self.symmetric else {**shapes, "zero_point": groups}
 
     def nbytes(self, rows: int, columns: int, dtype: torch.dtype) -> int:
