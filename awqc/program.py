@@ -135,6 +135,8 @@ class Program:
         scale_dtype: floating dtype of the quantization scales in the artifacts.
         findings: what passes learned about this graph.
         notes: what a user must know of the captured graph.
+        shared: weights that other programs of one model hold too, each with where; they take
+            no scale and are rounded to nearest, so that their codes are the same everywhere.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Program:
     scale_dtype: torch.dtype = torch.float32
     findings: Findings = field(default_factory=Findings)
     notes: tuple[str, ...] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

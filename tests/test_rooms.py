@@ -53,6 +53,7 @@ MAY_USE: dict[str, str] = {
     "pt2": "",
     "findings": "graph numerics",
     "executor": "graph machine program",
+    "bundle": "artifacts compiler data errors machine options program runtimes verify",
 }
 
 

@@ -69,7 +69,7 @@ class _Analysis:
         self.small, self.example = (Shapes(small, constants, splits) for small in (True, False))
         self.neutral = neutral_values(self.program)
         self.columns = column_places(graph)
-        self.shared = _shared_storage(self.program)
+        self.shared = {**_shared_storage(self.program), **self.program.shared}
 
     def site(self, seed: Linear, taken: set[Node]) -> tuple[Site, set[Node]]:
         """The site of the value that ``seed`` reads, and the products that it covers."""
@@ -157,7 +157,7 @@ class _Analysis:
         for node in list(flow.labels):
             if node.op == "get_attr" and str(node.target) in self.shared:
                 other = self.shared[str(node.target)]
-                flow.pin(node, f"{node.target} shares its memory with {other}")
+                flow.pin(node, f"{node.target} is one weight with {other}")
         return flow
 
     def _covered(self, flow: Flow, kept: Tensor) -> dict[Linear, Reader]:

@@ -114,7 +114,7 @@ class AllocateBits(Pass):
 def _has_choice(program: Program, decisions: Decisions, linear: Linear) -> bool:
     """Whether the width of the weight is open: not a table's, nor one asked for on its own."""
     name = linear.weight_name
-    if name not in decisions.formats or name in decisions.tables:
+    if name not in decisions.formats or name in decisions.tables or name in program.shared:
         return False
     return bool(program.quantization.choices(decisions.formats[name], BITS))
 

@@ -127,7 +127,7 @@ class _Tuner:
                 for role in weight.format.tunable
             }
             for name, weight in self._weights.items()
-            if not weight.format.fine
+            if not weight.format.fine and name not in program.shared
         }
 
     def _tuned(self, name: str) -> dict[str, Tensor]:

@@ -46,7 +46,8 @@ def find_jobs(program: Program, formats: Mapping[str, WeightFormat]) -> list[Job
     """The weights for which compensating errors can gain something.
 
     Left out, and so rounded to nearest: weights that calibration did not see, embedding
-    tables, weights of several products, and formats so fine that there is next to nothing to gain.
+    tables, weights of several products or programs, and formats so fine that there is next to
+    nothing to gain.
     """
     found: dict[tuple[object, ...], Job] = {}
     for linear in find_linears(program.graph):
@@ -54,7 +55,7 @@ def find_jobs(program: Program, formats: Mapping[str, WeightFormat]) -> list[Job
         statistics = program.findings.statistics.get(linear.node.name)
         if how is None or how.fine or statistics is None or statistics.gram is None:
             continue
-        if len(linear.weight.users) > 1:
+        if len(linear.weight.users) > 1 or linear.weight_name in program.shared:
             continue
         scale = column_scale(program, linear)
         key = (id(statistics), how, hash(scale.numpy().tobytes()))

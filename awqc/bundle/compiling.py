@@ -1,0 +1,148 @@
+"""`compile_bundle`: every part compiled on what reaches it, and the whole verified end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from awqc.artifacts.names import MODEL
+from awqc.artifacts.publish import staging
+from awqc.bundle.parts import Bundle, Runner
+from awqc.compiler import Compiled, compile
+from awqc.data.calibration import HELD_OUT, CalibrationData
+from awqc.errors import UsageError, VerificationError, spelled
+from awqc.machine.process import undisturbed
+from awqc.options import Options
+from awqc.options.declare import takes
+from awqc.program import Batch
+from awqc.runtimes.onnxruntime import Session, load
+from awqc.verify.verification import Gap
+
+BUNDLE_FILE = "bundle.json"
+
+
+@dataclass
+class CompiledBundle:
+    """The compiled parts of a model, and how they belong together.
+
+    Attributes:
+        bundle: the float model that they were made of.
+        parts: by name.
+        report: of each part, of what they share, and of the whole.
+    """
+
+    bundle: Bundle
+    parts: dict[str, Compiled]
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, batch: Batch) -> dict[str, Tensor]:
+        """Outputs of the whole in onnxruntime, for one batch of the bundle's inputs."""
+        return self.bundle.run(batch, {name: _in_onnx(part) for name, part in self.parts.items()})
+
+    def save(self, output_dir: str | Path) -> Path:
+        """Write a folder for each part, and ``bundle.json``, at once or not at all.
+
+        Raises:
+            UsageError: the folder holds something that awqc did not write.
+            ExportError: it cannot be written.
+        """
+        target = Path(output_dir)
+        with staging(target) as folder:
+            for name, part in self.parts.items():
+                shutil.copytree(part.folder, folder / name)
+            text = json.dumps(self.report, indent=2, allow_nan=False)
+            (folder / BUNDLE_FILE).write_text(text + "\n", encoding="utf-8")
+        return target
+
+
+@takes(Options)
+@undisturbed()
+def compile_bundle(
+    bundle: Bundle,
+    calib: Iterable[Mapping[str, Tensor]],
+    *,
+    output_dir: str | Path | None = None,
+    **options: Any,
+) -> CompiledBundle:
+    """Quantize every part of ``bundle``, export it, and verify parts and whole.
+
+    Each part is calibrated on what really reaches it when the float model runs. A matrix that
+    several parts hold takes no scale and is rounded to nearest, so that it has the same codes in
+    each. The whole is run in onnxruntime on batches held back, part after part.
+
+    Args:
+        bundle: the model; it is not changed.
+        calib: batches of the bundle's `inputs`; two at least, of which a fifth is held back.
+        output_dir: where to write; None: nowhere, see `CompiledBundle.save`.
+
+    Raises:
+        UsageError: an argument is wrong.
+        VerificationError: a part, or the whole, is not what was asked for; nothing is written.
+    """
+    batches = [dict(batch) for batch in calib]
+    if len(batches) < 2:
+        raise UsageError(
+            f"{spelled('calib')} has {len(batches)} batches; give two at least: one is held back"
+        )
+    kept = max(1, round(HELD_OUT * len(batches)))
+    traces = [bundle.trace(batch) for batch in batches]
+    shared = bundle.shared()
+    result = CompiledBundle(bundle, {})
+    for name, program in bundle.parts.items():
+        read = [seen[name] for seen, _ in traces]
+        data = CalibrationData(tuple(read[:-kept]), tuple(read[-kept:]), "what reaches this part")
+        own = replace(program.clone(), shared=shared[name])
+        result.parts[name] = compile(own, calib=data, **options)
+    wanted = [made for _, made in traces[-kept:]]
+    limit = options.get("max_loss")
+    result.report = {
+        "parts": {name: part.report for name, part in result.parts.items()},
+        "wiring": [asdict(wire) for wire in bundle.wiring],
+        "shared": {part: names for part, names in shared.items() if names},
+        "verify": _measure(result, batches[-kept:], wanted, limit),
+    }
+    if output_dir is not None:
+        result.save(output_dir)
+    return result
+
+
+def _measure(
+    result: CompiledBundle,
+    batches: Sequence[Batch],
+    wanted: Sequence[Mapping[str, Tensor]],
+    limit: float | None,
+) -> dict[str, Any]:
+    """How far each output of the whole is from the float model's, parts in the wiring.
+
+    Raises:
+        VerificationError: an output is not finite, or moved by more than ``limit``.
+    """
+    if not all((part.folder / MODEL).is_file() for part in result.parts.values()):
+        return {}
+    gaps: dict[str, Gap] = {}
+    for batch, reference in zip(batches, wanted, strict=True):
+        for name, value in result.run(batch).items():
+            if reference[name].is_floating_point():
+                gaps.setdefault(name, Gap()).add(value, reference[name])
+    for name, gap in gaps.items():
+        if not gap.rel < (float("inf") if limit is None else limit):
+            raise VerificationError(
+                f"the whole: {name} differs from the original's by {gap.rel:.3g}, run part after "
+                f"part; {spelled('max_loss')} allows {limit}. Nothing was written"
+            )
+    return {
+        name: {"rel": gap.rel, "sqnr_db": gap.sqnr_db, "cosine": gap.cosine, "max_abs": gap.max_abs}
+        for name, gap in gaps.items()
+    }
+
+
+def _in_onnx(part: Compiled) -> Runner:
+    session = load(part.folder, "cpu")
+    assert isinstance(session, Session)
+    return lambda batch: dict(zip(session.outputs, session.run(batch), strict=True))
