@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import SymInt, Tensor
+from torch._ops import OpOverload
 from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -27,6 +28,7 @@ from torch.utils import _pytree as pytree
 from awqc.errors import ExportError
 from awqc.export.decompose import LocalProgram
 from awqc.graph.nodes import fake_like, module_path, results_of
+from awqc.graph.ops import put_in_order
 from awqc.program import Program
 from awqc.weights.stored import StoredWeight, dequantizing_calls, is_dequantizing
 
@@ -118,6 +120,8 @@ class _Lowering:
                 "an exported graph holds operations only. Capture the model with torch.export"
             )
         copied = self.graph.node_copy(node, self.made.__getitem__)
+        if isinstance(copied.target, OpOverload):
+            put_in_order(copied)  # translators take nothing by name that can stand by place
         copied.meta = {
             key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta
         }

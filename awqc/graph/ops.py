@@ -113,9 +113,10 @@ def leading_arguments(node: Node, count: int) -> tuple[Any, ...]:
 
 def given_arguments(node: Node) -> dict[str, Any]:
     """What the call ``node`` says, by name, in the order of the schema."""
-    names = [each.name for each in parameters(node.target)]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    return {name: given[name] for name in (*names, *given) if name in given}
+    named = parameters(node.target)
+    by_place = [each.name for each in named if not each.by_keyword]
+    given = {**dict(zip(by_place, node.args, strict=False)), **node.kwargs}
+    return {name: given[name] for name in (*(each.name for each in named), *given) if name in given}
 
 
 def arguments(node: Node) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def set_argument(node: Node, name: str, value: Any) -> None:
 def put_in_order(node: Node) -> bool:
     """Write the call ``node`` as `in_order` has it; whether that is another form."""
     args, kwargs = in_order(node)
-    if args == node.args and kwargs == node.kwargs:
+    if args == node.args and list(kwargs.items()) == list(node.kwargs.items()):
         return False
     node.args, node.kwargs = args, kwargs
     return True
@@ -156,7 +157,8 @@ def put_in_order(node: Node) -> bool:
 def in_order(node: Node) -> Call:
     """The call ``node`` with every argument by position that can be, up to the last one given.
 
-    ``sum(x, dim=[1])  ->  sum(x, [1])``. Gaps are filled with defaults.
+    ``sum(x, dim=[1])  ->  sum(x, [1])``. Gaps are filled with defaults; what can be given by
+    keyword alone comes in the order of the schema.
     """
     given = given_arguments(node)
     named = parameters(node.target)
@@ -164,8 +166,8 @@ def in_order(node: Node) -> Call:
     while ordered and ordered[-1].name not in given:
         ordered.pop()
     args = tuple(argument(node, each.name) for each in ordered)
-    placed = {each.name for each in ordered}
-    rest = {name: value for name, value in node.kwargs.items() if name not in placed}
+    placed = {each.name for each in named if not each.by_keyword}
+    rest = {name: value for name, value in given.items() if name not in placed}
     return (*args, *node.args[len(args) :]), rest
 
 

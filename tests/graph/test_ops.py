@@ -24,6 +24,7 @@ from awqc.graph.ops import (
     in_order,
     index_of,
     leading_arguments,
+    put_in_order,
     set_argument,
     takes,
 )
@@ -147,7 +148,9 @@ def test_arguments_of_python_functions() -> None:
 
     node = made(scaled, 1, 5, 7)
     assert (argument(node, "x"), argument(node, "by")) == (1, 2)
+    assert given_arguments(node) == {"x": 1}
     assert in_order(node) == ((1, 5, 7), {})
+    assert in_order(made(scaled, 1, 5, 7, by=3)) == ((1, 5, 7), {"by": 3})
     assert index_of(made(operator.getitem, node, 3)) == 3
     assert first_argument(made(torch.ops.higher_order.cond, 4)) == 4
     assert first_argument(made(aten.zeros.default)) is None
@@ -177,6 +180,11 @@ def test_gaps_are_filled_with_defaults() -> None:
     assert in_order(node) == ((0, [8], None, None, 1e-3), {})
     node = made(aten._to_copy.default, self=0, dtype=torch.float16)
     assert in_order(node) == ((0,), {"dtype": torch.float16})
+    node = made(aten.zeros.default, device="cpu", dtype=torch.float16, size=[2])
+    assert in_order(node) == (([2],), {"dtype": torch.float16, "device": "cpu"})
+    assert list(in_order(node)[1]) == ["dtype", "device"]
+    assert put_in_order(node)
+    assert not put_in_order(node)
 
 
 def test_a_call_is_evaluated_however_it_is_written() -> None:
