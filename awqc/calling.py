@@ -20,7 +20,7 @@ def restore_calls(program: Program) -> GraphModule:
     is no tensor must be passed and is not looked at: its value was fixed when the
     graph was captured. The tensors are shared with ``program``.
     """
-    call = program.call
+    call = program.interface.call
     graph = Graph()
     made: dict[Node, Node] = {}
     sources = iter([n for n in program.graph.nodes if n.op == "placeholder"])
@@ -43,7 +43,7 @@ def restore_calls(program: Program) -> GraphModule:
 def _output_leaves(program: Program, made: dict[Node, Node]) -> list[Any]:
     """The leaves of the result, constants included."""
     results = iter(results_of(program.graph))
-    call = program.call
+    call = program.interface.call
     leaves = [
         call.out_constants[index] if index in call.out_constants else next(results)
         for index in range(call.out_spec.num_leaves)
@@ -53,7 +53,7 @@ def _output_leaves(program: Program, made: dict[Node, Node]) -> list[Any]:
 
 def _argument_names(program: Program) -> list[str]:
     """Names of the arguments of a call: inputs go by their names, nests are ``arg_0, …``."""
-    call = program.call
+    call = program.interface.call
     args, kwargs = call.in_spec.child(0), call.in_spec.child(1)
     specs = iter(program.inputs)
     leaves = [
@@ -86,7 +86,7 @@ def dynamic_shapes(program: Program) -> Any:
 
 def unflatten_call(program: Program, tensors: list[Any], constant: Any = lambda c: c) -> Any:
     """``(args, kwargs)`` with ``tensors`` for the graph's inputs."""
-    call, rest = program.call, iter(tensors)
+    call, rest = program.interface.call, iter(tensors)
     leaves = [
         constant(call.constants[index]) if index in call.constants else next(rest)
         for index in range(call.in_spec.num_leaves)

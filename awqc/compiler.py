@@ -32,7 +32,7 @@ from awqc.options import Options, parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.options.declare import takes
 from awqc.passes.calibrate import Calibrate
-from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
+from awqc.passes.convert_dtype import DTYPES, HALVES
 from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
@@ -173,13 +173,13 @@ def _compile(
     observe: Observe | None,
     notify: Callable[[Note], object],
 ) -> Compiled:
+    pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    opening, body, closing = pipeline.parts()
     _check_weights(program)
     original_bytes = stored_bytes(program)
-    if program.source_dtype in HALVES:
-        ConvertDtype("float32").apply(program)
-        program.tidy()
-    if options.dtype != "auto":
-        program.source_dtype = DTYPES[options.dtype]
+    opening.run(program, observe=observe)
+    if opening.passes or closing.passes or options.dtype != "auto":
+        program.source_dtype = closing.dtype
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
     prepare_serving(program, serving(options.formats))
@@ -193,19 +193,20 @@ def _compile(
     for note in _notes(program, data):
         notify(note)
     with _timed(timing, "reference"):
-        program.calibration = data.batches
         reference = take_reference(program, data.held_out)
     records: list[LayerRecord] = []
-    pipeline.run(
-        program, observe, lambda last: records.append(LayerRecord(last, reference.batches[0]))
+    body.run(
+        program,
+        data.batches,
+        observe,
+        lambda last: records.append(LayerRecord(last, reference.batches[0])),
     )
     timing.update(pipeline.timing)
-    program.calibration = ()
     layers = records[0].layers(program) if records else []
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):
-        final = _final(program)
+        final = _final(program, closing, observe)
         _write(program, final, folder, options.formats)
         level = parse_level(options.accuracy_level)
         set_level(folder, level)
@@ -243,13 +244,12 @@ def _notes(program: Program, data: CalibrationData) -> Iterator[Note]:
         yield Note(text, warning=data.synthetic)
 
 
-def _final(program: Program) -> Program:
-    """The program in the dtype that the model came in."""
-    if program.source_dtype not in HALVES:
+def _final(program: Program, closing: Pipeline, observe: Observe | None) -> Program:
+    """The program in the dtype that it is to compute in; ``program`` itself stays float32."""
+    if not closing.passes:
         return program
     final = program.clone()
-    ConvertDtype(str(program.source_dtype).removeprefix("torch.")).apply(final)
-    final.tidy()
+    closing.run(final, observe=observe)
     return final
 
 
@@ -269,7 +269,7 @@ def _write(program: Program, final: Program, folder: Path, formats: Sequence[str
         write_companions(program, folder)
     except OSError as error:
         raise _unwritten(folder, "the tokenizer", error) from error
-    final.notes[:] = dict.fromkeys([*final.notes, *program.notes])
+    final.notes = tuple(dict.fromkeys([*final.notes, *program.notes]))
 
 
 def _unwritten(folder: Path, what: str, error: OSError) -> ExportError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from awqc.passes.pipeline import DEFAULT
+from awqc.passes.pipeline import DEFAULT_PASSES
 from awqc.passes.tune_scales import TuneScales
 
 PassOptions = dict[str, dict[str, Any]]
@@ -38,9 +38,9 @@ class Effort:
     tuning: dict[str, Any] | None = None
 
     @property
-    def pipeline(self) -> str:
-        """The passes, as one line."""
-        return f"{DEFAULT},{TuneScales.name}" if self.tuning is not None else DEFAULT
+    def passes(self) -> tuple[type[Any], ...]:
+        """The passes, in order."""
+        return DEFAULT_PASSES if self.tuning is None else (*DEFAULT_PASSES, TuneScales)
 
     def options(self, rounding: str = "auto") -> PassOptions:
         """Options of the passes; ``rounding`` replaces this effort's own unless ``auto``."""

@@ -1,7 +1,7 @@
 """`Program`: what flows through the pipeline.
 
 A program is one flat graph (tensors in, a tuple of tensors out), its weights, and what the
-passes have learned about it so far, each in a typed field. The caller's module is cloned
+passes have learned about it so far, in frozen records. The caller's module is cloned
 at entry; nothing here ever touches it.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,9 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UnsupportedGraphError
+from awqc.findings import Findings
 from awqc.graph.nodes import fake_like, fake_mode_of, open_sizes
-from awqc.graph.sites import Site, SiteScale
-from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.request import QuantizationSpec
-from awqc.numerics.statistics import Statistics
 
 Batch = dict[str, Tensor]
 """One batch of inputs: a tensor for each input name."""
@@ -84,117 +82,106 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class WeightError:
-    """What rounding did to one weight.
+class Interface:
+    """What goes into a program and what comes out.
 
     Attributes:
-        weight: ``|Q - W| / |W|``.
-        output_sqnr_db: of the output of its product when it alone is quantized, over the
-            calibration data; None where there was none, or no error.
+        inputs: the tensor inputs.
+        outputs: names of the outputs, in order.
+        call: how the caller's module was called.
+        example: one batch that fits ``inputs``.
+        states: pairs (input, output) of a carried state such as a KV cache: what leaves
+            through the output comes back through the input at the next call.
     """
 
-    weight: float
-    output_sqnr_db: float | None
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    call: CallSpec
+    example: Batch
+    states: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """Widths of their own for weights.
+class Task:
+    """What kind of model a program is.
 
     Attributes:
-        bits: of each weight, by name.
-        curve: bytes and predicted loss of the best choices from the smallest to the largest.
-        size: bytes of these weights at the chosen widths.
-        loss: predicted distance from the float model's outputs.
+        mask_input: name of the input ``(batch, tokens)`` that is 0 where a token is padding,
+            which statistics and measures leave out.
+        head_outputs: names of outputs that are logits over a vocabulary.
+        origin: the Hugging Face folder that it was captured from, or None.
     """
 
-    bits: dict[str, int]
-    curve: tuple[tuple[int, float], ...] = ()
-    size: int = 0
-    loss: float = 0.0
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What tuning the scales on the whole model's outputs came to.
-
-    Attributes:
-        kept: whether the tuned scales were kept.
-        batches: calibration batches that it learned from.
-        before: distance from the float model's outputs on batches held back; None: not measured.
-        after: the same with the tuned scales.
-        reason: why the scales stay as they were; empty if they were kept.
-    """
-
-    kept: bool
-    batches: int = 0
-    before: float | None = None
-    after: float | None = None
-    reason: str = ""
+    mask_input: str | None = None
+    head_outputs: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 @dataclass
 class Program:
     """A model on its way through the compiler.
 
+    Batches and what the original gives for them belong to a run, not to the program.
+
     Attributes:
         name: for messages and file names.
         graph_module: flat graph of aten calls; its placeholders are ``inputs``, in order.
-        inputs: the tensor inputs.
-        outputs: names of the outputs, in order.
-        call: how the caller's module was called.
-        example: one batch that fits ``inputs``.
-        mask_input: name of the input ``(batch, tokens)`` that is 0 where a token is padding,
-            which statistics and measures leave out.
-        head_outputs: names of outputs that are logits over a vocabulary.
-        states: pairs (input, output) of a carried state such as a KV cache: what leaves
-            through the output comes back through the input at the next call.
+        interface: what goes in and what comes out.
+        task: what kind of model it is.
+        quantization: which weights are to be quantized, and how finely.
         source_dtype: the floating dtype that the model had when it came; passes
             compute in float32 whatever it is.
-        origin: the Hugging Face folder that it was captured from, or None.
         files: the file or folder that it was loaded from, if it was.
-        quantization: which weights are to be quantized, and how finely.
         scale_dtype: floating dtype of the quantization scales in the artifacts.
-        calibration: the batches that calibrate runs.
-        reference: the float outputs for `check_batch`, set before the first pass.
-        sites: where scales may go, filled by insert-observers.
-        statistics: of what each product reads, by the product's node name, filled by calibrate.
-        allocation: widths of weights that differ from the request, filled by allocate-bits.
-        scales: what the search chose, by site name, filled by search-scales.
-        quantized: the quantized weights by name, filled by quantize-weights.
-        floats: float values of quantized weights by name, kept where a later pass needs them.
-        errors: what rounding did to them, by name.
-        tuning: what tuning their scales did, set by tune-scales.
-        skipped: weights and nodes left alone, with the reason.
+        findings: what passes learned about this graph.
         notes: what a user must know of the captured graph.
     """
 
     name: str
     graph_module: GraphModule
-    inputs: tuple[InputSpec, ...]
-    outputs: tuple[str, ...]
-    call: CallSpec
-    example: Batch
-    mask_input: str | None = None
-    head_outputs: tuple[str, ...] = ()
-    states: tuple[tuple[str, str], ...] = ()
-    source_dtype: torch.dtype = torch.float32
-    origin: Origin | None = None
+    interface: Interface
+    task: Task = field(default_factory=Task)
     files: tuple[Path, ...] = ()
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
+    source_dtype: torch.dtype = torch.float32
     scale_dtype: torch.dtype = torch.float32
-    calibration: Sequence[Batch] = ()
-    reference: tuple[Tensor, ...] | None = None
-    sites: tuple[Site, ...] = ()
-    statistics: dict[str, Statistics] = field(default_factory=dict)
-    allocation: Allocation | None = None
-    scales: dict[str, SiteScale] = field(default_factory=dict)
-    quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
-    floats: dict[str, Tensor] = field(default_factory=dict)
-    errors: dict[str, WeightError] = field(default_factory=dict)
-    tuning: Tuning | None = None
-    skipped: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The tensor inputs."""
+        return self.interface.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return self.interface.outputs
+
+    @property
+    def example(self) -> Batch:
+        """One batch that fits ``inputs``."""
+        return self.interface.example
+
+    @property
+    def states(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (input, output) of a carried state."""
+        return self.interface.states
+
+    @property
+    def mask_input(self) -> str | None:
+        """Name of the input that is 0 where a token is padding."""
+        return self.task.mask_input
+
+    @property
+    def head_outputs(self) -> tuple[str, ...]:
+        """Names of outputs that are logits over a vocabulary."""
+        return self.task.head_outputs
+
+    def tell(self, note: str) -> None:
+        """Add ``note`` to what a user must know, once."""
+        if note not in self.notes:
+            self.notes = (*self.notes, note)
 
     @property
     def graph(self) -> torch.fx.Graph:
@@ -218,18 +205,17 @@ class Program:
         """Outputs that carry a state; a fold may scale it, as long as it comes back the same."""
         return {output for _, output in self.states}
 
+    def learn(self, **found: Any) -> None:
+        """Put what a pass found in place of these fields of ``findings``."""
+        self.findings = replace(self.findings, **found)
+
     def clone(self) -> Program:
-        """An independent copy: no tensor and no node is shared."""
-        copied = copy.copy(self)
-        copied.graph_module = copy.deepcopy(self.graph_module)
-        copied.statistics = dict(self.statistics)
-        copied.scales = dict(self.scales)
-        copied.quantized = dict(self.quantized)
-        copied.floats = dict(self.floats)
-        copied.errors = dict(self.errors)
-        copied.skipped = dict(self.skipped)
-        copied.notes = list(self.notes)
-        return copied
+        """A copy whose graph and weights can be edited: no node and no parameter is shared.
+
+        Shared are the frozen records (interface, task, request, findings), with the tensors
+        that they hold, and the observers in the graph.
+        """
+        return replace(self, graph_module=copy.deepcopy(self.graph_module))
 
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that the graph reads, by name."""

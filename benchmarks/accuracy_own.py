@@ -40,9 +40,9 @@ def quantize(
     program: Program, tokens: Tokens, method: str, seed: int, options: dict[str, Any]
 ) -> None:
     """Quantize ``program`` as ``method`` does, calibrated on ``tokens``."""
-    program.calibration = tuple(
+    batches = [
         token_batch(program, ids, mask) for ids, mask in tokens.batches(BATCH[bool(program.states)])
-    )
+    ]
     whole = {**options, "head_bits": 0, "embed_bits": 0, "seed": seed}
     if method == NEAREST:
         chosen = parse_options(**whole, pipeline="canonicalize,quantize-weights", effort="fast")
@@ -52,15 +52,14 @@ def quantize(
         chosen = parse_options(**whole, sequential=True)
     else:
         chosen = parse_options(**whole, effort=method)
-    build_pipeline(chosen).run(program)
-    program.calibration = ()
+    build_pipeline(chosen).run(program, batches)
 
 
 def runtime_scales(program: Program) -> int:
     """Numbers that multiply activations at run time."""
     return sum(
-        program.scales[site.name].scale.numel()
-        for site in program.sites
+        program.findings.scales[site.name].scale.numel()
+        for site in program.findings.sites
         if site.status == "runtime"
     )
 
@@ -68,7 +67,7 @@ def runtime_scales(program: Program) -> int:
 def effective_bits(program: Program) -> float:
     """Bits a quantized weight, with scales in 16 bits, zero points, and run-time scales."""
     total, count = 16.0 * runtime_scales(program), 0
-    for weight in program.quantized.values():
+    for weight in program.findings.quantized.values():
         form = int_grid(weight.format)
         zero_point = 0 if form.symmetric else form.bits
         count += weight.codes.numel()

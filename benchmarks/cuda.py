@@ -84,11 +84,10 @@ def calibration(
         data = text_calibration(
             program, HFFolder.at(folder), given.calib, num_samples=given.num_samples
         )
-        program.calibration = data.batches
         pipeline = parse_pipeline(CALIBRATION, calibrate={"device": name})
-        pipeline.run(program)
+        pipeline.run(program, data.batches)
         seconds[name] = pipeline.timing["calibrate"]
-        means.append({node: found.abs_mean for node, found in program.statistics.items()})
+        means.append({node: found.abs_mean for node, found in program.findings.statistics.items()})
     first, last = means[0], means[-1]
     apart = max(float((last[n] - first[n]).norm() / first[n].norm()) for n in first)
     if apart > SAME:

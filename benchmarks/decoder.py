@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from awqc.data.text import TextModel, packed_sequences, text_calibration
+from awqc.executor.run import Run
 from awqc.export.onnx import export_onnx
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.folder import HFFolder
@@ -55,32 +56,25 @@ def perplexity(program: Program, text: torch.Tensor) -> float:
     return quality.perplexity
 
 
-def load_calibrated(batches: Sequence[Batch]) -> Program:
-    """The model anew, with ``batches`` to calibrate on."""
-    program = load_program(smollm2())
-    program.calibration = batches
-    return program
-
-
-def forward_seconds(program: Program) -> float:
-    """CPU seconds of the bare forward passes over the calibration batches."""
+def forward_seconds(program: Program, batches: Sequence[Batch]) -> float:
+    """CPU seconds of the bare forward passes over ``batches``."""
     started = time.process_time()
-    for batch in program.calibration:
+    for batch in batches:
         program.run(batch)
     return time.process_time() - started
 
 
-def cost(program: Program, effort: str) -> tuple[dict[str, float], int]:
+def cost(program: Program, batches: Sequence[Batch], effort: str) -> tuple[dict[str, float], int]:
     """CPU seconds of each pass on ``program``, which is quantized, and peak memory in bytes."""
     pipeline = build_pipeline(parse_options(effort=effort, **SPEC))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     seconds = {}
     for step in pipeline.passes:
         if isinstance(step, QuantizeWeights):
-            program.quantization = step
+            program.quantization = step.spec
     for step in pipeline.passes:
         started = time.process_time()
-        step.apply(program)
+        step.apply(program, Run(tuple(batches)))
         program.tidy()
         give_back()
         seconds[step.name] = time.process_time() - started
@@ -137,17 +131,16 @@ def main() -> None:
         TextModel.of(program, folder), arguments.text, arguments.eval_samples, SEQ_LEN
     )
     # Quantized first, while the process holds nothing else.
-    program.calibration = batches
     seconds, peaks, found = {}, {}, {}
-    seconds["scaled"], peaks["scaled"] = cost(program, "fast")
-    seconds["forward"] = {"forward": forward_seconds(load_calibrated(batches))}
+    seconds["scaled"], peaks["scaled"] = cost(program, batches, "fast")
+    seconds["forward"] = {"forward": forward_seconds(load_program(smollm2()), batches)}
     found["scaled"] = perplexity(program, text)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.process_time()
         folders = {"quantized": export(program, Path(scratch) / "quantized")}
         export_seconds = time.process_time() - started
         onnx_bytes = (folders["quantized"] / "model.onnx").stat().st_size
-        sites = program.sites
+        sites = program.findings.sites
         program = load_program(smollm2())
         found["float"] = perplexity(program, text)
         folders["float"] = export(program, Path(scratch) / "float")
@@ -155,8 +148,8 @@ def main() -> None:
         found["nearest"] = perplexity(program, text)
         del program
         rates = speed(folders)
-    tuned = load_calibrated(batches)
-    seconds["default"], peaks["default"] = cost(tuned, "default")
+    tuned = load_program(smollm2())
+    seconds["default"], peaks["default"] = cost(tuned, batches, "default")
     found["default"] = perplexity(tuned, text)
     forward = seconds.pop("forward")["forward"]
     gap = found["nearest"] - found["float"]

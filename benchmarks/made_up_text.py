@@ -16,7 +16,7 @@ from awqc.data.text import TextModel, packed_sequences, text_calibration
 from awqc.effort import EFFORTS
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.folder import HFFolder
-from awqc.passes.pipeline import parse_pipeline
+from awqc.passes.pipeline import make_pipeline, parse_pipeline
 from awqc.report.content import environment
 from benchmarks.decoder import NEAREST, SEQ_LEN, perplexity
 from benchmarks.models import smollm2
@@ -45,12 +45,12 @@ def main() -> None:
     for effort in ("fast", "default"):
         for name, source in {"real": arguments.calib, "made up": None}.items():
             program = load_program(smollm2())
-            program.calibration = text_calibration(
+            batches = text_calibration(
                 program, folder, source, num_samples=SAMPLES, seq_len=LENGTH
             ).batches
             options = EFFORTS[effort].options()
             options["quantize_weights"] = {**options["quantize_weights"], **SPEC}
-            parse_pipeline(EFFORTS[effort].pipeline, **options).run(program)
+            make_pipeline(EFFORTS[effort].passes, options).run(program, batches)
             found[f"{effort}, {name}"] = perplexity(program, text)
             print(found, flush=True)
     gap = found["nearest"] - found["float"]

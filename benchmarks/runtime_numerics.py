@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.passes.pipeline import Pipeline
-from awqc.program import Program
+from awqc.program import Batch, Program
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import DEFAULT, EXACT, Session
 from awqc.verify.text_quality import TextQuality
@@ -46,16 +46,17 @@ def pipeline(numerics: str, group_size: int) -> Pipeline:
     )
 
 
-def quantized(program: Program, group_size: int) -> Iterator[tuple[str, Program]]:
+def quantized(
+    program: Program, batches: Sequence[Batch], group_size: int
+) -> Iterator[tuple[str, Program]]:
     """``program`` quantized under each numerics, from one calibration."""
     passes = pipeline(NUMERICS[-1], group_size).passes
     shared = 1 + [step.name for step in passes].index("calibrate")
-    Pipeline(passes[:shared]).run(program)
+    Pipeline(passes[:shared]).run(program, batches)
     for numerics in NUMERICS:
         copy = program.clone()
-        rest = Pipeline(pipeline(numerics, group_size).passes)
-        copy.quantization = next(s for s in rest.passes if s.name == "quantize-weights")
-        Pipeline(rest.passes[shared:]).run(copy)
+        rest = pipeline(numerics, group_size).passes[shared:]
+        Pipeline(rest, copy.findings.facts).run(copy)
         yield numerics, copy
 
 
@@ -87,12 +88,12 @@ def main() -> None:
         TextModel.of(program, folder), given.text, given.eval_samples, SEQ_LEN
     )
     float_logits = [program.run(token_batch(program, row))[0] for row in text.split(1)]
-    program.calibration = text_calibration(
+    batches = text_calibration(
         program, folder, given.calib, num_samples=given.num_samples, seq_len=SEQ_LEN
     ).batches
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for numerics, made in quantized(program, given.group_size):
+        for numerics, made in quantized(program, batches, given.group_size):
             path = Path(scratch) / f"{numerics}.onnx"
             export_onnx(made, path)
             found[numerics] = measure(path, made, text, float_logits)

@@ -22,12 +22,12 @@ MAY_USE: dict[str, str] = {
     "machine": "errors",
     "numerics": "errors",
     "graph": "",
-    "program": "errors graph numerics",
+    "program": "errors findings graph numerics",
     "calling": "graph program",
     "artifacts": "errors graph numerics program pt2",
     "channels": "graph machine program",
-    "weights": "errors graph numerics program",
-    "passes": "artifacts channels errors graph machine numerics program weights",
+    "weights": "errors executor findings graph numerics program",
+    "passes": "artifacts channels errors executor findings graph machine numerics program weights",
     "capture": "artifacts calling errors graph kv_cache machine program pt2",
     "huggingface": "artifacts capture errors graph kv_cache machine program",
     "sources": "capture errors huggingface machine program",
@@ -37,10 +37,10 @@ MAY_USE: dict[str, str] = {
     "weights",
     "verify": "artifacts capture data errors export graph huggingface machine numerics program "
     "runtimes sources",
-    "report": "artifacts errors graph machine program verify",
+    "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export numerics passes",
+    "options": "artifacts effort errors export findings numerics passes",
     "compiler": "artifacts calling capture data errors export machine options passes program "
     "report runtimes sources verify",
     "partial": "artifacts capture compiler data errors machine numerics options sources",
@@ -51,6 +51,8 @@ MAY_USE: dict[str, str] = {
     "__main__": "cli",
     "__init__": "compiler errors partial runtimes",
     "pt2": "",
+    "findings": "graph numerics",
+    "executor": "graph machine program",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -113,12 +115,15 @@ def inputs(name: str, batch: int = 4, seed: int = 1) -> Tensor:
     return x.movedim(-1, axis).contiguous()
 
 
-def capture(module: nn.Module, *example: Tensor, batches: int = 4) -> Program:
-    """``module`` as a program, calibrated on noisy copies of its example."""
-    program = capture_module(module, example)
+def capture(module: nn.Module, *example: Tensor) -> Program:
+    """``module`` as a program."""
+    return capture_module(module, example)
+
+
+def calibration(program: Program, batches: int = 4) -> list[Batch]:
+    """Noisy copies of the program's example."""
     generator = torch.Generator().manual_seed(2)
-    program.calibration = tuple(_noisy(program.example, generator) for _ in range(batches))
-    return program
+    return [_noisy(program.example, generator) for _ in range(batches)]
 
 
 def captured(name: str) -> Program:
@@ -134,9 +139,13 @@ def _noisy(batch: Batch, generator: torch.Generator) -> Batch:
     }
 
 
-def run(program: Program, spec: str) -> Program:
-    """``program`` after the passes of ``spec``, which edit it."""
-    parse_pipeline(spec).run(program)
+def run(program: Program, spec: str, batches: Sequence[Batch] | None = None) -> Program:
+    """``program`` after the passes of ``spec``, which edit it.
+
+    ``batches`` are the calibration data; None: `calibration`.
+    """
+    data = calibration(program) if batches is None else batches
+    parse_pipeline(spec, program.findings.facts).run(program, data)
     return program
 
 

@@ -48,21 +48,22 @@ class Recipe:
 
 def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
     """The content of ``recipe.json``."""
+    spec, allocation = program.quantization, program.findings.allocation
     return {
         "schema": SCHEMA,
         "pipeline": pipeline,
-        "quantization": program.quantization.describe(),
-        **({"widths": program.allocation.bits} if program.allocation else {}),
+        "quantization": spec.describe(),
+        **({"widths": dict(allocation.bits)} if allocation else {}),
         "sites": {
             site.name: {
                 "status": site.status,
                 **{
                     key: value
-                    for key, value in _record(program.scales.get(site.name)).items()
+                    for key, value in _record(program.findings.scales.get(site.name)).items()
                     if key != "scale"
                 },
             }
-            for site in program.sites
+            for site in program.findings.sites
         },
     }
 
@@ -76,9 +77,9 @@ def write_recipe(program: Program, pipeline: str, folder: Path) -> None:
     text = json.dumps(describe_recipe(program, pipeline), indent=2)
     (folder / RECIPE_FILE).write_text(text + "\n")
     scales = {
-        site.name: program.scales[site.name].scale.contiguous()
-        for site in program.sites
-        if site.name in program.scales
+        site.name: program.findings.scales[site.name].scale.contiguous()
+        for site in program.findings.sites
+        if site.name in program.findings.scales
     }
     save_file(scales, folder / SCALES_FILE)
     if program.quantization.learns:

@@ -85,7 +85,7 @@ def write_codes(program: Program, folder: Path) -> None:
         return
     models = [OnnxFile(path) for path in _onnx_files(folder)]
     tensors: dict[str, Tensor] = {}
-    for name, quantized in program.quantized.items():
+    for name, quantized in program.findings.quantized.items():
         if any(_holds(model, name, quantized) for model in models):
             continue
         tensors |= {f"{name}.{role}": value for role, value in quantized.tensors.items()}

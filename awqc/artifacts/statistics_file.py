@@ -41,11 +41,11 @@ def write_statistics(program: Program, path: Path, unseen: Sequence[str]) -> Non
     Raises:
         ExportError: it cannot be written.
     """
-    distinct = {id(statistics): statistics for statistics in program.statistics.values()}
+    distinct = {id(statistics): statistics for statistics in program.findings.statistics.values()}
     tensors: dict[str, torch.Tensor] = {}
     entries: list[dict[str, Any]] = []
     for index, (key, statistics) in enumerate(distinct.items()):
-        readers = [node for node, found in program.statistics.items() if id(found) == key]
+        readers = [node for node, found in program.findings.statistics.items() if id(found) == key]
         entries.append({"tokens": statistics.tokens, "readers": readers})
         for field in FIELDS:
             value = getattr(statistics, field)
@@ -64,8 +64,10 @@ def write_statistics(program: Program, path: Path, unseen: Sequence[str]) -> Non
         raise ExportError(f"{path}: the statistics could not be written ({error})") from error
 
 
-def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) -> None:
-    """Fill ``program.statistics`` from ``path``; tensors stay memory-mapped until used.
+def read_statistics(
+    program: Program, path: Path, wanted: Mapping[str, bool]
+) -> dict[str, Statistics]:
+    """The statistics in ``path``, by node; tensors stay memory-mapped until used.
 
     Args:
         program: a program in the state that it was calibrated in.
@@ -76,6 +78,7 @@ def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) ->
     Raises:
         UsageError: it is no such file, of other weights, or lacks what is needed.
     """
+    read: dict[str, Statistics] = {}
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))
@@ -94,13 +97,13 @@ def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) ->
                     if f"{index}.{field}" in names
                 }
                 statistics = Statistics(tokens=entry["tokens"], **tensors)
-                program.statistics.update(dict.fromkeys(entry["readers"], statistics))
+                read.update(dict.fromkeys(entry["readers"], statistics))
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read as statistics ({error})") from error
     for node, gram in wanted.items():
         if node in about["unseen"]:
             continue
-        found = program.statistics.get(node)
+        found = read.get(node)
         if found is None:
             raise UsageError(
                 f"{path}: holds nothing on what {node} reads; it was made with other "
@@ -111,3 +114,4 @@ def read_statistics(program: Program, path: Path, wanted: Mapping[str, bool]) ->
                 f"{path}: holds no grams, which this rounding needs: it was made with "
                 f"{spelled('effort', 'fast')}. Give another file name, or ask for that too"
             )
+    return read

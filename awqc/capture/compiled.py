@@ -10,7 +10,7 @@ from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
 from awqc.kv_cache import state_pairs
 from awqc.machine.process import quiet_libraries
-from awqc.program import InputSpec, Program
+from awqc.program import InputSpec, Program, Task
 
 LOGITS, MASK = "logits", "attention_mask"
 
@@ -30,22 +30,23 @@ def load_compiled(file: Path) -> Program:
     if report.is_file():
         content = read_json(report)
         _rename(program, content["inputs"], content["outputs"])
-    program.states = state_pairs((spec.name for spec in program.inputs), program.outputs)
-    if program.states and LOGITS in program.outputs:
-        program.head_outputs = (LOGITS,)
-        program.mask_input = MASK if MASK in program.example else None
+    states = state_pairs((spec.name for spec in program.inputs), program.outputs)
+    program.interface = replace(program.interface, states=states)
+    if states and LOGITS in program.outputs:
+        program.task = Task(MASK if MASK in program.example else None, (LOGITS,))
     return program
 
 
 def _rename(program: Program, texts: list[str], outputs: list[str]) -> None:
     """Give inputs and outputs their names and axes; ``texts``: such as ``x=float32[batch,8]``."""
     old = program.inputs
-    program.inputs = tuple(_named(s, text) for s, text in zip(old, texts, strict=True))
-    program.example = {
-        spec.name: program.example[former.name]
-        for spec, former in zip(program.inputs, old, strict=True)
+    inputs = tuple(_named(s, text) for s, text in zip(old, texts, strict=True))
+    example = {
+        spec.name: program.example[former.name] for spec, former in zip(inputs, old, strict=True)
     }
-    program.outputs = tuple(outputs)
+    program.interface = replace(
+        program.interface, inputs=inputs, example=example, outputs=tuple(outputs)
+    )
 
 
 def _named(spec: InputSpec, text: str) -> InputSpec:

@@ -22,7 +22,7 @@ from awqc.errors import CaptureError, UnsupportedGraphError
 from awqc.graph.nodes import results_of, set_results
 from awqc.graph.ops import argument
 from awqc.machine.process import quiet_libraries
-from awqc.program import CallSpec, InputSpec, Program
+from awqc.program import CallSpec, InputSpec, Interface, Program
 
 
 def program_from_exported(
@@ -73,11 +73,13 @@ def program_from_exported(
     return Program(
         name=name,
         graph_module=module,
-        inputs=inputs,
-        outputs=tuple(_distinct(outputs, taken=[spec.name for spec in inputs])),
-        call=CallSpec(in_spec, out_spec, constants, out_constants),
-        example={spec.name: value for spec, value in zip(inputs, tensors, strict=True)},
-        states=tuple(states),
+        interface=Interface(
+            inputs=inputs,
+            outputs=tuple(_distinct(outputs, taken=[spec.name for spec in inputs])),
+            call=CallSpec(in_spec, out_spec, constants, out_constants),
+            example={spec.name: value for spec, value in zip(inputs, tensors, strict=True)},
+            states=tuple(states),
+        ),
         source_dtype=_source_dtype(module, tensors),
     )
 

@@ -84,7 +84,7 @@ def capture_module(
         if (other := differing_size(module, program)) is not None:
             fixed = other.claimed or not axes
             program = capture(fixed=True) if fixed else program
-            program.notes.append(_explain_sizes(other, fixed))
+            program.notes = (*program.notes, _explain_sizes(other, fixed))
     _check_dynamic(program, axes)
     return program
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 
 import click
@@ -19,13 +18,14 @@ def command() -> None:
     """
     from awqc.machine.terminal import echo
     from awqc.passes.pipeline import DEFAULT, PASSES
+    from awqc.passes.text import options_of
 
     for name, cls in PASSES.items():
         echo(name)
         text = inspect.cleandoc(cls.__doc__ or "")
         for line in text.splitlines():
             echo(f"    {line}".rstrip())
-        for option in dataclasses.fields(cls):
-            echo(f"    {option.name.replace('_', '-')}={option.default}")
+        for option, declared in options_of(cls).items():
+            echo(f"    {option}={declared.default}")
         echo()
     echo(f"default pipeline:\n    {DEFAULT}")

@@ -82,7 +82,7 @@ class DataSource:
             UsageError: an option is unusable, or text is for a model that reads none.
             CalibrationError: the data does not fit.
         """
-        if tokenizer is None and program.origin is not None:
+        if tokenizer is None and program.task.origin is not None:
             tokenizer = HFFolder.of(program)
         if self.given is None and tokenizer is not None and not tokenizer.has_tokenizer:
             tokenizer = None

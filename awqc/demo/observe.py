@@ -40,16 +40,17 @@ class Watch:
             self._original = {name: after.weight(name).clone() for name in names}
             self.weights = [_weight(name, value) for name, value in self._original.items()]
         elif step.name == "calibrate":
+            statistics = after.findings.statistics
             self.activations = [
-                _activation(linear.weight_name, after.statistics[linear.node.name].abs_mean[0])
+                _activation(linear.weight_name, statistics[linear.node.name].abs_mean[0])
                 for linear in find_linears(after.graph)
             ]
         elif step.name == "quantize-weights":
-            self.quantized = [self._codes(name, before, after) for name in after.quantized]
+            self.quantized = [self._codes(name, before, after) for name in after.findings.quantized]
 
     def _codes(self, name: str, before: Program, after: Program) -> dict[str, Any]:
         """The codes of ``name``; restored values have the folded scales undone."""
-        weight = after.quantized[name]
+        weight = after.findings.quantized[name]
         scale = weight.tensors["scale"]
         original, scaled = self._original[name], before.weight(name)
         undo = torch.where(scaled == 0, torch.ones_like(scaled), original / scaled)

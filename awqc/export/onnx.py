@@ -172,7 +172,7 @@ def _translate_whole(
         raise ExportError(f"{program.name}: no ONNX form: {_root_cause(failure)}") from failure
     note = "written as ONNX by torch's own decompositions, for node by node it could not be: "
     why = str(error) if isinstance(error, TracingError) else _root_cause(error)
-    fall_back(program.notes, note + why, error)
+    fall_back(program.tell, note + why, error)
     return translated
 
 

@@ -55,4 +55,4 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
     path.write_bytes(archive.getbuffer())
-    return ExportedPt2(path, tuple(program.quantized))
+    return ExportedPt2(path, tuple(program.findings.quantized))

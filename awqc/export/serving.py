@@ -84,7 +84,9 @@ def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
     """
     _refuse_runtime_scales(program, form)
     checkpoint = folded_checkpoint(program)
-    reasons = {name: _refuse(checkpoint, name, program, form) for name in program.quantized}
+    reasons = {
+        name: _refuse(checkpoint, name, program, form) for name in program.findings.quantized
+    }
     held = [name for name, reason in reasons.items() if reason is None]
     if not held:
         why = "; ".join(sorted({str(reason) for reason in reasons.values()}))
@@ -94,11 +96,12 @@ def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
         )
     for name, reason in reasons.items():
         if reason is not None:
-            program.skipped[f"{name} ({form.name})"] = f"written in float: {reason}"
+            told = {f"{name} ({form.name})": f"written in float: {reason}"}
+            program.learn(skipped={**program.findings.skipped, **told})
             checkpoint.state[name].copy_(checkpoint.folded[name])
     group_size = next(s for s in GROUP_SIZES if all(_fits(program, name, s) for name in held))
     codes = {
-        name.removesuffix(".weight"): _stored(program.quantized[name], group_size, form)
+        name.removesuffix(".weight"): _stored(program.findings.quantized[name], group_size, form)
         for name in held
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,14 +125,14 @@ def kind(weight: QuantizedWeight) -> tuple[int, bool]:
 
 
 def _fits(program: Program, name: str, group_size: int) -> bool:
-    weight = program.quantized[name]
+    weight = program.findings.quantized[name]
     width = weight.format.width(weight.columns)
     return math.gcd(width, weight.columns) % group_size == 0
 
 
 def _refuse_runtime_scales(program: Program, form: ServingFormat) -> None:
-    for site in program.sites:
-        if site.status == "runtime" and site.name in program.scales:
+    for site in program.findings.sites:
+        if site.status == "runtime" and site.name in program.findings.scales:
             raise ExportError(
                 f"{program.name}: the input of {site.name} is scaled at run time, which "
                 f"{form.name} cannot hold; compile with "
@@ -141,7 +144,7 @@ def _refuse(
     checkpoint: Checkpoint, name: str, program: Program, form: ServingFormat
 ) -> str | None:
     """Why the format cannot hold the weight, or None if it can."""
-    weight, module = program.quantized[name], checkpoint.module(name)
+    weight, module = program.findings.quantized[name], checkpoint.module(name)
     if checkpoint.shared(name):
         return "the table and the head share it"
     if module is checkpoint.model.get_output_embeddings():
@@ -225,7 +228,7 @@ def prepare_serving(program: Program, forms: Sequence[ServingFormat]) -> None:
         UsageError: the program is no decoder from a Hugging Face folder.
     """
     for form in forms:
-        if program.origin is None or not program.states or not program.head_outputs:
+        if program.task.origin is None or not program.states or not program.head_outputs:
             raise UsageError(
                 f"{program.name}: the format {form.name} is for decoders that generate text and "
                 "come from a Hugging Face folder or a GGUF file; choose onnx or pt2"

@@ -21,7 +21,7 @@ from awqc.huggingface.forwards import (
 from awqc.huggingface.tasks import find_task
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
-from awqc.program import Program
+from awqc.program import Program, Task
 
 TOKENS = ("batch", "sequence")
 """Axes of an input that has one number a token."""
@@ -61,10 +61,9 @@ def load_program(
     model = source.model(chosen.load_class())
     capture = _capture_cached if chosen.cached else _capture_encoder
     program = capture(model, source.name)
-    program.mask_input = "attention_mask"
-    program.head_outputs = ("logits",) if chosen.vocabulary else ()
+    program.task = Task("attention_mask", ("logits",) if chosen.vocabulary else (), source)
     program.source_dtype = _dtype(config)
-    program.origin, program.files = source, (folder,)
+    program.files = (folder,)
     del model
     release()
     return program
@@ -105,7 +104,7 @@ def _capture_encoder(model: Any, name: str) -> Program:
 def _rename_inputs(program: Program, axes: dict[str, Sequence[str | None]]) -> Program:
     """Give inputs, in order, the names in ``axes``, and their dynamic axes readable names."""
     old = [spec.name for spec in program.inputs]
-    program.inputs = tuple(
+    inputs = tuple(
         replace(
             spec,
             name=name,
@@ -113,9 +112,8 @@ def _rename_inputs(program: Program, axes: dict[str, Sequence[str | None]]) -> P
         )
         for spec, (name, names) in zip(program.inputs, axes.items(), strict=True)
     )
-    program.example = {
-        name: program.example[former] for former, name in zip(old, axes, strict=True)
-    }
+    example = {name: program.example[former] for former, name in zip(old, axes, strict=True)}
+    program.interface = replace(program.interface, inputs=inputs, example=example)
     return program
 
 

@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def folded_checkpoint(program: Program) -> Checkpoint:
-    """The model of ``program.origin``, loaded anew, with the program's weights in it.
+    """The model of ``program.task.origin``, loaded anew, with the program's weights in it.
 
     Parameters keep their names, shapes and form; the model is run once and must give the
     program's logits.
@@ -65,13 +65,13 @@ def folded_checkpoint(program: Program) -> Checkpoint:
     model = folder.model(task.load_class())
     state, folded = model.state_dict(), {}
     factors = _fold_factors(program)
-    for name in {**factors, **program.quantized}:
+    for name in {**factors, **program.findings.quantized}:
         if name not in state:
             raise ExportError(
                 f"{program.name}: the tensor {name} was changed, but the original "
                 f"{type(model).__name__} has no parameter for it; write onnx or pt2 instead"
             )
-        quantized = program.quantized.get(name)
+        quantized = program.findings.quantized.get(name)
         value = _value(program, name)
         factor = factors.get(name, torch.ones(()))
         tolerance = EXACT if quantized is None else ROUNDED
@@ -90,7 +90,7 @@ def folded_checkpoint(program: Program) -> Checkpoint:
 
 def _value(program: Program, name: str) -> Tensor:
     """What the program computes with, in float32."""
-    quantized = program.quantized.get(name)
+    quantized = program.findings.quantized.get(name)
     if quantized is None:
         return program.weight(name).float()
     return quantized.to(torch.float32).dequantize()
@@ -99,10 +99,10 @@ def _value(program: Program, name: str) -> Tensor:
 def _fold_factors(program: Program) -> dict[str, Tensor]:
     """What folding multiplied each tensor by: broadcastable to it."""
     factors: dict[str, Tensor] = {}
-    for site in program.sites:
+    for site in program.findings.sites:
         if site.status == "folded":
             for name, labels in site.edits.items():
-                factor = scale_factor(labels, program.scales[site.name].scale)
+                factor = scale_factor(labels, program.findings.scales[site.name].scale)
                 factors[name] = factors.get(name, torch.ones(())) * factor
     return factors
 

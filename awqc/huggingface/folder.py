@@ -37,8 +37,8 @@ class HFFolder(Origin):
     @classmethod
     def of(cls, program: Program) -> HFFolder:
         """The folder that ``program`` was captured from; it must have one."""
-        assert program.origin is not None, program.name
-        return cls(**vars(program.origin))
+        assert program.task.origin is not None, program.name
+        return cls(**vars(program.task.origin))
 
     @classmethod
     def at(

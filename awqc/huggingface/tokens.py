@@ -14,8 +14,15 @@ from awqc.program import Batch, InputSpec
 class TakesTokens(Protocol):
     """What has inputs for tokens: a program, or a model that was made of one."""
 
-    inputs: tuple[InputSpec, ...]
-    states: tuple[tuple[str, str], ...]
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The tensor inputs."""
+        ...
+
+    @property
+    def states(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (input, output) of a carried state."""
+        ...
 
 
 def token_batch(program: TakesTokens, ids: Tensor, mask: Tensor | None = None) -> Batch:

@@ -8,6 +8,7 @@ it raises instead, and what a test does not expect cannot pass unseen.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 STRICT = "AWQC_STRICT"
 
@@ -21,13 +22,12 @@ def is_strict() -> bool:
     return os.environ.get(STRICT, "") not in ("", "0")
 
 
-def fall_back(notes: list[str], note: str, error: Exception) -> None:
-    """Put ``note`` into ``notes``, once: the caller goes on in a second-best way after ``error``.
+def fall_back(tell: Callable[[str], object], note: str, error: Exception) -> None:
+    """``tell`` the ``note``: the caller goes on in a second-best way after ``error``.
 
     Raises:
         FallbackError: `STRICT` is set.
     """
     if is_strict():
         raise FallbackError(note) from error
-    if note not in notes:
-        notes.append(note)
+    tell(note)

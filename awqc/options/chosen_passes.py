@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from awqc.artifacts.recipe import read_recipe
+from typing import Any
+
+from awqc.artifacts.recipe import Recipe, read_recipe
 from awqc.effort import EFFORTS, PassOptions, merged
 from awqc.export.formats import check_held, serving
 from awqc.export.serving import serving_runtime_scales
+from awqc.findings import NO_FACTS
+from awqc.numerics.request import QuantizationSpec
 from awqc.options.compile_options import Options
 from awqc.options.values import parse_size
 from awqc.passes.allocate_bits import AllocateBits
-from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
+from awqc.passes.pipeline import Pipeline, make_pipeline, parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 
 SAMPLES = 64
@@ -22,23 +26,29 @@ def build_pipeline(asked: Options) -> Pipeline:
     Raises:
         UsageError: the pipeline, the recipe or a combination of options is unusable.
     """
-    spec = {
-        "bits": asked.bits,
-        "group_size": asked.group_size,
-        "symmetric": asked.symmetric,
-        "exclude": asked.exclude,
-        "head_bits": asked.head_bits,
-        "embed_bits": asked.embed_bits,
-        "sequential": asked.sequential,
-        "weight_format": asked.weight_format,
-    }
     effort = EFFORTS[asked.effort]
-    text = asked.pipeline or effort.pipeline
-    if (asked.avg_bits or asked.budget) and AllocateBits.name not in text:
-        text = text.replace(QuantizeWeights.name, f"{AllocateBits.name},{QuantizeWeights.name}")
-    runtime_scales = serving_runtime_scales(serving(asked.formats), asked.runtime_scales)
-    options: PassOptions = {
-        "quantize_weights": spec,
+    own = {} if asked.pipeline and asked.rounding == "auto" else effort.options(asked.rounding)
+    options = merged(own, _pass_options(asked))
+    if asked.recipe is not None:
+        pipeline = _repeated(asked, read_recipe(asked.recipe), options)
+    elif asked.pipeline:
+        pipeline = parse_pipeline(asked.pipeline, NO_FACTS, **options)
+    else:
+        pipeline = make_pipeline(effort.passes, options)
+    allocates = any(isinstance(step, AllocateBits) for step in pipeline.passes)
+    if (asked.avg_bits or asked.budget) and asked.recipe is None and not allocates:
+        step = AllocateBits(**options["allocate_bits"])
+        pipeline = pipeline.with_pass(step, before=QuantizeWeights)
+    for each in pipeline.passes:
+        if isinstance(each, QuantizeWeights):
+            check_held(asked.formats, each.spec.asked)
+    return pipeline
+
+
+def _pass_options(asked: Options) -> PassOptions:
+    """What ``asked`` says of single passes."""
+    return {
+        "quantize_weights": _request(asked),
         "insert_observers": {
             "seed": asked.seed,
             "samples": SAMPLES if asked.runtime_numerics == "ort-default" else 0,
@@ -50,26 +60,40 @@ def build_pipeline(asked: Options) -> Pipeline:
             "choices": _wider(asked.bits),
         },
         "search_scales": {
-            "runtime_scales": runtime_scales,
+            "runtime_scales": serving_runtime_scales(serving(asked.formats), asked.runtime_scales),
             "runtime_numerics": asked.runtime_numerics,
         },
     }
-    if asked.recipe is not None:
-        recipe = read_recipe(asked.recipe)
-        text = asked.pipeline or without_search(recipe.pipeline)
-        options["load_scales"] = {"recipe": str(asked.recipe)}
-        options["quantize_weights"] = {
-            **recipe.quantization,
-            "exclude": tuple(recipe.quantization["exclude"]),
-        }
-        if recipe.quantization.get("rounding") == "gptq":
-            options["quantize_weights"]["codes"] = str(recipe.folder)
-    own = {} if asked.pipeline and asked.rounding == "auto" else effort.options(asked.rounding)
-    pipeline = parse_pipeline(text, **merged(own, options))
-    for step in pipeline.passes:
-        if isinstance(step, QuantizeWeights):
-            check_held(asked.formats, step.asked)
-    return pipeline
+
+
+def _request(asked: Options) -> dict[str, Any]:
+    """Options of quantize-weights."""
+    return {
+        "bits": asked.bits,
+        "group_size": asked.group_size,
+        "symmetric": asked.symmetric,
+        "exclude": asked.exclude,
+        "head_bits": asked.head_bits,
+        "embed_bits": asked.embed_bits,
+        "sequential": asked.sequential,
+        "weight_format": asked.weight_format,
+    }
+
+
+def _repeated(asked: Options, recipe: Recipe, options: PassOptions) -> Pipeline:
+    """The passes of ``recipe``, or those asked for, with what it decided."""
+    request = {**recipe.quantization, "exclude": tuple(recipe.quantization["exclude"])}
+    codes = str(recipe.folder) if QuantizationSpec(**request).learns else ""
+    said = _request(asked)
+    others = {key: value for key, value in options["quantize_weights"].items() if key not in said}
+    options = {
+        **options,
+        "load_scales": {"recipe": str(asked.recipe)},
+        "quantize_weights": {**others, **request, "codes": codes},
+    }
+    if asked.pipeline:
+        return parse_pipeline(asked.pipeline, NO_FACTS, **options)
+    return parse_pipeline(recipe.pipeline, NO_FACTS, **options).without_search(str(asked.recipe))
 
 
 def _wider(bits: int) -> tuple[str, ...]:

@@ -9,13 +9,15 @@ from typing import ClassVar
 import torch
 
 from awqc.errors import UsageError
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Allocation, Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.machine.progress import track
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.quantizing import fake_quantize, quantize
-from awqc.passes.base import Change
-from awqc.program import Allocation, Batch, Program
+from awqc.passes.base import Change, Pass
+from awqc.program import Batch, Program
 from awqc.weights.decisions import Decisions, decide
 from awqc.weights.errors import measure
 from awqc.weights.knapsack import Item, allocate, curve, totals
@@ -26,7 +28,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class AllocateBits:
+class AllocateBits(Pass):
     """Choose a width for each weight, so that a budget buys the least predicted loss.
 
         before:  quantize-weights gives every weight the same bits
@@ -50,6 +52,8 @@ class AllocateBits:
     batches: int = 4
     name: ClassVar[str] = "allocate-bits"
     keeps_output: ClassVar[bool] = True
+    needs: ClassVar[Facts] = frozenset({Fact.STATISTICS})
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.CODES, Fact.HALF})
 
     def __post_init__(self) -> None:
         widths = {str(bits) for bits in BITS}
@@ -59,8 +63,8 @@ class AllocateBits:
                 + ", ".join(sorted(widths))
             )
 
-    def apply(self, program: Program) -> list[Change]:
-        """Fill ``program.allocation``; weights do not change."""
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
+        """Fill ``program.findings.allocation``; weights do not change."""
         if (self.avg_bits > 0) == (self.budget > 0):
             raise UsageError("allocate-bits: give one of avg-bits and budget, a positive number")
         decisions = decide(program)
@@ -69,21 +73,25 @@ class AllocateBits:
             for linear in find_linears(program.graph)
             if _has_choice(program, decisions, linear)
         }
-        if not linears or not program.calibration:
+        if not linears or not run.batches:
             raise UsageError("allocate-bits needs calibration data and weights to quantize")
-        items = self._items(program, decisions, linears)
+        items = self._items(program, run.batches, decisions, linears)
         allowed = self.budget - _other_bytes(program, decisions, linears)
         if self.avg_bits:
             elements = sum(program.weight(name).numel() for name in linears)
             allowed = int(self.avg_bits * elements / 8)
         widths = allocate(items, allowed)
         size, loss = totals(items, widths)
-        program.allocation = Allocation(widths, tuple(curve(items)), size, loss)
+        program.learn(allocation=Allocation(widths, tuple(curve(items)), size, loss))
         changes = [Change(name, f"{bits} bits") for name, bits in widths.items()]
         return [*changes, Change("all", f"{size} bytes, predicted distance {loss:.4g}")]
 
     def _items(
-        self, program: Program, decisions: Decisions, linears: Mapping[str, Linear]
+        self,
+        program: Program,
+        batches: Sequence[Batch],
+        decisions: Decisions,
+        linears: Mapping[str, Linear],
     ) -> list[Item]:
         """Sizes and predicted losses of every weight at every width."""
         widths = sorted({int(choice) for choice in self.choices})
@@ -92,7 +100,7 @@ class AllocateBits:
             for name in linears
         }
         lowest = {name: options[0] for name, options in cuts.items()}
-        shares = _shares(program, lowest, program.calibration[: self.batches])
+        shares = _shares(program, lowest, batches[: self.batches])
         items = []
         for name, linear in track(linears.items(), "allocate bits", len(linears)):
             noise = [_noise(program, linear, cut) for cut in cuts[name]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import NO_FACTS, Facts
 from awqc.program import Program
 
 
@@ -30,6 +32,9 @@ class Change:
 class Pass(Protocol):
     """A rewrite of a program: a frozen dataclass whose fields are its options.
 
+    What it needs and gives may depend on its options. A field that holds a dataclass stands
+    for the options that are the fields of that.
+
     Attributes:
         name: as written in a pipeline.
         keeps_output: whether the model's float outputs must stay, to rounding; the
@@ -39,6 +44,26 @@ class Pass(Protocol):
     name: ClassVar[str]
     keeps_output: ClassVar[bool]
 
-    def apply(self, program: Program) -> list[Change]:
+    @property
+    def needs(self) -> Facts:
+        """Facts that must hold before it."""
+        return NO_FACTS
+
+    @property
+    def bars(self) -> Facts:
+        """Facts that must not hold before it."""
+        return NO_FACTS
+
+    @property
+    def gives(self) -> Facts:
+        """Facts that hold after it."""
+        return NO_FACTS
+
+    @property
+    def ends(self) -> Facts:
+        """Facts that no longer hold after it, unless it gives them."""
+        return NO_FACTS
+
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Edit ``program``; returns what changed and what was refused."""
         ...

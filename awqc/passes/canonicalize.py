@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from awqc.passes.base import Change
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts
+from awqc.passes.base import Change, Pass
 from awqc.passes.canonical.aliases import order_arguments, unify_names
 from awqc.passes.canonical.bags import write_out_bags
 from awqc.passes.canonical.batch_norm import fold_batch_norms
@@ -25,7 +27,7 @@ from awqc.program import Program
 
 
 @dataclass(frozen=True)
-class Canonicalize:
+class Canonicalize(Pass):
     """Make the graph small and regular, so that the other passes stay simple.
 
         before:  addmm(b, x, t(W)),  x @ P,  einsum("bsd,dh->bsh", x, P),  1 + w,  dropout(x)
@@ -43,8 +45,10 @@ class Canonicalize:
 
     name: ClassVar[str] = "canonicalize"
     keeps_output: ClassVar[bool] = True
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.SITES, Fact.CODES, Fact.HALF})
+    """Findings speak of nodes by names, which this pass changes."""
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Run the rewrites in order."""
         changes: list[Change] = []
         for rewrite in (

@@ -13,10 +13,12 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import NO_FACTS, Fact, Facts
 from awqc.graph.families import CONVOLUTIONS, MATMULS, TRANSPOSED
 from awqc.graph.nodes import fake_like, fake_mode_of
 from awqc.graph.ops import argument, change_arguments, evaluate, given_arguments
-from awqc.passes.base import Change
+from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.stored import is_dequantizing
 
@@ -43,7 +45,7 @@ RAISE = {
 
 
 @dataclass(frozen=True)
-class ConvertDtype:
+class ConvertDtype(Pass):
     """Compute in another floating dtype, keeping in float32 what would overflow or cancel.
 
         before:  linear(x, W)             softmax(x)
@@ -59,11 +61,31 @@ class ConvertDtype:
     name: ClassVar[str] = "convert-dtype"
     keeps_output: ClassVar[bool] = False
 
+
+    @property
+    def bars(self) -> Facts:
+        """Codes stay as they are where half becomes float32; half comes last, and once."""
+        return frozenset({Fact.OBSERVERS, Fact.HALF if self._narrows else Fact.CODES})
+
+    @property
+    def gives(self) -> Facts:
+        """That casts were put in."""
+        return frozenset({Fact.HALF}) if self._narrows else NO_FACTS
+
+    @property
+    def ends(self) -> Facts:
+        """That casts were put in."""
+        return NO_FACTS if self._narrows else frozenset({Fact.HALF})
+
+    @property
+    def _narrows(self) -> bool:
+        return DTYPES[self.dtype] in HALVES
+
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Convert tensors, inputs and calls."""
         dtype = DTYPES[self.dtype]
         if dtype is torch.float32:
@@ -92,10 +114,11 @@ def _widened(argument: Any) -> Any:
 
 
 def _retype_inputs(program: Program, convert: Any) -> None:
-    program.inputs = tuple(replace(s, dtype=convert(s.dtype)) for s in program.inputs)
-    program.example = {
-        name: value.to(convert(value.dtype)) for name, value in program.example.items()
-    }
+    program.interface = replace(
+        program.interface,
+        inputs=tuple(replace(s, dtype=convert(s.dtype)) for s in program.inputs),
+        example={name: value.to(convert(value.dtype)) for name, value in program.example.items()},
+    )
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     for node in placeholders:
         node.meta["val"] = node.meta["val"].to(convert(node.meta["val"].dtype))
@@ -155,8 +178,12 @@ class _Narrowing:
         for name, value in program.parameters().items():
             if value.dtype == torch.float32 and self._fits(value):
                 program.set_weight(name, value.to(dtype))
-        for name, quantized in program.quantized.items():
-            program.quantized[name] = quantized.to(dtype)
+        program.learn(
+            quantized={
+                name: quantized.to(dtype)
+                for name, quantized in program.findings.quantized.items()
+            }
+        )
         first = next(iter(program.graph.nodes))
         for node in program.graph.nodes:
             if node.op == "get_attr":

@@ -8,16 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.sites import Site, scale_factor
-from awqc.passes.base import Change
+from awqc.passes.base import Change, Pass
 from awqc.program import Program
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class FoldScales:
+class FoldScales(Pass):
     """Fold each searched scale into the tensors that carry it.
 
         before:  x = rms_norm(h, g)           linear(x, W)
@@ -35,13 +37,15 @@ class FoldScales:
 
     name: ClassVar[str] = "fold-scales"
     keeps_output: ClassVar[bool] = True
+    needs: ClassVar[Facts] = frozenset({Fact.SCALES})
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.CODES, Fact.HALF})
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Fold or insert the scales of every site."""
         changes = []
         sites = []
-        for site in program.sites:
-            found = program.scales.get(site.name)
+        for site in program.findings.sites:
+            found = program.findings.scales.get(site.name)
             if site.status == "refused" or found is None:
                 changes.append(Change(site.name, site.reason or "not searched", refused=True))
                 sites.append(site)
@@ -63,7 +67,7 @@ class FoldScales:
                     Change(site.name, f"{found.candidate} into {', '.join(site.edits)}")
                 )
                 sites.append(site.with_status("folded"))
-        program.sites = tuple(sites)
+        program.learn(sites=tuple(sites))
         return changes
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from awqc.channels.analysis import find_sites
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.numerics.statistics import LARGEST, Accumulator
-from awqc.passes.base import Change
+from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.decisions import decide
 from awqc.weights.observing import observed_rows
@@ -58,7 +60,7 @@ class Observer(nn.Module):
 
 
 @dataclass(frozen=True)
-class InsertObservers:
+class InsertObservers(Pass):
     """Find the sites, and observe each value that a product to be quantized reads.
 
         before:  x -> linear(W1), linear(W2)
@@ -77,20 +79,27 @@ class InsertObservers:
     samples: int = 0
     name: ClassVar[str] = "insert-observers"
     keeps_output: ClassVar[bool] = True
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.SCALES, Fact.CODES, Fact.HALF})
+    ends: ClassVar[Facts] = frozenset({Fact.STATISTICS, Fact.MOMENTS, Fact.SAMPLES})
 
-    def apply(self, program: Program) -> list[Change]:
+    @property
+    def gives(self) -> Facts:
+        """Moments and samples only where they are asked for."""
+        asked = {Fact.MOMENTS: self.gram, Fact.SAMPLES: self.samples > 0}
+        return frozenset({Fact.OBSERVERS, Fact.SITES, *(fact for fact in asked if asked[fact])})
+
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Insert one call a distinct input matrix."""
         changes = []
         wanted: dict[str, Linear] = {}
         decisions = decide(program)
-        program.skipped.update(decisions.refused)
+        skipped = {**program.findings.skipped, **decisions.refused}
         changes += [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         for linear in find_linears(program.graph):
             if linear.weight_name in decisions.formats:
                 wanted.setdefault(linear.observed, linear)
-        program.sites = tuple(
-            find_sites(program, exclude=lambda name: name in program.skipped)
-        )
+        sites = find_sites(program, exclude=skipped.__contains__)
+        program.learn(sites=tuple(sites), skipped=skipped)
         holder = nn.Module()
         program.graph_module.add_module(OBSERVERS, holder)
         places = {node: place for place, node in enumerate(program.graph.nodes)}

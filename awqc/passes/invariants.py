@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import InvariantError, spelled
+from awqc.executor.run import NO_DATA, Run
 from awqc.graph.linears import find_linears
 from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
@@ -26,27 +27,27 @@ moves it."""
 LARGEST = 1e-2
 """What no rounding excuses."""
 
-Check = Callable[[Program, Pass], None]
+Check = Callable[[Program, Pass, Run], None]
 
 
-def check_invariants(program: Program, step: Pass) -> None:
+def check_invariants(program: Program, step: Pass, run: Run = NO_DATA) -> None:
     """Run all checks.
 
     Raises:
         InvariantError: names the check, the pass, and the node.
     """
     for check in CHECKS:
-        check(program, step)
+        check(program, step, run)
 
 
-def _graph_is_well_formed(program: Program, step: Pass) -> None:
+def _graph_is_well_formed(program: Program, step: Pass, run: Run) -> None:
     try:
         program.graph.lint()
     except RuntimeError as error:
         raise InvariantError(f"after {step.name}: the graph is malformed: {error}") from error
 
 
-def _calls_are_known(program: Program, step: Pass) -> None:
+def _calls_are_known(program: Program, step: Pass, run: Run) -> None:
     for node in program.graph.nodes:
         observer = node.op == "call_module" and str(node.target).startswith(OBSERVERS)
         if node.op in ("call_method", "call_module") and not observer:
@@ -55,13 +56,13 @@ def _calls_are_known(program: Program, step: Pass) -> None:
             )
 
 
-def _values_have_shapes(program: Program, step: Pass) -> None:
+def _values_have_shapes(program: Program, step: Pass, run: Run) -> None:
     for node in program.graph.nodes:
         if node.op != "output" and "val" not in node.meta:
             raise InvariantError(f"after {step.name}: {node.name} has no shape and dtype")
 
 
-def _observers_are_gone(program: Program, step: Pass) -> None:
+def _observers_are_gone(program: Program, step: Pass, run: Run) -> None:
     if step.name == "insert-observers":
         return
     for node in program.graph.nodes:
@@ -69,8 +70,8 @@ def _observers_are_gone(program: Program, step: Pass) -> None:
             raise InvariantError(f"after {step.name}: the observer {node.name} is still there")
 
 
-def _qparams_fit(program: Program, step: Pass) -> None:
-    for name, quantized in program.quantized.items():
+def _qparams_fit(program: Program, step: Pass, run: Run) -> None:
+    for name, quantized in program.findings.quantized.items():
         form, tensors = quantized.format, quantized.tensors
         for role, expected in form.layout(quantized.rows, quantized.columns).items():
             found = tuple(tensors[role].shape)
@@ -85,17 +86,16 @@ def _qparams_fit(program: Program, step: Pass) -> None:
             raise InvariantError(f"after {step.name}: {name} has {fault}")
 
 
-def _outputs_are_unchanged(program: Program, step: Pass) -> None:
+def _outputs_are_unchanged(program: Program, step: Pass, run: Run) -> None:
     """The heart: until weights are quantized, every pass keeps the model's function."""
     if not step.keeps_output:
         return
-    outputs = program.run(program.check_batch())
-    assert program.reference is not None
-    for name, now, before in zip(program.outputs, outputs, program.reference, strict=True):
+    outputs = run.outputs(program)
+    for name, now, before in zip(program.outputs, outputs, run.reference, strict=True):
         if name in program.scaled_outputs():
             continue
         change = relative_change(now, before)
-        if not change <= TOLERANCE and not change <= (limit := _explained(program, name)):
+        if not change <= TOLERANCE and not change <= (limit := _explained(program, run, name)):
             raise InvariantError(
                 f"after {step.name}: the output {name!r} moved by {change:.2g} (relative), "
                 f"rounding explains {limit:.2g}. A fold changed the function; report the "
@@ -103,7 +103,7 @@ def _outputs_are_unchanged(program: Program, step: Pass) -> None:
             )
 
 
-def _explained(program: Program, output: str) -> float:
+def _explained(program: Program, run: Run, output: str) -> float:
     """How much rounding alone may move ``output``: measured, since networks amplify it."""
     rounded = program.clone()
     generator = torch.Generator().manual_seed(0)
@@ -111,8 +111,8 @@ def _explained(program: Program, output: str) -> float:
         weight = program.weight(name)
         noise = torch.rand(weight.shape, generator=generator).to(weight) * 2 - 1
         rounded.set_weight(name, weight + weight * noise * torch.finfo(weight.dtype).eps)
-    batch, place = program.check_batch(), program.outputs.index(output)
-    moved = relative_change(rounded.run(batch)[place], program.run(batch)[place])
+    place = program.outputs.index(output)
+    moved = relative_change(run.outputs(rounded)[place], run.outputs(program)[place])
     return min(max(TOLERANCE, ROUNDINGS * moved), LARGEST)
 
 

@@ -8,13 +8,15 @@ from typing import ClassVar
 from awqc.artifacts.recipe import read_recipe, recipe_files
 from awqc.channels.analysis import find_sites
 from awqc.errors import UsageError, spelled
-from awqc.passes.base import Change
-from awqc.program import Allocation, Program
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Allocation, Fact, Facts
+from awqc.passes.base import Change, Pass
+from awqc.program import Program
 from awqc.weights.decisions import decide
 
 
 @dataclass(frozen=True)
-class LoadScales:
+class LoadScales(Pass):
     """Take the scales of an earlier compile from its recipe, in place of a search.
 
     Finds the sites again and gives each the scales and the treatment that it had.
@@ -27,14 +29,16 @@ class LoadScales:
     )
     name: ClassVar[str] = "load-scales"
     keeps_output: ClassVar[bool] = True
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.SCALES, Fact.CODES, Fact.HALF})
+    gives: ClassVar[Facts] = frozenset({Fact.SITES, Fact.SCALES})
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Fill in sites and scales."""
         recipe = read_recipe(self.recipe)
         if recipe.widths:
-            program.allocation = Allocation(recipe.widths)
-        program.skipped.update(decide(program).refused)
-        sites = {site.name: site for site in find_sites(program, program.skipped.__contains__)}
+            program.learn(allocation=Allocation(recipe.widths))
+        skipped = {**program.findings.skipped, **decide(program).refused}
+        sites = {site.name: site for site in find_sites(program, skipped.__contains__)}
         missing = sorted(set(recipe.status) ^ set(sites))
         if missing:
             raise UsageError(
@@ -42,6 +46,7 @@ class LoadScales:
                 f"{missing[0]!r} is a site of only one of them"
             )
         changes = []
+        scales = dict(program.findings.scales)
         for name, site in sites.items():
             status = recipe.status[name]
             if (status == "folded") != (site.status == "foldable"):
@@ -59,7 +64,7 @@ class LoadScales:
                     f"{needed} are needed: the recipe belongs to another model"
                 )
             if found is not None:
-                program.scales[name] = found
+                scales[name] = found
             changes.append(Change(name, f"{status}, from the recipe"))
-        program.sites = tuple(sites.values())
+        program.learn(sites=tuple(sites.values()), scales=scales, skipped=skipped)
         return changes

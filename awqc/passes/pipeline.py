@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from awqc.errors import UsageError, spelled
-from awqc.machine.memory import give_back, trim
-from awqc.numerics.request import QuantizationSpec
+import torch
+
+from awqc.executor.run import Run
+from awqc.executor.segments import Segment, whole
+from awqc.findings import NO_FACTS, Fact, Facts
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.fold_scales import FoldScales
 from awqc.passes.insert_observers import InsertObservers
 from awqc.passes.invariants import check_invariants
 from awqc.passes.load_scales import LoadScales
+from awqc.passes.order import after, check_order
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
+from awqc.passes.text import build, read, spell_all
 from awqc.passes.tune_scales import TuneScales
-from awqc.program import Program
+from awqc.program import Batch, Program
 
 PASSES: dict[str, type[Any]] = {
     cls.name: cls
@@ -39,34 +41,61 @@ PASSES: dict[str, type[Any]] = {
         AllocateBits,
         QuantizeWeights,
         TuneScales,
+        ConvertDtype,
     )
 }
-DEFAULT = (
-    "canonicalize,insert-observers,calibrate,search-scales,fold-scales,quantize-weights"
+GIVERS: tuple[Pass, ...] = (
+    InsertObservers(),
+    InsertObservers(gram=True),
+    InsertObservers(samples=64),
+    Calibrate(),
+    SearchScales(),
+    QuantizeWeights(),
+    QuantizeWeights(keep_float=True),
+    ConvertDtype("float16"),
 )
+"""What to propose where a fact is missing; one of them at least for each fact."""
 
-LEARNING = (InsertObservers.name, Calibrate.name, AllocateBits.name, TuneScales.name)
+DEFAULT_PASSES: tuple[type[Any], ...] = (
+    Canonicalize,
+    InsertObservers,
+    Calibrate,
+    SearchScales,
+    FoldScales,
+    QuantizeWeights,
+)
+DEFAULT = spell_all([cls() for cls in DEFAULT_PASSES])
+
+LEARNING = (InsertObservers, Calibrate, AllocateBits, TuneScales)
 """Passes that need calibration data; a recipe holds what they found."""
 
 Observe = Callable[[Pass, Program, Program, list[Change]], None]
 """Called after each pass with the pass, the program before and after, and the changes."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pipeline:
-    """Passes to run in order.
+    """Passes to run in order, each of which finds what it needs.
 
     Attributes:
         passes: the passes.
+        facts: what holds of the program before the first.
         timing: seconds by pass name, after `run`.
+
+    Raises:
+        UsageError: a pass stands where it cannot run.
     """
 
-    passes: Sequence[Pass]
-    timing: dict[str, float] = field(default_factory=dict)
+    passes: tuple[Pass, ...]
+    facts: Facts = NO_FACTS
+    timing: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        check_order(self.passes, GIVERS, self.facts)
 
     def __str__(self) -> str:
         """The one line that `parse_pipeline` reads back."""
-        return ",".join(_spell(step) for step in self.passes)
+        return spell_all(self.passes)
 
     def files(self) -> tuple[Path, ...]:
         """Files that the passes read or write; a folder where the user gave one."""
@@ -81,149 +110,154 @@ class Pipeline:
     def run(
         self,
         program: Program,
+        batches: Sequence[Batch] = (),
         observe: Observe | None = None,
         before_quantization: Callable[[Program], None] = lambda program: None,
+        cut: Callable[[Program], Sequence[Segment]] = whole,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
-        ``before_quantization`` is called with the last program that is still float.
+        ``batches`` are the calibration data, ``observe`` is called after each pass, and
+        ``before_quantization`` is called with the last program that is still float. Batches are
+        run through the segments that ``cut`` makes, one segment after another.
 
         Raises:
+            UsageError: other facts hold of ``program``, and a pass cannot run.
             InvariantError: a pass broke one; the message names both.
         """
+        check_order(self.passes, GIVERS, program.findings.facts)
         for step in self.passes:
-            if isinstance(step, QuantizationSpec):
-                program.quantization = step
-        if program.reference is None:
-            program.reference = program.run(program.check_batch())
+            if isinstance(step, QuantizeWeights):
+                program.quantization = step.spec
+        run = Run(tuple(batches), cut=cut)
         changes: list[Change] = []
-        still_float = True
-        give_back()
+        run.settle()
         for step in self.passes:
-            if still_float and not step.keeps_output:
-                still_float = False
+            if not step.keeps_output:
+                run = replace(run, reference=())
+            elif not run.reference:
+                run = run.referring_to(program)
+            if Fact.CODES in step.gives:
                 before_quantization(program)
             started = time.perf_counter()
             before = program.clone() if observe is not None else None
-            made = step.apply(program)
+            made = step.apply(program, run)
             program.tidy()
-            trim()
-            check_invariants(program, step)
-            give_back()
-            self.timing[step.name] = time.perf_counter() - started
+            program.learn(facts=after(step, program.findings.facts))
+            check_invariants(program, step, run)
+            run.settle()
+            self._took(step, time.perf_counter() - started)
             if observe is not None and before is not None:
                 observe(step, before, program, made)
             changes += made
         return changes
 
+    def _took(self, step: Pass, seconds: float) -> None:
+        self.timing[step.name] = self.timing.get(step.name, 0.0) + seconds
 
-def parse_pipeline(spec: str, **options: dict[str, Any]) -> Pipeline:
-    """Read ``pass-a,pass-b{option=1,other-option=x}``.
+    def with_pass(self, step: Pass, before: type[Any]) -> Pipeline:
+        """This pipeline with ``step`` in front of each pass of class ``before``.
 
-    ``options`` are defaults for passes by name with underscores
-    (``quantize_weights={"bits": 8}``); what ``spec`` says wins.  In a value, ``%2C`` is a comma.
+        >>> pipeline = Pipeline((Canonicalize(), QuantizeWeights()))
+        >>> str(pipeline.with_pass(LoadScales(), before=QuantizeWeights))
+        'canonicalize,load-scales,quantize-weights'
+        """
+        steps: list[Pass] = []
+        for each in self.passes:
+            steps += [step, each] if isinstance(each, before) else [each]
+        return self._of(steps)
+
+    def without_search(self, recipe: str = "recipe.json") -> Pipeline:
+        """This pipeline with scales from ``recipe`` in place of what finds them from data.
+
+        >>> str(parse_pipeline(DEFAULT).without_search())
+        'canonicalize,load-scales,fold-scales,quantize-weights'
+        """
+        return self._of(
+            LoadScales(recipe) if isinstance(each, SearchScales) else each
+            for each in self.passes
+            if not isinstance(each, LEARNING)
+        )
+
+    def in_dtype(self, source: torch.dtype, wanted: torch.dtype | None) -> Pipeline:
+        """This pipeline for a model that came in ``source`` and is to compute in ``wanted``.
+
+        Passes compute in float32: a half model becomes that first. ``wanted`` comes last; None:
+        as the pipeline says already, or as the model came.
+
+        >>> str(Pipeline((Canonicalize(),)).in_dtype(torch.float16, None))
+        'convert-dtype,canonicalize,convert-dtype{dtype=float16}'
+        """
+        opening, body, closing = self.parts()
+        if source in HALVES and not opening.passes:
+            opening = self._of([ConvertDtype("float32")])
+        last = list(closing.passes)
+        if wanted is None and source in HALVES and not last:
+            wanted = source
+        if wanted is not None:
+            name = str(wanted).removeprefix("torch.")
+            last = [ConvertDtype(name)] if wanted in HALVES else []
+        return self._of([*opening.passes, *body.passes, *last])
+
+    def parts(self) -> tuple[Pipeline, Pipeline, Pipeline]:
+        """What makes the program float32 at first, the rest, and what makes it half at last."""
+        steps = list(self.passes)
+        first = last = 0
+        while first < len(steps) and _widens(steps[first]):
+            first += 1
+        while last < len(steps) - first and Fact.HALF in steps[-1 - last].gives:
+            last += 1
+        cut = len(steps) - last
+        facts = self.facts
+        made = []
+        for part in (steps[:first], steps[first:cut], steps[cut:]):
+            made.append(Pipeline(tuple(part), facts, self.timing))
+            for step in part:
+                facts = after(step, facts)
+        return made[0], made[1], made[2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a float32 program computes in after these passes."""
+        halves = [DTYPES[step.dtype] for step in self.passes if isinstance(step, ConvertDtype)]
+        return halves[-1] if halves else torch.float32
+
+    def _of(self, steps: Iterable[Pass]) -> Pipeline:
+        return Pipeline(tuple(steps), self.facts)
+
+
+def _widens(step: Pass) -> bool:
+    """Whether ``step`` makes a half program float32."""
+    return Fact.HALF in step.ends
+
+
+def make_pipeline(
+    classes: Iterable[type[Any]], options: Mapping[str, Mapping[str, Any]]
+) -> Pipeline:
+    """A pipeline of passes of these classes, with ``options`` as `parse_pipeline` takes them.
 
     Raises:
-        UsageError: a pass or option that does not exist, or a value that does not fit.
-
-    >>> str(parse_pipeline("canonicalize,search-scales{grid=5}"))
-    'canonicalize,search-scales{grid=5}'
+        UsageError: a value does not fit, or a pass cannot run where it stands.
     """
-    steps = []
-    for name, text in _split(spec):
-        if name not in PASSES:
-            raise UsageError(f"no pass is called {name!r}; passes: {', '.join(PASSES)}")
-        cls = PASSES[name]
-        given = dict(options.get(name.replace("-", "_"), {}))
-        given |= _parse_options(cls, text)
-        steps.append(cls(**given))
-    return Pipeline(steps)
+    return Pipeline(
+        tuple(build(cls, options.get(cls.name.replace("-", "_"), {})) for cls in classes)
+    )
 
 
-def without_search(spec: str) -> str:
-    """The pipeline ``spec`` with ``load-scales`` in place of what finds scales from data.
+def parse_pipeline(
+    text: str, facts: Facts = NO_FACTS, **options: Mapping[str, Any]
+) -> Pipeline:
+    """Read ``pass-a,pass-b{option=1,other-option=x}``.
 
-    >>> without_search("canonicalize,insert-observers,calibrate,search-scales{grid=5},fold-scales")
-    'canonicalize,load-scales,fold-scales'
+    ``facts`` hold before the first pass. ``options`` are defaults for passes by name with
+    underscores (``quantize_weights={"bits": 8}``); what ``text`` says wins.  In a value, ``%2C``
+    is a comma.
+
+    Raises:
+        UsageError: a pass or option that does not exist, a value that does not fit, or a pass
+            that cannot run where it stands.
+
+    >>> str(parse_pipeline("canonicalize,quantize-weights{bits=8}"))
+    'canonicalize,quantize-weights{bits=8}'
     """
-    kept = []
-    for name, text in _split(spec):
-        if name == SearchScales.name:
-            kept.append(LoadScales.name)
-        elif name not in LEARNING:
-            kept.append(f"{name}{{{text}}}" if text else name)
-    return ",".join(kept)
-
-
-def _split(spec: str) -> list[tuple[str, str]]:
-    """Names and option texts of a pipeline's text."""
-    found = []
-    position = 0
-    pattern = re.compile(r"\s*([a-z0-9-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
-    while position < len(spec):
-        match = pattern.match(spec, position)
-        if match is None:
-            raise UsageError(
-                f"cannot read the pipeline at {spec[position:position + 20]!r}; "
-                "write pass-a,pass-b{option=1,other-option=x}"
-            )
-        found.append((match[1], match[2] or ""))
-        position = match.end()
-    if not found:
-        raise UsageError(f"the pipeline is empty; leave {spelled('pipeline')} out for the default")
-    return found
-
-
-def _parse_options(cls: type[Any], text: str) -> dict[str, Any]:
-    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        key, _, value = item.partition("=")
-        if key not in fields:
-            raise UsageError(
-                f"{cls.name} has no option {key!r}; options: {', '.join(fields) or 'none'}"
-            )
-        option = fields[key]
-        values[option.name] = _convert(cls.name, key, value, _default(option))
-    return values
-
-
-def _default(option: Any) -> Any:
-    return option.default
-
-
-def _convert(owner: str, key: str, value: str, default: Any) -> Any:
-    """``value`` in the type of the option's default."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False, "": True}[value.lower()]
-        if isinstance(default, tuple):
-            return tuple(unquote(item) for item in value.split("|") if item)
-        if isinstance(default, int):
-            return int(value)
-        if isinstance(default, float):
-            return float(value)
-        return int(value) if re.fullmatch(r"-?\d+", value) else unquote(value)
-    except (KeyError, ValueError):
-        raise UsageError(
-            f"{owner}{{{key}={value}}}: a {type(default).__name__} is needed"
-        ) from None
-
-
-def _escape(text: str) -> str:
-    """``text`` with what the pipeline's own grammar uses written as ``%2C``."""
-    return re.sub(r"[%,{}|\s]", lambda match: f"%{ord(match[0]):02X}", text)
-
-
-def _spell(step: Pass) -> str:
-    """A pass with the options that differ from their defaults, but for paths on this machine."""
-    assert dataclasses.is_dataclass(step)
-    shown = []
-    for option in dataclasses.fields(step):
-        value = getattr(step, option.name)
-        if value != _default(option) and not option.metadata.get("local"):
-            text = "|".join(map(_escape, value)) if isinstance(value, tuple) else str(value)
-            if isinstance(value, str | bool):
-                text = _escape(value) if isinstance(value, str) else text.lower()
-            shown.append(f"{option.name.replace('_', '-')}={text}")
-    return step.name + (f"{{{','.join(shown)}}}" if shown else "")
+    return Pipeline(tuple(read(text, PASSES, options)), facts)

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from torch import Tensor
+
 from awqc.artifacts.names import ARCHIVE
 from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, weight_of_codes
-from awqc.errors import UsageError
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import NO_FACTS, Fact, Facts, WeightError
 from awqc.graph.linears import find_linears
-from awqc.machine.memory import trim
-from awqc.machine.progress import track
-from awqc.machine.threads import parallel_map
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.request import QuantizationSpec
-from awqc.passes.base import Change
-from awqc.program import Program, WeightError
+from awqc.passes.base import Change, Pass
+from awqc.program import Program
 from awqc.weights.decisions import decide
 from awqc.weights.errors import measure
 from awqc.weights.jobs import (
@@ -32,19 +32,20 @@ from awqc.weights.sequential import round_in_sequence
 from awqc.weights.stored import store
 
 LARGE = 2**24
+PLAIN = QuantizationSpec()
 
 
 @dataclass(frozen=True)
-class QuantizeWeights(QuantizationSpec):
+class QuantizeWeights(Pass):
     """Replace each weight by codes, scales and zero points, and a call that dequantizes them.
 
         before:  linear(x, W)
         after:   linear(x, dequantize(W.packed, W.scale, W.zero_point))
 
     Embedding tables get 8 bits and a scale a row, and so does a head that shares its table.
-    Options: ``bits``, ``group-size``, ``symmetric``, ``exclude``, ``head-bits`` and
-    ``embed-bits`` (0: left in float), ``weight-format`` for what has a place in it; the search
-    reads them too. ``rounding`` is ``nearest``
+    Options: those of the request, which the search reads too: ``bits``, ``group-size``,
+    ``symmetric``, ``exclude``, ``head-bits`` and ``embed-bits`` (0: left in float),
+    ``weight-format`` for what has a place in it. ``rounding`` is ``nearest``
     or ``gptq`` (each column's error is compensated by the next ones), ``clip`` searches the
     ranges of groups, ``sweeps`` of coordinate descent improve codes and scales; these three
     need the grams of calibration, and round to nearest what calibration did not see.
@@ -56,6 +57,7 @@ class QuantizeWeights(QuantizationSpec):
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
+    spec: QuantizationSpec = PLAIN
     sequential: bool = False
     keep_float: bool = False
     codes: str = field(
@@ -67,38 +69,53 @@ class QuantizeWeights(QuantizationSpec):
     )
     name: ClassVar[str] = "quantize-weights"
     keeps_output: ClassVar[bool] = False
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.CODES, Fact.HALF})
 
-    def apply(self, program: Program) -> list[Change]:
+    @property
+    def needs(self) -> Facts:
+        """Moments, where codes depend on them."""
+        learns = self.spec.learns and not self.codes
+        return frozenset({Fact.STATISTICS, Fact.MOMENTS}) if learns else NO_FACTS
+
+    @property
+    def gives(self) -> Facts:
+        """Float values only where they are kept."""
+        return frozenset({Fact.CODES, Fact.FLOATS} if self.keep_float else {Fact.CODES})
+
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Quantize every weight that is not refused."""
-        decisions = decide(program, self)
-        program.skipped.update(decisions.refused)
+        decisions = decide(program, self.spec)
+        codes: QuantizedWeights = {}
+        errors: dict[str, WeightError] = {}
+        floats: dict[str, Tensor] = {}
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
-        for name, quantized, error in self._quantize(program, decisions.formats):
-            program.quantized[name], program.errors[name] = quantized, error
+        for name, quantized, error in self._quantize(program, run, decisions.formats):
+            codes[name], errors[name] = quantized, error
             if self.keep_float and not quantized.format.fine:
-                program.floats[name] = program.weight(name)
+                floats[name] = program.weight(name)
             store(program, reads[name], quantized)
             why = decisions.fallbacks.get(name)
             changes.append(Change(name, str(quantized.format) + (f", since {why}" if why else "")))
-            trim()
-        counts = Counter(decisions.fallbacks.values())
-        program.notes += [
-            f"{count} weights are not in {self.weight_format}: {why}"
-            for why, count in counts.items()
-        ]
-        # Nothing that follows rounds anew, and moments are large.
-        program.statistics = {
-            node: replace(statistics, gram=None) for node, statistics in program.statistics.items()
-        }
+        for why, count in Counter(decisions.fallbacks.values()).items():
+            program.tell(f"{count} weights are not in {self.spec.weight_format}: {why}")
+        found = program.findings
+        program.learn(
+            quantized=codes,
+            errors=errors,
+            floats=floats,
+            skipped={**found.skipped, **decisions.refused},
+            # Nothing that follows rounds anew, and moments are large.
+            statistics={k: replace(each, gram=None) for k, each in found.statistics.items()},
+        )
         return changes
 
     def _quantize(
-        self, program: Program, formats: dict[str, WeightFormat]
+        self, program: Program, run: Run, formats: dict[str, WeightFormat]
     ) -> Iterator[tuple[str, QuantizedWeight, WeightError]]:
         """Every weight with what became of it and what that costs, as they are made."""
         codes = read_codes(Path(self.codes)) if self.codes else None
-        jobs = _jobs(program, formats) if self.learns and codes is None else []
+        jobs = find_jobs(program, formats) if self.spec.learns and codes is None else []
         joined = {linear.weight_name for job in jobs for linear in job.linears}
         linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
         rest = [name for name in formats if name not in joined]
@@ -110,9 +127,9 @@ class QuantizeWeights(QuantizationSpec):
                 for name, quantized in made.items()
             ]
 
-        def run(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
+        def quantize(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if isinstance(item, Job):
-                return measured(run_job(program, item, item.gram(program), self))
+                return measured(run_job(program, item, item.gram(program), self.spec))
             how = formats[item]
             if codes is None:
                 return measured({item: round_to_nearest(program, item, how)})
@@ -120,14 +137,14 @@ class QuantizeWeights(QuantizationSpec):
 
         if self.sequential and jobs:
             nearest = {name: round_to_nearest(program, name, formats[name]) for name in rest}
-            made = {**round_in_sequence(program, jobs, nearest, self), **nearest}
+            made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return
         items: list[Job | str] = [*jobs, *rest]
         items.sort(
             key=lambda item: ranks[item.linears[0].weight_name if isinstance(item, Job) else item]
         )
-        for results in track(parallel_map(run, items), "quantize weights", len(items)):
+        for results in run.each(quantize, items, "quantize weights"):
             yield from results
 
 
@@ -150,18 +167,3 @@ def _ranks(program: Program, formats: dict[str, WeightFormat]) -> dict[str, tupl
     }
 
 
-def _jobs(program: Program, formats: dict[str, WeightFormat]) -> list[Job]:
-    """What can be rounded on moments.
-
-    Raises:
-        UsageError: there are statistics, but none with moments.
-    """
-    jobs = find_jobs(program, formats)
-    coarse = any(not how.fine for how in formats.values())
-    if not jobs and coarse and not any(s.gram is not None for s in program.statistics.values()):
-        raise UsageError(
-            "quantize-weights with rounding=gptq, clip or sweeps needs the moments of the "
-            "activations: put insert-observers{gram=true} and calibrate before it, or use "
-            "rounding=nearest"
-        )
-    return jobs

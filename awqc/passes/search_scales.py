@@ -8,13 +8,12 @@ from typing import ClassVar
 import torch
 
 from awqc.errors import UsageError, spelled
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.sites import Site, SiteScale
-from awqc.machine.memory import give_back
-from awqc.machine.progress import track
-from awqc.machine.threads import parallel_map
 from awqc.numerics.formats.base import WeightFormat
-from awqc.passes.base import Change
+from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.decisions import decide
 from awqc.weights.scale_search import Part, Search
@@ -24,7 +23,7 @@ NUMERICS = ("fp", "ort-default")
 
 
 @dataclass(frozen=True)
-class SearchScales:
+class SearchScales(Pass):
     """Choose, for each site, the scales under which its weights quantize best.
 
     The loss of scales ``s`` is ``sum_i || (Q(W_i s) / s - W_i) X_i^T ||^2`` over the site's
@@ -48,6 +47,14 @@ class SearchScales:
     runtime_numerics: str = "fp"
     name: ClassVar[str] = "search-scales"
     keeps_output: ClassVar[bool] = True
+    bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.SCALES, Fact.CODES, Fact.HALF})
+    gives: ClassVar[Facts] = frozenset({Fact.SCALES})
+
+    @property
+    def needs(self) -> Facts:
+        """Tokens as well, where their rounding counts."""
+        samples = {Fact.SAMPLES} if self.runtime_numerics == "ort-default" else set()
+        return frozenset({Fact.SITES, Fact.STATISTICS, *samples})
 
     def __post_init__(self) -> None:
         if self.runtime_scales not in RUNTIME_CHOICES:
@@ -62,7 +69,7 @@ class SearchScales:
         if self.grid < 1 or self.sample_rows < 1:
             raise UsageError("search-scales: grid and sample-rows must be at least 1")
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Search every site that has statistics; only the record changes, not the graph."""
         linears = {linear.node.name: linear for linear in find_linears(program.graph)}
         formats = decide(program).formats
@@ -79,18 +86,16 @@ class SearchScales:
                     )
                 parts = [replace(part, int8_inputs=True) for part in parts]
             if not parts:
-                seen = any(reader.node in program.statistics for reader in site.readers)
+                seen = any(reader.node in program.findings.statistics for reader in site.readers)
                 return site if seen else replace(site, status="refused", reason=UNSEEN), None
             return self._search(site, parts, _movable(site, linears))
 
-        decided = []
-        found = parallel_map(search, program.sites)
-        for result in track(found, "search scales", len(program.sites)):
-            decided.append(result)
-            if len(decided) % GIVE_BACK == 0:
-                give_back()
-        program.sites = tuple(site for site, _ in decided)
-        program.scales.update({site.name: scale for site, scale in decided if scale is not None})
+        decided = list(run.each(search, program.findings.sites, "search scales"))
+        chosen = {site.name: scale for site, scale in decided if scale is not None}
+        program.learn(
+            sites=tuple(site for site, _ in decided),
+            scales={**program.findings.scales, **chosen},
+        )
         return [_change(site, scale) for site, scale in decided]
 
     def _search(self, site: Site, parts: list[Part], movable: bool) -> tuple[Site, SiteScale]:
@@ -108,8 +113,6 @@ class SearchScales:
         return site, SiteScale(ones, "identity", nearest, nearest)
 
 
-GIVE_BACK = 40
-"""Sites after which weights that are mapped from a file leave memory again."""
 UNSEEN = "no calibration data reached it; its weights are rounded unscaled"
 """Of an expert that no token was sent to, for example."""
 
@@ -129,7 +132,8 @@ def _parts(
 ) -> list[Part]:
     """The products of ``site`` that are to be quantized and were seen in calibration."""
     parts = []
-    tokens = {r.node: s.tokens for r in site.readers if (s := program.statistics.get(r.node))}
+    statistics = program.findings.statistics
+    tokens = {r.node: s.tokens for r in site.readers if (s := statistics.get(r.node))}
     for reader in site.readers:
         linear = linears[reader.node]
         if reader.node not in tokens or linear.weight_name not in formats:
@@ -139,7 +143,7 @@ def _parts(
             Part(
                 weight=linear.matrix(weight).float(),
                 classes=reader.classes[linear.column_channels()],
-                statistics=program.statistics[reader.node],
+                statistics=statistics[reader.node],
                 format=formats[linear.weight_name],
                 dtype=program.scale_dtype,
                 share=tokens[reader.node] / max(tokens.values()),

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError
+from awqc.executor.run import NO_DATA, Run
+from awqc.findings import Fact, Facts, Tuning
 from awqc.machine.memory import available
 from awqc.machine.progress import track
 from awqc.numerics.formats.int_grid import FINE
-from awqc.passes.base import Change
-from awqc.program import Batch, Program, Tuning
+from awqc.passes.base import Change, Pass
+from awqc.program import Batch, Program
 from awqc.weights.stored import stored_weight
 from awqc.weights.tuning.dequantize import dequantize
 from awqc.weights.tuning.graph import WeightFunction, quantized_calls
@@ -34,7 +36,7 @@ WEIGHT_COPIES = 3
 
 
 @dataclass(frozen=True)
-class TuneScales:
+class TuneScales(Pass):
     """Tune the scales of all codes so that the outputs of the whole model come closer.
 
         before:  linear(x, dequantize(codes, scale, zero_point))
@@ -57,11 +59,16 @@ class TuneScales:
     rate: float = 2e-3
     name: ClassVar[str] = "tune-scales"
     keeps_output: ClassVar[bool] = False
+    needs: ClassVar[Facts] = frozenset({Fact.CODES, Fact.FLOATS})
+    bars: ClassVar[Facts] = frozenset({Fact.HALF})
+    ends: ClassVar[Facts] = frozenset({Fact.FLOATS})
 
-    def apply(self, program: Program) -> list[Change]:
-        """Tune, judge, and keep what is better; fills ``program.tuning``."""
-        floats, program.floats = program.floats, {}
-        found = program.tuning = self._tune(program, floats)
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
+        """Tune, judge, and keep what is better; fills ``program.findings.tuning``."""
+        floats = program.findings.floats
+        program.learn(floats={})
+        found = self._tune(program, run.batches, floats)
+        program.learn(tuning=found)
         told = "" if found.before is None else (
             f"distance {found.before:.4g} before, {found.after:.4g} after"
         )
@@ -70,9 +77,10 @@ class TuneScales:
         reason = f"stay, {found.reason}" + (f": {told}" if told else "")
         return [Change("scales", reason, refused=True)]
 
-    def _tune(self, program: Program, floats: Mapping[str, Tensor]) -> Tuning:
-        batches = list(program.calibration)
-        if all(weight.format.fine for weight in program.quantized.values()):
+    def _tune(
+        self, program: Program, batches: Sequence[Batch], floats: Mapping[str, Tensor]
+    ) -> Tuning:
+        if all(weight.format.fine for weight in program.findings.quantized.values()):
             return Tuning(False, reason=f"no weight has fewer than {FINE} bits")
         if not floats or not batches:
             raise UsageError(
@@ -110,7 +118,7 @@ class _Tuner:
         self._program, self._floats = program, floats
         calls = quantized_calls(program)
         self._function = WeightFunction(program, {name: calls[name] for name in floats})
-        self._weights = {name: program.quantized[name] for name in floats}
+        self._weights = {name: program.findings.quantized[name] for name in floats}
         self._changes = {
             name: {
                 role: torch.zeros_like(
@@ -181,12 +189,14 @@ class _Tuner:
     def store(self, program: Program) -> None:
         """Put the tuned scales into ``program``."""
         calls = quantized_calls(program)
+        quantized = dict(program.findings.quantized)
         for name in self._changes:
             weight, names = self._weights[name], stored_weight(calls[name]).tensors
             tuned = {
                 role: value.to(weight.tensors[role].dtype)
                 for role, value in self._tuned(name).items()
             }
-            program.quantized[name] = weight.with_tensors(tuned)
+            quantized[name] = weight.with_tensors(tuned)
             for role, value in tuned.items():
                 program.set_weight(names[role], value)
+        program.learn(quantized=quantized)

@@ -15,6 +15,7 @@ import torch
 
 from awqc.artifacts.recipe import describe_recipe
 from awqc.errors import worded
+from awqc.findings import Allocation
 from awqc.graph.sites import Site, SiteScale
 from awqc.program import Program
 from awqc.report.html import write_html
@@ -35,6 +36,7 @@ def build_report(
 ) -> dict[str, Any]:
     """All that a compile found, as plain values; infinities and NaN become None."""
     quantized_bytes = stored_bytes(program)
+    found = program.findings
     report = {
         "schema": SCHEMA,
         "model": program.name,
@@ -42,12 +44,12 @@ def build_report(
         "outputs": list(program.outputs),
         "notes": [worded(note) for note in program.notes],
         "calibration": dict(calibration),
-        "sites": [describe_site(site, program.scales.get(site.name)) for site in program.sites],
-        **({"allocation": asdict(program.allocation)} if program.allocation else {}),
+        "sites": [describe_site(site, found.scales.get(site.name)) for site in found.sites],
+        **({"allocation": _allocation(found.allocation)} if found.allocation else {}),
         "rounding": _rounding(program),
-        "tuning": asdict(program.tuning) if program.tuning else None,
+        "tuning": asdict(found.tuning) if found.tuning else None,
         "layers": [asdict(layer) for layer in layers],
-        "skipped": [{"name": name, "reason": reason} for name, reason in program.skipped.items()],
+        "skipped": [{"name": name, "reason": reason} for name, reason in found.skipped.items()],
         "size": {
             "original_bytes": original_bytes,
             "quantized_bytes": quantized_bytes,
@@ -59,6 +61,10 @@ def build_report(
         "environment": environment(),
     }
     return dict(_plain(report))
+
+
+def _allocation(allocation: Allocation) -> dict[str, Any]:
+    return {**vars(allocation), "bits": dict(allocation.bits)}
 
 
 def describe_site(site: Site, scale: SiteScale | None) -> dict[str, Any]:

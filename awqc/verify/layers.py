@@ -61,10 +61,10 @@ class LayerRecord:
     def layers(self, program: Program) -> list[Layer]:
         """One entry for each quantized weight, in graph order."""
         outputs = _layer_outputs(program, self._batch)
-        return [self._layer(program, name, outputs) for name in program.quantized]
+        return [self._layer(program, name, outputs) for name in program.findings.quantized]
 
     def _layer(self, program: Program, name: str, outputs: dict[str, Tensor]) -> Layer:
-        quantized, linear = program.quantized[name], self._linears.get(name)
+        quantized, linear = program.findings.quantized[name], self._linears.get(name)
         accumulated = None
         if linear is not None:
             reference, now = (kept[linear.node.name] for kept in (self._outputs, outputs))
@@ -76,8 +76,8 @@ class LayerRecord:
             name=name,
             op="embedding" if linear is None else linear.op,
             **quantized.format.describe(),
-            weight_error=program.errors[name].weight,
-            output_sqnr_db=program.errors[name].output_sqnr_db,
+            weight_error=program.findings.errors[name].weight,
+            output_sqnr_db=program.findings.errors[name].output_sqnr_db,
             accumulated_sqnr_db=accumulated,
             bytes=quantized.nbytes,
         )

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from awqc.findings import WeightError
 from awqc.graph.linears import Linear
 from awqc.numerics.decibel import decibel
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.quantizing import rows_at_once
-from awqc.program import Program, WeightError
+from awqc.program import Program
 from awqc.weights.moments import column_scale
 
 
@@ -39,7 +40,7 @@ def measure(
 
 def _judge(program: Program, linear: Linear | None) -> Callable[[Tensor, int], float]:
     """What rows of one block give on the calibration data, as energy; 0 where there is none."""
-    statistics = None if linear is None else program.statistics.get(linear.node.name)
+    statistics = None if linear is None else program.findings.statistics.get(linear.node.name)
     if linear is None or statistics is None:
         return lambda rows, block: 0.0
     scale = column_scale(program, linear)

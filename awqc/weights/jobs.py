@@ -37,7 +37,7 @@ class Job:
 
     def gram(self, program: Program) -> Tensor:
         """Moments of what they read, as calibration saw it: ``(blocks, K, K)``."""
-        found = scaled_gram(program.statistics[self.linears[0].node.name], self.scale)
+        found = scaled_gram(program.findings.statistics[self.linears[0].node.name], self.scale)
         assert found is not None
         return found
 
@@ -51,7 +51,7 @@ def find_jobs(program: Program, formats: Mapping[str, WeightFormat]) -> list[Job
     found: dict[tuple[object, ...], Job] = {}
     for linear in find_linears(program.graph):
         how = formats.get(linear.weight_name)
-        statistics = program.statistics.get(linear.node.name)
+        statistics = program.findings.statistics.get(linear.node.name)
         if how is None or how.fine or statistics is None or statistics.gram is None:
             continue
         if len(linear.weight.users) > 1:

@@ -17,8 +17,8 @@ from awqc.program import Program
 def column_scale(program: Program, linear: Linear) -> Tensor:
     """What the columns of ``linear``'s weight were multiplied by: ``(blocks, columns)``."""
     factor = torch.ones(linear.blocks, linear.columns)
-    for site in program.sites:
-        found = program.scales.get(site.name)
+    for site in program.findings.sites:
+        found = program.findings.scales.get(site.name)
         if found is None or site.status not in ("folded", "runtime"):
             continue
         for reader in site.readers:

@@ -9,18 +9,23 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.errors import UsageError
+from awqc.executor.replay import Values
+from awqc.executor.run import Run
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.gram import conditioned
-from awqc.program import Program
+from awqc.program import Batch, Program
 from awqc.weights.jobs import Job, QuantizedWeights, run_job
 from awqc.weights.observing import observed_rows
-from awqc.weights.replay import Values, walk
 
 DAMPING = 0.05
 
 
 def round_in_sequence(
-    program: Program, jobs: Sequence[Job], done: QuantizedWeights, spec: QuantizationSpec
+    program: Program,
+    run: Run,
+    jobs: Sequence[Job],
+    done: QuantizedWeights,
+    spec: QuantizationSpec,
 ) -> QuantizedWeights:
     """The weights of ``jobs``, rounded in the order of the graph.
 
@@ -33,28 +38,31 @@ def round_in_sequence(
     Raises:
         UsageError: there are no calibration batches.
     """
-    if not program.calibration:
+    if not run.batches:
         raise UsageError("sequential rounding needs calibration data, not statistics alone")
-    batches = list(program.calibration)
     by_node = {linear.node: job for job in jobs for linear in job.linears}
     made: QuantizedWeights = {}
 
-    def before(node: Node, inputs: Values) -> dict[str, Tensor]:
+    def before(node: Node, floats: Values, now: Values) -> dict[str, Tensor]:
         job = by_node[node]
         if job.linears[0].weight_name in made:
             return {}
-        gram, correction = _moments(program, job, inputs[: len(batches)], inputs[len(batches) :])
+        gram, correction = _moments(program, run.batches, job, floats, now)
         quantized = run_job(program, job, gram, spec, correction)
         made.update(quantized)
         return {name: weight.dequantize() for name, weight in quantized.items()}
 
     weights = {name: weight.dequantize() for name, weight in done.items()}
-    walk(program, batches + batches, weights, list(by_node), len(batches), before)
+    run.side_by_side(program, weights, list(by_node), before)
     return made
 
 
 def _moments(
-    program: Program, job: Job, floats: Sequence[Tensor], inputs: Sequence[Tensor]
+    program: Program,
+    batches: Sequence[Batch],
+    job: Job,
+    floats: Sequence[Tensor],
+    inputs: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """``Z^T Z / tokens`` and ``A = X^T Z (Z^T Z)^-1``, both ``(blocks, K, K)``.
 
@@ -63,7 +71,7 @@ def _moments(
     linear = job.linears[0]
     gram = torch.zeros(linear.blocks, linear.columns, linear.columns)
     drift, tokens = torch.zeros_like(gram), 0
-    for batch, x, z in zip(program.calibration, floats, inputs, strict=True):
+    for batch, x, z in zip(batches, floats, inputs, strict=True):
         mask = batch[program.mask_input].bool() if program.mask_input else None
         wanted, seen = (observed_rows(linear, value, mask).float() for value in (x, z))
         gram += seen.transpose(1, 2) @ seen

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from awqc.artifacts.recipe import SCALES_FILE, read_recipe, write_recipe
 from awqc.errors import UsageError
+from awqc.passes.fold_scales import FoldScales
 from awqc.passes.load_scales import LoadScales
-from awqc.passes.pipeline import DEFAULT
+from awqc.passes.pipeline import DEFAULT, Pipeline
+from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Program
 from tests.tiny import captured, run
 
@@ -35,8 +37,8 @@ def test_what_is_written_is_read(written: tuple[Program, Path]) -> None:
         recipe = read_recipe(path)
         assert recipe.pipeline == DEFAULT
         assert recipe.quantization["bits"] == 4
-        assert recipe.status == {site.name: site.status for site in program.sites}
-        for name, scale in program.scales.items():
+        assert recipe.status == {site.name: site.status for site in program.findings.sites}
+        for name, scale in program.findings.scales.items():
             assert torch.equal(recipe.scales[name].scale, scale.scale)
             assert recipe.scales[name].loss == scale.loss
 
@@ -44,12 +46,13 @@ def test_what_is_written_is_read(written: tuple[Program, Path]) -> None:
 def test_loading_gives_the_sites_their_scales(written: tuple[Program, Path]) -> None:
     program, folder = written
     again = canonical()
-    LoadScales(str(folder)).apply(again)
-    assert [site.name for site in again.sites] == [site.name for site in program.sites]
-    run(again, "fold-scales,quantize-weights")
-    for name, quantized in program.quantized.items():
-        assert torch.equal(quantized.codes, again.quantized[name].codes)
-        assert torch.equal(quantized.tensors["scale"], again.quantized[name].tensors["scale"])
+    Pipeline((LoadScales(str(folder)), FoldScales(), QuantizeWeights())).run(again)
+    names = [[site.name for site in each.findings.sites] for each in (again, program)]
+    assert names[0] == names[1]
+    for name, quantized in program.findings.quantized.items():
+        other = again.findings.quantized[name]
+        assert torch.equal(quantized.codes, other.codes)
+        assert torch.equal(quantized.tensors["scale"], other.tensors["scale"])
 
 
 def edit(folder: Path, change: Any) -> None:
@@ -92,7 +95,7 @@ def test_another_status_is_refused(written: tuple[Program, Path]) -> None:
 
 def test_another_number_of_scales_is_refused(written: tuple[Program, Path]) -> None:
     program, folder = written
-    scales = {name: scale.scale for name, scale in program.scales.items()}
+    scales = {name: scale.scale for name, scale in program.findings.scales.items()}
     save_file(scales | {"2": torch.ones(5)}, folder / SCALES_FILE)
     with pytest.raises(UsageError, match="has 5 scales, 32 are needed"):
         LoadScales(str(folder)).apply(canonical())

@@ -50,14 +50,14 @@ def test_nested_and_dict_outputs_are_flat_and_named() -> None:
     net = Net(lambda n, x, flag, mask: {"logits": n.l(x), "hidden": (x, [n.l(x) + 1])})
     program = capture_module(net, (torch.randn(3, 8),))
     assert program.outputs == ("logits", "hidden_0", "hidden_1_0")
-    assert program.call.out_spec.num_leaves == 3
+    assert program.interface.call.out_spec.num_leaves == 3
 
 
 def test_outputs_that_are_no_tensors_are_kept_aside() -> None:
     net = Net(lambda n, x, flag, mask: (n.l(x), None, 3))
     program = capture_module(net, (torch.randn(3, 8),))
     assert program.outputs == ("output",)
-    assert program.call.out_constants == {1: None, 2: 3}
+    assert program.interface.call.out_constants == {1: None, 2: 3}
     assert len(program.clone().run(program.example)) == 1
 
 
@@ -77,7 +77,7 @@ def test_keyword_inputs_flags_and_none_are_fixed() -> None:
     x = torch.randn(3, 8)
     program = capture_module(net, {"mask": None, "flag": False, "x": x})
     assert [spec.name for spec in program.inputs] == ["x"]
-    assert sorted(map(str, program.call.constants.values())) == ["False", "None"]
+    assert sorted(map(str, program.interface.call.constants.values())) == ["False", "None"]
     torch.testing.assert_close(program.run({"x": x})[0], x)
 
 

@@ -34,7 +34,7 @@ def quantized(program: Program, *formats: WeightFormat) -> Program:
                 form = replace(form, group_size=-1)
             done.add(name)
             weight = quantize(program.weight(name), linear.rows, form)
-            program.quantized[name] = weight
+            program.learn(quantized={**program.findings.quantized, name: weight})
             store(program, linear.weight, weight)
     program.tidy()
     return program

@@ -54,7 +54,7 @@ def test_the_layout_holds_our_weights_exactly(options: dict[str, Any], tmp_path:
         "modules_to_not_convert": ["lm_head"],
     }
     tensors = load_file(folder / "model.safetensors")
-    layers = {name: w for name, w in program.quantized.items() if ".layers." in name}
+    layers = {name: w for name, w in program.findings.quantized.items() if ".layers." in name}
     assert {w.format.group_size for w in layers.values()} == {32, 64}
     for name, weight in layers.items():
         found = dequantize(tensors, name.removesuffix(".weight"), 32)
@@ -66,7 +66,7 @@ def test_a_bfloat16_decoder_is_held_exactly(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path, intermediate_size=64, num_hidden_layers=1)
     program, compiled = compile_folder(tmp_path, formats=("awq",), dtype="bfloat16")
     tensors = load_file(compiled.folder / "awq" / "model.safetensors")
-    name, weight = next((n, w) for n, w in program.quantized.items() if ".layers." in n)
+    name, weight = next((n, w) for n, w in program.findings.quantized.items() if ".layers." in n)
     found = dequantize(tensors, name.removesuffix(".weight"), 32)
     np.testing.assert_array_equal(found, weight.dequantize().numpy())
 

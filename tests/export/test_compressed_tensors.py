@@ -67,7 +67,7 @@ def test_zero_points_and_other_layouts(kind: str, tmp_path: Path) -> None:
     from transformers import CompressedTensorsConfig
 
     program, folder, _ = compile_decoder(kind, tmp_path, **FLOAT_TABLES)
-    assert any("zero_point" in weight.tensors for weight in program.quantized.values())
+    assert any("zero_point" in weight.tensors for weight in program.findings.quantized.values())
     ids = random_ids(2, 11)
     # With zero points transformers loads dequantized only.
     found = logits(folder, ids, quantization_config=CompressedTensorsConfig(dequantize=True))
@@ -78,12 +78,12 @@ def test_a_shared_table_is_written_in_float_and_said_so(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     program, folder, compiled = compile_decoder("llama", tmp_path, tied=True)
-    (name,) = (n for n in program.quantized if ".layers." not in n)
-    assert program.quantized[name].format.bits == 8
+    (name,) = (n for n in program.findings.quantized if ".layers." not in n)
+    assert program.findings.quantized[name].format.bits == 8
     said = {entry["name"]: entry["reason"] for entry in compiled.report["skipped"]}
     assert said[f"{name} (compressed-tensors)"].startswith("written in float")
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
-    rounded = program.quantized[name].dequantize()
+    rounded = program.findings.quantized[name].dequantize()
     assert 0 < (table - rounded).abs().max() < rounded.abs().max() / 100
 
 

@@ -149,7 +149,7 @@ def test_convolutions(group: int, tmp_path: Path) -> None:
     assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 2e-6
     report = fused_kernels(exported.path)
     assert report.unfused == ()
-    assert set(report.other) == set(program.quantized)
+    assert set(report.other) == set(program.findings.quantized)
 
 
 def test_half_precision_keeps_half_scales(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_table_and_head_get_the_width_that_was_asked_for(
     save_decoder("llama", tmp_path, tie_word_embeddings=tied, num_hidden_layers=1)
     program, compiled = compile_folder(tmp_path, head_bits=head_bits, embed_bits=embed_bits)
     check_verification(compiled.report, loss=0.3)
-    outside = [name for name in program.quantized if ".layers." not in name]
-    widths = [program.quantized[name].format.bits for name in outside]
+    outside = [name for name in program.findings.quantized if ".layers." not in name]
+    widths = [program.findings.quantized[name].format.bits for name in outside]
     assert widths == [bits for bits in WIDTHS[asked] if bits]
     assert compiled.report["verify"]["fused_kernels"] == 7 + bool(WIDTHS[asked][1])
 

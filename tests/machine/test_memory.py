@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from awqc.capture.module import capture_module
+from awqc.executor.run import Run
 from awqc.huggingface.mapped import StoredTensor
 from awqc.machine.memory import give_back, map_private
 from awqc.passes.calibrate import Calibrate
@@ -77,11 +78,11 @@ def test_mapped_weights_leave_memory_while_batches_run(tmp_path: Path) -> None:
         stored = StoredTensor(path, (width, width), index * 4 * width**2)
         linear.weight = nn.Parameter(stored.map())
     program = capture_module(net, (torch.randn(4, width),), copy=False)
-    program.calibration = [{"input": torch.randn(4, width)} for _ in range(3)]
+    run = Run(tuple({"input": torch.randn(4, width)} for _ in range(3)))
     InsertObservers().apply(program)
     give_back()
     before = resident()
-    Calibrate().apply(program)
+    Calibrate().apply(program, run)
     assert resident() - before < values.nbytes / 4
     for index in range(layers):
         assert torch.equal(program.weight(f"{index}.weight"), values[index])

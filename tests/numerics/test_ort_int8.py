@@ -28,7 +28,7 @@ def test_it_predicts_the_error_of_a_default_session(tmp_path: Path, group: int, 
     path = export_onnx(program, tmp_path / "m.onnx").path
     batch = {program.inputs[0].name: x}
     exact, default = (Session(path, "cpu", level).run(batch)[0] for level in (EXACT, DEFAULT))
-    weight = program.quantized["weight"].dequantize()
+    weight = program.findings.quantized["weight"].dequantize()
     predicted = (round_inputs(x, width) - x) @ weight.T
     assert float((default - exact).norm()) > 0.005 * float(exact.norm())
     assert float((default - exact - predicted).norm()) < 0.05 * float(predicted.norm())
@@ -69,7 +69,6 @@ def test_searching_for_it_leaves_less_error_in_a_default_session() -> None:
 
 def test_the_search_needs_tokens_for_it() -> None:
     program = capture_module(Net(), (torch.randn(8, 64),))
-    program.calibration = [program.example]
     passes = "canonicalize,insert-observers,calibrate,search-scales{runtime-numerics=ort-default}"
     with pytest.raises(UsageError, match=r"insert-observers\{samples=64\}"):
-        parse_pipeline(passes).run(program)
+        parse_pipeline(passes).run(program, [program.example])

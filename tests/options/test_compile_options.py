@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "pattern": ({"exclude": ["("]}, "exclude='(' is no regular expression",
                 "--exclude '(' is no regular"),
     "size": ({"budget": "big"}, "budget: size 'big': write bytes", "--budget: size 'big'"),
-    "dict": ({"dynamic": ["x:1"]}, "dynamic: a dict is needed", "--dynamic: a dict"),
+    "dict": ({"dynamic": ["x:1"]}, "dynamic: a dict by input name is needed", "--dynamic: a dict"),
     "input": ({"inputs": 3}, "inputs=3: a list is needed", "--input 3: a list"),
     "two": ({"avg_bits": 5, "budget": 7}, "avg_bits and budget: give one of them",
             "--avg-bits and --budget: give one"),

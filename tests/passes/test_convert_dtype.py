@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from awqc.compiler import compile
 from awqc.errors import UsageError
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import DEFAULT
@@ -36,7 +43,8 @@ def test_outputs_stay_near(program: Program, dtype: str, spec: str) -> None:
     for node in program.graph.nodes:
         if node.op == "call_function" and "linear" in node.name:
             assert node.meta["val"].dtype == HALVES[dtype]
-    assert all(q.tensors["scale"].dtype == HALVES[dtype] for q in program.quantized.values())
+    quantized = program.findings.quantized
+    assert all(q.tensors["scale"].dtype == HALVES[dtype] for q in quantized.values())
 
 
 @pytest.mark.parametrize("dtype", list(HALVES))
@@ -96,3 +104,27 @@ def test_masks_do_not_become_infinite() -> None:
 def test_unknown_dtypes_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="choose one of float32, float16, bfloat16"):
         ConvertDtype("int8")
+
+
+def test_a_recipe_of_a_half_model_is_repeated_with_its_text_or_the_earlier_one(
+    tmp_path: Path,
+) -> None:
+    """Recipes once did not name convert-dtype, which every half model needs all the same."""
+    example = inputs("mlp").bfloat16()
+    options: dict[str, Any] = {"formats": ("pt2",), "effort": "fast"}
+    first = compile(model("mlp").bfloat16(), (example,), output_dir=tmp_path / "now", **options)
+    text = first.report["recipe"]["pipeline"]
+    assert text.startswith("convert-dtype,canonicalize,")
+    assert text.endswith(",convert-dtype{dtype=bfloat16}")
+    shutil.copytree(tmp_path / "now", tmp_path / "earlier")
+    content = json.loads((tmp_path / "earlier" / "recipe.json").read_text())
+    content["pipeline"] = re.sub(r",?convert-dtype(\{.*?\})?,?", "", text)
+    (tmp_path / "earlier" / "recipe.json").write_text(json.dumps(content))
+    wanted = first.graph_module.state_dict()
+    for name in ("now", "earlier"):
+        again = compile(model("mlp").bfloat16(), (example,), recipe=tmp_path / name, **options)
+        assert again.report["recipe"]["pipeline"].startswith("convert-dtype,canonicalize,load-")
+        found = again.graph_module.state_dict()
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert torch.equal(found[key], value), key

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from awqc.capture.module import capture_module
 from awqc.compiler import compile as compile_model
+from awqc.executor.run import Run
 from awqc.graph.linears import find_linears
 from awqc.graph.row_masks import selecting_masks
 from awqc.passes.calibrate import Calibrate
@@ -214,17 +215,18 @@ def test_each_masked_expert_has_scales_of_its_own(cut: str) -> None:
 def test_only_rows_that_an_expert_is_right_for_are_observed() -> None:
     model, example = Masked("glu").eval(), torch.randn(40, WIDTH)
     program = canonical(model, example)
-    program.calibration = [{"x": torch.randn(40, WIDTH)} for _ in range(2)]
+    run = Run(tuple({"x": torch.randn(40, WIDTH)} for _ in range(2)))
     InsertObservers().apply(program)
-    changes = Calibrate().apply(program)
+    changes = Calibrate().apply(program, run)
     routed = torch.zeros(EXPERTS, dtype=torch.int64)
-    for batch in program.calibration:
+    for batch in run.batches:
         routed += model.router(model.norm(batch["x"])).argmax(-1).bincount(minlength=EXPERTS)
     seen = {linear.weight_name: linear.node.name for linear in find_linears(program.graph)}
+    statistics = program.findings.statistics
     for kind in ("ups", "downs"):
-        found = [program.statistics.get(seen[f"{kind}.{e}.weight"]) for e in range(EXPERTS)]
+        found = [statistics.get(seen[f"{kind}.{e}.weight"]) for e in range(EXPERTS)]
         assert [0 if s is None else s.tokens for s in found] == routed.tolist()
-    assert program.statistics[seen["router.weight"]].tokens == 80
+    assert statistics[seen["router.weight"]].tokens == 80
     assert sum(change.refused for change in changes) == 2
 
 

@@ -20,14 +20,14 @@ FOUND = "canonicalize,insert-observers,calibrate"
 def with_scales(program: Program, spread: float, seed: int = 0) -> Program:
     """Random scales in ``[1 / spread, spread]`` at every site, at run time where refused."""
     generator = torch.Generator().manual_seed(seed)
-    sites = []
-    for site in program.sites:
+    sites, scales = [], {}
+    for site in program.findings.sites:
         runtime = site.status == "refused"
         count = site.channels if runtime else site.scales
         power = 2 * torch.rand(count, generator=generator) - 1
-        program.scales[site.name] = SiteScale(spread**power, "random", 1.0, 1.0)
+        scales[site.name] = SiteScale(spread**power, "random", 1.0, 1.0)
         sites.append(site.with_status("runtime") if runtime else site)
-    program.sites = tuple(sites)
+    program.learn(sites=tuple(sites), scales=scales)
     return program
 
 
@@ -40,7 +40,7 @@ def test_outputs_stay(program: Program, spread: float) -> None:
     program.tidy()
     # Each tensor is rounded once more, 6e-8; the models are at most 6 products deep.
     assert relative(program.run(program.example)[0], before) < 2e-6
-    assert all(site.status in ("folded", "runtime") for site in program.sites)
+    assert all(site.status in ("folded", "runtime") for site in program.findings.sites)
 
 
 HOSTILE: dict[str, Callable[[torch.Tensor], object]] = {
@@ -70,8 +70,8 @@ def test_hostile_weights_fold(name: str, kind: str) -> None:
     found = program.run(program.example)[0]
     assert bool(torch.isfinite(found).all())
     assert relative(found, wanted) < 2e-6 or float(wanted.norm()) == float(found.norm()) == 0
-    for site in program.sites:
-        scale = program.scales[site.name]
+    for site in program.findings.sites:
+        scale = program.findings.scales[site.name]
         assert bool(torch.isfinite(scale.scale).all())
         assert bool((scale.scale > 0).all())
         assert scale.loss <= scale.loss_nearest
@@ -81,7 +81,7 @@ def test_a_refused_site_is_left_alone_with_its_reason() -> None:
     program = run(captured("postnorm"), f"{SEARCHED}{{runtime-scales=never}}")
     before = {name: value.clone() for name, value in program.parameters().items()}
     changes = FoldScales().apply(program)
-    refused = [site for site in program.sites if site.status == "refused"]
+    refused = [site for site in program.findings.sites if site.status == "refused"]
     assert len(refused) == 3
     assert {change.where for change in changes if change.refused} == {s.name for s in refused}
     assert all(site.reason for site in refused)
@@ -93,7 +93,7 @@ def test_a_refused_site_is_left_alone_with_its_reason() -> None:
 
 def test_a_site_that_was_not_searched_is_refused() -> None:
     program = run(captured("mlp"), "canonicalize,insert-observers,calibrate,fold-scales")
-    assert all(site.status in ("foldable", "refused") for site in program.sites)
+    assert all(site.status in ("foldable", "refused") for site in program.findings.sites)
 
 
 def test_folding_twice_changes_nothing_more() -> None:
@@ -108,12 +108,12 @@ def test_folding_twice_changes_nothing_more() -> None:
 
 def test_runtime_scales_divide_the_input_and_multiply_the_columns() -> None:
     program = run(captured("mlp"), FOUND)
-    first = program.sites[0]
+    first = program.findings.sites[0]
     assert first.status == "refused"
     before = program.weight("0.weight").clone()
     scale = torch.linspace(0.5, 2, 16)
-    program.sites = (first.with_status("runtime"),)
-    program.scales = {first.name: SiteScale(scale, "given", 1.0, 1.0)}
+    scales = {first.name: SiteScale(scale, "given", 1.0, 1.0)}
+    program.learn(sites=(first.with_status("runtime"),), scales=scales)
     FoldScales().apply(program)
     torch.testing.assert_close(program.weight("0.weight"), before * scale)
     torch.testing.assert_close(program.weight("0.input_scale"), 1 / scale)
@@ -130,7 +130,7 @@ def test_one_weight_in_two_sites_takes_both_scales() -> None:
     program = run(captured("gated"), FOUND)
     up = program.weight("up.weight").clone()
     with_scales(program, 4.0)
-    columns, rows = (program.scales[site.name].scale for site in program.sites)
+    columns, rows = (program.findings.scales[site.name].scale for site in program.findings.sites)
     FoldScales().apply(program)
     # Columns by the scale of what it reads, rows by the inverse of what its reader needs.
     torch.testing.assert_close(program.weight("up.weight"), up * columns / rows[:, None])
@@ -138,7 +138,7 @@ def test_one_weight_in_two_sites_takes_both_scales() -> None:
 
 def test_tied_channels_share_one_scale() -> None:
     program = run(captured("attention"), FOUND)
-    site = next(site for site in program.sites if site.readers[0].weight == "o.weight")
+    site = next(site for site in program.findings.sites if site.readers[0].weight == "o.weight")
     assert (site.channels, site.scales) == (32, 16)
     classes = site.readers[0].classes.reshape(2, 2, 8)
     assert torch.equal(classes[:, 0], classes[:, 1])
@@ -146,7 +146,8 @@ def test_tied_channels_share_one_scale() -> None:
 
 def test_a_wrong_status_does_not_fold() -> None:
     program = run(captured("gated"), SEARCHED)
-    program.sites = tuple(replace(site, status="refused", reason="no") for site in program.sites)
+    sites = [replace(site, status="refused", reason="no") for site in program.findings.sites]
+    program.learn(sites=tuple(sites))
     changes = FoldScales().apply(program)
     assert all(change.refused and change.what == "no" for change in changes)
 

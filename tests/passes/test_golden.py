@@ -16,7 +16,7 @@ from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import DEFAULT, PASSES, parse_pipeline
 from awqc.program import Program
 from tests.conftest import Golden
-from tests.tiny import capture, captured, run
+from tests.tiny import calibration, capture, captured, run
 
 WHOLE = 1000
 """Lines of context: all of a small graph."""
@@ -64,7 +64,9 @@ def effect(program: Program, spec: str) -> str:
     """Text of what the last pass of ``spec`` does, after the others."""
     seen: list[str] = []
     parse_pipeline(spec).run(
-        program, lambda _, before, after, made: seen.append(text(before, after, made))
+        program,
+        calibration(program),
+        lambda _, before, after, made: seen.append(text(before, after, made)),
     )
     return seen[-1]
 

@@ -13,17 +13,17 @@ from torch.nn.functional import linear as product
 from awqc.errors import CalibrationError
 from awqc.graph.linears import find_linears
 from awqc.numerics.request import QuantizationSpec
-from awqc.program import Program
-from tests.tiny import capture, captured, inputs, model, relative, run
+from awqc.program import Program, Task
+from tests.tiny import calibration, capture, captured, inputs, model, relative, run
 
 CALIBRATED = "canonicalize,insert-observers,calibrate"
 
 
 def test_statistics_are_those_of_the_inputs() -> None:
     program = captured("mlp")
-    x = torch.cat([batch[program.inputs[0].name] for batch in program.calibration])
+    x = torch.cat([batch[program.inputs[0].name] for batch in calibration(program)])
     run(program, CALIBRATED)
-    statistics = program.statistics["linear"]
+    statistics = program.findings.statistics["linear"]
     assert statistics.tokens == len(x)
     torch.testing.assert_close(statistics.abs_mean[0], x.abs().mean(0))
     factor = statistics.factor[0]
@@ -36,9 +36,9 @@ def test_every_product_to_be_quantized_has_statistics(program: Program) -> None:
     wanted = {
         linear.node.name
         for linear in find_linears(program.graph)
-        if linear.weight_name not in program.skipped
+        if linear.weight_name not in program.findings.skipped
     }
-    assert set(program.statistics) == wanted
+    assert set(program.findings.statistics) == wanted
     # canonicalize folds the batch norm; beyond that, nothing moves.
     assert relative(program.run(program.example)[0], before) < 1e-6
 
@@ -53,8 +53,8 @@ def test_excluded_and_depthwise_weights_are_skipped_with_the_reason() -> None:
     program = captured("conv")
     program.quantization = QuantizationSpec(exclude=("^11",))
     run(program, CALIBRATED)
-    assert program.skipped["11.weight"] == "excluded by the user"
-    assert program.skipped["3.weight"].startswith("depthwise")
+    assert program.findings.skipped["11.weight"] == "excluded by the user"
+    assert program.findings.skipped["3.weight"].startswith("depthwise")
 
 
 class Masked(nn.Module):
@@ -71,36 +71,33 @@ class Masked(nn.Module):
 
 
 def masked_program(mask: Tensor) -> Program:
-    x = torch.randn(3, 5, 6)
-    program = capture(Masked().eval(), x, mask)
-    name = program.inputs[1].name
-    program.mask_input = name
-    program.calibration = ({program.inputs[0].name: x, name: mask},)
+    program = capture(Masked().eval(), torch.randn(3, 5, 6), mask)
+    program.task = Task(mask_input=program.inputs[1].name)
     return program
 
 
 def test_padding_is_left_out() -> None:
     mask = torch.tensor([[1.0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
     program = masked_program(mask)
-    x = next(iter(program.calibration))[program.inputs[0].name]
-    run(program, CALIBRATED)
+    x = program.example[program.inputs[0].name]
+    run(program, CALIBRATED, [program.example])
     first, second, pooled, conv = find_linears(program.graph)
-    assert program.statistics[first.node.name].tokens == 9
+    assert program.findings.statistics[first.node.name].tokens == 9
     torch.testing.assert_close(
-        program.statistics[first.node.name].abs_mean[0], x[mask.bool()].abs().mean(0)
+        program.findings.statistics[first.node.name].abs_mean[0], x[mask.bool()].abs().mean(0)
     )
-    assert program.statistics[second.node.name].tokens == 9
+    assert program.findings.statistics[second.node.name].tokens == 9
     # One row a sample, and a convolution's patches, are no tokens that the mask tells apart.
-    assert program.statistics[pooled.node.name].tokens == 3
-    assert program.statistics[conv.node.name].tokens == 3 * 4
+    assert program.findings.statistics[pooled.node.name].tokens == 3
+    assert program.findings.statistics[conv.node.name].tokens == 3 * 4
 
 
 def test_a_layer_that_sees_only_padding_is_reported() -> None:
     program = masked_program(torch.zeros(3, 5))
-    run(program, CALIBRATED)
-    assert set(program.statistics) == {"linear_2", "conv1d"}
+    run(program, CALIBRATED, [program.example])
+    assert set(program.findings.statistics) == {"linear_2", "conv1d"}
     run(program, "search-scales,fold-scales,quantize-weights")
-    assert "first.weight" in program.quantized
+    assert "first.weight" in program.findings.quantized
 
 
 @pytest.mark.parametrize(("bad", "name"), [(float("nan"), "nan"), (float("inf"), "beyond")])
@@ -108,7 +105,6 @@ def test_bad_activations_name_the_layer_and_the_batch(bad: float, name: str) -> 
     module = model("mlp")
     program = capture(module, inputs("mlp"))
     program.set_weight("2.bias", torch.full((64,), bad))
-    program.reference = program.run(program.example)
     with pytest.raises(CalibrationError, match=rf"^4: .*{name}.* batch 0"):
         run(program, CALIBRATED)
 
@@ -125,9 +121,8 @@ def test_float16_like_overflow_inside_is_found() -> None:
 
     program = capture(Overflowing(), torch.randn(2, 4))
     spoiled = {name: x + 1e4 for name, x in program.example.items()}
-    program.calibration = (program.example, spoiled)
     with pytest.raises(CalibrationError, match=r"^b: .* batch 1"):
-        run(program, CALIBRATED)
+        run(program, CALIBRATED, [program.example, spoiled])
 
 
 class Tied(nn.Module):
@@ -148,15 +143,15 @@ def test_a_small_table_that_is_also_the_head_stays_float() -> None:
     program = capture(Tied(32).eval(), torch.randint(0, 32, (2, 5)))
     program.quantization = replace(program.quantization, embed_bits=0)
     run(program, f"{CALIBRATED},search-scales,fold-scales,quantize-weights{{embed-bits=0}}")
-    assert "embedding" in program.skipped["table"]
-    assert set(program.quantized) == {"shared"}
+    assert "embedding" in program.findings.skipped["table"]
+    assert set(program.findings.quantized) == {"shared"}
 
 
 def test_a_weight_in_two_products_is_quantized_once() -> None:
     program = capture(Tied(32).eval(), torch.randint(0, 32, (2, 5)))
     wanted = program.run(program.example)[0]
     run(program, f"{CALIBRATED},search-scales,fold-scales,quantize-weights{{bits=8}}")
-    readers = [linear for linear in program.statistics if linear]
+    readers = [linear for linear in program.findings.statistics if linear]
     assert len(readers) >= 2
     calls = [node for node in program.graph.nodes if "dequantize" in str(node.target)]
     assert [len(node.users) for node in calls if "shared" in str(node.args[0])] == [2]
@@ -179,5 +174,5 @@ class AlsoMultiplied(nn.Module):
 def test_a_weight_with_another_reader_is_refused() -> None:
     program = capture(AlsoMultiplied(), torch.randn(2, 6, 6))
     run(program, f"{CALIBRATED},search-scales,fold-scales,quantize-weights")
-    assert program.quantized == {}
-    assert program.skipped["weight"] == "the weight is also read by mul"
+    assert program.findings.quantized == {}
+    assert program.findings.skipped["weight"] == "the weight is also read by mul"

@@ -1,9 +1,8 @@
-"""The pipeline's text, and the invariants that must fire when a pass is wrong."""
+"""What the pipeline does around passes, and the invariants that must fire when a pass is wrong."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,78 +10,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from awqc.capture.module import capture_module
-from awqc.errors import InvariantError, UsageError
+from awqc.errors import InvariantError
+from awqc.executor.run import NO_DATA, Run
 from awqc.passes.base import Change, Pass
+from awqc.passes.insert_observers import InsertObservers
 from awqc.passes.invariants import TOLERANCE, check_invariants, relative_change
-from awqc.passes.pipeline import DEFAULT, PASSES, Pipeline, parse_pipeline, without_search
+from awqc.passes.pipeline import DEFAULT, PASSES, Pipeline, parse_pipeline
+from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Program
-from tests.tiny import captured, run
-
-SPECS = [
-    DEFAULT,
-    without_search(DEFAULT),
-    "search-scales{grid=5,runtime-scales=never,runtime-threshold=0.5}",
-    "quantize-weights{bits=8,group-size=-1,symmetric=true,exclude=head|embed}",
-    "insert-observers{rows=64,seed=3}",
-    "load-scales",
-]
-
-
-@pytest.mark.parametrize("spec", SPECS)
-def test_text_and_back(spec: str) -> None:
-    pipeline = parse_pipeline(spec)
-    assert str(pipeline) == spec
-    assert parse_pipeline(str(pipeline)).passes == pipeline.passes
-
-
-PATTERNS = st.text(st.characters(codec="ascii", exclude_characters="\x00"), min_size=1, max_size=9)
-
-
-@given(st.lists(PATTERNS, max_size=3), st.integers(1, 99), st.sampled_from([2, 3, 4, 8]))
-def test_any_option_survives_its_text(patterns: list[str], grid: int, bits: int) -> None:
-    # Regular expressions hold commas, bars and braces themselves.
-    given: dict[str, dict[str, Any]] = {
-        "search_scales": {"grid": grid},
-        "quantize_weights": {"bits": bits, "exclude": tuple(map(re.escape, patterns))},
-    }
-    pipeline = parse_pipeline("search-scales,quantize-weights", **given)
-    assert parse_pipeline(str(pipeline)).passes == pipeline.passes
-
-
-def test_spaces_and_options_beat_defaults() -> None:
-    pipeline = parse_pipeline(
-        " canonicalize , quantize-weights{ bits=8 , symmetric }", quantize_weights={"bits": 2}
-    )
-    assert str(pipeline) == "canonicalize,quantize-weights{bits=8,symmetric=true}"
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("canonicalise", "no pass is called 'canonicalise'; passes: canonicalize, "),
-        ("search-scales{gird=3}", "no option 'gird'; options: grid, "),
-        ("canonicalize{a=1}", "options: none"),
-        ("search-scales{grid=many}", "a int is needed"),
-        ("search-scales{grid=0}", "at least 1"),
-        ("search-scales{runtime-scales=maybe}", "auto, never, always"),
-        ("search-scales{runtime-threshold=x}", "a float is needed"),
-        ("quantize-weights{symmetric=perhaps}", "a bool is needed"),
-        ("quantize-weights{bits=5}", r"\(2, 3, 4, 8\)"),
-        ("quantize-weights{group-size=0}", "group size"),
-        ("quantize-weights{exclude=(}", "no regular expression"),
-        ("quantize-weights{bits=4", "cannot read the pipeline at 'quantize-weights"),
-        ("canonicalize;calibrate", "cannot read the pipeline"),
-        ("", "the pipeline is empty"),
-    ],
-)
-def test_what_does_not_fit_is_a_usage_error(spec: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_pipeline(spec)
+from tests.tiny import calibration, captured, run
 
 
 def test_passes_are_frozen_and_named_for_their_class() -> None:
@@ -98,14 +37,14 @@ def test_passes_are_frozen_and_named_for_their_class() -> None:
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Wrong(Pass):
     """A pass that breaks something."""
 
     breaks: Callable[[Program], object]
     name: ClassVar[str] = "wrong"
     keeps_output: ClassVar[bool] = True
 
-    def apply(self, program: Program) -> list[Change]:
+    def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         self.breaks(program)
         return [Change("everywhere", "broken")]
 
@@ -134,7 +73,7 @@ def _call_method(program: Program) -> None:
 
 def _leave_observer(program: Program) -> None:
     run(program, "insert-observers,calibrate")
-    parse_pipeline("insert-observers").passes[0].apply(program)
+    InsertObservers().apply(program)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +89,7 @@ def _leave_observer(program: Program) -> None:
 def test_a_wrong_pass_is_named(breaks: Callable[[Program], object], message: str) -> None:
     program = captured("mlp")
     with pytest.raises(InvariantError, match=message) as error:
-        Pipeline([Wrong(breaks)]).run(program)
+        Pipeline((Wrong(breaks),)).run(program)
     if "output" in message:
         assert repr(program.outputs[0]) in str(error.value)
 
@@ -181,22 +120,23 @@ def test_what_rounding_does_to_a_model_is_measured_before_it_is_blamed() -> None
             program.set_weight(name, program.weight(name) * scale)
 
     (before,) = program.run(program.example)
-    Pipeline([Wrong(fold)]).run(program)
+    Pipeline((Wrong(fold),), program.findings.facts).run(program)
     assert relative_change(program.run(program.example)[0], before) > 2 * TOLERANCE
     with pytest.raises(InvariantError, match="rounding explains"):
-        Pipeline([Wrong(partial(fold, wrong=1.05))]).run(program)
+        Pipeline((Wrong(partial(fold, wrong=1.05)),), program.findings.facts).run(program)
 
 
 def _break_qparams(program: Program, **tensors: Any) -> None:
-    name, quantized = next(iter(program.quantized.items()))
-    program.quantized[name] = quantized.with_tensors(tensors)
+    name, quantized = next(iter(program.findings.quantized.items()))
+    broken = {name: quantized.with_tensors(tensors)}
+    program.learn(quantized={**program.findings.quantized, **broken})
 
 
 def test_a_code_beyond_its_bits_is_found() -> None:
     program = run(captured("mlp"), "canonicalize,quantize-weights{bits=3}")
-    step = parse_pipeline("quantize-weights").passes[0]
-    name = next(iter(program.quantized))
-    _break_qparams(program, packed=torch.full_like(program.quantized[name].tensors["packed"], 0xFF))
+    step = QuantizeWeights()
+    weight = next(iter(program.findings.quantized.values()))
+    _break_qparams(program, packed=torch.full_like(weight.tensors["packed"], 0xFF))
     with pytest.raises(InvariantError, match="a code beyond its bits"):
         check_invariants(program, step)
 
@@ -214,7 +154,7 @@ def test_qparams_that_do_not_fit_are_found(
     field: str, value: torch.Tensor, message: str
 ) -> None:
     program = run(captured("mlp"), "canonicalize,quantize-weights")
-    step = parse_pipeline("quantize-weights").passes[0]
+    step = QuantizeWeights()
     check_invariants(program, step)
     _break_qparams(program, **{field: value})
     with pytest.raises(InvariantError, match=message):
@@ -233,9 +173,11 @@ def test_rounding_passes_the_check_and_more_does_not() -> None:
 
 def test_observe_sees_each_pass_before_and_after() -> None:
     seen = []
+    program = captured("mlp")
     parse_pipeline(DEFAULT).run(
-        captured("mlp"),
-        lambda step, before, after, made: seen.append((step.name, len(before.quantized))),
+        program,
+        calibration(program),
+        lambda step, before, after, made: seen.append((step.name, len(before.findings.quantized))),
     )
     assert [name for name, _ in seen] == DEFAULT.split(",")
     assert [count for _, count in seen] == [0] * 6
@@ -243,7 +185,8 @@ def test_observe_sees_each_pass_before_and_after() -> None:
 
 def test_time_is_taken_of_every_pass() -> None:
     pipeline = parse_pipeline(DEFAULT)
-    pipeline.run(captured("mlp"))
+    program = captured("mlp")
+    pipeline.run(program, calibration(program))
     assert list(pipeline.timing) == DEFAULT.split(",")
 
 

@@ -64,7 +64,7 @@ def test_graph_onnx_and_numpy_agree(
     path = export_onnx(program, tmp_path / "model.onnx").path
     runs = zip(program.run(program.example), run_onnx(path, program.example), strict=True)
     for index, outputs in enumerate(runs):
-        matrix = dequantized(program.quantized[f"products.{index}.weight"])
+        matrix = dequantized(program.findings.quantized[f"products.{index}.weight"])
         bias = program.weight(f"products.{index}.bias").double().numpy()
         seen = x[:, : matrix.shape[1]]
         # Sums of up to 140 float32 products against float64: each step rounds by 6e-8 of
@@ -105,9 +105,9 @@ def test_convolutions_of_any_rank(tmp_path: Path) -> None:
         "canonicalize,insert-observers,calibrate,search-scales,fold-scales,"
         "quantize-weights{bits=8,group-size=8}",
     )
-    sizes = {name: q.format.group_size for name, q in program.quantized.items()}
+    sizes = {name: q.format.group_size for name, q in program.findings.quantized.items()}
     assert sizes == {"one.weight": -1, "two.weight": -1, "point.weight": 8, "three.weight": -1}
-    assert program.quantized["two.weight"].codes.shape == (16, 6)
+    assert program.findings.quantized["two.weight"].codes.shape == (16, 6)
     now = program.run(program.example)
     path = export_onnx(program, tmp_path / "model.onnx").path
     for wanted, graph, exported in zip(before, now, run_onnx(path, program.example), strict=True):
@@ -119,9 +119,9 @@ def test_refusals_leave_the_weight_in_float() -> None:
     program = captured("conv")
     before = program.weight("3.weight").clone()
     run(program, "canonicalize,quantize-weights{exclude=^11}")
-    assert set(program.quantized) == {"0.weight", "5.weight", "7.weight"}
-    assert program.skipped["3.weight"].startswith("depthwise")
-    assert program.skipped["11.weight"] == "excluded by the user"
+    assert set(program.findings.quantized) == {"0.weight", "5.weight", "7.weight"}
+    assert program.findings.skipped["3.weight"].startswith("depthwise")
+    assert program.findings.skipped["11.weight"] == "excluded by the user"
     assert torch.equal(program.weight("3.weight"), before)
 
 

@@ -17,7 +17,7 @@ from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Program
 from awqc.weights.decisions import decide
 from awqc.weights.scale_search import SCALE_LIMIT, Part, Search
-from tests.tiny import SEARCHED, captured, run
+from tests.tiny import SEARCHED, calibration, captured, run
 
 
 def observed(x: Tensor) -> Statistics:
@@ -30,10 +30,10 @@ def observed(x: Tensor) -> Statistics:
 @pytest.mark.parametrize("runtime", ["auto", "never", "always"])
 def test_no_site_is_worse_than_nearest(program: Program, bits: Any, runtime: str) -> None:
     spec = f"{SEARCHED}{{grid=6,runtime-scales={runtime}}},fold-scales,quantize-weights"
-    parse_pipeline(spec, quantize_weights={"bits": bits}).run(program)
-    assert program.scales
-    for site in program.sites:
-        found = program.scales[site.name]
+    parse_pipeline(spec, quantize_weights={"bits": bits}).run(program, calibration(program))
+    assert program.findings.scales
+    for site in program.findings.sites:
+        found = program.findings.scales[site.name]
         assert found.loss <= found.loss_nearest
         assert found.candidate != "identity" or found.loss == found.loss_nearest
         scale = found.scale
@@ -48,10 +48,10 @@ def test_no_site_is_worse_than_nearest(program: Program, bits: Any, runtime: str
 def test_the_reported_loss_is_the_models_own() -> None:
     """For one product, the loss is the mean squared output error over the tokens."""
     program = captured("mlp")
-    x = torch.cat([batch[program.inputs[0].name] for batch in program.calibration])
+    x = torch.cat([batch[program.inputs[0].name] for batch in calibration(program)])
     weight = program.weight("0.weight").clone()
     run(program, SEARCHED)
-    found = program.scales[program.sites[0].name]
+    found = program.findings.scales[program.findings.sites[0].name]
     (first, *_) = find_linears(program.graph)
     form = decide(program).formats[first.weight_name]
     for scale, loss in ((torch.ones(16), found.loss_nearest), (found.scale, found.loss)):
@@ -110,5 +110,5 @@ def test_hostile_channels_give_usable_scales(kind: str, dtype: torch.dtype) -> N
 
 
 def test_a_second_search_finds_the_same() -> None:
-    first, second = (run(captured("gated"), SEARCHED).scales for _ in range(2))
+    first, second = (run(captured("gated"), SEARCHED).findings.scales for _ in range(2))
     assert all(torch.equal(first[name].scale, second[name].scale) for name in first)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
+from awqc.executor.run import Run
+from awqc.findings import Allocation
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.quantizing import quantize
 from awqc.passes.pipeline import parse_pipeline
-from awqc.program import Allocation, Program
+from awqc.passes.tune_scales import TuneScales
+from awqc.program import Program, Task
 from awqc.weights.tuning.dequantize import dequantize
 from awqc.weights.tuning.objective import distance
 
@@ -30,11 +31,16 @@ class Net(nn.Module):
         return out
 
 
-def quantized(batches: int = 40, allocation: Allocation | None = None) -> Program:
+def data(program: Program, batches: int = 40) -> Run:
+    generator = torch.Generator().manual_seed(1)
+    name = program.inputs[0].name
+    return Run(tuple({name: torch.randn(32, 40, generator=generator)} for _ in range(batches)))
+
+
+def quantized(allocation: Allocation | None = None) -> Program:
     torch.manual_seed(0)
     program = capture_module(Net(), (torch.randn(4, 40),))
-    program.calibration = [{program.inputs[0].name: torch.randn(32, 40)} for _ in range(batches)]
-    program.allocation = allocation
+    program.learn(allocation=allocation)
     parse_pipeline(PASSES).run(program)
     return program
 
@@ -51,14 +57,15 @@ def far(program: Program, seed: int = 9) -> float:
 
 def test_other_data_comes_closer_and_codes_stay() -> None:
     program = quantized()
-    before, codes = far(program), program.quantized["up.weight"].tensors["packed"].clone()
-    changes = parse_pipeline("tune-scales{rate=0.003,step=2}").passes[0].apply(program)
+    before = far(program)
+    codes = program.findings.quantized["up.weight"].tensors["packed"].clone()
+    changes = TuneScales(rate=0.003, step=2).apply(program, data(program))
     assert not changes[0].refused
     assert far(program) < 0.95 * before
-    weight = program.quantized["up.weight"]
+    weight = program.findings.quantized["up.weight"]
     assert torch.equal(weight.tensors["packed"], codes)
     assert torch.equal(program.weight("up.weight.scale"), weight.tensors["scale"])
-    assert program.floats == {}
+    assert program.findings.floats == {}
 
 
 def test_factors_of_a_named_format_are_tuned() -> None:
@@ -66,20 +73,20 @@ def test_factors_of_a_named_format_are_tuned() -> None:
     model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 32))
     program = capture_module(model, (torch.randn(4, 256),))
     name = program.inputs[0].name
-    program.calibration = [{name: torch.randn(32, 256)} for _ in range(30)]
+    run = Run(batches=tuple({name: torch.randn(32, 256)} for _ in range(30)))
     passes = "canonicalize,quantize-weights{weight-format=Q4_K,keep-float=true}"
     parse_pipeline(passes).run(program)
-    before = dict(program.quantized)
+    before = program.findings.quantized
     x = torch.randn(64, 256)
 
     def distant() -> float:
         return float((program.run({name: x})[0] - model(x).detach()).norm())
 
     untuned = distant()
-    changes = parse_pipeline("tune-scales{rate=0.003,step=2}").passes[0].apply(program)
+    changes = TuneScales(rate=0.003, step=2).apply(program, run)
     assert not changes[0].refused
     assert distant() < 0.97 * untuned
-    for key, weight in program.quantized.items():
+    for key, weight in program.findings.quantized.items():
         assert torch.equal(weight.tensors["packed"], before[key].tensors["packed"])
         for role in ("d", "dmin"):
             tuned = weight.tensors[role]
@@ -90,26 +97,28 @@ def test_factors_of_a_named_format_are_tuned() -> None:
 
 def test_scales_that_do_not_help_are_dropped() -> None:
     program = quantized()
-    before = copy.copy(program.quantized)
-    changes = parse_pipeline("tune-scales{rate=0.9}").passes[0].apply(program)
+    before = program.findings.quantized
+    changes = TuneScales(rate=0.9).apply(program, data(program))
     assert changes[0].refused
-    assert all(program.quantized[name] is weight for name, weight in before.items())
+    assert all(program.findings.quantized[name] is weight for name, weight in before.items())
 
 
 def test_scales_of_8_bit_codes_stay() -> None:
     program = quantized(allocation=Allocation({"down.weight": 8}))
-    before = copy.copy(program.quantized)
-    changes = parse_pipeline("tune-scales{rate=0.003}").passes[0].apply(program)
+    before = program.findings.quantized
+    changes = TuneScales(rate=0.003).apply(program, data(program))
     assert not changes[0].refused
-    assert program.quantized["down.weight"] is before["down.weight"]
-    assert program.quantized["up.weight"] is not before["up.weight"]
+    assert program.findings.quantized["down.weight"] is before["down.weight"]
+    assert program.findings.quantized["up.weight"] is not before["up.weight"]
 
 
 def test_without_floats_or_data_it_refuses() -> None:
     program = quantized()
-    program.floats = {}
+    program.learn(floats={})
     with pytest.raises(UsageError, match="keep-float"):
-        parse_pipeline("tune-scales").passes[0].apply(program)
+        TuneScales().apply(program, data(program))
+    with pytest.raises(UsageError, match="calibration data"):
+        TuneScales().apply(quantized())
 
 
 @pytest.mark.parametrize("columns", [32, 40])
@@ -131,11 +140,11 @@ def test_gradients_are_those_of_dequantizing(columns: int, symmetric: bool) -> N
 
 
 def test_logits_count_by_divergence_and_others_by_their_size() -> None:
-    program = quantized(1)
+    program = quantized()
     now, then = torch.randn(6, 24), torch.randn(6, 24)
     relative = float((now - then).square().sum() / then.square().sum())
     assert float(distance(program, {}, (now,), (then,))) == pytest.approx(relative)
-    program.head_outputs = program.outputs
+    program.task = Task(head_outputs=program.outputs)
     expected = nn.functional.kl_div(
         now.log_softmax(-1), then.log_softmax(-1), log_target=True, reduction="batchmean"
     )
@@ -144,8 +153,8 @@ def test_logits_count_by_divergence_and_others_by_their_size() -> None:
 
 
 def test_the_gradient_of_divergence_is_autograds() -> None:
-    program = quantized(1)
-    program.head_outputs = program.outputs
+    program = quantized()
+    program.task = Task(head_outputs=program.outputs)
     now, then = torch.randn(2, 70, 24, requires_grad=True), torch.randn(2, 70, 24)
     (3 * distance(program, {}, (now,), (then,))).backward()
     plain = now.detach().clone().requires_grad_()

@@ -10,7 +10,7 @@ import torch
 from awqc.passes.pipeline import DEFAULT, parse_pipeline
 from awqc.program import Program
 from awqc.verify.layers import LayerRecord
-from tests.tiny import captured, relative
+from tests.tiny import calibration, captured, relative
 
 
 def recorded(program: Program, spec: str = DEFAULT) -> tuple[Program, LayerRecord, Program]:
@@ -18,6 +18,7 @@ def recorded(program: Program, spec: str = DEFAULT) -> tuple[Program, LayerRecor
     kept: list[tuple[Program, LayerRecord]] = []
     parse_pipeline(spec).run(
         program,
+        calibration(program),
         before_quantization=lambda last: kept.append(
             (last.clone(), LayerRecord(last, last.example))
         ),
@@ -27,15 +28,15 @@ def recorded(program: Program, spec: str = DEFAULT) -> tuple[Program, LayerRecor
 
 def test_numbers_are_those_of_the_definition() -> None:
     program = captured("mlp")
-    data = torch.cat([batch[program.inputs[0].name] for batch in program.calibration])
+    data = torch.cat([batch[program.inputs[0].name] for batch in calibration(program)])
     before, record, after = recorded(program)
     layers = record.layers(after)
     assert [layer.name for layer in layers] == ["0.weight", "2.weight", "4.weight"]
     first, *_, last = layers
-    old, new = before.weight("0.weight"), after.quantized["0.weight"].dequantize()
+    old, new = before.weight("0.weight"), after.findings.quantized["0.weight"].dequantize()
     assert first.weight_error == pytest.approx(relative(new, old), rel=1e-5)
     assert (first.op, first.bits, first.group_size) == ("linear", 4, -1)
-    assert first.bytes == after.quantized["0.weight"].nbytes
+    assert first.bytes == after.findings.quantized["0.weight"].nbytes
     # Alone: the product of the calibration inputs, which the graph scales first.
     scaled = data * before.parameters().get("0.input_scale", torch.ones(16))
     sqnr = -20 * math.log10(relative(scaled @ new.T, scaled @ old.T))
@@ -50,7 +51,7 @@ def test_numbers_are_those_of_the_definition() -> None:
 def test_every_quantized_weight_has_a_layer(program: Program) -> None:
     _, record, after = recorded(program)
     layers = record.layers(after)
-    assert [layer.name for layer in layers] == list(after.quantized)
+    assert [layer.name for layer in layers] == list(after.findings.quantized)
     for layer in layers:
         assert layer.output_sqnr_db is not None
         assert layer.output_sqnr_db > 5

@@ -12,7 +12,7 @@ from torch import Tensor
 from awqc.errors import VerificationError
 from awqc.passes.pipeline import DEFAULT
 from awqc.verify.verification import Gap, Verification, check, take_reference, verify
-from tests.tiny import captured, relative, run
+from tests.tiny import calibration, captured, relative, run
 
 
 def gap(now: Tensor, reference: Tensor, mask: Tensor | None = None) -> Gap:
@@ -77,7 +77,7 @@ def test_another_shape_is_an_error() -> None:
 
 def measured(**original: float | None) -> Verification:
     program = captured("mlp")
-    reference = take_reference(program, program.calibration)
+    reference = take_reference(program, calibration(program))
     run(program, DEFAULT)
     found = verify(program, reference, None)
     return replace(found, original={**found.original, **original})

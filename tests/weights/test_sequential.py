@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
-from awqc.graph.linears import find_linears
+from awqc.executor.run import Run
 from awqc.passes.pipeline import parse_pipeline
-from awqc.program import Program
-from awqc.weights.replay import walk
+from awqc.program import Batch, Program
 
 FLOAT = "canonicalize,insert-observers{gram=true},calibrate"
 ROUND = "quantize-weights{bits=2,group-size=16,rounding=gptq%s}"
@@ -28,11 +27,15 @@ class Net(nn.Module):
         return out
 
 
-def program(batches: int = 12) -> Program:
+def program() -> Program:
     torch.manual_seed(0)
-    made = capture_module(Net(), (torch.randn(4, 32),))
-    made.calibration = [{made.inputs[0].name: torch.randn(64, 32)} for _ in range(batches)]
-    return made
+    return capture_module(Net(), (torch.randn(4, 32),))
+
+
+def batches(made: Program, count: int = 12) -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    name = made.inputs[0].name
+    return [{name: torch.randn(64, 32, generator=generator)} for _ in range(count)]
 
 
 def error(made: Program) -> float:
@@ -43,34 +46,14 @@ def error(made: Program) -> float:
     return float((made.run({made.inputs[0].name: x})[0] - wanted).norm() / wanted.norm())
 
 
-def test_it_walks_through_the_graph_as_the_graph_runs() -> None:
-    """What arrives before the last product is what the program itself computes there."""
-    made = program(3)
-    parse_pipeline("canonicalize").run(made)
-    linears = find_linears(made.graph)
-    arrived: dict[str, list[Tensor]] = {}
-
-    def before(node: object, values: list[Tensor]) -> dict[str, Tensor]:
-        arrived[str(node)] = values
-        return {}
-
-    walk(made, made.calibration, {}, [linear.node for linear in linears], 0, before)
-    name = made.inputs[0].name
-    torch.manual_seed(0)
-    model = Net()
-    for batch, x in zip(made.calibration, arrived[linears[-1].node.name], strict=True):
-        h = torch.relu(model.one(batch[name]))
-        torch.testing.assert_close(x, h + torch.relu(model.two(h)))
-
-
 def test_errors_pile_up_less() -> None:
     plain, sequential = program(), program()
-    parse_pipeline(f"{FLOAT},{ROUND % ''}").run(plain)
-    parse_pipeline(f"{FLOAT},{ROUND % ',sequential=true'}").run(sequential)
-    first = plain.quantized["one.weight"].tensors["packed"]
-    assert torch.equal(first, sequential.quantized["one.weight"].tensors["packed"])
-    last = plain.quantized["three.weight"].tensors["packed"]
-    assert not torch.equal(last, sequential.quantized["three.weight"].tensors["packed"])
+    parse_pipeline(f"{FLOAT},{ROUND % ''}").run(plain, batches(plain))
+    parse_pipeline(f"{FLOAT},{ROUND % ',sequential=true'}").run(sequential, batches(sequential))
+    first = plain.findings.quantized["one.weight"].tensors["packed"]
+    assert torch.equal(first, sequential.findings.quantized["one.weight"].tensors["packed"])
+    last = plain.findings.quantized["three.weight"].tensors["packed"]
+    assert not torch.equal(last, sequential.findings.quantized["three.weight"].tensors["packed"])
     assert error(sequential) < error(plain)
 
 
@@ -78,9 +61,7 @@ def test_it_needs_the_batches() -> None:
     made = program()
     pipeline = parse_pipeline(f"{FLOAT},{ROUND % ',sequential=true'}")
     for step in pipeline.passes[:-1]:
-        step.apply(made)
+        step.apply(made, Run(tuple(batches(made))))
         made.tidy()
-    made.calibration = ()
-    made.quantization = pipeline.passes[-1]  # type: ignore[assignment]  # the last pass is a request
     with pytest.raises(UsageError, match="needs calibration data"):
         pipeline.passes[-1].apply(made)

@@ -79,7 +79,7 @@ def take_apart(program: Program) -> list[Change]:
         try:
             inner = trace_call(node, own or definition(target), composite=own is not None)
         except TracingError as error:
-            fall_back(program.notes, f"{error}; it stays as it is, and may stop a scale", error)
+            fall_back(program.tell, f"{error}; it stays as it is, and may stop a scale", error)
             continue
         opened = not inner.graph.find_nodes(op="call_function", target=target)
         if opened and is_functional(inner):

@@ -32,7 +32,8 @@ class WeightFunction:
 def quantized_calls(program: Program) -> dict[str, Node]:
     """The call that makes each quantized weight, by the weight's name."""
     calls = dequantizing_calls(program.graph)
-    return {stored.name: node for node, stored in calls if stored.name in program.quantized}
+    quantized = program.findings.quantized
+    return {stored.name: node for node, stored in calls if stored.name in quantized}
 
 
 def weight_reads(program: Program) -> dict[str, Node]:

@@ -1,0 +1,100 @@
+"""What one run of a pipeline works with besides the program, and how passes see data.
+
+A pass asks: it never runs the whole model, and never says when memory is to be given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from awqc.executor.replay import Values, walk
+from awqc.executor.segments import Segment, whole
+from awqc.executor.sweep import sweep
+from awqc.machine.memory import give_back, trim
+from awqc.machine.progress import track
+from awqc.machine.threads import parallel_map
+from awqc.program import Batch, Program
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+OFTEN = 40
+"""Pieces of work after which weights that are mapped from a file leave memory again."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a pipeline.
+
+    Attributes:
+        batches: the calibration data.
+        reference: what the program gave for its `check_batch` before the first pass.
+        cut: into which segments a program is cut, to be run one after another.
+    """
+
+    batches: tuple[Batch, ...] = ()
+    reference: tuple[Tensor, ...] = ()
+    cut: Callable[[Program], Sequence[Segment]] = whole
+
+    def referring_to(self, program: Program) -> Run:
+        """This run with what ``program`` gives now as the reference."""
+        return replace(self, reference=self.outputs(program))
+
+    def outputs(self, program: Program) -> tuple[Tensor, ...]:
+        """What ``program`` gives for its `check_batch`."""
+        return program.run(program.check_batch())
+
+    def observe(
+        self,
+        program: Program,
+        calls: Collection[Node],
+        start: Callable[[Tensor | None], None],
+        finish: Callable[[int], None],
+        device: torch.device,
+        what: str,
+    ) -> None:
+        """Let the modules that ``calls`` call see all batches; see `sweep`."""
+        sweep(program, self.batches, self.cut(program), calls, device, start, finish, what)
+
+    def side_by_side(
+        self,
+        program: Program,
+        weights: Mapping[str, Tensor],
+        stops: Collection[Node],
+        before: Callable[[Node, Values, Values], Mapping[str, Tensor]],
+    ) -> None:
+        """Run all batches with the program's own weights, and beside them with others.
+
+        ``weights`` are read in place of the program's own, by name. Before each of ``stops``,
+        ``before`` is called with the first operand's values in both runs; the weights that it
+        returns are read from there on.
+        """
+        own = len(self.batches)
+
+        def both(node: Node, values: Values) -> Mapping[str, Tensor]:
+            return before(node, values[:own], values[own:])
+
+        walk(program, [*self.batches, *self.batches], weights, stops, own, both)
+
+    def each(self, work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+        """Results of ``work`` for ``items``, in order; memory is given back in between."""
+        for count, result in enumerate(track(parallel_map(work, items), what, len(items)), 1):
+            yield result
+            trim()
+            if count % OFTEN == 0:
+                give_back()
+
+    def settle(self) -> None:
+        """Give back what a pass no longer needs."""
+        trim()
+        give_back()
+
+
+NO_DATA = Run()
+"""A run without calibration data."""

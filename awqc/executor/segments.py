@@ -1,0 +1,99 @@
+"""Where a program may be cut: pieces that are run, and worked on, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from awqc.graph.linears import find_linears
+from awqc.program import Program
+
+FEW = 8
+"""Values that may live at a cut: a decoder carries a stream, two rotations and a mask."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a program's nodes, in order.
+
+    Attributes:
+        nodes: the nodes; those that read weights belong wherever they are read.
+    """
+
+    nodes: tuple[Node, ...]
+
+
+def whole(program: Program) -> list[Segment]:
+    """The program as one segment."""
+    return [Segment(tuple(program.graph.nodes))]
+
+
+def cut(program: Program, few: int = FEW) -> list[Segment]:
+    """The program in as many segments as it has places to cut.
+
+    A place is a position in the graph's order inside no site's span (from the first reader of
+    a tensor that its scales change to the last of its products) where at most ``few`` values
+    live; of those that no product lies between, the one with the fewest. Each segment has a
+    product; a program without such a place is one segment.
+    """
+    nodes = list(program.graph.nodes)
+    places = {node: place for place, node in enumerate(nodes)}
+    live = _live(nodes, places)
+    inside = _inside(program, places)
+    products = {places[linear.node] for linear in find_linears(program.graph)}
+    cuts: list[int] = []
+    best: int | None = None
+    seen = False
+    for place in range(len(nodes)):
+        if place in products:
+            if best is not None and seen:
+                cuts.append(best)
+            best, seen = None, True
+        elif seen and place + 1 < len(nodes) and place not in inside and live[place] <= few:
+            best = place if best is None or live[place] < live[best] else best
+    starts = [0, *(place + 1 for place in cuts)]
+    return [
+        Segment(tuple(nodes[start:stop]))
+        for start, stop in zip(starts, [*starts[1:], len(nodes)], strict=True)
+    ]
+
+
+def is_weight(node: Node) -> bool:
+    """Whether ``node`` reads a tensor of the program, which any segment can do."""
+    return node.op == "get_attr"
+
+
+def _live(nodes: list[Node], places: dict[Node, int]) -> list[int]:
+    """How many values are made at or before each position and read after it; inputs count not."""
+    change = [0] * (len(nodes) + 1)
+    for node in nodes:
+        if not is_weight(node) and node.op != "placeholder" and node.users:
+            change[places[node]] += 1
+            change[max(places[user] for user in node.users)] -= 1
+    found, count = [], 0
+    for step in change[:-1]:
+        count += step
+        found.append(count)
+    return found
+
+
+def _inside(program: Program, places: dict[Node, int]) -> set[int]:
+    """Positions behind which a site that was entered is not left."""
+    readers: dict[str, list[int]] = {}
+    for node in program.graph.nodes:
+        if is_weight(node):
+            readers.setdefault(str(node.target), []).extend(places[user] for user in node.users)
+    names = {node.name: place for node, place in places.items()}
+    found: set[int] = set()
+    for site in program.findings.sites:
+        touched = [place for name in site.edits for place in readers.get(name, ())]
+        touched += [names[reader.node] for reader in site.readers if reader.node in names]
+        found.update(_between(touched))
+    return found
+
+
+def _between(places: Iterable[int]) -> range:
+    ordered = sorted(places)
+    return range(ordered[0], ordered[-1]) if ordered else range(0)

@@ -1,0 +1,136 @@
+"""What passes learn about a program, and which facts they may rely on.
+
+Findings speak of a graph by the names of its nodes and weights. They are frozen: a pass that
+learns something gives the program a new record (`awqc.program.Program.learn`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from types import MappingProxyType
+
+from torch import Tensor
+
+from awqc.graph.sites import Site, SiteScale
+from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.statistics import Statistics
+
+
+class Fact(Enum):
+    """Something that holds of a program after a pass, and that a later pass may rely on."""
+
+    OBSERVERS = "observers"
+    """The graph holds observers, which calibrate takes out."""
+    SITES = "sites"
+    """It is known where scales may go."""
+    MOMENTS = "moments"
+    """Observers keep all second moments of what products read, and so do statistics."""
+    SAMPLES = "samples"
+    """Observers keep tokens as they are, and so do statistics."""
+    STATISTICS = "statistics"
+    """What products read in calibration is known."""
+    SCALES = "scales"
+    """The scales of sites are chosen."""
+    CODES = "codes"
+    """Weights are quantized."""
+    FLOATS = "floats"
+    """The float values of quantized weights are kept."""
+    HALF = "half-casts"
+    """The program was made to compute in half precision."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+Facts = frozenset[Fact]
+NO_FACTS: Facts = frozenset()
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """What rounding did to one weight.
+
+    Attributes:
+        weight: ``|Q - W| / |W|``.
+        output_sqnr_db: of the output of its product when it alone is quantized, over the
+            calibration data; None where there was none, or no error.
+    """
+
+    weight: float
+    output_sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Widths of their own for weights.
+
+    Attributes:
+        bits: of each weight, by name.
+        curve: bytes and predicted loss of the best choices from the smallest to the largest.
+        size: bytes of these weights at the chosen widths.
+        loss: predicted distance from the float model's outputs.
+    """
+
+    bits: Mapping[str, int]
+    curve: tuple[tuple[int, float], ...] = ()
+    size: int = 0
+    loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", MappingProxyType(dict(self.bits)))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning the scales on the whole model's outputs came to.
+
+    Attributes:
+        kept: whether the tuned scales were kept.
+        batches: calibration batches that it learned from.
+        before: distance from the float model's outputs on batches held back; None: not measured.
+        after: the same with the tuned scales.
+        reason: why the scales stay as they were; empty if they were kept.
+    """
+
+    kept: bool
+    batches: int = 0
+    before: float | None = None
+    after: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What passes have learned. Mappings cannot be written to; tensors are not, by agreement.
+
+    Attributes:
+        facts: what later passes may rely on.
+        sites: where scales may go, from insert-observers or load-scales.
+        statistics: of what each product reads, by the product's node name, from calibrate.
+        allocation: widths of weights that differ from the request, from allocate-bits.
+        scales: what the search chose, by site name, from search-scales or load-scales.
+        quantized: the quantized weights by name, from quantize-weights.
+        floats: float values of quantized weights by name, kept where a later pass needs them.
+        errors: what rounding did to them, by name.
+        tuning: what tuning their scales did, from tune-scales.
+        skipped: weights and nodes left alone, with the reason.
+    """
+
+    facts: Facts = NO_FACTS
+    sites: tuple[Site, ...] = ()
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    allocation: Allocation | None = None
+    scales: Mapping[str, SiteScale] = field(default_factory=dict)
+    quantized: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    floats: Mapping[str, Tensor] = field(default_factory=dict)
+    errors: Mapping[str, WeightError] = field(default_factory=dict)
+    tuning: Tuning | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, dict):
+                object.__setattr__(self, entry.name, MappingProxyType(dict(value)))
