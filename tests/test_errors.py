@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -142,7 +143,7 @@ def test_the_same_fault_from_python_and_from_the_command_line(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("")
     (tmp_path / "text.txt").write_text("words")
-    faults = {
+    faults: dict[str, tuple[dict[str, Any], type[AwqcError]]] = {
         "max_loss": ({"max_loss": 1e-9, "formats": "pt2", "effort": "fast"}, VerificationError),
         "output_dir": ({"output_dir": "mine"}, UsageError),
         "seq_len": ({"seq_len": 8}, UsageError),
@@ -169,7 +170,7 @@ def test_notes_are_worded_for_python_in_the_report_and_as_flags_on_the_terminal(
     monkeypatch.chdir(tmp_path)
     torch.save(model("mlp"), "model.pt")
     notes: list[Note] = []
-    quick = {"formats": ("pt2",), "effort": "fast", "num_samples": 4}
+    quick: dict[str, Any] = {"formats": ("pt2",), "effort": "fast", "num_samples": 4}
     compiled = awqc.compile(model("mlp"), (inputs("mlp"),), notify=notes.append, **quick)
     (note,) = (note for note in notes if "random inputs were made up" in str(note))
     assert note.warning

@@ -98,15 +98,18 @@ class Declaration:
         wrong_flag = isinstance(value, bool) and self.kind in (int, float)
         if wrong_flag or not isinstance(value, _FORMS.get(self.kind, self.kind)):
             raise UsageError(f"{self._given(value)}: {self._needed()}")
-        if self.least is not None and self._too_small(value, self.least):
-            bound = f"more than {self.least:g}" if self.above else f"{self.least:g} or more"
-            raise UsageError(f"{self._given(value)}: give {bound}{self._others()}")
+        self._check_range(value)
         if self.check is not None:
             self.check(value)
         return value
 
-    def _too_small(self, value: Any, least: float) -> bool:
-        return not (value > least if self.above else value >= least)
+    def _check_range(self, value: Any) -> None:
+        if self.least is None:
+            return
+        # NaN is neither more nor less than anything, so it is refused too.
+        if not (value > self.least if self.above else value >= self.least):
+            bound = f"more than {self.least:g}" if self.above else f"{self.least:g} or more"
+            raise UsageError(f"{self._given(value)}: give {bound}{self._others()}")
 
     def _given(self, value: Any) -> str:
         plain = isinstance(value, str | int | float)

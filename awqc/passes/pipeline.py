@@ -245,7 +245,7 @@ def make_pipeline(
 
 
 def parse_pipeline(
-    text: str, facts: Facts = NO_FACTS, **options: Mapping[str, Any]
+    text: str, facts: Facts = NO_FACTS, /, **options: Mapping[str, Any]
 ) -> Pipeline:
     """Read ``pass-a,pass-b{option=1,other-option=x}``.
 

@@ -202,7 +202,7 @@ def test_submodules_are_compiled_from_a_name_and_a_file(tmp_path: Path) -> None:
     name = "front_door_branching:make"
     with pytest.raises(CaptureError, match=r"can be captured, with awqc\.compile_partial"):
         awqc.compile(name, calib="data.npz")
-    quick = {"formats": "pt2", "effort": "fast"}
+    quick: dict[str, Any] = {"formats": "pt2", "effort": "fast"}
     result = awqc.compile_partial(name, calib="data.npz", output_dir="out", **quick)
     assert list(result.blocks) == ["body"]
     assert (tmp_path / "out" / "blocks" / "body" / "model.pt2").is_file()

@@ -35,7 +35,7 @@ def test_work_comes_in_order_and_memory_is_given_back_in_between(
     monkeypatch.setattr(module, "trim", lambda: told.append("trim"))
     monkeypatch.setattr(module, "give_back", lambda: told.append("give back"))
     count = 2 * OFTEN + 1
-    found = []
+    found: list[int] = []
     for value in NO_DATA.each(lambda number: number**2, range(count), "squares"):
         assert told.count("trim") == len(found), "not before the last result was used"
         found.append(value)

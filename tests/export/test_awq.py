@@ -55,7 +55,7 @@ def test_the_layout_holds_our_weights_exactly(options: dict[str, Any], tmp_path:
     }
     tensors = load_file(folder / "model.safetensors")
     layers = {name: w for name, w in program.findings.quantized.items() if ".layers." in name}
-    assert {w.format.group_size for w in layers.values()} == {32, 64}
+    assert {w.format.describe()["group_size"] for w in layers.values()} == {32, 64}
     for name, weight in layers.items():
         found = dequantize(tensors, name.removesuffix(".weight"), 32)
         np.testing.assert_array_equal(found, weight.dequantize().numpy())

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from awqc.compiler import Compiled
 from awqc.export.compressed_tensors import CompressedTensors, pack_words
-from awqc.export.serving import Codes
 from awqc.huggingface.tokens import token_batch
+from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.quantizing import quantize
 from awqc.program import Program
 from tests.huggingface.test_language_models import compile_folder, random_ids
 from tests.tiny_language_models import save_decoder, save_tokenizer
@@ -79,7 +80,7 @@ def test_a_shared_table_is_written_in_float_and_said_so(tmp_path: Path) -> None:
 
     program, folder, compiled = compile_decoder("llama", tmp_path, tied=True)
     (name,) = (n for n in program.findings.quantized if ".layers." not in n)
-    assert program.findings.quantized[name].format.bits == 8
+    assert program.findings.quantized[name].format.describe()["bits"] == 8
     said = {entry["name"]: entry["reason"] for entry in compiled.report["skipped"]}
     assert said[f"{name} (compressed-tensors)"].startswith("written in float")
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
@@ -97,9 +98,8 @@ def test_words_are_packed_as_the_package_packs_them(bits: int) -> None:
 
 
 def test_linears_of_several_widths_are_named() -> None:
-    codes = torch.zeros(8, 32, dtype=torch.uint8)
-    scale, zero = torch.ones(8, 1), torch.zeros(8, 1, dtype=torch.uint8)
-    held = {"a": Codes(codes, scale, zero, 4, True), "b": Codes(codes, scale, zero, 8, False)}
+    forms = {"a": IntGrid(4, 32, True), "b": IntGrid(8, 32)}
+    held = {name: quantize(torch.randn(8, 32), 8, form) for name, form in forms.items()}
     made = CompressedTensors().config(held, 32, ["head"])
     groups = made["config_groups"].values()
     assert [group["targets"] for group in groups] == [["a"], ["b"]]

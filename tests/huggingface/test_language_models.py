@@ -164,7 +164,7 @@ def test_table_and_head_get_the_width_that_was_asked_for(
     program, compiled = compile_folder(tmp_path, head_bits=head_bits, embed_bits=embed_bits)
     check_verification(compiled.report, loss=0.3)
     outside = [name for name in program.findings.quantized if ".layers." not in name]
-    widths = [program.findings.quantized[name].format.bits for name in outside]
+    widths = [program.findings.quantized[name].format.describe()["bits"] for name in outside]
     assert widths == [bits for bits in WIDTHS[asked] if bits]
     assert compiled.report["verify"]["fused_kernels"] == 7 + bool(WIDTHS[asked][1])
 

@@ -33,6 +33,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "word": ({"effort": "much"}, "effort='much': choose one of fast", "--effort much: choose"),
     "range": ({"num_samples": 0}, "num_samples=0: give 1 or more", "--num-samples 0: give 1"),
     "open range": ({"avg_bits": 0.0}, "avg_bits=0.0: give more than 0", "--avg-bits 0.0: give"),
+    "no number": ({"max_loss": float("nan")}, "max_loss=nan: give 0 or more", "--max-loss nan"),
     "special": ({"group_size": -2}, "group_size=-2: give 1 or more, or auto, or -1",
                 "--group-size -2: give"),
     "number": ({"max_loss": "low"}, "max_loss='low': a number is needed", "--max-loss low: a"),

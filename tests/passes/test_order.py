@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -162,25 +163,23 @@ def test_of_all_orders_of_the_default_only_the_default_is_accepted() -> None:
                 parse_pipeline(text)
 
 
-POOL: list[Pass] = [
-    build(PASSES[name], options)
-    for name, options in [
-        ("convert-dtype", {}),
-        ("canonicalize", {}),
-        ("insert-observers", {}),
-        ("insert-observers", {"gram": True, "samples": 8}),
-        ("calibrate", {}),
-        ("calibrate", {}),
-        ("search-scales", {"grid": 2}),
-        ("search-scales", {"grid": 2, "runtime_numerics": "ort-default"}),
-        ("fold-scales", {}),
-        ("allocate-bits", {"avg_bits": 16.0, "choices": ("8",)}),
-        ("quantize-weights", {"bits": 8}),
-        ("quantize-weights", {"bits": 8, "rounding": "gptq", "keep_float": True}),
-        ("tune-scales", {}),
-        ("convert-dtype", {"dtype": "bfloat16"}),
-    ]
+WORK: list[tuple[str, dict[str, Any]]] = [
+    ("convert-dtype", {}),
+    ("canonicalize", {}),
+    ("insert-observers", {}),
+    ("insert-observers", {"gram": True, "samples": 8}),
+    ("calibrate", {}),
+    ("calibrate", {}),
+    ("search-scales", {"grid": 2}),
+    ("search-scales", {"grid": 2, "runtime_numerics": "ort-default"}),
+    ("fold-scales", {}),
+    ("allocate-bits", {"avg_bits": 16.0, "choices": ("8",)}),
+    ("quantize-weights", {"bits": 8}),
+    ("quantize-weights", {"bits": 8, "rounding": "gptq", "keep_float": True}),
+    ("tune-scales", {}),
+    ("convert-dtype", {"dtype": "bfloat16"}),
 ]
+POOL: list[Pass] = [build(PASSES[name], options) for name, options in WORK]
 
 
 @settings(max_examples=25, deadline=None)

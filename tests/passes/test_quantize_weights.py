@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from awqc.export.onnx import export_onnx
+from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Program
 from tests.export.quantizing import run_onnx
@@ -21,9 +22,10 @@ from tests.tiny import captured, relative, run
 def dequantized(q: QuantizedWeight) -> NDArray[np.float64]:
     """``(code - zero_point) * scale`` element by element, in float64."""
     codes, scale = q.codes.numpy().astype(np.float64), q.tensors["scale"].double().numpy()
-    width = codes.shape[1] if q.format.group_size == -1 else q.format.group_size
+    form = int_grid(q.format)
+    width = form.width(codes.shape[1])
     zeros = (
-        np.full(scale.shape, 2 ** (q.format.bits - 1))
+        np.full(scale.shape, 2 ** (form.bits - 1))
         if "zero_point" not in q.tensors
         else q.tensors["zero_point"].numpy().astype(np.float64)
     )
@@ -105,7 +107,7 @@ def test_convolutions_of_any_rank(tmp_path: Path) -> None:
         "canonicalize,insert-observers,calibrate,search-scales,fold-scales,"
         "quantize-weights{bits=8,group-size=8}",
     )
-    sizes = {name: q.format.group_size for name, q in program.findings.quantized.items()}
+    sizes = {name: int_grid(q.format).group_size for name, q in program.findings.quantized.items()}
     assert sizes == {"one.weight": -1, "two.weight": -1, "point.weight": 8, "three.weight": -1}
     assert program.findings.quantized["two.weight"].codes.shape == (16, 6)
     now = program.run(program.example)
