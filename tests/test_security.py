@@ -299,7 +299,8 @@ def test_an_onnx_model(compiled: Path, location: str) -> None:
         options.register_custom_ops_library("no.such")  # only a program can name a library
 
     save_file({"x": torch.zeros(64)}, "secret")
-    tensor = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=1)
+    elsewhere = onnx.TensorProto.EXTERNAL
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=elsewhere)
     for key, value in (("location", location.format(here=Path.cwd())), ("length", "8")):
         tensor.external_data.add(key=key, value=value)
     model = onnx.load(compiled / "model.onnx")

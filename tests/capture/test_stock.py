@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,61 +106,63 @@ def test_names_are_identifiers_and_numbers() -> None:
     assert len(str(caught.value)) < 500
 
 
-def method(module: nn.Module) -> None:
+def method(module: nn.Sequential) -> None:
     module[2].__dict__["forward"] = functional.relu
 
 
-def compiled_call(module: nn.Module) -> None:
+def compiled_call(module: nn.Sequential) -> None:
     module[0].__dict__["_compiled_call_impl"] = functional.relu
 
 
-def hook(module: nn.Module) -> None:
+def hook(module: nn.Sequential) -> None:
     module[0].register_forward_hook(functional.relu)  # type: ignore[arg-type]
 
 
-def tensor_hook(module: nn.Module) -> None:
-    weight: Tensor = module[0].weight
-    weight._backward_hooks = {0: functional.relu}  # type: ignore[assignment]
+def tensor_hook(module: nn.Sequential) -> None:
+    weight = module[0].weight
+    assert isinstance(weight, Tensor)
+    weight._backward_hooks = {0: functional.relu}
 
 
-def hooks_of_another_kind(module: nn.Module) -> None:
-    module[0]._forward_hooks = [functional.relu]  # type: ignore[assignment]
+def hooks_of_another_kind(module: nn.Sequential) -> None:
+    module[0]._forward_hooks = [functional.relu]  # type: ignore[assignment]  # what stock layers do not hold
 
 
-def cycle(module: nn.Module) -> None:
+def cycle(module: nn.Sequential) -> None:
     module._modules["3"] = module
 
 
-def list_in_itself(module: nn.Module) -> None:
-    module.steps = [[]]  # type: ignore[assignment]
-    module.steps[0].append(module.steps)  # type: ignore[operator,union-attr]
+def list_in_itself(module: nn.Sequential) -> None:
+    steps: list[Any] = [[]]
+    steps[0].append(steps)
+    module.steps = steps  # type: ignore[assignment]  # what a module may not hold
 
 
-def class_as_attribute(module: nn.Module) -> None:
-    module.kind = nn.Linear  # type: ignore[assignment]
+def class_as_attribute(module: nn.Sequential) -> None:
+    module.kind = nn.Linear  # type: ignore[assignment]  # what stock layers do not hold
 
 
-def module_in_a_list(module: nn.Module) -> None:
-    module.more = [nn.Linear(2, 2)]  # type: ignore[assignment]
+def module_in_a_list(module: nn.Sequential) -> None:
+    module.more = [nn.Linear(2, 2)]  # type: ignore[assignment]  # what stock layers do not hold
 
 
-def function_elsewhere(module: nn.Module) -> None:
+def function_elsewhere(module: nn.Sequential) -> None:
     module.__dict__["act"] = functional.relu
 
 
-def tensor_as_module(module: nn.Module) -> None:
-    module._modules["1"] = torch.ones(2)  # type: ignore[assignment]
+def tensor_as_module(module: nn.Sequential) -> None:
+    module._modules["1"] = torch.ones(2)  # type: ignore[assignment]  # what stock layers do not hold
 
 
-def no_dict(module: nn.Module) -> None:
+def no_dict(module: nn.Sequential) -> None:
     module[0].__dict__["_parameters"] = [1]
 
 
-def shadowed_tensor_method(module: nn.Module) -> None:
-    module[0].weight.numel = functional.relu
+def shadowed_tensor_method(module: nn.Sequential) -> None:
+    module[0].weight.__dict__["numel"] = functional.relu
 
 
-def too_deep(module: nn.Module) -> None:
+def too_deep(module: nn.Sequential) -> None:
     for _ in range(120):
         module._modules["2"] = nn.Sequential(module._modules["2"])  # type: ignore[arg-type]
 
@@ -184,7 +187,7 @@ def too_deep(module: nn.Module) -> None:
     ],
 )
 def test_what_stock_layers_do_not_hold_is_refused(
-    change: Callable[[nn.Module], None], found: str
+    change: Callable[[nn.Sequential], None], found: str
 ) -> None:
     module = net()
     change(module)
@@ -193,11 +196,11 @@ def test_what_stock_layers_do_not_hold_is_refused(
     assert found in str(caught.value)
 
 
-def noted() -> nn.Module:
+def noted() -> nn.Sequential:
     module = net()
-    module.note = "any text; of {any} kind"  # type: ignore[assignment]
-    module.classes = {"names": ["a b", "c"], "sizes": (1, 2.0, None)}  # type: ignore[assignment]
-    module[0].weight.rank = 3
+    module.note = "any text; of {any} kind"  # type: ignore[assignment]  # what stock layers do not hold
+    module.classes = {"names": ["a b", "c"], "sizes": (1, 2.0, None)}  # type: ignore[assignment]  # as above
+    module[0].weight.__dict__["rank"] = 3
     module.register_buffer("mean", torch.zeros(2), persistent=False)
     return module
 

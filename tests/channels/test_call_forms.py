@@ -162,7 +162,7 @@ def test_half_precision_is_the_same(name: str) -> None:
     "name", ["linear", "sum", "cat", "split", "slice", "layer norm", "convolution", "attention"]
 )
 def test_the_onnx_model_is_the_same(name: str, tmp_path: Path) -> None:
-    made = []
+    made: list[bytes] = []
     for given in (program(name), by_name(program(name))):
         path = tmp_path / f"{len(made)}.onnx"
         export_onnx(given, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -20,6 +20,9 @@ from tests.tiny import captured
 RELU = torch.ops.aten.relu.default
 
 
+Dynamic = Mapping[str, Mapping[int, Any]]
+
+
 def sabotage(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def broken(flow: Flow, node: Any) -> None:
         raise error
@@ -30,7 +33,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 def fixed(dynamic: bool) -> Program:
     """A small model, whose batch may vary or not."""
     module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    axes = None if dynamic else {"input": {0: None}}
+    axes: Dynamic | None = None if dynamic else {"input": {0: None}}
     return capture_module(module, (torch.randn(2, 4),), dynamic=axes)
 
 
@@ -79,7 +82,7 @@ def test_the_sizes_of_the_example_serve_where_small_ones_do_not_fit(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     middle, reason = UNFIT[name]
-    axes = {"x": {0: None, 1: None}}
+    axes: Dynamic = {"x": {0: None, 1: None}}
     program = capture_module(Net(middle), (torch.randn(6, 16, 4),), dynamic=axes)
     sites = find_sites(program)
     assert [site.status for site in sites] == ["refused", "foldable"]

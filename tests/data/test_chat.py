@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -15,13 +16,13 @@ from awqc.data.text_files import read_documents
 from awqc.errors import CalibrationError
 from tests.tiny_language_models import save_tokenizer
 
-CHATS = [
+CHATS: list[tuple[str, list[Any]]] = [
     ("f.jsonl, line 1", [{"role": "user", "content": "hällo"}]),
     ("f.jsonl, line 7", [{"role": "user", "content": "w1"}, {"role": "assistant", "name": None}]),
 ]
 
 
-def tokenizer(folder: Path, template: str | None) -> AutoTokenizer:
+def tokenizer(folder: Path, template: str | None) -> Any:
     save_tokenizer(folder)
     made = AutoTokenizer.from_pretrained(folder)
     made.chat_template = template

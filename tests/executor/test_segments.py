@@ -118,8 +118,11 @@ def test_pieces_give_the_same_bits_as_the_whole(
         assert torch.equal(scale.scale, cut_up.findings.scales[name].scale)
     assert plain.findings.quantized.keys() == cut_up.findings.quantized.keys()
     for name, weight in plain.findings.quantized.items():
-        assert torch.equal(weight.packed, cut_up.findings.quantized[name].packed)
-        assert torch.equal(weight.scale, cut_up.findings.quantized[name].scale)
+        twin = cut_up.findings.quantized[name]
+        assert weight.format == twin.format
+        assert weight.tensors.keys() == twin.tensors.keys()
+        for role, tensor in weight.tensors.items():
+            assert torch.equal(tensor, twin.tensors[role])
     (first,), (second,) = (each.run(each.example) for each in (plain, cut_up))
     assert torch.equal(first, second)
 

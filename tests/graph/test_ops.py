@@ -59,8 +59,11 @@ def picks(source: str) -> Iterator[tuple[str, int]]:
                 "args", "kwargs", "update_arg", "update_kwarg", "normalized_arguments",
             ):
                 yield owner, node.lineno
-            indexed = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute)
-            if indexed and node.value.attr == "all_input_nodes":  # type: ignore[attr-defined]  # indexed says so
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.value, ast.Attribute)
+                and node.value.attr == "all_input_nodes"
+            ):
                 yield owner, node.lineno
 
 

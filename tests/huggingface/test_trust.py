@@ -39,7 +39,7 @@ class Willing(io.StringIO):
 
     asked = 0
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]  # text, not bytes
         self.asked += 1
         return "y\n"
 

@@ -49,7 +49,7 @@ def test_it_is_taken_apart(program: Program) -> None:
     program.tidy()
     assert ADDCMUL not in targets(program)
     torch.testing.assert_close(program.run(program.example), wanted)
-    assert program.notes == []
+    assert program.notes == ()
 
 
 @pytest.mark.fallbacks
@@ -59,9 +59,9 @@ def test_what_torch_refuses_stays_with_a_note(
     define(monkeypatch, RuntimeError("no such sizes\nand more"))
     Canonicalize().apply(program)
     assert ADDCMUL in targets(program)
-    assert program.notes == [
-        "addcmul: aten.addcmul.default: no such sizes; it stays as it is, and may stop a scale"
-    ]
+    assert program.notes == (
+        "addcmul: aten.addcmul.default: no such sizes; it stays as it is, and may stop a scale",
+    )
 
 
 def test_none_stays_unseen(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

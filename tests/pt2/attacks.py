@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._export.serde.schema import SCHEMA_VERSION
 
-from awqc.capture.failure import quiet_libraries
+from awqc.machine.process import quiet_libraries
 
 MARK = "owned"
 CODE = f"getattr(open('{MARK}', 'w'), 'close')()"

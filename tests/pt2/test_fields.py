@@ -15,7 +15,7 @@ from torch import nn
 from torch._export.serde import schema
 from torch._export.serde.serialize import _bytes_to_dataclass
 
-from awqc.capture.failure import quiet_libraries
+from awqc.machine.process import quiet_libraries
 from awqc.pt2.failures import DamagedError, NotAllowedError
 from awqc.pt2.fields import read_record
 from awqc.pt2.read import read_program

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from awqc.capture.archive import load_archive
-from awqc.capture.failure import quiet_libraries
 from awqc.errors import CaptureError, UsageError
+from awqc.machine.process import quiet_libraries
 from awqc.pt2.read import read_program, read_weights
 from awqc.sources.source import load_program
 from tests.pt2.attacks import (
