@@ -181,18 +181,18 @@ def in_terminal(*command: str) -> int:
 def test_a_hugging_face_folder_does_not_ask(folder: Path) -> None:
     change(folder / "config.json", model_type="nobody", auto_map={"AutoConfig": "own.C"})
     (folder / "own.py").write_text(OWN_CODE)
-    assert in_terminal("-m", "awqc.cli", "explain", str(folder)) == 2
+    assert in_terminal("-m", "awqc", "explain", str(folder)) == 2
     assert not ran()
     code = f"import transformers; transformers.AutoConfig.from_pretrained({str(folder)!r})"
     in_terminal("-c", code)
     assert ran(), "transformers does not ask: the test above shows nothing"
-    in_terminal("-m", "awqc.cli", "explain", str(folder), "--trust-remote-code")
+    in_terminal("-m", "awqc", "explain", str(folder), "--trust-remote-code")
     assert ran()
 
 
 def test_standard_input_may_be_closed(folder: Path) -> None:
     change(folder / "config.json", model_type="nobody", auto_map={"AutoConfig": "own.C"})
-    shell = f"{sys.executable} -m awqc.cli explain folder 0<&-"
+    shell = f"{sys.executable} -m awqc explain folder 0<&-"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--trust-remote-code" in done.stderr

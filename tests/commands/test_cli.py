@@ -253,7 +253,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_stops_early(tmp_path: Path) -> None:
-    script = f"{sys.executable} -m awqc.cli passes | head -n 1"
+    script = f"{sys.executable} -m awqc passes | head -n 1"
     result = subprocess.run(
         ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )

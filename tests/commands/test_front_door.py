@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import awqc
+from awqc.artifacts.manifest import MANIFEST, read_manifest
 from awqc.cli import run
 from awqc.errors import CaptureError, UsageError
 from awqc.options.compile_options import on_command_line
@@ -22,16 +23,25 @@ from tests.tiny_language_models import save_decoder, save_tokenizer
 QUICK: dict[str, Any] = {"effort": "fast", "provider": "cpu"}
 WORDS = " ".join(f"w{4 + index % 100}" for index in range(600))
 TIMES = {"timing_s"}
+TIMED = {"report.json", "report.html"}
+"""Files that hold times."""
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Bytes by path; of the report all but the times, of its page nothing, since it shows them."""
+    """Bytes by path; of the report all but the times, of its page nothing, since it shows them.
+
+    The list of files has the digests of both, which are left out there.
+    """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.name == "report.json":
             report = json.loads(path.read_text())
             found[name] = {key: value for key, value in report.items() if key not in TIMES}
+        elif path.name == MANIFEST:
+            listed = read_manifest(folder)
+            assert listed is not None
+            found[name] = {file: None if file in TIMED else listed[file] for file in listed}
         elif path.is_file():
             found[name] = path.read_bytes() if path.name != "report.html" else b""
     return found
