@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from awqc.compiler import compile as compile
     from awqc.errors import AwqcError as AwqcError
     from awqc.runtimes.generate import generate as generate
-    from awqc.runtimes.onnxruntime import load as load
+    from awqc.runtimes.loading import load as load
 
 _HOMES = {
     "AwqcError": "awqc.errors",
     "Compiled": "awqc.compiler",
     "compile": "awqc.compiler",
     "generate": "awqc.runtimes.generate",
-    "load": "awqc.runtimes.onnxruntime",
+    "load": "awqc.runtimes.loading",
 }
 
 __all__ = ["AwqcError", "Compiled", "compile", "generate", "load"]

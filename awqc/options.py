@@ -20,6 +20,7 @@ from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.pipeline import Pipeline, parse_pipeline, without_search
 from awqc.passes.quantize_weights import QuantizeWeights
+from awqc.runtimes.base import DEFAULT_RUNTIMES, check_runtimes
 from awqc.runtimes.onnxruntime import Provider, resolve_provider
 
 SAMPLES = 64
@@ -41,6 +42,8 @@ class Options:
         pipeline: passes with options in place of what ``effort`` chooses; see ``awqc passes``.
         formats: what to write: ``onnx``, ``ort``, ``pt2``, ``awq``, ``compressed-tensors``.
         provider: where onnxruntime verifies: ``auto``, ``cuda`` or ``cpu``.
+        verify_with: names of runtimes, each of which runs the exported forms that it can;
+            see `awqc.runtimes.base.runtime_names`.
         device: where calibration runs the model: ``cpu``, ``cuda`` or ``cuda:N``.
         max_loss: fail where the outputs move by more than this, |quantized - original| over
             |original|.
@@ -73,6 +76,7 @@ class Options:
     pipeline: str | None = None
     formats: tuple[str, ...] = ("onnx", "pt2")
     provider: Provider = "auto"
+    verify_with: tuple[str, ...] = DEFAULT_RUNTIMES
     device: str = "cpu"
     max_loss: float | None = None
     recipe: str | Path | None = None
@@ -148,13 +152,14 @@ def parse_options(**given: Any) -> Options:
         raise UsageError(
             f"compile() has no option {unknown[0]!r}; options: {', '.join(sorted(known))}"
         )
-    for key in ("exclude", "formats"):
+    for key in ("exclude", "formats", "verify_with"):
         if isinstance(given.get(key), str):
             given[key] = tuple(filter(None, given[key].split(",")))
         elif key in given:
             given[key] = tuple(given[key])
     options = Options(**given)
     check_formats(options.formats)
+    check_runtimes(options.verify_with, options.formats)
     _check_choice("dtype", options.dtype, ("auto", *DTYPES))
     parse_level(options.accuracy_level)
     _check_choice("effort", options.effort, EFFORTS)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from awqc.bench.inputs import Workload
+from awqc.bench.workload import Workload
 from awqc.errors import AwqcError, UsageError
 from awqc.machine.progress import stage
 from awqc.report.content import environment

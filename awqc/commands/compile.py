@@ -17,6 +17,7 @@ from awqc.commands.options import (
     model_options,
     quantization_options,
 )
+from awqc.runtimes.base import runtime_names
 
 if TYPE_CHECKING:
     from awqc.program import Program
@@ -85,6 +86,9 @@ Examples:
               help="Where calibration runs the model: cpu, cuda or cuda:N.")
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
               show_default=True, help="Where onnxruntime verifies.")
+@click.option("--verify-with", default="onnxruntime", show_default=True, metavar="RUNTIMES",
+              help=f"What runs the exported forms to verify them, of {', '.join(runtime_names())}; "
+              "several with commas.")
 @click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",
               help="Fail if the outputs differ from the original's by more than this, as "
               "|quantized - original| / |original|.")

@@ -20,6 +20,8 @@ import click
 @click.option("--trust-pickle", is_flag=True, help="As in awqc compile, for --against.")
 @click.option("--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto",
               show_default=True, help="Where onnxruntime runs.")
+@click.option("--verify-with", default="onnxruntime", show_default=True, metavar="RUNTIMES",
+              help="As in awqc compile.")
 @click.option("--max-loss", type=click.FloatRange(min=0), metavar="X",
               help="As in awqc compile; needs --against.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random data.")
@@ -31,14 +33,15 @@ def command(
     against: str | None,
     trust_pickle: bool,
     provider: str,
+    verify_with: str,
     max_loss: float | None,
     seed: int,
     as_json: bool,
 ) -> None:
     """Verify the output folder of a compile again, on your data.
 
-    Runs model.onnx in onnxruntime against model.pt2 in torch and, with --against, both against
-    the original. Exit code 1 where they disagree.
+    Runs each exported form in each runtime of --verify-with, against model.pt2 in torch and, with
+    --against, against the original. Exit code 1 where they disagree.
     """
     from awqc.report.terminal import console, print_verification
     from awqc.verify.reverify import reverify
@@ -52,13 +55,9 @@ def command(
         provider=provider,
         max_loss=max_loss,
         seed=seed,
+        verify_with=tuple(filter(None, verify_with.split(","))),
     )
     result = verification.as_dict()
-    if against is None:
-        result |= {"original": None, "exported_original": None}
-        result["text"] = result["text"] and {
-            form: score for form, score in result["text"].items() if form != "original"
-        }
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:

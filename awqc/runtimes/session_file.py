@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from awqc.errors import UsageError
 
@@ -72,6 +73,14 @@ def read_settings(model: Path, provider: str) -> Settings:
         )
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"{path}: is no file of session settings: {error}") from error
+
+
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    each
+    for each in vars(onnxruntime_pybind11_state).values()
+    if isinstance(each, type) and issubclass(each, Exception)
+)
+"""What onnxruntime raises: its own classes have no common base."""
 
 
 def open_session(

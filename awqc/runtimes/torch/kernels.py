@@ -22,8 +22,8 @@ from awqc.runtimes.torch.constant_weights import (
     parts_of,
     weight_name,
 )
-from awqc.runtimes.torch.torch_int4 import int4_linear, int4_weight
-from awqc.runtimes.torch.torch_int8 import int8_linear, int8_rows, int8_weight
+from awqc.runtimes.torch.int4 import int4_linear, int4_weight
+from awqc.runtimes.torch.int8 import int8_linear, int8_rows, int8_weight
 
 
 @dataclass(frozen=True)
