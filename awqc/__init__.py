@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from awqc.partial import PartialCompiled as PartialCompiled
     from awqc.partial import compile_partial as compile_partial
     from awqc.runtimes.generate import generate as generate
-    from awqc.runtimes.onnxruntime import load as load
+    from awqc.runtimes.loading import load as load
 
 _HOMES = {
     "AwqcError": "awqc.errors",
@@ -26,7 +26,7 @@ _HOMES = {
     "compile": "awqc.compiler",
     "compile_partial": "awqc.partial",
     "generate": "awqc.runtimes.generate",
-    "load": "awqc.runtimes.onnxruntime",
+    "load": "awqc.runtimes.loading",
 }
 
 __all__ = [

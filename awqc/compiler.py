@@ -36,12 +36,14 @@ from awqc.passes.convert_dtype import DTYPES, HALVES
 from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
+from awqc.runtimes.base import check_runtimes
 from awqc.runtimes.onnxruntime import resolve_provider
-from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.sources.opening import ModelLike, open_program
 from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
-from awqc.verify.verification import Reference, Verification, check, take_reference, verify
+from awqc.verify.limits import check
+from awqc.verify.reference import Reference, take_reference
+from awqc.verify.verification import Verification, verify
 
 
 @dataclass
@@ -160,6 +162,7 @@ def prepare(options: Options) -> tuple[Pipeline, str]:
         UsageError: this machine, or a combination of options, cannot give them.
     """
     parse_device(options.device)
+    check_runtimes(options.verify_with, options.formats)
     return build_pipeline(options), resolve_provider(options.provider)
 
 
@@ -211,9 +214,9 @@ def _compile(
         level = parse_level(options.accuracy_level)
         set_level(folder, level)
     with _timed(timing, "verify"):
-        verification = _verify(program, final, reference, folder, provider)
+        verification = _verify(program, final, reference, folder, options, provider)
         if level is None and settle_levels(folder, verification, reference.batches):
-            verification = _verify(program, final, reference, folder, provider)
+            verification = _verify(program, final, reference, folder, options, provider)
         try:
             check(verification, program.source_dtype, options.max_loss, program.name)
         except VerificationError as error:
@@ -279,20 +282,18 @@ def _unwritten(folder: Path, what: str, error: OSError) -> ExportError:
 
 
 def _verify(
-    program: Program, final: Program, reference: Reference, folder: Path, provider: str
+    program: Program,
+    final: Program,
+    reference: Reference,
+    folder: Path,
+    options: Options,
+    provider: str,
 ) -> Verification:
     """Measure the exported model against the program that it was written from."""
-    path, tuned = folder / MODEL, folder / TUNED / MODEL
-    wide = program.source_dtype == torch.bfloat16
-    judged = program if wide else final
+    judged = program if program.source_dtype == torch.bfloat16 else final
     batches = tuple(_in_dtype(judged, batch) for batch in reference.batches)
-    return verify(
-        judged,
-        Reference(batches, reference.outputs),
-        path if path.exists() else None,
-        "cuda" if provider == "cuda" else "cpu",
-        tuned if tuned.exists() else None,
-    )
+    wanted = Reference(batches, reference.outputs)
+    return verify(judged, wanted, folder, options.verify_with, provider)
 
 
 def _in_dtype(program: Program, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

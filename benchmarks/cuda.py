@@ -25,8 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from awqc.bench.inputs import Input, Workload, make_inputs, states
-from awqc.bench.models import OnnxModel
+from awqc.bench.workload import Workload, make_inputs
 from awqc.compiler import compile
 from awqc.data.text import text_calibration
 from awqc.export.onnx import export_onnx
@@ -36,6 +35,8 @@ from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import parse_pipeline
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import why_no_cuda
+from awqc.runtimes.ort_model import OrtModel
+from awqc.runtimes.session_file import read_settings
 from benchmarks.models import minilm, smollm2
 
 RESULTS = Path(__file__).parent / "results" / "cuda.json"
@@ -47,7 +48,7 @@ TURNS, DECODED = 7, 16
 CALIBRATION = "canonicalize,insert-observers,calibrate"
 SAME = 1e-3
 """How far mean activations on two devices may be apart, relative, where both compute in float32."""
-Forms = dict[str, OnnxModel]
+Forms = dict[str, OrtModel]
 
 
 def run(folder: Path, task: str | None, given: argparse.Namespace, device: str) -> dict[str, Any]:
@@ -65,7 +66,10 @@ def run(folder: Path, task: str | None, given: argparse.Namespace, device: str) 
             )
             verified[name] = compiled.report["verify"]
             paths[name] = compiled.save(Path(scratch) / name.replace(" ", "-")) / "ort/model.onnx"
-        forms = {name: OnnxModel(path, device, 0) for name, path in paths.items()}
+        forms = {
+            name: OrtModel(path, device, read_settings(path, device))
+            for name, path in paths.items()
+        }
         return {
             "verify": verified,
             "times": times(forms, given.prompt),
@@ -123,22 +127,21 @@ def times(forms: Forms, prompt: int) -> dict[str, Any]:
     return {"ms": found, "speedup": ratios}
 
 
-def step(model: OnnxModel, prompt: int) -> dict[str, list[float]]:
+def step(model: OrtModel, prompt: int) -> dict[str, list[float]]:
     """Seconds of a prompt and, where the model has a cache, of each token after it."""
-    inputs: list[Input] = model.inputs
-    seconds, carried = timed(model, model.feed(make_inputs(inputs, Workload(), prompt)))
+    seconds, carried = timed(model, model.hold(make_inputs(model.inputs, Workload(), prompt)))
     found = {"prefill": [seconds]}
-    for index in range(DECODED if states(inputs) else 0):
-        arrays = make_inputs(inputs, Workload(), 1, prompt + index)
+    for index in range(DECODED if model.states else 0):
+        arrays = make_inputs(model.inputs, Workload(), 1, prompt + index)
         fresh = {name: array for name, array in arrays.items() if name not in carried}
-        took, carried = timed(model, model.feed(fresh) | carried)
+        took, carried = timed(model, model.hold(fresh) | carried)
         found.setdefault("decode", []).append(took)
     return found
 
 
-def timed(model: OnnxModel, values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+def timed(model: OrtModel, values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     started = time.perf_counter()
-    carried = model.run(values)
+    _, carried = model.step(values)
     return time.perf_counter() - started, carried
 
 

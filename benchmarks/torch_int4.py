@@ -29,7 +29,7 @@ from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import bind_batch
 from awqc.report.content import environment
-from awqc.runtimes.torch.torch_model import load_torch_int4
+from awqc.runtimes.torch_int4 import load
 
 RESULTS = Path(__file__).parent / "results" / "torch_int4.json"
 HIDDEN, INNER = 2048, 5632
@@ -84,7 +84,7 @@ def main() -> None:
     parse_pipeline("quantize-weights", quantize_weights=options).run(quantized)
     with tempfile.TemporaryDirectory() as scratch:
         export_pt2(quantized, Path(scratch) / "model.pt2")
-        kernel = load_torch_int4(Path(scratch) / "model.pt2")
+        kernel = load(Path(scratch) / "model.pt2")
     models = {"float32": floats, "bfloat16": half, "dequantizing": quantized, "int4": kernel}
     took, errors = {}, {}
     for rows in ROWS:

@@ -91,16 +91,16 @@ def _failure(stage: str, error: BaseException) -> dict[str, Any]:
 
 
 def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    sites, verification = report["sites"], report["verify"]
+    sites, exported = report["sites"], report["verify"]["comparisons"][0]
     return {
         "stage": "done",
         "status": dict(Counter(site["status"] for site in sites)),
         "reasons": dict(Counter(s["reason"] for s in sites if s["status"] != "folded")),
         "linears": sum(len(site["linears"]) for site in sites),
         "folded_linears": sum(len(s["linears"]) for s in sites if s["status"] == "folded"),
-        "export_rel": verification["export_exact"]["rel"],
-        "fused": verification["fused_kernels"],
-        "unfused": len(verification["unfused"]),
+        "export_rel": exported["exact"]["rel"],
+        "fused": exported["kernels"]["low_bit"],
+        "unfused": len(exported["kernels"]["unfused"]),
         "skipped": [f"{s['name']}: {s['reason']}" for s in report["skipped"]][:5],
     }
 

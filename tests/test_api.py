@@ -26,7 +26,8 @@ OPTIONS: dict[str, Any] = {
     "budget": None, "runtime_scales": "auto", "runtime_numerics": "fp", "stats": None,
     "recipe": None, "pipeline": None,
     "formats": ("onnx", "pt2"), "dtype": "auto", "accuracy_level": "auto",
-    "device": "cpu", "provider": "auto", "max_loss": None,
+    "device": "cpu", "provider": "auto", "verify_with": ("onnxruntime",),
+    "max_loss": None,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
 WHOLE_MODEL = ("seq_len", "task", "trust_remote_code", "dynamic")

@@ -40,8 +40,8 @@ def test_every_model_compiles_and_is_verified(name: str, tmp_path: Path) -> None
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report) >= KEYS
     assert report == result.report
-    assert report["verify"]["export_exact"]["rel"] < 1e-5
-    assert report["verify"]["unfused"] == []
+    assert report["verify"]["comparisons"][0]["exact"]["rel"] < 1e-5
+    assert report["verify"]["comparisons"][0]["kernels"]["unfused"] == []
     assert report["size"]["ratio"] > 1
     for site in report["sites"]:
         assert site["status"] in ("folded", "runtime", "refused")
@@ -79,7 +79,7 @@ def test_half_models(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     assert found.dtype == dtype
     # 8-bit weights, and a few roundings in half: 4e-3 each in bfloat16.
     assert relative(found, wanted) < 0.03
-    assert result.report["verify"]["export_exact"]["rel"] < 0.02
+    assert result.report["verify"]["comparisons"][0]["exact"]["rel"] < 0.02
 
 
 def test_a_recipe_gives_the_same_model_without_data(tmp_path: Path) -> None:

@@ -97,10 +97,11 @@ def test_a_sentence_encoder_is_scaled_where_folds_are_refused(text: Path) -> Non
     folder = real(minilm)
     compiled = compile_real(folder, text, 128, 64)
     verify = compiled.report["verify"]
-    assert verify["unfused"] == verify["dequantized"] == []
+    kernels = verify["comparisons"][0]["kernels"]
+    assert kernels["unfused"] == kernels["dequantized"] == []
     blocks = [layer for layer in compiled.report["layers"] if ".layer." in layer["name"]]
     assert len(blocks) == 36
-    assert verify["fused_kernels"] >= 36
+    assert kernels["low_bit"] >= 36
     sites = [site for site in compiled.report["sites"] if ".layer." in site["name"]]
     by_status: dict[str, list[dict[str, Any]]] = {}
     for site in sites:
@@ -123,8 +124,9 @@ def test_a_language_model_still_knows_the_capital_of_france(text: Path, tmp_path
     sites = [site for site in compiled.report["sites"] if ".layers." in site["name"]]
     assert [site["status"] for site in sites] == ["folded"] * 120
     verify = compiled.report["verify"]
-    assert verify["unfused"] == []
-    assert verify["fused_kernels"] == 211  # with the head
+    kernels = verify["comparisons"][0]["kernels"]
+    assert kernels["unfused"] == []
+    assert kernels["low_bit"] == 211  # with the head
     folder = compiled.save(tmp_path / "out")
     assert (folder / "model.onnx").stat().st_size <= 95 * MEGABYTE
     code = (

@@ -40,7 +40,7 @@ MAY_USE: dict[str, str] = {
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export findings numerics passes",
+    "options": "artifacts effort errors export findings numerics passes runtimes",
     "compiler": "artifacts calling capture data errors export machine options passes program "
     "report runtimes sources verify",
     "partial": "artifacts capture compiler data errors machine numerics options sources",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from awqc.artifacts.scratch import scratch_folder
-from awqc.bench.inputs import Workload
+from awqc.bench.workload import Workload
 from awqc.errors import AwqcError, UsageError, spelled
 from awqc.machine.progress import stage
 from awqc.report.content import environment

@@ -6,77 +6,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from awqc.bench.inputs import Array, Input, states
-
-ONNX_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int16)": "int16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
+from awqc.bench.workload import Array
+from awqc.runtimes.base import ArraySpec
 
 
-class Model(Protocol):
+class BenchModel(Protocol):
     """A model that is ready to run.
 
     Attributes:
         inputs: what it takes.
+        states: pairs (input, output) of a state that comes back at the next run.
     """
 
-    inputs: list[Input]
+    inputs: tuple[ArraySpec, ...]
+    states: tuple[tuple[str, str], ...]
 
-    def feed(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """Arrays as values that `run` takes."""
+    def hold(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """Arrays as values that `step` takes."""
         ...
 
-    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs that carry a state, by the input that takes them."""
+    def step(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Outputs by name, and the states by the inputs that take them next."""
         ...
 
 
-class OnnxModel:
-    """In onnxruntime; carried states stay on the device."""
+def open_onnx(path: Path, provider: str, threads: int) -> BenchModel:
+    """The ONNX model ``path`` in onnxruntime, as ``session.json`` beside it says."""
+    from awqc.runtimes.ort_model import OrtModel
+    from awqc.runtimes.session_settings import read_settings
 
-    def __init__(self, path: Path, provider: str, threads: int) -> None:
-        import onnxruntime as ort
-
-        from awqc.runtimes.session_file import open_session
-        from awqc.runtimes.session_settings import read_settings
-
-        self._value = ort.OrtValue.ortvalue_from_numpy
-        self._device = provider
-        settings = read_settings(path, provider)
-        self._session = open_session(path, provider, settings, threads=threads)
-        self.inputs = [
-            Input(spec.name, ONNX_TYPES[spec.type], tuple(spec.shape))
-            for spec in self._session.get_inputs()
-        ]
-        self._states = {output: name for name, output in states(self.inputs).items()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
-
-    def feed(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """As in `Model`."""
-        return {name: self._value(array) for name, array in arrays.items()}
-
-    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """As in `Model`."""
-        binding = self._session.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self._outputs:
-            binding.bind_output(name, self._device if name in self._states else "cpu")
-        self._session.run_with_iobinding(binding)
-        made = zip(self._outputs, binding.get_outputs(), strict=True)
-        return {self._states[name]: value for name, value in made if name in self._states}
+    return OrtModel(path, provider, read_settings(path, provider), threads=threads)
 
 
-class TorchModel:
-    """The float program of the original, in PyTorch on the CPU."""
+class FloatModel:
+    """The float program of the original, in PyTorch on the CPU; a `BenchModel`."""
 
     def __init__(
         self, source: str, inputs: list[str], trust_pickle: bool, threads: int, export: Path | None
@@ -93,17 +56,17 @@ class TorchModel:
             from awqc.export.onnx import export_onnx
 
             export_onnx(self._program, export)
-        self._carried = dict(self._program.states)
-        self.inputs = [
-            Input(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
+        self.states = tuple(self._program.states)
+        self.inputs = tuple(
+            ArraySpec(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
             for spec in self._program.inputs
-        ]
+        )
 
-    def feed(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """As in `Model`."""
-        return {name: self._torch.from_numpy(array) for name, array in arrays.items()}
+    def hold(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """As in `BenchModel`."""
+        return {name: self._torch.from_numpy(array) for name, array in feeds.items()}
 
-    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """As in `Model`."""
-        outputs = dict(zip(self._program.outputs, self._program.run(values), strict=True))
-        return {name: outputs[output] for name, output in self._carried.items()}
+    def step(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in `BenchModel`."""
+        made = dict(zip(self._program.outputs, self._program.run(dict(values)), strict=True))
+        return made, {name: made.pop(output) for name, output in self.states}

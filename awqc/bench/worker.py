@@ -15,8 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from awqc.bench.inputs import Workload, make_inputs, states
-from awqc.bench.models import Model, OnnxModel, TorchModel
+from awqc.bench.models import BenchModel, FloatModel, open_onnx
+from awqc.bench.workload import Workload, make_inputs
 from awqc.errors import AwqcError
 from awqc.runtimes.session_file import ORT_ERRORS
 
@@ -27,12 +27,12 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (RuntimeError, OSError, *ORT_ERROR
 """What a runtime raises that cannot open or run a model."""
 
 
-def load(spec: dict[str, Any]) -> Model:
+def load_model(spec: dict[str, Any]) -> BenchModel:
     """The model that ``spec`` describes."""
     if spec["kind"] == "onnx":
-        return OnnxModel(Path(spec["path"]), spec["provider"], spec["threads"])
+        return open_onnx(Path(spec["path"]), spec["provider"], spec["threads"])
     export = Path(spec["export"]) if spec["export"] else None
-    model = TorchModel(
+    model = FloatModel(
         spec["source"], spec["inputs"], spec["trust_pickle"], spec["threads"], export
     )
     gc.collect()
@@ -40,33 +40,33 @@ def load(spec: dict[str, Any]) -> Model:
     return model
 
 
-def turn(model: Model, workload: Workload) -> dict[str, list[float]]:
+def turn(model: BenchModel, workload: Workload) -> dict[str, list[float]]:
     """Seconds of runs: ``latency``, or ``prefill`` and ``decode`` (one for each token)."""
-    if states(model.inputs):
+    if model.states:
         return _generate(model, workload)
-    values = model.feed(make_inputs(model.inputs, workload, workload.tokens))
-    model.run(values)
+    values = model.hold(make_inputs(model.inputs, workload, workload.tokens))
+    model.step(values)
     taken: list[float] = []
     while not taken or sum(taken) < workload.seconds:
         taken.append(_timed(model, values)[0])
     return {"latency": taken}
 
 
-def _generate(model: Model, workload: Workload) -> dict[str, list[float]]:
-    prompt = model.feed(make_inputs(model.inputs, workload, workload.tokens))
+def _generate(model: BenchModel, workload: Workload) -> dict[str, list[float]]:
+    prompt = model.hold(make_inputs(model.inputs, workload, workload.tokens))
     seconds, carried = _timed(model, prompt)
     decode = []
     for step in range(workload.new_tokens):
         arrays = make_inputs(model.inputs, workload, 1, workload.tokens + step)
         fresh = {name: array for name, array in arrays.items() if name not in carried}
-        took, carried = _timed(model, model.feed(fresh) | carried)
+        took, carried = _timed(model, model.hold(fresh) | carried)
         decode.append(took)
     return {"prefill": [seconds], "decode": decode}
 
 
-def _timed(model: Model, values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+def _timed(model: BenchModel, values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     started = time.perf_counter()
-    carried = model.run(values)
+    _, carried = model.step(values)
     return time.perf_counter() - started, carried
 
 
@@ -98,7 +98,7 @@ def main() -> None:
         import onnxruntime  # noqa: F401  its import is no part of loading a model
     clocks = time.perf_counter(), time.process_time()
     try:
-        model = load(spec)
+        model = load_model(spec)
         loaded = {"wall": time.perf_counter() - clocks[0], "cpu": time.process_time() - clocks[1]}
         answer({"load": loaded, "inputs": [str(item.name) for item in model.inputs]})
         for _ in sys.stdin:

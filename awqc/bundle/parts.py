@@ -153,5 +153,5 @@ def _in_torch(program: Program) -> Runner:
 
 def _content(value: Tensor) -> tuple[object, ...]:
     """Equal for tensors of equal content."""
-    held = value.detach().contiguous().view(torch.uint8).numpy()
+    held = value.detach().contiguous().view(torch.uint8).numpy().tobytes()
     return tuple(value.shape), value.dtype, hashlib.sha256(held).digest()

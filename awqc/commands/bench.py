@@ -47,8 +47,8 @@ def command(
     Models with a cache generate tokens, others run on random inputs.
     """
     from awqc.bench.bench import bench
-    from awqc.bench.inputs import Workload
     from awqc.bench.printing import print_bench
+    from awqc.bench.workload import Workload
     from awqc.machine.terminal import console, echo
 
     result = bench(

@@ -20,6 +20,7 @@ from awqc.commands.declared import calib_option, declared
               "forms are compared.")
 @declared("trust_pickle", "As in awqc compile, for --against.")
 @declared("provider", "Where onnxruntime runs.")
+@declared("verify_with", "As in awqc compile.")
 @declared("max_loss", "As in awqc compile; needs --against.")
 @declared("seed", "Of random data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -30,14 +31,15 @@ def command(
     against: str | None,
     trust_pickle: bool,
     provider: str,
+    verify_with: str,
     max_loss: float | None,
     seed: int,
     as_json: bool,
 ) -> None:
     """Verify the output folder of a compile again, on your data.
 
-    Runs model.onnx in onnxruntime against model.pt2 in torch and, with --against, both against
-    the original. Exit code 1 where they disagree.
+    Runs each exported form in each runtime of --verify-with, against model.pt2 in torch and, with
+    --against, against the original. Exit code 1 where they disagree.
     """
     from awqc.machine.terminal import console, echo
     from awqc.report.terminal import print_verification
@@ -52,13 +54,9 @@ def command(
         provider=provider,
         max_loss=max_loss,
         seed=seed,
+        verify_with=tuple(filter(None, verify_with.split(","))),
     )
     result = verification.as_dict()
-    if against is None:
-        result |= {"original": None, "exported_original": None}
-        result["text"] = result["text"] and {
-            form: score for form, score in result["text"].items() if form != "original"
-        }
     if as_json:
         echo(json.dumps(result, indent=2))
     else:

@@ -16,7 +16,7 @@ SYNTHETIC_SAMPLES = 2400
 
 
 @dataclass(frozen=True)
-class Task:
+class ToyTask:
     """Samples to learn from and samples to judge by; float32 ``(samples, features)``.
 
     Attributes:
@@ -34,7 +34,7 @@ class Task:
     test_y: Tensor
 
 
-def load_task(dims: Sequence[int], seed: int) -> Task:
+def load_task(dims: Sequence[int], seed: int) -> ToyTask:
     """The digits where the network's ends fit them (64 in, 10 out), else made-up classes.
 
     Raises:
@@ -52,7 +52,7 @@ def load_task(dims: Sequence[int], seed: int) -> Task:
     synthetic = (dims[0], dims[-1]) != (DIGIT_FEATURES, DIGITS)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     test, train = order.split([round(len(x) * TEST_SHARE), len(x) - round(len(x) * TEST_SHARE)])
-    return Task(about, synthetic, x[train], y[train], x[test], y[test])
+    return ToyTask(about, synthetic, x[train], y[train], x[test], y[test])
 
 
 def _digits() -> tuple[Tensor, Tensor]:

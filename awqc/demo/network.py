@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from awqc.demo.data import Task
+from awqc.demo.data import ToyTask
 from awqc.machine.progress import track
 
 BATCH = 64
@@ -31,7 +31,7 @@ def build_network(dims: Sequence[int], seed: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def train(network: nn.Module, task: Task, epochs: int, seed: int) -> None:
+def train(network: nn.Module, task: ToyTask, epochs: int, seed: int) -> None:
     """Train by AdamW on cross entropy; the same seed gives the same weights on one machine."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
@@ -47,7 +47,7 @@ def train(network: nn.Module, task: Task, epochs: int, seed: int) -> None:
     network.eval()
 
 
-def accuracy(model: Callable[[Tensor], Tensor], task: Task) -> float:
+def accuracy(model: Callable[[Tensor], Tensor], task: ToyTask) -> float:
     """Share of the test samples that ``model`` puts into their class."""
     with torch.no_grad():
         predicted = model(task.test_x).argmax(-1)

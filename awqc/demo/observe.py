@@ -17,7 +17,7 @@ TOP_CHANNELS = 4
 
 
 @dataclass
-class Watch:
+class Excerpts:
     """Gathers, as a compile goes on, what it would otherwise throw away.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from awqc.report.wording import byte_count, decibel, shorten
+from awqc.report.wording import byte_count, decibels, shorten
 
 NAME_WIDTH = 12
 CLASSES_SHOWN = 10
@@ -144,10 +144,10 @@ def _errors(compiles: Sequence[Mapping[str, Any]], out: Console) -> None:
             table.add_row(
                 shorten(layer["name"], NAME_WIDTH),
                 f"{layer['weight_error']:.2%}",
-                decibel(layer["output_sqnr_db"]),
-                decibel(layer["accumulated_sqnr_db"]),
+                decibels(layer["output_sqnr_db"]),
+                decibels(layer["accumulated_sqnr_db"]),
                 f"{other['weight_error']:.2%}",
-                decibel(other["accumulated_sqnr_db"]),
+                decibels(other["accumulated_sqnr_db"]),
             )
         out.print(table)
         out.print(f"most affected: {_worst(entry['awq']['layers'])}")
@@ -158,7 +158,7 @@ def _worst(layers: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return "none"
     worst = min(measured, key=lambda layer: float(layer["output_sqnr_db"]))
-    return f"{worst['name']}, {decibel(worst['output_sqnr_db'])} dB by itself"
+    return f"{worst['name']}, {decibels(worst['output_sqnr_db'])} dB by itself"
 
 
 def _outputs(samples: Sequence[Mapping[str, Any]], out: Console) -> None:
@@ -184,7 +184,7 @@ def _summary(report: Mapping[str, Any], out: Console) -> None:
                 f"{label}, {entry['bits']} bits",
                 f"{result['accuracy']['torch']:.2%}",
                 f"{result['accuracy']['onnxruntime']:.2%}",
-                decibel(result["original"]["sqnr_db"]),
+                decibels(result["original"]["sqnr_db"]),
                 byte_count(result["size"]["quantized_bytes"]),
                 f"{result['size']['ratio']:.2f}",
             )

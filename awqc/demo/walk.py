@@ -16,9 +16,9 @@ from awqc.artifacts.scratch import scratch_folder
 from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
 from awqc.data.calibration import CalibrationData
-from awqc.demo.data import Task, load_task
+from awqc.demo.data import ToyTask, load_task
 from awqc.demo.network import accuracy, build_network, train
-from awqc.demo.observe import Watch
+from awqc.demo.observe import Excerpts
 from awqc.errors import UsageError, spelled
 from awqc.machine.threads import single_threaded
 from awqc.numerics.formats.int_grid import Bits
@@ -44,7 +44,7 @@ class Demo:
 
     report: dict[str, Any]
     network: nn.Module
-    task: Task
+    task: ToyTask
     compiled: dict[int, Compiled]
 
     def write(self, folder: Path) -> None:
@@ -115,10 +115,10 @@ def _run(
     program = capture_module(network, (task.train_x[:8],))
     compiled: dict[int, Compiled] = {}
     outputs: dict[int, Tensor] = {}
-    watch, results = Watch(), []
+    watch, results = Excerpts(), []
     for width in bits:
         say(f"compiling at {width} bits, by AWQ and by rounding to nearest")
-        watch = Watch()
+        watch = Excerpts()
         compiled[width], entry = _compile_both(program, task, width, provider, watch)
         results.append(entry)
         outputs[width] = _call(compiled[width].graph_module, task.test_x)
@@ -146,7 +146,7 @@ def _run(
 
 
 def _compile_both(
-    program: Program, task: Task, bits: Bits, provider: Provider, watch: Watch
+    program: Program, task: ToyTask, bits: Bits, provider: Provider, watch: Excerpts
 ) -> tuple[Compiled, dict[str, Any]]:
     """Compile by AWQ and by rounding to nearest; the first, and both in numbers."""
     data = _calibration(program, task)
@@ -164,7 +164,7 @@ def _compile_both(
     }
 
 
-def _describe(task: Task) -> dict[str, Any]:
+def _describe(task: ToyTask) -> dict[str, Any]:
     return {
         "description": task.description,
         "synthetic": task.synthetic,
@@ -174,11 +174,11 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def _calibration_samples(task: Task) -> Tensor:
+def _calibration_samples(task: ToyTask) -> Tensor:
     return task.train_x[:CALIBRATION_SAMPLES]
 
 
-def _calibration(program: Program, task: Task) -> CalibrationData:
+def _calibration(program: Program, task: ToyTask) -> CalibrationData:
     """Training samples to calibrate on, test samples to verify on."""
     name = program.inputs[0].name
     batches = _calibration_samples(task).split(CALIBRATION_BATCH)
@@ -189,7 +189,7 @@ def _calibration(program: Program, task: Task) -> CalibrationData:
     )
 
 
-def _result(compiled: Compiled, task: Task, name: str, provider: Provider) -> dict[str, Any]:
+def _result(compiled: Compiled, task: ToyTask, name: str, provider: Provider) -> dict[str, Any]:
     """What a user gets from a compile: in torch, and in onnxruntime."""
     report = compiled.report
     with scratch_folder() as folder:
@@ -212,7 +212,7 @@ def _call(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _samples(
-    task: Task, before: Tensor, after: dict[int, Tensor]
+    task: ToyTask, before: Tensor, after: dict[int, Tensor]
 ) -> list[dict[str, Any]]:
     """Outputs for a few test samples: the first ones, and the one that moved most."""
     moved = sum((value - before).abs().amax(-1) for value in after.values())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from awqc.errors import UsageError, spelled
 from awqc.options.declare import as_flag, declarations, option
 from awqc.options.values import check_pattern, check_size, read_axes
+from awqc.runtimes.base import DEFAULT_RUNTIMES, runtime_names
 
 if TYPE_CHECKING:
     from awqc.numerics.formats.int_grid import Bits
@@ -158,6 +159,10 @@ class Options:
     )
     provider: str = option(
         "auto", "Where onnxruntime verifies.", group="machine", choices=("auto", "cuda", "cpu"),
+    )
+    verify_with: tuple[str, ...] = option(
+        DEFAULT_RUNTIMES, "Runtimes that run the exported forms to verify them.",
+        group="machine", many="commas", metavar="NAMES", choices=runtime_names(),
     )
     max_loss: float | None = option(
         None, "Fail if the outputs differ from the original's by more than this, as "

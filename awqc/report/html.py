@@ -8,16 +8,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from awqc.report.markup import Markup, join, tag
+from awqc.report.compared import verification_section
+from awqc.report.markup import Markup, join, section, tag
 from awqc.report.tables import Cell, bar, names, table, text, value
 from awqc.report.wording import (
     allocation,
+    batches,
     byte_count,
-    decibel,
+    decibels,
     group_size,
     number,
     rounding,
-    tuned_form,
     tuning,
 )
 
@@ -55,7 +56,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         _sites(report["sites"]),
         _rounding(report),
         _skipped(report["skipped"]),
-        _verification(report["verify"]),
+        verification_section(report["verify"]),
         _timing(report["timing_s"]),
         _background(report),
         tag("script", _file("page.js")),
@@ -92,12 +93,15 @@ def _verdict(report: Mapping[str, Any]) -> list[str]:
     bits = " and ".join(map(str, widths))
     made = f"{len(report['layers'])} weights in {bits} bits" if widths else "no weight quantized"
     verify = report["verify"]
-    if not verify or verify["export_exact"] is None:
-        return [f"{made}. No exported model was run in onnxruntime."]
+    if not verify or not verify["comparisons"]:
+        return [f"{made}. No exported model was run."]
+    runtimes = dict.fromkeys(found["runtime"] for found in verify["comparisons"])
+    apart = [found["exact"]["rel"] for found in verify["comparisons"]]
+    within = number(None if None in apart else max(apart))
     return [
         tag("b", "Verified."),
-        f" {made}; onnxruntime computes what the quantized model does, within "
-        f"{number(verify['export_exact']['rel'])}.",
+        f" {made}; what was exported computes what the quantized model does, within {within}, "
+        f"in {' and '.join(runtimes)}.",
     ]
 
 
@@ -109,16 +113,16 @@ def _tiles(report: Mapping[str, Any]) -> list[Markup]:
         return tiles
     original = verify["original"]
     against = "outputs against the original"
-    tiles.append(_tile(f"{decibel(original['sqnr_db'])} dB", "SQNR", against))
+    tiles.append(_tile(f"{decibels(original['sqnr_db'])} dB", "SQNR", against))
     if original["cosine"] is not None:
         tiles.append(_tile(f"{original['cosine']:.5f}", "cosine", against))
     if original["argmax_agreement"] is not None:
         agreement = f"{original['argmax_agreement']:.2%}"
-        tiles.append(_tile(agreement, "same argmax", _batches(verify["batches"])))
-    if verify["export_exact"] is not None:
-        slow = len(verify["unfused"])
+        tiles.append(_tile(agreement, "same argmax", batches(verify["batches"])))
+    for found in verify["comparisons"][:1]:
+        slow = len(found["kernels"]["unfused"])
         note = f"{slow} product{'s' * (slow > 1)} not fused" if slow else "every product is fused"
-        tiles.append(_tile(str(verify["fused_kernels"]), "low-bit kernels", note))
+        tiles.append(_tile(str(found["kernels"]["low_bit"]), "low-bit kernels", note))
     return tiles
 
 
@@ -126,18 +130,10 @@ def _tile(figure: str, label: str, note: str) -> Markup:
     return tag("div", tag("strong", figure), label, tag("span", note), class_="tile")
 
 
-def _batches(count: int) -> str:
-    return f"{count} held-out batch" + ("" if count == 1 else "es")
-
-
-def _section(title: str, *children: str) -> Markup:
-    return tag("section", tag("h2", title), *children)
-
-
 def _layers(layers: Sequence[Mapping[str, Any]]) -> Markup:
     """Each weight with its errors; the worst marked."""
     if not layers:
-        return _section("Layers", tag("p", "No weight was quantized."))
+        return section("Layers", tag("p", "No weight was quantized."))
     known = [layer for layer in layers if layer["accumulated_sqnr_db"] is not None]
     worst = sorted(known, key=lambda layer: float(layer["accumulated_sqnr_db"]))
     marked = {layer["name"] for layer in worst[: min(WORST, len(layers) // 4)]}
@@ -155,14 +151,14 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Markup:
             bar(layer["weight_error"], f"{layer['weight_error']:.2%}", peak["weight_error"]),
         ]
         for key in ("output_sqnr_db", "accumulated_sqnr_db"):
-            cells.append(bar(layer[key], decibel(layer[key]), peak[key]))
+            cells.append(bar(layer[key], decibels(layer[key]), peak[key]))
         cells.append(value(layer["bytes"], byte_count(layer["bytes"])))
         rows.append((cells, "worst" if layer["name"] in marked else None))
     headings = [
         "weight", "operation", "bits", "group", "weight error", "output dB", "accumulated dB",
         "size",
     ]  # fmt: skip
-    return _section(
+    return section(
         "Layers",
         tag("p", "Output dB: the layer's output when it alone is quantized. Accumulated dB: when "
             "everything before it is as well. Higher is better; the lowest are marked. ",
@@ -174,7 +170,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Markup:
 def _sites(sites: Sequence[Mapping[str, Any]]) -> Markup:
     """Each site with what became of it and what the search gained."""
     if not sites:
-        return _section("Sites", tag("p", "There are no sites: no scales were looked for."))
+        return section("Sites", tag("p", "There are no sites: no scales were looked for."))
     rows: list[tuple[list[Cell], str | None]] = []
     for site in sites:
         ties = "" if site["scales"] in (0, site["channels"]) else f"tied to {site['scales']}"
@@ -191,7 +187,7 @@ def _sites(sites: Sequence[Mapping[str, Any]]) -> Markup:
     headings = [
         "weights that read it", "scales", "channels", "candidate", "loss of nearest", "left of it",
     ]  # fmt: skip
-    return _section(
+    return section(
         "Sites",
         tag("p", "A site is a value and the weights that read it. Its scales fold into what makes "
             "the value, are multiplied in at run time, or are refused. The loss is the squared "
@@ -230,66 +226,14 @@ def _rounding(report: Mapping[str, Any]) -> Markup:
         ]
         headings = ["size of these weights", "predicted distance"]
         lines.append(table(headings, rows, numbers=(0, 1), sortable=False, class_="narrow"))
-    return _section("Rounding", *lines)
+    return section("Rounding", *lines)
 
 
 def _skipped(skipped: Sequence[Mapping[str, str]]) -> Markup:
     if not skipped:
         return Markup("")
     rows = [([names(entry["name"]), text(entry["reason"])], None) for entry in skipped]
-    return _section("Left in float", table(["weight", "reason"], rows))
-
-
-def _verification(verify: Mapping[str, Any] | None) -> Markup:
-    """The comparisons, the provider, and what runs slowly."""
-    if not verify:
-        return _section("Verification", tag("p", "Nothing was verified."))
-    questions = (
-        ("export_exact", "exported, float32 products, against quantized", "Is the exporter right?"),
-        ("export_default", "exported, as a session runs it, against quantized",
-         "What does the runtime's int8 arithmetic add?"),
-        ("original", "quantized against original", "What did quantization cost?"),
-        ("exported_original", "exported, as a session runs it, against original",
-         "What will a user get?"),
-    )  # fmt: skip
-    rows: list[tuple[list[Cell], str | None]] = []
-    for key, what, question in questions:
-        gap = verify.get(key)
-        if gap is None:
-            continue
-        cells = [text(question), text(what)]
-        cells += [value(gap[part], number(gap[part])) for part in ("rel", "max_abs")]
-        sqnr, agreement = gap.get("sqnr_db"), gap.get("argmax_agreement")
-        cells.append(value(sqnr, decibel(sqnr)))
-        cells.append(value(agreement, "-" if agreement is None else f"{agreement:.2%}"))
-        rows.append((cells, None))
-    slow = [*verify["unfused"], *verify["dequantized"]]
-    return _section(
-        "Verification",
-        tag("p", f"On {_batches(verify['batches'])}"
-            + (f", in onnxruntime on {verify['provider']}." if verify["provider"] else "."),
-            class_="soft"),
-        table(["question", "compared", "relative error", "largest difference", "SQNR dB",
-               "same argmax"], rows, numbers=range(2, 6), sortable=False),
-        *_quality(verify.get("text") or {}),
-        tag("p", tuned_form(verify["ort"])) if verify.get("ort") else "",
-        tag("p", "Dequantized at each run, because no low-bit kernel takes them: ",
-            tag("code", ", ".join(slow))) if slow else "",
-    )  # fmt: skip
-
-
-def _quality(text: Mapping[str, Any]) -> list[Markup]:
-    """Perplexities of a language model, and how far they are from the original's."""
-    lines = []
-    for form, measured in text.items():
-        line = f"{form.replace('_', ' ')}: perplexity {measured['perplexity']:.2f}"
-        if "kl_divergence" in measured:
-            line += (
-                f", KL divergence {measured['kl_divergence']:.4f}, "
-                f"same top token {measured['top1_agreement']:.1%}"
-            )
-        lines.append(tag("p", line))
-    return lines
+    return section("Left in float", table(["weight", "reason"], rows))
 
 
 def _timing(timing: Mapping[str, float]) -> Markup:
@@ -300,7 +244,7 @@ def _timing(timing: Mapping[str, float]) -> Markup:
     ]
     total = f"Time: {sum(timing.values()):.1f} s"
     headings = ["stage", "seconds"]
-    return _section(total, table(headings, rows, numbers=(1,), sortable=False, class_="narrow"))
+    return section(total, table(headings, rows, numbers=(1,), sortable=False, class_="narrow"))
 
 
 def _background(report: Mapping[str, Any]) -> Markup:
@@ -308,7 +252,7 @@ def _background(report: Mapping[str, Any]) -> Markup:
         join(tag("dt", key), tag("dd", "-" if item is None else str(item)))
         for key, item in report["environment"].items()
     ]
-    return _section(
+    return section(
         "Recipe and environment",
         tag("dl", *environment),
         tag("details", tag("summary", "Recipe"),

@@ -35,3 +35,8 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
     if name in VOID:
         return Markup(f"<{name}{given}>")
     return Markup(f"<{name}{given}>{join(*children)}</{name}>")
+
+
+def section(title: str, *children: str) -> Markup:
+    """A part of the page under its title."""
+    return tag("section", tag("h2", title), *children)

@@ -14,14 +14,17 @@ from awqc.machine.terminal import labelled
 from awqc.report.wording import (
     allocation,
     byte_count,
-    decibel,
+    decibels,
     fit_names,
     group_size,
+    kernels,
     number,
     rounding,
     shorten,
+    texts,
     tuned_form,
     tuning,
+    where_run,
 )
 
 WORST = 3
@@ -77,8 +80,8 @@ def _layer_table(layers: list[dict[str, Any]], width: int) -> Table:
             str(layer["bits"]),
             group_size(layer["group_size"]),
             f"{layer['weight_error']:.2%}",
-            decibel(layer["output_sqnr_db"]),
-            decibel(layer["accumulated_sqnr_db"]),
+            decibels(layer["output_sqnr_db"]),
+            decibels(layer["accumulated_sqnr_db"]),
             byte_count(layer["bytes"]),
         )
     return table
@@ -93,7 +96,7 @@ def _worst(layers: list[dict[str, Any]], width: int) -> str:
     known = [layer for layer in layers if layer["accumulated_sqnr_db"] is not None]
     ranked = sorted(known, key=lambda layer: float(layer["accumulated_sqnr_db"]))[:WORST]
     names = ", ".join(
-        f"{shorten(layer['name'], width)} ({decibel(layer['accumulated_sqnr_db'])} dB)"
+        f"{shorten(layer['name'], width)} ({decibels(layer['accumulated_sqnr_db'])} dB)"
         for layer in ranked
     )
     return f"most affected: {names}" if names else "most affected: none"
@@ -121,37 +124,27 @@ def _grouped(skipped: list[dict[str, str]]) -> list[str]:
 
 
 def print_verification(verify: Mapping[str, Any], out: Console) -> None:
-    """The three comparisons and what runs fast."""
-    if verify["export_exact"] is not None:
-        exact, default = verify["export_exact"], verify["export_default"]
+    """Each exported form in each runtime, what quantization cost, and what runs fast."""
+    for found in verify["comparisons"]:
         out.print(
-            f"verified in onnxruntime on {verify['provider']}: exported = quantized within "
-            f"{number(exact['rel'])} (exact level), {number(default['rel'])} (default level)"
+            f"verified: {where_run(found)} = quantized within {number(found['exact']['rel'])} "
+            f"(exact), {number(found['default']['rel'])} (default)"
         )
-        fused = _count(verify["fused_kernels"], "low-bit kernel")
-        if verify["unfused"]:
-            fused += f", not fused: {_count(len(verify['unfused']), 'product')}"
-        if verify["dequantized"]:
-            fused += f", {len(verify['dequantized'])} other weights dequantized at each run"
-        out.print(f"kernels: {fused}")
+        out.print(f"kernels: {kernels(found['kernels'])}")
     if verify.get("ort"):
         out.print(tuned_form(verify["ort"]))
     original = verify["original"]
     if original is not None:
         agreement = original["argmax_agreement"]
         out.print(
-            f"against the original: SQNR {decibel(original['sqnr_db'])} dB, "
+            f"against the original: SQNR {decibels(original['sqnr_db'])} dB, "
             f"cosine {original['cosine']:.6f}, max difference {number(original['max_abs'])}"
             + (f", same argmax {agreement:.1%}" if agreement is not None else "")
         )
-    for form, text in (verify["text"] or {}).items():
-        print_quality(form.replace("_", " "), text, out)
+    for form, text in texts(verify):
+        print_quality(form, text, out)
     for note in verify["notes"]:
         out.print(labelled("warning", "yellow", note))
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def print_quality(form: str, text: Mapping[str, Any], out: Console) -> None:

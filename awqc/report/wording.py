@@ -9,7 +9,7 @@ from typing import Any
 ELLIPSIS = "…"
 
 
-def decibel(value: float | None) -> str:
+def decibels(value: float | None) -> str:
     """One decimal; ``-`` where nothing was measured, or nothing is lost."""
     return "-" if value is None else f"{value:.1f}"
 
@@ -32,6 +32,15 @@ def byte_count(count: float) -> str:
     return f"{count:.3g} GB"
 
 
+def batches(count: int) -> str:
+    """How much was compared.
+
+    >>> batches(1)
+    '1 held-out batch'
+    """
+    return f"{count} held-out batch" + ("" if count == 1 else "es")
+
+
 def group_size(size: int) -> str:
     """``row`` for one scale a row."""
     return "row" if size == -1 else str(size)
@@ -40,9 +49,8 @@ def group_size(size: int) -> str:
 def tuned_form(ort: Mapping[str, Any]) -> str:
     """One sentence about onnxruntime's own form, of ``verify.ort`` in a report.
 
-    >>> gap = {"rel": 0.012, "max_abs": 0.1}
-    >>> tuned_form({"written": gap, "levels": {"1": 2, "4": 30}, "tables": 1, "left": {}})
-    'ort form: quantized within 0.012, 2 products at level 1, 30 at level 4, 1 table'
+    >>> tuned_form({"levels": {"1": 2, "4": 30}, "tables": 1, "left": {}})
+    'ort form: 2 products at level 1, 30 at level 4, 1 table'
     """
     counts = [f"{count} at level {level}" for level, count in ort["levels"].items()]
     if counts:
@@ -51,7 +59,38 @@ def tuned_form(ort: Mapping[str, Any]) -> str:
         counts.append(f"{ort['tables']} table{'s' if ort['tables'] > 1 else ''}")
     if ort["left"]:
         counts.append(f"{len(ort['left'])} left in QDQ form")
-    return ", ".join([f"ort form: quantized within {number(ort['written']['rel'])}", *counts])
+    return f"ort form: {', '.join(counts)}"
+
+
+def where_run(found: Mapping[str, Any]) -> str:
+    """Which form was run where, of an entry of ``verify.comparisons`` in a report.
+
+    >>> where_run({"form": "onnx", "runtime": "openvino", "provider": "cpu"})
+    'onnx in openvino on cpu'
+    """
+    return f"{found['form']} in {found['runtime']} on {found['provider']}"
+
+
+def kernels(found: Mapping[str, Any]) -> str:
+    """How a runtime computes with quantized weights, of ``kernels`` of a comparison.
+
+    >>> kernels({"low_bit": 1, "precision": "f32", "unfused": ["a", "b"], "dequantized": ["c"]})
+    '1 low-bit kernel (f32), 2 products without one, 1 other weight without one'
+    """
+    count, slow, other = found["low_bit"], len(found["unfused"]), len(found["dequantized"])
+    parts = [f"{count} low-bit kernel{'s' * (count != 1)} ({found['precision']})"]
+    parts += [f"{slow} product{'s' * (slow > 1)} without one"] if slow else []
+    parts += [f"{other} other weight{'s' * (other > 1)} without one"] if other else []
+    return ", ".join(parts)
+
+
+def texts(verify: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and text qualities of all forms of a language model, of ``verify`` in a report."""
+    found = list((verify["text"] or {}).items())
+    for comparison in verify["comparisons"]:
+        for arithmetic, text in (comparison["text"] or {}).items():
+            found.append((f"{where_run(comparison)}, {arithmetic}", text))
+    return found
 
 
 def rounding(how: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""What runs a compiled model."""
+"""What runs a compiled model; each runtime is a file, see `awqc.runtimes.base`."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
-from awqc.errors import AwqcError, UsageError, spelled
-from awqc.kv_cache import PAST, state_pairs
-from awqc.runtimes.session_file import CPU, ORT_ERRORS, find_model, open_session
+from awqc.errors import UsageError, spelled
+from awqc.kv_cache import PAST
+from awqc.runtimes.ort_model import OrtModel
+from awqc.runtimes.session_file import find_model
 from awqc.runtimes.session_settings import read_settings
 
 TOKENIZER = "tokenizer.json"
@@ -58,13 +58,13 @@ class TextGenerator:
     """
 
     def __init__(
-        self, folder: Path, *, provider: str = CPU, level: str | None = None, threads: int = 0
+        self, folder: Path, *, provider: str = "cpu", level: str | None = None, threads: int = 0
     ) -> None:
         """Load the model of ``folder``, that in ``ort/`` where there is one, and its tokenizer.
 
         Args:
             folder: what ``awqc compile`` wrote for a causal LM.
-            provider: onnxruntime's name of the provider to run on.
+            provider: ``cpu`` or ``cuda``.
             level: accuracy level of low-bit products; None: as the model and
                 ``session.json`` say, else onnxruntime's default.
             threads: of the session; 0: onnxruntime's choice.
@@ -72,21 +72,19 @@ class TextGenerator:
         Raises:
             UsageError: a file is missing, the model has no cache, or the provider does
                 not run here.
+            VerificationError: onnxruntime does not load the model.
         """
         self.speed = Speed()
         self._tokenizer = _load_tokenizer(folder)
         self._config = _read_config(folder)
         model = find_model(folder)
-        self._session = _load_session(model, provider, level, threads)
-        inputs = {value.name: value for value in self._session.get_inputs()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
-        self._states = dict(state_pairs(inputs, self._outputs))
-        if not self._states:
+        settings = read_settings(model, provider)
+        self._model = OrtModel(model, provider, settings, level=level, threads=threads)
+        if not self._model.states:
             raise UsageError(
                 f"{model}: carries no cache ({PAST}N.key); only causal language "
                 "models generate text"
             )
-        self._inputs = inputs
 
     def stream(
         self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
@@ -139,7 +137,7 @@ class TextGenerator:
         rng = np.random.default_rng(seed)
         ends = _end_tokens(self._config)
         self.speed = Speed(prompt_tokens=len(ids))
-        fresh, total, past = list(ids), len(ids), self._empty_past()
+        fresh, total, past = list(ids), len(ids), self._model.empty_states()
         for index in range(max_new_tokens):
             start = time.perf_counter()
             logits, past = self._step(fresh, total, past)
@@ -173,24 +171,8 @@ class TextGenerator:
             "attention_mask": np.ones((1, total), dtype=np.int64),
             "position_ids": np.arange(total - len(fresh), total, dtype=np.int64)[None],
         }
-        feeds = {
-            name: ort.OrtValue.ortvalue_from_numpy(value)
-            for name, value in made.items()
-            if name in self._inputs
-        }
-        values = self._session.run_with_ort_values(self._outputs, feeds | past)
-        outputs = dict(zip(self._outputs, values, strict=True))
-        last = outputs["logits"].numpy()[0, -1].astype(np.float32)
-        return last, {name: outputs[new] for name, new in self._states.items()}
-
-    def _empty_past(self) -> dict[str, Any]:
-        past = {}
-        for name in self._states:
-            spec = self._inputs[name]
-            dtype = np.float16 if "float16" in spec.type else np.float32
-            shape = (1, spec.shape[1], 0, spec.shape[3])
-            past[name] = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype))
-        return past
+        outputs, past = self._model.step(self._model.hold(made) | past)
+        return outputs["logits"].numpy()[0, -1].astype(np.float32), past
 
 
 def choose(logits: np.ndarray[Any, Any], temperature: float, rng: np.random.Generator) -> int:
@@ -214,18 +196,6 @@ def generate(
     yield from TextGenerator(Path(folder)).stream(
         prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
-
-
-def _load_session(path: Path, provider: str, level: str | None, threads: int) -> Any:
-    if provider not in ort.get_available_providers():
-        raise UsageError(f"onnxruntime has no {provider} here")
-    short = "cpu" if provider == CPU else "cuda"
-    settings = read_settings(path, short)
-    try:
-        return open_session(path, short, settings, level=level, threads=threads)
-    except ORT_ERRORS as error:
-        reason = str(error).strip().splitlines()[0]
-        raise AwqcError(f"{path}: onnxruntime does not load it: {reason}") from error
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -1,42 +1,31 @@
-"""onnxruntime sessions: on the provider that was asked for, never silently on another."""
+"""onnxruntime: on the provider that was asked for, never silently on another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Literal
 
-import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from awqc.errors import UsageError, VerificationError, spelled
-from awqc.kv_cache import state_pairs
-from awqc.program import Batch, InputSpec
-from awqc.runtimes.session_file import ORT_ERRORS, find_model, open_session
-from awqc.runtimes.session_settings import Settings, read_settings
+from awqc.artifacts.names import MODEL, TUNED
+from awqc.errors import UsageError, spelled
+from awqc.program import Batch
+from awqc.runtimes.base import Kernels
+from awqc.runtimes.ort_fusion import fused_kernels
+from awqc.runtimes.ort_model import OrtModel
+from awqc.runtimes.session_file import CPU, CUDA, find_model
+from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings, read_settings
+from awqc.runtimes.tensors import input_spec, to_numpy
 
-if TYPE_CHECKING:
-    from awqc.runtimes.torch.torch_model import TorchModel
+FORMS = {"onnx": MODEL, "ort": f"{TUNED}/{MODEL}"}
+EXACT_ADVICE = f"set {ACCURACY_LEVEL} to 1 for float32 products"
 
 Provider = Literal["auto", "cuda", "cpu"]
-Backend = Literal["onnxruntime", "torch-int4"]
-BACKENDS: tuple[Backend, ...] = ("onnxruntime", "torch-int4")
 PROVIDERS: tuple[Provider, ...] = ("auto", "cuda", "cpu")
 EXACT, DEFAULT = "1", None
-DTYPES = {
-    "tensor(float)": torch.float32,
-    "tensor(double)": torch.float64,
-    "tensor(float16)": torch.float16,
-    "tensor(bfloat16)": torch.bfloat16,
-    "tensor(int64)": torch.int64,
-    "tensor(int32)": torch.int32,
-    "tensor(int16)": torch.int16,
-    "tensor(int8)": torch.int8,
-    "tensor(uint8)": torch.uint8,
-    "tensor(bool)": torch.bool,
-}
 
 
 class Session:
@@ -46,12 +35,13 @@ class Session:
         provider: ``cuda`` or ``cpu``, where it really runs.
         inputs: what it takes; dynamic axes by name.
         outputs: names of the outputs, in order.
+        states: pairs (input, output) of a key/value cache, by the ecosystem's names.
     """
 
     def __init__(
         self,
         path: Path,
-        provider: Provider = "auto",
+        provider: str = "auto",
         level: str | None = DEFAULT,
         settings: Settings | None = None,
     ) -> None:
@@ -70,44 +60,30 @@ class Session:
             VerificationError: onnxruntime does not load the model.
         """
         self.provider = resolve_provider(provider)
-        try:
-            self._session = open_session(path, self.provider, settings, level=level)
-        except ORT_ERRORS as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VerificationError(
-                f"{path.name}: onnxruntime does not load it: {reason}"
-            ) from error
-        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
-        self.outputs = tuple(value.name for value in self._session.get_outputs())
-
-    @property
-    def states(self) -> tuple[tuple[str, str], ...]:
-        """Pairs (input, output) of a key/value cache, by the ecosystem's names."""
-        return state_pairs((spec.name for spec in self.inputs), self.outputs)
+        self._path = path
+        self._model = OrtModel(path, self.provider, settings, level=level)
+        self.inputs = tuple(map(input_spec, self._model.inputs))
+        self.outputs = self._model.outputs
+        self.states = self._model.states
 
     def run(self, batch: Batch, only: Sequence[str] | None = None) -> tuple[Tensor, ...]:
         """Outputs in order, on the CPU; of ``only`` some, if they are named."""
-        known = {spec.name for spec in self.inputs}
-        feeds = {name: to_numpy(batch[name]) for name in batch if name in known}
-        try:
-            values = self._session.run(list(only or self.outputs), feeds)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VerificationError(f"onnxruntime cannot run the model: {reason}") from error
-        return tuple(torch.from_numpy(np.array(value)) for value in values)
+        values = self._model.run({name: to_numpy(value) for name, value in batch.items()}, only)
+        return tuple(torch.from_numpy(value) for value in values)
+
+    def kernels(self) -> Kernels:
+        """Low-bit kernels of the model as onnxruntime optimizes it."""
+        return fused_kernels(self._path, [CUDA, CPU] if self.provider == "cuda" else [CPU])
 
 
-def _spec(value: Any) -> InputSpec:
-    """An input of a session as a spec."""
-    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-    return InputSpec(value.name, DTYPES[value.type], shape)
+def lacks() -> str | None:
+    """None: awqc depends on onnxruntime."""
+    return None
 
 
-def to_numpy(value: Tensor) -> Any:
-    """As onnxruntime takes it; bfloat16, which NumPy lacks, becomes float32."""
-    if value.dtype == torch.bfloat16:
-        value = value.float()
-    return value.detach().cpu().contiguous().numpy()
+def open_model(file: Path, *, exact: bool, provider: str = "cpu") -> Session:
+    """As in `awqc.runtimes.base.Runtime`; exact is accuracy level 1."""
+    return Session(file, provider, EXACT if exact else DEFAULT)
 
 
 def resolve_provider(provider: str) -> str:
@@ -156,63 +132,13 @@ def _tiny_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-@overload
 def load(
-    path: str | Path,
-    provider: Provider = ...,
-    accuracy_level: int | None = ...,
-    *,
-    backend: Literal["onnxruntime"] = ...,
-) -> Session: ...
-
-
-@overload
-def load(
-    path: str | Path,
-    provider: Provider = ...,
-    accuracy_level: int | None = ...,
-    *,
-    backend: Literal["torch-int4"],
-) -> TorchModel: ...
-
-
-def load(
-    path: str | Path,
-    provider: Provider = "auto",
-    accuracy_level: int | None = None,
-    *,
-    backend: Backend = "onnxruntime",
-) -> Session | TorchModel:
-    """Open a compiled model in onnxruntime, with the settings of ``session.json`` beside it.
-
-    Args:
-        path: an output folder of a compile, of which the form in ``ort/`` is taken where it
-            has one, or an ``.onnx`` file.
-        provider: ``auto``, ``cuda`` or ``cpu``; cuda raises where it does not work.
-        accuracy_level: of all low-bit products: 1 computes in float32, 4 with int8
-            activations; None: as the model and ``session.json`` say, else onnxruntime's
-            default, which is 4.
-        backend: ``onnxruntime``; or ``torch-int4``, which runs ``model.pt2`` in torch on the
-            CPU, 4-bit products in torch's own kernel (in bfloat16) where their shapes fit.
-
-    Raises:
-        UsageError: there is no model, or the provider does not work here.
-        VerificationError: onnxruntime does not load the model.
-    """
-    if backend not in BACKENDS:
-        raise UsageError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
-    if backend == "torch-int4":
-        from awqc.runtimes.torch.torch_model import load_torch_int4
-
-        if provider == "cuda" or accuracy_level is not None:
-            raise UsageError(
-                "backend torch-int4 runs on the CPU in bfloat16: leave provider and "
-                "accuracy level out"
-            )
-        return load_torch_int4(Path(path))
+    path: str | Path, provider: str = "auto", accuracy_level: int | None = None
+) -> Session:
+    """Open a compiled model as ``session.json`` beside it says; see `awqc.load`."""
     if accuracy_level is not None and accuracy_level not in range(5):
         raise UsageError(f"accuracy level {accuracy_level}: give a number from 0 to 4")
     file = find_model(Path(path))
     found = resolve_provider(provider)
     level = None if accuracy_level is None else str(accuracy_level)
-    return Session(file, "cuda" if found == "cuda" else "cpu", level, read_settings(file, found))
+    return Session(file, found, level, read_settings(file, found))

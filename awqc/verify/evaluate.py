@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from awqc.huggingface.folder import HFFolder, context_length
 from awqc.huggingface.tokens import token_batch
 from awqc.machine.progress import track
 from awqc.program import Batch, InputSpec, Program
-from awqc.runtimes.onnxruntime import EXACT, Provider, Session
+from awqc.runtimes.base import LoadedModel
+from awqc.runtimes.onnxruntime import Provider, open_model
 from awqc.sources.source import load_program as load_archive
 from awqc.verify.text_quality import TextQuality
 
@@ -37,7 +38,7 @@ class Scorer(Protocol):
 
 
 @dataclass
-class TorchScorer:
+class ProgramScorer:
     """A program, run by torch; ``batch`` has the names of ``inputs``, in the program's order."""
 
     name: str
@@ -53,18 +54,16 @@ class TorchScorer:
         return self.program.run(renamed)[self.index]
 
 
-@dataclass
-class OnnxScorer:
-    """An ONNX model, run by onnxruntime."""
+class LoadedScorer:
+    """A compiled model in a runtime."""
 
-    name: str
-    session: Session
-    inputs: tuple[InputSpec, ...]
-    states: tuple[tuple[str, str], ...]
+    def __init__(self, name: str, model: LoadedModel) -> None:
+        self.name, self.inputs, self.states = name, model.inputs, model.states
+        self._model = model
 
     def logits(self, batch: Batch) -> Tensor:
         """As in `Scorer`."""
-        return self.session.run(batch, only=[LOGITS])[0]
+        return self._model.run(batch, only=[LOGITS])[0]
 
 
 def evaluate(
@@ -123,17 +122,17 @@ def _causal_model(name: str, folder: Path, trust_remote_code: bool) -> Scorer:
     program = load_program(folder, trust_remote_code=trust_remote_code)
     if LOGITS not in program.head_outputs or not program.states:
         raise UsageError(f"{folder}: is no causal language model; eval measures those")
-    return _torch_scorer(name, program, program.inputs, program.states, LOGITS)
+    return _program_scorer(name, program, program.inputs, program.states, LOGITS)
 
 
-def _torch_scorer(
+def _program_scorer(
     name: str,
     program: Program,
     inputs: tuple[InputSpec, ...],
     states: tuple[tuple[str, str], ...],
     output: str,
 ) -> Scorer:
-    return TorchScorer(name, program, inputs, states, program.outputs.index(output))
+    return ProgramScorer(name, program, inputs, states, program.outputs.index(output))
 
 
 def _compiled(folder: Path, provider: Provider) -> Iterator[Scorer]:
@@ -141,21 +140,15 @@ def _compiled(folder: Path, provider: Provider) -> Iterator[Scorer]:
     path = folder / "model.onnx"
     if not path.is_file():
         raise UsageError(f"{folder}: has no model.onnx; compile with {spelled('formats', 'onnx')}")
-    made: list[tuple[str, Callable[[], Session]]] = [
-        ("onnx, exact level", lambda: Session(path, provider, EXACT)),
-        ("onnx, default level", lambda: Session(path, provider)),
-    ]
-    sessions = [(name, make()) for name, make in made]
-    inputs = sessions[0][1].inputs
-    states = sessions[0][1].states
-    if LOGITS not in sessions[0][1].outputs or not states:
+    exact, default = (open_model(path, exact=e, provider=provider) for e in (True, False))
+    if LOGITS not in exact.outputs or not exact.states:
         raise UsageError(f"{folder}: is no causal language model; eval measures those")
     archive = folder / "model.pt2"
     if archive.is_file():
-        program = load_archive(archive)
-        yield _torch_scorer("graph module", program, inputs, states, program.outputs[0])
-    for name, session in sessions:
-        yield OnnxScorer(name, session, inputs, states)
+        program, names = load_archive(archive), (exact.inputs, exact.states)
+        yield _program_scorer("graph module", program, *names, program.outputs[0])
+    yield LoadedScorer("onnx, exact level", exact)
+    yield LoadedScorer("onnx, default level", default)
 
 
 def _text_model(folder: Path, scorer: Scorer, trust_remote_code: bool) -> TextModel:

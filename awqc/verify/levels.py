@@ -20,7 +20,7 @@ from onnx import helper
 from awqc.export.ort_levels import FAST, write_levels
 from awqc.export.session_file import write_session_file
 from awqc.program import Batch
-from awqc.runtimes.onnxruntime import EXACT, to_numpy
+from awqc.runtimes.onnxruntime import EXACT
 from awqc.runtimes.session_file import (
     CPU,
     DATA_FOLDER,
@@ -31,7 +31,9 @@ from awqc.runtimes.session_file import (
     read_levels,
     set_levels,
 )
-from awqc.verify.verification import Gap, Verification
+from awqc.runtimes.tensors import to_numpy
+from awqc.verify.gap import Gap
+from awqc.verify.verification import Verification
 
 MAX_LOSS = 0.05
 """Largest relative L2 difference of the outputs from the exact level's that level 4 may make."""
@@ -42,13 +44,13 @@ def settle_levels(folder: Path, verification: Verification, batches: Sequence[Ba
     """Choose levels where level 4 loses more than `MAX_LOSS`; whether a model was changed.
 
     The QDQ form has one level for all products, in ``session.json``; onnxruntime's own form
-    has one for each.
+    has one for each. Without a comparison in onnxruntime nothing is known, and nothing chosen.
     """
-    default, own = verification.export_default, verification.ort
-    model, tuned = folder / MODEL, folder / TUNED / MODEL
-    if model.is_file() and default is not None and default["rel"] > MAX_LOSS:
-        write_session_file(model, int(EXACT))
-    if own is None or own["written"]["rel"] <= MAX_LOSS or not own["products"]:
+    qdq, own = (verification.find("onnxruntime", form) for form in ("onnx", "ort"))
+    tuned = folder / TUNED / MODEL
+    if qdq is not None and qdq.default["rel"] > MAX_LOSS:
+        write_session_file(folder / MODEL, int(EXACT))
+    if own is None or own.default["rel"] <= MAX_LOSS or not own.kernels.low_bit:
         return False
     write_levels(tuned, choose_levels(tuned, batches))
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +15,13 @@ from awqc.data.text import FEWEST_SAMPLES
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.program import Program
-from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
 from awqc.sources.opening import open_program
 from awqc.sources.source import brings_inputs
-from awqc.verify.verification import Verification, check, take_reference, verify
+from awqc.verify.comparison import forms_in
+from awqc.verify.limits import check
+from awqc.verify.reference import take_reference
+from awqc.verify.verification import Verification, verify
 
 
 def reverify(
@@ -30,12 +34,13 @@ def reverify(
     provider: str = "auto",
     max_loss: float | None = None,
     seed: int = 0,
+    verify_with: Sequence[str] = DEFAULT_RUNTIMES,
 ) -> Verification:
-    """Compare the ONNX forms with ``model.pt2``, and with the original where it is given.
+    """Compare the exported forms with ``model.pt2``, and with the original where it is given.
 
     Raises:
-        UsageError: a file is missing, the inputs of the two models differ, or ``max_loss``
-            is given without ``against``.
+        UsageError: a file is missing, a runtime of ``verify_with`` does not work here, the
+            inputs of the two models differ, or ``max_loss`` is given without ``against``.
         VerificationError: they disagree, or the loss is beyond ``max_loss``.
     """
     if max_loss is not None and against is None:
@@ -43,10 +48,11 @@ def reverify(
             f"{spelled('max_loss')} is a limit for the loss against the original: give "
             f"{spelled('against')}"
         )
-    path, tuned = (
-        file if file.is_file() else None for file in (folder / MODEL, folder / TUNED / MODEL)
-    )
-    for name, found in ((MODEL, path or tuned), (ARCHIVE, (folder / ARCHIVE).is_file())):
+    needed = {ARCHIVE: [ARCHIVE] if (folder / ARCHIVE).is_file() else []}
+    for runtime in verify_with:
+        wanted = " or ".join(find_runtime(runtime).FORMS.values())
+        needed[f"{wanted}, which {runtime} runs"] = list(forms_in(folder, runtime))
+    for name, found in needed.items():
         if not found:
             raise UsageError(
                 f"{folder}: has no {name}; give the output folder of a compile with "
@@ -61,8 +67,10 @@ def reverify(
     if against is not None:
         original = _original(against, quantized, source, trust_pickle)
     reference = take_reference(original, batches)
-    verification = verify(quantized, reference, path, provider, tuned)  # type: ignore[arg-type]  # the option's choices are the providers
-    check(verification, _dtype(quantized), max_loss if against else None, folder.name)
+    verification = verify(quantized, reference, folder, verify_with, provider)
+    if against is None:
+        verification = verification.of_exports()
+    check(verification, _dtype(quantized), max_loss, folder.name)
     return verification
 
 

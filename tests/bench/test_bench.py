@@ -13,10 +13,11 @@ from rich.console import Console
 
 import awqc
 from awqc.bench.bench import bench
-from awqc.bench.inputs import Input, Workload, make_inputs, states
 from awqc.bench.printing import print_bench
+from awqc.bench.workload import Workload, make_inputs
 from awqc.cli import run
 from awqc.errors import AwqcError, UsageError
+from awqc.runtimes.base import ArraySpec
 from tests.huggingface.test_language_models import compile_folder
 from tests.tiny import inputs, model
 from tests.tiny_language_models import save_decoder
@@ -91,12 +92,12 @@ def test_what_cannot_be_measured_says_why(compiled: tuple[Path, Path], tmp_path:
 def test_sizes_follow_the_names_of_axes() -> None:
     cache: tuple[Any, ...] = ("batch", 2, "past", 8)
     specs = [
-        Input("input_ids", "int64", ("batch", "sequence")),
-        Input("attention_mask", "int64", ("batch", "past + sequence")),
-        Input("position_ids", "int64", ("batch", "sequence")),
-        Input("past_key_values.0.key", "float16", cache),
-        Input("pixels", "float32", ("batch", 3, "2 * sequence")),
-        Input("flag", "bool", ()),
+        ArraySpec("input_ids", "int64", ("batch", "sequence")),
+        ArraySpec("attention_mask", "int64", ("batch", "past + sequence")),
+        ArraySpec("position_ids", "int64", ("batch", "sequence")),
+        ArraySpec("past_key_values.0.key", "float16", cache),
+        ArraySpec("pixels", "float32", ("batch", 3, "2 * sequence")),
+        ArraySpec("flag", "bool", ()),
     ]
     made = make_inputs(specs, Workload(batch=2), tokens=3, past=5)
     shapes = {name: array.shape for name, array in made.items()}
@@ -107,12 +108,12 @@ def test_sizes_follow_the_names_of_axes() -> None:
     assert made["attention_mask"].all()
     assert made["position_ids"].tolist() == [[5, 6, 7]] * 2
     assert made["past_key_values.0.key"].dtype == np.float16
-    assert states(specs) == {"past_key_values.0.key": "present.0.key"}
 
 
 def test_only_the_first_input_has_many_codes() -> None:
-    ids = Input("input_ids", "int64", ("batch", "sequence"))
-    kinds = Input("token_type_ids", "int64", ("batch", "sequence"))  # its table may have one row
+    ids = ArraySpec("input_ids", "int64", ("batch", "sequence"))
+    # The table of token types may have one row.
+    kinds = ArraySpec("token_type_ids", "int64", ("batch", "sequence"))
     made = make_inputs([ids, kinds], Workload(), tokens=32)
     assert made["input_ids"].max() > 1
     assert made["token_type_ids"].max() == 0
@@ -121,4 +122,4 @@ def test_only_the_first_input_has_many_codes() -> None:
 @pytest.mark.parametrize("size", ["a b", "f(a)", "unknown"])
 def test_sizes_that_are_no_formula_are_refused(size: str) -> None:
     with pytest.raises(UsageError, match="is not understood"):
-        make_inputs([Input("x", "float32", ("a", f"{size} + 1"))], Workload(), tokens=2)
+        make_inputs([ArraySpec("x", "float32", ("a", f"{size} + 1"))], Workload(), tokens=2)

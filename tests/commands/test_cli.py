@@ -32,8 +32,7 @@ REPORT = {
                "accumulated_sqnr_db", "bytes"},
     "skipped": None,
     "size": {"original_bytes", "quantized_bytes", "ratio"},
-    "verify": {"export_exact", "export_default", "original", "provider", "fused_kernels",
-               "unfused"},
+    "verify": {"original", "comparisons", "batches", "text", "notes", "ort"},
     "timing_s": {"export", "verify"},
     "recipe": {"pipeline", "quantization"},
     "environment": None,
@@ -113,7 +112,7 @@ def test_compile_gives_the_report_on_stdout_and_the_rest_on_stderr(
         assert inner is None or inner <= set(value), key
     assert report["schema"] == 1
     assert [layer["bits"] for layer in report["layers"]] == [4, 4, 4]
-    assert report["verify"]["fused_kernels"] == 3
+    assert report["verify"]["comparisons"][0]["kernels"]["low_bit"] == 3
 
 
 def test_compile_writes_beside_the_model(compiled: subprocess.CompletedProcess[str]) -> None:

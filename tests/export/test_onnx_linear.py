@@ -15,7 +15,7 @@ from awqc.export.onnx import export_onnx
 from awqc.export.onnx_codes import TWO_BIT_OPSET
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
-from awqc.verify.fusion import fused_kernels
+from awqc.runtimes.ort_fusion import fused_kernels
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 GROUPS = [16, 32, 48, 64, 128, -1]
@@ -30,7 +30,7 @@ def check(program: Program, path: Path, *inputs: Tensor, **options: Any) -> int:
         assert relative_error(found, program.run(feeds)) < 2e-6
     report = fused_kernels(exported.path)
     assert report.unfused == ()
-    return report.count
+    return report.low_bit
 
 
 def stack(width: int) -> nn.Sequential:
@@ -96,7 +96,7 @@ def test_a_group_that_no_block_divides_is_exact_but_reported(tmp_path: Path) -> 
     feeds = {program.inputs[0].name: torch.randn(5, 60)}
     assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 2e-6
     report = fused_kernels(exported.path)
-    assert (report.count, report.unfused) == (0, ("weight",))
+    assert (report.low_bit, report.unfused) == (0, ("weight",))
 
 
 def test_two_bit_codes_take_two_bits_from_opset_25(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_convolutions(group: int, tmp_path: Path) -> None:
     assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 2e-6
     report = fused_kernels(exported.path)
     assert report.unfused == ()
-    assert set(report.other) == set(program.findings.quantized)
+    assert set(report.dequantized) == set(program.findings.quantized)
 
 
 def test_half_precision_keeps_half_scales(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from awqc.export.formats import FORMATS
 from awqc.export.onnx import export_onnx
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.formats.q4_k import Q4K
-from awqc.runtimes.torch.torch_model import load_torch_int4
+from awqc.runtimes.torch_int4 import load
 from tests.export.quantizing import captured, quantized
 from tests.tiny import relative
 
@@ -89,7 +89,7 @@ def test_torchs_own_kernels_leave_it_to_plain_operations(
     compiles: dict[str, awqc.Compiled],
 ) -> None:
     result, x = compiles["default"], torch.randn(5, 256)
-    model = load_torch_int4(result.folder)
+    model = load(result.folder)
     assert "no whole numbers" in model.portable["up.weight"]
     (found,) = model.run({model.inputs[0].name: x})
     assert relative(found, result.graph_module(x)) < 1e-5

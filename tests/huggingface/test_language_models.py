@@ -19,6 +19,7 @@ from awqc.data.calibration import CalibrationData
 from awqc.huggingface.capture import load_program
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Program
+from awqc.runtimes.base import LoadedModel
 from awqc.runtimes.onnxruntime import EXACT, Session
 from tests.tiny_language_models import (
     DECODERS,
@@ -73,7 +74,7 @@ def compile_folder(folder: Path, **options: Any) -> tuple[Program, Compiled]:
     return program, compiled
 
 
-def run_steps(program: Program, session: Session, ids: Tensor, steps: list[int]) -> Tensor:
+def run_steps(program: Program, session: LoadedModel, ids: Tensor, steps: list[int]) -> Tensor:
     """Logits of ``session``, whose cache is carried from step to step, the first one empty."""
     carried = token_batch(program, ids[:, :0])
     past = {name: carried[name] for name, _ in program.states}
@@ -99,10 +100,11 @@ def families(kinds: Iterable[str]) -> list[Any]:
 
 def check_verification(report: dict[str, Any], *, loss: float) -> None:
     verify = report["verify"]
-    assert verify["export_exact"]["rel"] < EXPORT_TOLERANCE
+    (found,) = verify["comparisons"]
+    assert found["exact"]["rel"] < EXPORT_TOLERANCE
     assert verify["original"]["rel"] < loss
-    assert verify["unfused"] == verify["dequantized"] == []
-    assert verify["fused_kernels"] > 0
+    assert found["kernels"]["unfused"] == found["kernels"]["dequantized"] == []
+    assert found["kernels"]["low_bit"] > 0
 
 
 def left_in_float(report: dict[str, Any]) -> set[str]:
@@ -166,13 +168,14 @@ def test_table_and_head_get_the_width_that_was_asked_for(
     outside = [name for name in program.findings.quantized if ".layers." not in name]
     widths = [program.findings.quantized[name].format.describe()["bits"] for name in outside]
     assert widths == [bits for bits in WIDTHS[asked] if bits]
-    assert compiled.report["verify"]["fused_kernels"] == 7 + bool(WIDTHS[asked][1])
+    (found,) = compiled.report["verify"]["comparisons"]
+    assert found["kernels"]["low_bit"] == 7 + bool(WIDTHS[asked][1])
 
 
 def test_a_decoder_in_half_keeps_its_axes(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path, num_hidden_layers=1)
     program, compiled = compile_folder(tmp_path, dtype="float16")
-    assert compiled.report["verify"]["export_exact"]["rel"] < 1e-2
+    assert compiled.report["verify"]["comparisons"][0]["exact"]["rel"] < 1e-2
     session = Session(compiled.folder / "model.onnx", "cpu", EXACT)
     ids = random_ids(2, 11)
     whole = program.run(token_batch(program, ids))[0]

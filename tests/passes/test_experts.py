@@ -282,7 +282,7 @@ def test_picked_matrices_are_quantized_and_exported() -> None:
     quantized = {name for site in report["sites"] for name in site["linears"]}
     assert quantized == {"router.weight", *(f"{s}.{e}" for s in ("up", "down") for e in range(4))}
     assert report["skipped"] == []
-    assert report["verify"]["export_exact"]["rel"] < 1e-5
+    assert report["verify"]["comparisons"][0]["exact"]["rel"] < 1e-5
     (unseen,) = [site for site in report["sites"] if site["name"].startswith("down.3")]
     assert unseen["reason"].startswith("no calibration data reached it")
 
@@ -320,4 +320,4 @@ def test_an_expert_that_saw_no_token_is_said(model: type[nn.Module]) -> None:
         "folded", "folded", "folded", "refused"
     ]
     assert sites["downs.3"]["reason"].startswith("no calibration data reached it")
-    assert compiled.report["verify"]["export_exact"]["rel"] < 1e-5
+    assert compiled.report["verify"]["comparisons"][0]["exact"]["rel"] < 1e-5

@@ -23,7 +23,8 @@ LAYER = {
     "name", "op", "bits", "group_size", "weight_error", "output_sqnr_db", "accumulated_sqnr_db",
     "bytes",
 }  # fmt: skip
-VERIFY = {"export_exact", "export_default", "original", "provider", "fused_kernels", "unfused"}
+VERIFY = {"original", "comparisons", "batches", "text", "notes"}
+COMPARISON = {"runtime", "form", "provider", "exact", "default", "original", "kernels"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_the_keys_are_there(report: dict[str, Any]) -> None:
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     assert report.keys() >= TOP
     assert report["sites"]
     assert report["layers"]
@@ -56,8 +57,11 @@ def test_the_keys_are_there(report: dict[str, Any]) -> None:
     assert report["size"].keys() >= {"original_bytes", "quantized_bytes", "ratio"}
     verify = report["verify"]
     assert verify.keys() >= VERIFY
-    for key in ("export_exact", "export_default"):
-        assert verify[key].keys() >= {"max_abs", "rel"}
+    (found,) = verify["comparisons"]
+    assert found.keys() >= COMPARISON
+    for key in ("exact", "default"):
+        assert found[key].keys() >= {"max_abs", "rel"}
+    assert found["kernels"].keys() >= {"low_bit", "unfused", "dequantized", "precision"}
     assert verify["original"].keys() >= {"sqnr_db", "cosine", "max_abs", "argmax_agreement"}
     assert all(isinstance(seconds, float) for seconds in report["timing_s"].values())
 

@@ -15,6 +15,12 @@ VOID = {"meta", "wbr", "br"}
 def example() -> dict[str, Any]:
     """A small report with names that are no HTML."""
     gap = {"max_abs": 0.1, "rel": 0.01, "sqnr_db": 40.0, "cosine": 0.9999, "argmax_agreement": 1.0}
+    compared = {
+        "runtime": "a<runtime>", "form": "onnx", "provider": "cpu", "original": gap,
+        "exact": {"max_abs": 1e-6, "rel": 1e-7}, "default": {"max_abs": None, "rel": None},
+        "kernels": {"low_bit": 1, "unfused": ["slow<i>"], "dequantized": [], "precision": "f<32"},
+        "text": {"exact": {"tokens": 3, "perplexity": 12.5}},
+    }  # fmt: skip
     layer = {
         "op": "linear", "bits": 4, "group_size": 128, "weight_error": 0.08, "output_sqnr_db": 20.0,
         "accumulated_sqnr_db": None, "bytes": 1000,
@@ -47,10 +53,7 @@ def example() -> dict[str, Any]:
         "skipped": [{"name": "head", "reason": "tied & kept"}],
         "size": {"original_bytes": 8000, "quantized_bytes": 2000, "ratio": 4.0},
         "verify": {
-            "export_exact": {"max_abs": 1e-6, "rel": 1e-7},
-            "export_default": {"max_abs": None, "rel": None},
-            "original": gap, "exported_original": gap, "provider": "cpu", "fused_kernels": 1,
-            "unfused": ["slow<i>"], "dequantized": [], "batches": 2, "notes": [], "text": None,
+            "original": gap, "comparisons": [compared], "batches": 2, "notes": [], "text": None,
         },
         "timing_s": {"capture": 1.0, "data": 0.0},
         "recipe": {"pipeline": "a,b{c=1}"},
@@ -97,7 +100,8 @@ def test_everything_is_shown_and_escaped() -> None:
     wanted += [site["reason"] for site in report["sites"]]
     wanted += ["head", "tied & kept", "made & up", "slow<i>", report["model"], "a<b.npz"]
     wanted += ["tied to 16", "50%", "not finite", "gptq, ranges searched", "on 3 batches"]
-    wanted += ["1 weight in 4 bits", "1.8 KB"]
+    wanted += ["1 weight in 4 bits", "1.8 KB", "f<32", "onnx in a<runtime> on cpu, exact: "]
+    wanted += ["perplexity 12.50", "within 1e-07, in a<runtime>"]
     for word in wanted:
         assert word in text
     assert "<script>alert" not in page
@@ -124,8 +128,7 @@ def test_a_report_without_verification_or_layers() -> None:
 
 def test_a_report_without_an_exported_model() -> None:
     report = example()
-    missing = {"export_exact": None, "export_default": None, "exported_original": None}
-    report["verify"] |= missing | {"provider": None}
+    report["verify"]["comparisons"] = []
     assert "No exported model was run" in "".join(read(render_html(report)).words)
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import awqc
-from awqc.bench.models import OnnxModel
+from awqc.bench.models import open_onnx
 from awqc.errors import UsageError
-from awqc.runtimes.generate import _load_session
-from awqc.runtimes.session_file import CPU, open_session
+from awqc.runtimes.generate import TextGenerator
+from awqc.runtimes.session_file import open_session
 from awqc.runtimes.session_settings import CONFIG, OPTIONS, SETTINGS, Settings, read_settings
 from tests.tiny import inputs, model
+from tests.tiny_language_models import save_tokenizer
 
 WRITES = "session.collect_node_memory_stats_to_file"
 """A setting by which onnxruntime writes the file that it names."""
@@ -44,10 +45,16 @@ def write(folder: Path, content: Any) -> Path:
     return folder / "model.onnx"
 
 
+def generator(folder: Path) -> TextGenerator:
+    save_tokenizer(folder)
+    (folder / "config.json").write_text("{}")
+    return TextGenerator(folder)
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "load": lambda folder: awqc.load(folder, "cpu"),
-    "generate": lambda folder: _load_session(folder / "model.onnx", CPU, None, 0),
-    "bench": lambda folder: OnnxModel(folder / "model.onnx", "cpu", 1),
+    "generate": generator,
+    "bench": lambda folder: open_onnx(folder / "model.onnx", "cpu", 1),
 }
 
 

@@ -34,7 +34,7 @@ def test_a_decoder_is_verified_on_text(work: Path, capsys: pytest.CaptureFixture
     alone = json.loads(capsys.readouterr().out)
     assert alone["original"] is None
     assert "original" not in alone["text"]
-    assert alone["export_exact"]["rel"] < 1e-4
+    assert alone["comparisons"][0]["exact"]["rel"] < 1e-4
     assert run(["verify", f"{work / 'out'}", *data, "--against", f"{work / 'source'}"]) == 0
     against = json.loads(capsys.readouterr().out)
     assert against["original"]["cosine"] > 0.9

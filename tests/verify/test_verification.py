@@ -1,108 +1,70 @@
-"""The measures, and what must not be published."""
+"""What is measured, with and without exported forms."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
-from awqc.errors import VerificationError
+from awqc.export.formats import FORMATS
 from awqc.passes.pipeline import DEFAULT
-from awqc.verify.verification import Gap, Verification, check, take_reference, verify
-from tests.tiny import calibration, captured, relative, run
+from awqc.program import Program
+from awqc.verify.reference import Reference, take_reference
+from awqc.verify.verification import verify
+from tests.tiny import calibration, captured, run
 
 
-def gap(now: Tensor, reference: Tensor, mask: Tensor | None = None) -> Gap:
-    made = Gap()
-    made.add(now, reference, mask)
-    return made
-
-
-def test_measures_are_those_of_the_definition() -> None:
-    reference = torch.randn(20, 5)
-    now = reference + 0.1 * torch.randn(20, 5)
-    found = gap(now, reference)
-    assert found.rel == pytest.approx(relative(now, reference))
-    assert found.sqnr_db == pytest.approx(-20 * math.log10(relative(now, reference)))
-    assert found.max_abs == pytest.approx(float((now - reference).abs().max()))
-    cosine = torch.cosine_similarity(now.flatten(), reference.flatten(), dim=0)
-    assert found.cosine == pytest.approx(float(cosine))
-    agreement = (now.argmax(-1) == reference.argmax(-1)).double().mean()
-    assert found.argmax_agreement == pytest.approx(float(agreement))
-
-
-def test_batches_add_up() -> None:
-    reference, now = torch.randn(20, 5), torch.randn(20, 5)
-    whole, parts = gap(now, reference), Gap()
-    for index in range(0, 20, 7):
-        parts.add(now[index : index + 7], reference[index : index + 7])
-    assert parts.rel == pytest.approx(whole.rel)
-    assert parts.argmax_agreement == whole.argmax_agreement
-
-
-def test_equal_outputs_have_no_gap() -> None:
-    x = torch.randn(3, 4)
-    found = gap(x, x.clone())
-    assert (found.rel, found.sqnr_db, found.max_abs) == (0, None, 0)
-    assert found.cosine == pytest.approx(1)
-    assert gap(torch.zeros(3), torch.zeros(3)).rel == 0
-    assert gap(torch.ones(3), torch.zeros(3)).rel == math.inf
-
-
-def test_padding_does_not_count() -> None:
-    reference = torch.randn(2, 3, 4)
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    now = reference.clone()
-    now[~mask] += 100
-    assert gap(now, reference, mask).rel == 0
-    assert gap(now, reference).rel > 1
-
-
-def test_what_is_not_finite() -> None:
-    nan, inf = float("nan"), float("inf")
-    reference = torch.tensor([1.0, inf, -inf, nan])
-    assert gap(reference.clone(), reference).rel == 0
-    assert gap(torch.tensor([1.0, inf, -inf, 3.0]), reference).finite
-    assert gap(torch.tensor([nan, inf, -inf, nan]), reference).rel == inf
-    assert gap(torch.tensor([1.0, -inf, -inf, nan]), reference).rel == inf
-
-
-def test_another_shape_is_an_error() -> None:
-    with pytest.raises(VerificationError, match=r"shape \(2, 3\), the reference \(3, 2\)"):
-        gap(torch.zeros(2, 3), torch.zeros(3, 2))
-
-
-def measured(**original: float | None) -> Verification:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Reference, Path]:
+    """A quantized program, the original's outputs, and a folder with all forms."""
+    folder = tmp_path_factory.mktemp("verified")
     program = captured("mlp")
     reference = take_reference(program, calibration(program))
     run(program, DEFAULT)
+    for form in ("onnx", "ort", "pt2"):
+        FORMATS[form](program, folder, {})
+    return program, reference, folder
+
+
+def test_without_an_export_only_the_cost_is_measured(
+    exported: tuple[Program, Reference, Path],
+) -> None:
+    program, reference, _ = exported
     found = verify(program, reference, None)
-    return replace(found, original={**found.original, **original})
+    assert found.comparisons == ()
+    assert found.original is not None
+    assert found.original["rel"] is not None
+    assert found.batches == len(reference.batches) == 4
+    assert found.ort is None
 
 
-def test_without_an_export_only_the_cost_is_measured() -> None:
-    found = measured()
-    assert found.export_exact is None
-    assert found.provider is None
-    loss = found.original["rel"]
-    assert loss is not None
-    assert 0 < loss < 1
-    check(found, torch.float32, None, "model")
-    check(found, torch.float32, loss * 1.01, "model")
-    with pytest.raises(VerificationError, match="max_loss"):
-        check(found, torch.float32, loss * 0.99, "model")
+def test_each_form_is_compared_in_each_runtime_that_opens_it(
+    exported: tuple[Program, Reference, Path],
+) -> None:
+    program, reference, folder = exported
+    found = verify(program, reference, folder, ("onnxruntime", "torch-int4"), "cpu")
+    places = [(each.runtime, each.form) for each in found.comparisons]
+    assert places == [("onnxruntime", "onnx"), ("onnxruntime", "ort"), ("torch-int4", "pt2")]
+    for each in found.comparisons:
+        assert each.exact["rel"] < 1e-5
+        assert each.default["rel"] < 0.05
+        assert each.provider == "cpu"
+        assert each.original is not None
+        assert found.original is not None
+        assert each.original["rel"] == pytest.approx(found.original["rel"], abs=0.05)
+    qdq = found.find("onnxruntime", "onnx")
+    assert qdq is not None
+    assert (qdq.kernels.low_bit, qdq.kernels.precision) == (3, "int8 activations")
+    assert found.find("torch-int4", "onnx") is None
+    assert found.ort is not None
+    assert found.ort["products"] == 3
 
 
-def test_outputs_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(VerificationError, match="NaN or infinite outputs"):
-        check(measured(rel=math.inf), torch.float32, None, "model")
-
-
-@pytest.mark.parametrize("rel", [0.01, math.inf, math.nan])
-def test_an_export_that_disagrees_is_refused(rel: float) -> None:
-    found = replace(measured(), export_exact={"max_abs": 1.0, "rel": rel})
-    with pytest.raises(VerificationError, match="model: the exported model differs"):
-        check(found, torch.float32, None, "model")
+def test_without_the_original_nothing_is_told_of_it(
+    exported: tuple[Program, Reference, Path],
+) -> None:
+    program, reference, folder = exported
+    found = verify(program, reference, folder, provider="cpu").of_exports()
+    assert found.original is None
+    assert [each.original for each in found.comparisons] == [None, None]
+    assert found.comparisons[0].exact["rel"] < 1e-5

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from awqc.errors import UsageError
-from awqc.kv_cache import PAST, present_of
+from awqc.kv_cache import PAST
+from awqc.runtimes.base import ArraySpec
 
 Array = np.ndarray[Any, Any]
 LARGEST_CODE = 16
@@ -21,15 +22,6 @@ _OPERATORS = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input of a model: ``dtype`` as NumPy calls it; names in ``shape`` are axes that vary."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,13 +41,8 @@ class Workload:
     seconds: float = 0.2
 
 
-def states(inputs: Iterable[Input]) -> dict[str, str]:
-    """Names of the outputs that come back as inputs, by input."""
-    return {spec.name: present_of(spec.name) for spec in inputs if spec.name.startswith(PAST)}
-
-
 def make_inputs(
-    inputs: Sequence[Input], workload: Workload, tokens: int, past: int = 0
+    inputs: Sequence[ArraySpec], workload: Workload, tokens: int, past: int = 0
 ) -> dict[str, Array]:
     """Arrays for all ``inputs``: ``tokens`` of them after ``past`` others.
 
@@ -73,7 +60,7 @@ def make_inputs(
 
 
 def _sizes(
-    inputs: Sequence[Input], workload: Workload, tokens: int, past: int
+    inputs: Sequence[ArraySpec], workload: Workload, tokens: int, past: int
 ) -> dict[str, int]:
     """The first axis of the first input is the batch; the axis of a cache that varies, the past.
 
@@ -91,7 +78,7 @@ def _sizes(
 
 
 def _values(
-    spec: Input, shape: tuple[int, ...], past: int, codes: int, rng: np.random.Generator
+    spec: ArraySpec, shape: tuple[int, ...], past: int, codes: int, rng: np.random.Generator
 ) -> Array:
     """Integers below ``codes``: a table of kinds of tokens may have a single row."""
     dtype = np.dtype(spec.dtype)

@@ -13,7 +13,7 @@ import awqc
 from awqc.compiler import compile
 from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.tokens import token_batch
-from awqc.runtimes.torch.torch_model import TorchModel, load_torch_int4
+from awqc.runtimes.torch_int4 import TorchModel, load
 from tests.huggingface.test_language_models import compile_folder, random_ids
 from tests.tiny_language_models import save_decoder
 
@@ -42,7 +42,7 @@ def compiled(folder: Path, **options: Any) -> tuple[Any, TorchModel]:
     result = compile(
         Layers().eval(), (torch.randn(2, 7, 128),), formats=("pt2",), output_dir=folder, **options
     )
-    return result, load_torch_int4(folder)
+    return result, load(folder)
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -92,7 +92,7 @@ def test_products_of_8_bits_with_a_scale_a_row_read_codes(tmp_path: Path) -> Non
 def test_nothing_is_dequantized_at_a_run(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path / "model", num_hidden_layers=1, tie_word_embeddings=True)
     _, result = compile_folder(tmp_path / "model", formats=("pt2",))
-    model = load_torch_int4(result.save(tmp_path / "out"))
+    model = load(result.save(tmp_path / "out"))
     assert len(model.fast) == 7
     assert list(model.portable) == ["model.layers.0.mlp.down_proj.weight"]
     tensors = dict(model.graph_module.named_buffers())
@@ -115,8 +115,8 @@ def test_a_decoder_runs_under_the_names_of_its_onnx(dtype: str, tmp_path: Path) 
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="backend 'other' is unknown"):
-        awqc.load(tmp_path, backend="other")  # type: ignore[call-overload]  # what is refused
+    with pytest.raises(UsageError, match="runtime 'other' is unknown"):
+        awqc.load(tmp_path, backend="other")
     with pytest.raises(UsageError, match="leave provider"):
         awqc.load(tmp_path, "cuda", backend="torch-int4")
     with pytest.raises(UsageError, match=r"there is no model\.pt2"):

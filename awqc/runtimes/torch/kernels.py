@@ -24,8 +24,8 @@ from awqc.runtimes.torch.constant_weights import (
     parts_of,
     weight_name,
 )
-from awqc.runtimes.torch.torch_int4 import int4_linear, int4_weight
-from awqc.runtimes.torch.torch_int8 import int8_linear, int8_rows, int8_weight, is_bytes
+from awqc.runtimes.torch.int4 import int4_linear, int4_weight
+from awqc.runtimes.torch.int8 import int8_linear, int8_rows, int8_weight, is_bytes
 
 NO_CODES = "no whole numbers with a scale a group; the kernels take these"
 

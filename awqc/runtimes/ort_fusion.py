@@ -3,51 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 
 from awqc.artifacts.scratch import scratch_folder
+from awqc.runtimes.base import Kernels
+from awqc.runtimes.session_file import CPU, CUDA, LEVEL, LOW_BIT
 
 FUSED_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 _PASSING = frozenset({"Transpose", "Reshape", "Cast", "Identity"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TransposeMatMul"})
+_LEVELS = {0: "as the model", 1: "float32", 2: "float16", 3: "bfloat16", 4: "int8 activations"}
 
 
-@dataclass(frozen=True)
-class FusionReport:
-    """What onnxruntime makes of the quantized weights.
+def fused_kernels(path: Path, providers: Sequence[str] = (CPU,)) -> Kernels:
+    """The low-bit kernels of the model at ``path`` after onnxruntime's optimization.
 
-    Attributes:
-        count: low-bit kernels in the optimized model.
-        unfused: names of quantized weights that are dequantized at each run although they
-            feed a matrix product.
-        other: names of quantized weights that are dequantized for another operation, such
-            as a convolution.
+    A quantized weight that no kernel reads is dequantized at each run.
     """
-
-    count: int
-    unfused: tuple[str, ...]
-    other: tuple[str, ...]
-
-
-def fused_kernels(
-    path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)
-) -> FusionReport:
-    """Count the low-bit kernels of the model at ``path`` after onnxruntime's optimization."""
     with scratch_folder() as folder:
         graph = _optimized(path, folder / "optimized.onnx", providers)
-    unfused: list[str] = []
-    other: list[str] = []
-    initializers = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in initializers:
-            products = _PRODUCTS & _readers(graph, node.output[0])
-            (unfused if products else other).append(node.input[0])
+    weights = dequantized_weights(graph)
+    unfused, other = ([name for name, product in weights.items() if product is kind]
+                      for kind in (True, False))  # fmt: skip
     count = sum(node.op_type in FUSED_OPS for node in graph.node)
-    return FusionReport(count, tuple(unfused), tuple(other))
+    precision = _precision(graph) if CUDA not in providers else "as the model"
+    return Kernels(count, tuple(unfused), tuple(other), precision)
+
+
+def dequantized_weights(graph: onnx.GraphProto) -> dict[str, bool]:
+    """Names of the weights that DequantizeLinear reads, and whether they feed a matrix product."""
+    initializers = {tensor.name for tensor in graph.initializer}
+    return {
+        node.input[0]: bool(_PRODUCTS & _readers(graph, node.output[0]))
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in initializers
+    }
+
+
+def _precision(graph: onnx.GraphProto) -> str:
+    """What low-bit products compute in on the CPU, by their accuracy levels."""
+    levels = {
+        next((a.i for a in node.attribute if a.name == LEVEL), 0)
+        for node in graph.node
+        if node.op_type == LOW_BIT
+    }
+    return " and ".join(_LEVELS[level] for level in sorted(levels)) or "as the model"
 
 
 def _optimized(path: Path, target: Path, providers: Sequence[str]) -> onnx.GraphProto:

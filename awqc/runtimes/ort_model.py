@@ -1,0 +1,101 @@
+"""A model in onnxruntime, fed with NumPy arrays or onnxruntime's own values, without torch.
+
+Carried states, such as a key/value cache, stay where the model runs: they go out of one `step`
+and into the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from awqc.kv_cache import state_pairs
+from awqc.runtimes.base import ArraySpec, failing_as
+from awqc.runtimes.session_file import ORT_ERRORS, open_session
+from awqc.runtimes.session_settings import Settings
+
+Array = np.ndarray[Any, Any]
+DTYPES = {"float": "float32", "double": "float64"}
+"""Types whose names in onnxruntime and in NumPy differ."""
+
+
+class OrtModel:
+    """A model that is loaded.
+
+    Attributes:
+        provider: ``cpu`` or ``cuda``.
+        inputs: what it takes.
+        outputs: names of the outputs, in order.
+        states: pairs (input, output) of a key/value cache, by the ecosystem's names.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        provider: str = "cpu",
+        settings: Settings | None = None,
+        *,
+        level: str | None = None,
+        threads: int = 0,
+    ) -> None:
+        """Load ``path``; the arguments are those of `awqc.runtimes.session_file.open_session`.
+
+        Raises:
+            UsageError: CUDA was asked for, and the session would run on the CPU.
+            VerificationError: onnxruntime does not load the model.
+        """
+        self.provider = provider
+        with failing_as(f"{path.name}: onnxruntime does not load it", *ORT_ERRORS):
+            self._session = open_session(path, provider, settings, level=level, threads=threads)
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
+        self.states = state_pairs((spec.name for spec in self.inputs), self.outputs)
+
+    def run(self, feeds: Mapping[str, Array], only: Sequence[str] | None = None) -> list[Array]:
+        """Outputs in order, of ``only`` some; of ``feeds`` what the model takes.
+
+        Raises:
+            VerificationError: onnxruntime cannot run it.
+        """
+        known = {spec.name for spec in self.inputs}
+        taken = {name: array for name, array in feeds.items() if name in known}
+        with failing_as("onnxruntime cannot run the model", *ORT_ERRORS, ValueError):
+            values = self._session.run(list(only or self.outputs), taken)
+        return [np.array(value) for value in values]
+
+    def hold(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        """``feeds`` as values that `step` takes; what the model has no input for is left out."""
+        known = {spec.name for spec in self.inputs}
+        make = ort.OrtValue.ortvalue_from_numpy
+        return {name: make(array) for name, array in feeds.items() if name in known}
+
+    def empty_states(self, batch: int = 1) -> dict[str, Any]:
+        """A cache of no tokens, as values that `step` takes."""
+        specs = {spec.name: spec for spec in self.inputs}
+        shapes = {name: (batch, specs[name].shape[1], 0, specs[name].shape[3])
+                  for name, _ in self.states}  # fmt: skip
+        return self.hold({n: np.zeros(shape, specs[n].dtype) for n, shape in shapes.items()})
+
+    def step(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Outputs by name, on the CPU, and the states by the inputs that take them next."""
+        carried = {output: name for name, output in self.states}
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            binding.bind_output(name, self.provider if name in carried else "cpu")
+        self._session.run_with_iobinding(binding)
+        made = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        states = {name: made.pop(output) for output, name in carried.items()}
+        return made, states
+
+
+def _spec(value: Any) -> ArraySpec:
+    """An input of a session; ``tensor(float)`` is float32."""
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return ArraySpec(value.name, DTYPES.get(kind, kind), shape)

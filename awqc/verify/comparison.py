@@ -1,0 +1,110 @@
+"""One exported form in one runtime, beside the quantized program and the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from awqc.program import Batch, Program
+from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
+from awqc.verify.gap import Gap
+from awqc.verify.measuring import gather, judge
+from awqc.verify.reference import Reference
+from awqc.verify.text_quality import TextQuality
+
+Outputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a runtime makes of a form; an entry of ``verify.comparisons`` in report.json.
+
+    Attributes:
+        runtime: its name.
+        form: the format of the file that it opened.
+        provider: where it ran.
+        exact: against the quantized program, computing in float32: the difference is rounding,
+            or else the exporter is wrong.
+        default: against the quantized program, in a session that sets nothing: what the
+            runtime's own arithmetic adds.
+        original: the same session against the original; None where there is none to compare.
+        kernels: how that session computes with quantized weights.
+        text: perplexity, KL divergence and top-1 agreement of a language model, ``exact`` and
+            ``default``.
+    """
+
+    runtime: str
+    form: str
+    provider: str
+    exact: dict[str, float]
+    default: dict[str, float]
+    original: dict[str, float | None] | None
+    kernels: Kernels
+    text: dict[str, Any] | None
+
+
+def forms_in(folder: Path, runtime: str) -> dict[str, Path]:
+    """The files in ``folder`` that ``runtime`` opens, by format."""
+    files = {form: folder / file for form, file in find_runtime(runtime).FORMS.items()}
+    return {form: file for form, file in files.items() if file.is_file()}
+
+
+def compare(
+    program: Program,
+    reference: Reference,
+    quantized: Sequence[Outputs],
+    runtime: str,
+    form: str,
+    file: Path,
+    provider: str,
+) -> Comparison:
+    """Run ``file`` on the reference's batches, exactly and by default, one after the other.
+
+    Args:
+        program: the quantized program.
+        reference: the batches, and the original's outputs.
+        quantized: the program's outputs for each batch.
+        runtime: opens the file.
+        form: format of the file.
+        file: what was exported.
+        provider: where to run.
+
+    Raises:
+        VerificationError: the runtime does not load or run the file.
+    """
+    opener = find_runtime(runtime)
+    gaps, texts = {}, {}
+    for key in ("exact", "default"):
+        model = opener.open_model(file, exact=key == "exact", provider=provider)
+        gaps[key], texts[key] = Gap(), TextQuality()
+        original = Gap()
+        for batch, wanted, near in zip(
+            reference.batches, reference.outputs, quantized, strict=True
+        ):
+            outputs = model.run(fed(model, batch))
+            gather(program, gaps[key], outputs, near, batch, states=True)
+            gather(program, original, outputs, wanted, batch, states=False)
+            judge(program, texts[key], outputs, batch, wanted)
+    return Comparison(
+        runtime=runtime,
+        form=form,
+        provider=model.provider,
+        exact=gaps["exact"].distance(),
+        default=gaps["default"].distance(),
+        original=original.loss(),
+        kernels=model.kernels(),
+        text={key: text.as_dict() for key, text in texts.items() if text.tokens} or None,
+    )
+
+
+def fed(model: LoadedModel, batch: Batch) -> Batch:
+    """What ``model`` takes of ``batch``; floating values in the dtype that it takes."""
+    given = {spec.name: spec for spec in model.inputs if spec.name in batch}
+    return {
+        name: batch[name].to(spec.dtype) if spec.dtype.is_floating_point else batch[name]
+        for name, spec in given.items()
+    }

@@ -1,0 +1,52 @@
+"""What of a program's outputs is measured, and what it is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from awqc.program import Batch, Program
+from awqc.verify.gap import Gap
+from awqc.verify.text_quality import TextQuality
+
+
+def gather(
+    program: Program,
+    gap: Gap,
+    now: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    batch: Batch,
+    *,
+    states: bool,
+) -> None:
+    """Add all floating outputs; carried states, which folds may scale, only if ``states``.
+
+    Tokens that the mask of ``batch`` marks as padding do not count.
+    """
+    mask = batch[program.mask_input].bool() if program.mask_input else None
+    carried = program.scaled_outputs()
+    for name, value, reference in zip(program.outputs, now, wanted, strict=True):
+        if reference.is_floating_point() and (states or name not in carried):
+            gap.add(value, reference, mask)
+
+
+def judge(
+    program: Program,
+    quality: TextQuality,
+    outputs: Sequence[Tensor],
+    batch: Batch,
+    original: Sequence[Tensor] | None,
+) -> None:
+    """Judge the logits of a decoder against the text that it read, and the original's logits.
+
+    Nothing is done where ``program`` is no decoder, or reads no text.
+    """
+    ids = batch.get("input_ids")
+    if ids is None or not program.head_outputs or not program.states:
+        return
+    index = program.outputs.index(program.head_outputs[0])
+    mask = batch[program.mask_input] if program.mask_input else torch.ones_like(ids)
+    mask = mask[:, mask.shape[1] - ids.shape[1] :]  # it covers a past as well, which comes first
+    quality.add(outputs[index], ids, mask, None if original is None else original[index])
