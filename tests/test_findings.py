@@ -32,14 +32,14 @@ def test_every_field_of_a_full_compile_is_frozen(found: Findings) -> None:
             assert value, field.name
         if isinstance(value, Mapping):
             with pytest.raises(TypeError):
-                value["weight"] = None  # type: ignore[index]
+                value["weight"] = None  # type: ignore[index]  # what must be refused
         assert not isinstance(value, list | set | dict), field.name
 
 
 def test_records_within_are_frozen_too(found: Findings) -> None:
     assert isinstance(found.allocation, Allocation)
     with pytest.raises(TypeError):
-        found.allocation.bits["gate.weight"] = 2  # type: ignore[index]
+        found.allocation.bits["gate.weight"] = 2  # type: ignore[index]  # what must be refused
     for record in (
         found.allocation,
         *found.sites,
@@ -48,7 +48,7 @@ def test_records_within_are_frozen_too(found: Findings) -> None:
         *found.statistics.values(),
         *found.quantized.values(),
     ):
-        first = fields(record)[0].name  # type: ignore[arg-type]
+        first = fields(record)[0].name  # type: ignore[arg-type]  # records are dataclasses
         with pytest.raises(FrozenInstanceError):
             setattr(record, first, None)
 

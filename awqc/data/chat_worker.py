@@ -15,7 +15,7 @@ from typing import Any
 try:
     import resource
 except ImportError:  # Windows: only the starter's clock bounds the work
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module has no other type
 
 STATUS = Path("/proc/self/statm")
 

@@ -46,7 +46,7 @@ def load_program(
 
     Args:
         folder: config.json, weights and tokenizer, or one ``.gguf`` file.
-        task: one of `hf_tasks.TASKS` by name; None recognises it.
+        task: one of `awqc.huggingface.tasks.TASKS` by name; None recognises it.
         trust_remote_code: whether Python files in the folder may run.
         gguf_file: name of a GGUF file in ``folder`` to load instead of safetensors.
 

@@ -75,11 +75,6 @@ TASKS = (
 )
 
 
-def task_names() -> list[str]:
-    """Names that ``task`` takes."""
-    return [task.name for task in TASKS]
-
-
 def find_task(config: Any, wanted: str | None, *, where: str, default: str | None = None) -> Task:
     """The task that was asked for, or the one that the configuration's architecture does.
 

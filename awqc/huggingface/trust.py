@@ -42,7 +42,7 @@ def nothing_to_read() -> Iterator[None]:
         with _lock:
             _readers -= 1
             if _readers == 0:
-                sys.stdin, _kept = _kept, None  # type: ignore[assignment]
+                sys.stdin, _kept = _kept, None  # type: ignore[assignment]  # kept while anybody is in here
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:

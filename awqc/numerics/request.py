@@ -92,7 +92,7 @@ class QuantizationSpec:
             return named_format(self.weight_format)
         bits = width or (self.head_bits if head else self.bits)
         group_size = resolve_group_size(self.group_size, columns) if grouped else -1
-        return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]
+        return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]  # one of `BITS`, as its makers check
 
     def why_not(self, columns: int, *, grouped: bool = True) -> str | None:
         """Why such a weight does not get the format that is asked for by name, if it does not."""

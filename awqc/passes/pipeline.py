@@ -102,7 +102,7 @@ class Pipeline:
         return tuple(
             path
             for step in self.passes
-            for option in fields(step)  # type: ignore[arg-type]
+            for option in fields(step)  # type: ignore[arg-type]  # every pass is a dataclass
             if (files := option.metadata.get("files")) and getattr(step, option.name)
             for path in files(Path(getattr(step, option.name)))
         )

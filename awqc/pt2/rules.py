@@ -64,7 +64,7 @@ TEXTS: dict[str, Reader] = {
     "ModuleCallSignature.out_spec": partial(read_tree, arguments=False),
     "ExportedProgram.verifiers": _by(_DIALECTS.__contains__, "a dialect"),
     "ExportedProgram.torch_version": _note,
-    "PayloadMeta.path_name": _by(_PAYLOAD.fullmatch, "the name of stored values"),  # type: ignore[arg-type]
+    "PayloadMeta.path_name": _by(_PAYLOAD.fullmatch, "the name of stored values"),  # type: ignore[arg-type]  # a match stands for its text
     "Node.metadata": _by(is_message, "a note"),
 }
 

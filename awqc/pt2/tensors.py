@@ -58,7 +58,7 @@ def _tensor(storage: Tensor, payload: schema.PayloadMeta, name: str) -> Tensor:
     if not math.prod(shape):
         storage, offset = storage.new_empty(0), 0
     whole = storage.untyped_storage()
-    tensor = torch.empty(0, dtype=dtype).set_(whole, offset, shape, strides)  # type: ignore[call-overload]
+    tensor = torch.empty(0, dtype=dtype).set_(whole, offset, shape, strides)  # type: ignore[call-overload]  # torch's stubs lack this form
     if meta.device.type != "cpu":
         tensor = tensor.to(torch.device(meta.device.type, meta.device.index or 0))
     return nn.Parameter(tensor, meta.requires_grad) if payload.is_param else tensor

@@ -32,7 +32,7 @@ REACHED, UNREACHED = 30, 0
 def main(way: str, how: str, step: int) -> None:
     """Kill at line 1, 1 + ``step``, … until a run comes to its end."""
     if way == "renames":
-        exchange._renameat2 = lambda: None  # type: ignore[assignment]
+        exchange._renameat2 = lambda: None  # type: ignore[assignment]  # as where the system has no such call
     home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
     for task in (publish_folder, publish_file, grow_folder):
         outcomes: Counter[str] = Counter()
@@ -42,7 +42,7 @@ def main(way: str, how: str, step: int) -> None:
                 outcome, ended = one_run(Path(folder), task, how, line)
             outcomes[outcome] += 1
             line += step
-        print(task.__name__, way, how, dict(sorted(outcomes.items())), flush=True)  # noqa: T201
+        print(task.__name__, way, how, dict(sorted(outcomes.items())), flush=True)  # noqa: T201  a script: this is its result
         assert outcomes["old"] > 0, outcomes
         assert outcomes["new"] > 0, outcomes
 

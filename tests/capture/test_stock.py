@@ -115,7 +115,7 @@ def compiled_call(module: nn.Sequential) -> None:
 
 
 def hook(module: nn.Sequential) -> None:
-    module[0].register_forward_hook(functional.relu)  # type: ignore[arg-type]
+    module[0].register_forward_hook(functional.relu)  # type: ignore[arg-type]  # no hook has this form
 
 
 def tensor_hook(module: nn.Sequential) -> None:
@@ -164,7 +164,7 @@ def shadowed_tensor_method(module: nn.Sequential) -> None:
 
 def too_deep(module: nn.Sequential) -> None:
     for _ in range(120):
-        module._modules["2"] = nn.Sequential(module._modules["2"])  # type: ignore[arg-type]
+        module._modules["2"] = nn.Sequential(module._modules["2"])  # type: ignore[arg-type]  # there is a module of that name
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_bad_combinations_are_refused(mlp: Program, work: Path) -> None:
     with pytest.raises(UsageError, match="seq_len is for language models that read text"):
         DataSource.of({"input": X}).load(mlp, seq_len=4)
     with pytest.raises(UsageError, match="calib is a int"):
-        DataSource.of(7).load(mlp)  # type: ignore[arg-type]
+        DataSource.of(7).load(mlp)  # type: ignore[arg-type]  # 7 is what is refused
 
 
 def test_no_suffix_is_compared_with_regard_to_case() -> None:
@@ -157,4 +157,4 @@ def test_no_suffix_is_compared_with_regard_to_case() -> None:
             parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             bare = [part for part in parts if isinstance(part, ast.Attribute)
                     and part.attr == "suffix"]  # fmt: skip
-            assert not bare, f"{path}:{node.lineno}"  # type: ignore[attr-defined]
+            assert not bare, f"{path}:{node.lineno}"  # type: ignore[attr-defined]  # a call has a line

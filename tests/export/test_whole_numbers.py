@@ -123,7 +123,7 @@ def test_exporters_without_a_form_for_it_say_why(name: str, reason: str) -> None
 
 def test_every_exporter_answers_for_every_width() -> None:
     held = {
-        name: [bits for bits in (2, 3, 4, 8) if exporter.why_not(IntGrid(bits, 32)) is None]  # type: ignore[arg-type]
+        name: [bits for bits in (2, 3, 4, 8) if exporter.why_not(IntGrid(bits, 32)) is None]  # type: ignore[arg-type]  # each is one of `BITS`
         for name, exporter in FORMATS.items()
     }
     assert held == {

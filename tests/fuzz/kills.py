@@ -153,4 +153,4 @@ if __name__ == "__main__":
         given[1] if len(given) > 1 else "KILL",
         int(given[2]) if len(given) > 2 else 0,
     )
-    print(dict(sorted(counts.items())))  # noqa: T201
+    print(dict(sorted(counts.items())))  # noqa: T201  a script: this is its result

@@ -24,7 +24,7 @@ ORDINARY = "größe\tπ 🙂 👩‍👩‍👧 عربى [/red] [bold]x[/] :smil
 
 
 def plain(**options: object) -> PlainConsole:
-    return PlainConsole(file=io.StringIO(), markup=False, emoji=False, width=200, **options)  # type: ignore[arg-type]
+    return PlainConsole(file=io.StringIO(), markup=False, emoji=False, width=200, **options)  # type: ignore[arg-type]  # any options of rich
 
 
 def written(out: PlainConsole) -> str:

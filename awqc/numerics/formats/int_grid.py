@@ -135,7 +135,7 @@ class IntGrid(WeightFormat):
 
     def with_bits(self, bits: int) -> IntGrid:
         """The same at another width."""
-        return replace(self, bits=bits)  # type: ignore[arg-type]
+        return replace(self, bits=bits)  # type: ignore[arg-type]  # checked by the request
 
     def describe(self) -> dict[str, Any]:
         """As `WeightFormat.describe`."""
