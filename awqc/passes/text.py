@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.passes.base import Pass
 
 
@@ -118,7 +118,9 @@ def _split(text: str) -> list[tuple[str, str]]:
         found.append((match[1], match[2] or ""))
         position = match.end()
     if not found:
-        raise UsageError("the pipeline is empty; leave --pipeline out for the default")
+        raise UsageError(
+            f"the pipeline is empty; leave {spelled('pipeline')} out for the default"
+        )
     return found
 
 

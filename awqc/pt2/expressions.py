@@ -154,7 +154,7 @@ _LITERALS: dict[str, Callable[..., sympy.Basic]] = {
 
 def _check_exponent(arguments: list[sympy.Basic]) -> None:
     exponent = arguments[-1]
-    if exponent.is_number and not abs(exponent) <= MAX_EXPONENT:  # type: ignore[arg-type]  # numbers of sympy compare to a bool
+    if exponent.is_number and not abs(exponent) <= MAX_EXPONENT:  # type: ignore[arg-type]  # is_number says so
         raise ValueError("exponent")
 
 

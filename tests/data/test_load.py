@@ -157,4 +157,4 @@ def test_no_suffix_is_compared_with_regard_to_case() -> None:
             parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             bare = [part for part in parts if isinstance(part, ast.Attribute)
                     and part.attr == "suffix"]  # fmt: skip
-            assert not bare, f"{path}:{node.lineno}"  # type: ignore[attr-defined]  # a call has a line
+            assert not bare, f"{path}:{node.lineno}"  # type: ignore[attr-defined]  # a comparison has a line

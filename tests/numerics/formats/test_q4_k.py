@@ -133,7 +133,7 @@ def test_ranges_compensation_and_descent_lower_the_loss() -> None:
     matrix, gram = problem()
 
     def lost(**how: object) -> float:
-        spec = QuantizationSpec(**how)  # type: ignore[arg-type]  # wrong ones too
+        spec = QuantizationSpec(**how)  # type: ignore[arg-type]  # any fields of it
         tensors = round_matrix(matrix, gram, FORM, torch.float32, spec)
         stored = QuantizedWeight(FORM, tensors, tuple(matrix.shape))
         assert torch.equal(stored.dequantize(), read(stored))
