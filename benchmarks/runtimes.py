@@ -176,7 +176,7 @@ def difference(found: dict[str, Any], reference: Session, batch: Batch) -> float
     return largest
 
 
-TEXT = """# Runtimes
+TEXT = """## What others do with the files
 
 What runs the files of a compiled model as they are. The table is written by
 `python -m benchmarks.runtimes --clients FOLDER --install`: each runtime loads the file in a process

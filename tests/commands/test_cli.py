@@ -242,7 +242,7 @@ def test_verify_finds_an_exchanged_model(work: Path) -> None:
     shutil.copy(work / "other-awq" / "model.onnx", work / "model-awq")
     result = awqc("verify", "model-awq", cwd=work)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "the exported model differs from the quantized one" in result.stderr
+    assert "the onnx form in onnxruntime differs from the quantized model" in result.stderr
 
 
 def test_wrong_usage(tmp_path: Path) -> None:

@@ -98,9 +98,9 @@ def test_states_are_carried_from_run_to_run(runtime: str, decoder: Decoder) -> N
 
 
 def test_kernels_that_read_codes_are_counted(runtime: str, decoder: Decoder) -> None:
-    _, folder = decoder
+    program, folder = decoder
     for model in opened(runtime, folder, exact=False):
-        model.run(fed(model, token_batch(model, random_ids(1, 3))))
+        model.run(fed(model, token_batch(program, random_ids(1, 3))))
         found = model.kernels()
         assert found.low_bit >= 3
         assert found.precision
