@@ -12,7 +12,7 @@ from typing import TypeVar
 from awqc.artifacts.leftovers import clear_leftovers
 from awqc.artifacts.locations import identities, places, real_place, same, within
 from awqc.artifacts.manifest import MANIFEST, changed, fingerprint, read_manifest, strangers
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 
 T = TypeVar("T")
 Fingerprint = dict[str, tuple[int, ...]]
@@ -42,13 +42,14 @@ def prepare_folder(path: Path, used: Iterable[Path] = (), option: str = "") -> P
     Args:
         path: where a folder is to be put.
         used: files and folders that the same run reads, or writes as well.
-        option: what the user gave ``path`` to, for messages.
+        option: what the user gave ``path`` to, for messages; empty: ``output_dir``.
 
     Raises:
         UsageError: it holds, is, or lies in one of ``used``; holds what awqc did not write, or
             wrote and somebody changed; is no folder; or cannot be written.
     """
-    place, shown = real_place(path), f"{option} {path}".strip()
+    place = real_place(path)
+    shown = f"{option} {path}" if option else spelled("output_dir", str(path))
     _check_parent(place, shown)
     clear_leftovers(Path(tempfile.gettempdir()))
     clear_leftovers(place.parent)
