@@ -1,6 +1,6 @@
 """What other runtimes make of a compiled model: real clients, compared with onnxruntime in Python.
 
-    python -m benchmarks.runtimes --clients FOLDER --install   # writes docs/runtimes.md
+    python -m benchmarks.runtimes --clients FOLDER --install   # renews docs/runtimes.md
 
 A decoder with a cache and a convolutional net are compiled; every client that is installed in
 FOLDER runs them on the same inputs, in a process of its own. ``--install`` fills FOLDER from PyPI
@@ -176,8 +176,8 @@ def difference(found: dict[str, Any], reference: Session, batch: Batch) -> float
     return largest
 
 
-TEXT = """## What others do with the files
-
+HEADING = "## What others do with the files\n"
+TEXT = HEADING + """
 What runs the files of a compiled model as they are. The table is written by
 `python -m benchmarks.runtimes --clients FOLDER --install`: each runtime loads the file in a process
 of its own and runs it on inputs of two sizes; a decoder first on a prompt with nothing cached,
@@ -199,14 +199,15 @@ without it.
 
 
 def document(rows: Sequence[Row]) -> str:
-    """The page."""
+    """The measured part of the page; what stands above it is written by hand."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
     for row in rows:
         gap = "" if row.difference is None else f"{row.difference:.0e}"
         message = row.message.replace("|", "\\|")
         cells = (row.runtime, row.version, f"`{row.form}`", row.model, row.verdict, gap, message)
         lines.append("| " + " | ".join(cells) + " |")
-    return TEXT.format(table="\n".join(lines))
+    above = DOCUMENT.read_text(encoding="utf-8").partition(HEADING)[0]
+    return above + TEXT.format(table="\n".join(lines))
 
 
 def read_rows() -> list[Row]:
