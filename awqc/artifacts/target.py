@@ -49,7 +49,7 @@ def prepare_folder(path: Path, used: Iterable[Path] = (), option: str = "") -> P
             wrote and somebody changed; is no folder; or cannot be written.
     """
     place = real_place(path)
-    shown = f"{option} {path}" if option else spelled("output_dir", str(path))
+    shown = f"{option or spelled('output_dir')} {path}"
     _check_parent(place, shown)
     clear_leftovers(Path(tempfile.gettempdir()))
     clear_leftovers(place.parent)
