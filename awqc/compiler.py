@@ -41,7 +41,7 @@ from awqc.runtimes.onnxruntime import resolve_provider
 from awqc.sources.opening import ModelLike, open_program
 from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
-from awqc.verify.limits import check
+from awqc.verify.limits import check_limits
 from awqc.verify.reference import Reference, take_reference
 from awqc.verify.verification import Verification, verify
 
@@ -116,7 +116,7 @@ def compile(
     """
     chosen = parse_options(**options)
     pipeline, provider = prepare(chosen)
-    used = files_of(model, calib, pipeline)
+    used = used_files(model, calib, pipeline)
     if output_dir is not None:
         prepare_folder(Path(output_dir), used)
     timing: dict[str, float] = {}
@@ -141,7 +141,7 @@ def compile(
     return result
 
 
-def files_of(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, ...]:
+def used_files(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, ...]:
     """Files and folders that a compile reads, or writes besides its folder, as far as known.
 
     Raises:
@@ -218,7 +218,7 @@ def _compile(
         if level is None and settle_levels(folder, verification, reference.batches):
             verification = _verify(program, final, reference, folder, options, provider)
         try:
-            check(verification, program.source_dtype, options.max_loss, program.name)
+            check_limits(verification, program.source_dtype, options.max_loss, program.name)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error
     report = build_report(

@@ -27,7 +27,7 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.calls import Call, CompiledBlock, record_calls, run_call, varying_axes
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
-from awqc.compiler import Compiled, compile, files_of, prepare
+from awqc.compiler import Compiled, compile, prepare, used_files
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
@@ -125,7 +125,7 @@ def compile_partial(
                 f"without {spelled('partial', True, python='compile_partial')}"
             )
     pipeline, _ = prepare(chosen)
-    used = files_of(model, calib, pipeline)
+    used = used_files(model, calib, pipeline)
     if output_dir is not None:
         prepare_folder(Path(output_dir), used)
     data = DataSource.of(calib)

@@ -27,7 +27,7 @@ import torch
 
 from awqc.program import Batch
 from awqc.runtimes.onnxruntime import EXACT, Session
-from awqc.runtimes.tensors import to_numpy
+from awqc.runtimes.torch_values import to_numpy
 from benchmarks.runtimes_browser import find_browser, run_in_browser
 from benchmarks.runtimes_clients.codec import decode, encode
 from benchmarks.runtimes_install import install, npm_version, python_version

@@ -67,10 +67,10 @@ def within(place: Path, folder: Path) -> bool:
 
     Files that exist are compared by what they are, so that spelling does not matter.
     """
-    return any(same(up, folder) for up in (place, *place.parents))
+    return any(same_place(up, folder) for up in (place, *place.parents))
 
 
-def same(one: Path, two: Path) -> bool:
+def same_place(one: Path, two: Path) -> bool:
     """Whether two paths are one file or folder."""
     try:
         return os.path.samefile(one, two)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from awqc.artifacts.leftovers import clear_leftovers
-from awqc.artifacts.locations import identities, places, real_place, same, within
+from awqc.artifacts.locations import identities, places, real_place, same_place, within
 from awqc.artifacts.manifest import MANIFEST, changed, fingerprint, read_manifest, strangers
 from awqc.errors import UsageError, spelled
 
@@ -178,7 +178,7 @@ def _check_apart(place: Path, shown: str, used: Iterable[Path]) -> None:
     held = identities(place)
     for path in (path.expanduser() for path in used):
         end = Path(os.path.realpath(path))
-        if same(end, place):
+        if same_place(end, place):
             what = "is"
         elif not path.is_file() and within(place, end):
             what = "lies in"

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awqc.capture.names import quoted, why_no_name
+from awqc.capture.identifiers import quoted, why_no_name
 from awqc.errors import UsageError
 
 DEEPEST = 100

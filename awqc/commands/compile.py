@@ -71,21 +71,22 @@ def command(
     from awqc.artifacts.growing import GrowingFolder
     from awqc.artifacts.target import prepare_folder
     from awqc.commands.watch import Watch
-    from awqc.compiler import compile, files_of, prepare
+    from awqc.compiler import compile, prepare, used_files
     from awqc.errors import CaptureError, Note, worded
     from awqc.machine.terminal import console, echo, labelled
     from awqc.options.compile_options import on_command_line, parse_options
-    from awqc.report.terminal import print_report
+    from awqc.report.printed import print_report
 
     err = console(stderr=True)
     target = output_dir or default_output(model)
+    err.print(f"capturing {model}")
     if dry_run:
         from awqc.commands.plan import print_plan
 
         print_plan(model, target, as_json, calib, options)
         return
     pipeline, _ = prepare(parse_options(**options))
-    used = files_of(model, calib, pipeline)
+    used = used_files(model, calib, pipeline)
     prepare_folder(target, (*used, *filter(None, [dump_dir])))
     dumps = None if dump_dir is None else GrowingFolder(dump_dir, (*used, target), "--dump-dir")
     watch = Watch(err, print_after, print_changed, dumps)
@@ -94,7 +95,6 @@ def command(
         label = "warning" if note.warning else "note"
         err.print(labelled(label, "bold yellow", worded(note.text, on_command_line)))
 
-    err.print(f"capturing {model}")
     try:
         compiled = compile(
             model, calib=calib, output_dir=target, observe=watch.observe, notify=say, **options

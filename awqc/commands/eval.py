@@ -29,7 +29,7 @@ def command(model: Path, text: Path, as_json: bool, **options: Any) -> None:
     graph module and the ONNX model at the exact and the default level are measured.
     """
     from awqc.machine.terminal import console, echo
-    from awqc.report.terminal import print_quality
+    from awqc.report.printed import print_quality
     from awqc.verify.evaluate import evaluate
 
     result = evaluate(model, text, **options)

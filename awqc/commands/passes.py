@@ -18,7 +18,7 @@ def command() -> None:
     """
     from awqc.machine.terminal import echo
     from awqc.passes.pipeline import DEFAULT, PASSES
-    from awqc.passes.text import options_of
+    from awqc.passes.spelling import options_of
 
     for name, cls in PASSES.items():
         echo(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from awqc.artifacts.target import prepare_folder
 from awqc.channels.analysis import find_sites
-from awqc.compiler import files_of, prepare
+from awqc.compiler import prepare, used_files
 from awqc.data.load import DataSource
 from awqc.errors import worded
 from awqc.numerics.request import QuantizationSpec
@@ -17,7 +17,7 @@ from awqc.options.compile_options import on_command_line, parse_options
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.report.content import describe_site
-from awqc.report.terminal import print_sites
+from awqc.report.printed import print_sites
 from awqc.sources.opening import open_program
 from awqc.weights.decisions import decide
 
@@ -63,7 +63,7 @@ def print_plan(
     chosen = parse_options(**options)
     if target is not None:
         pipeline, _ = prepare(chosen)
-        prepare_folder(target, files_of(model, calib, pipeline))
+        prepare_folder(target, used_files(model, calib, pipeline))
     program = open_program(
         model,
         inputs=chosen.inputs,

@@ -42,7 +42,7 @@ def command(
     --against, against the original. Exit code 1 where they disagree.
     """
     from awqc.machine.terminal import console, echo
-    from awqc.report.terminal import print_verification
+    from awqc.report.printed import print_verification
     from awqc.verify.reverify import reverify
 
     verification = reverify(

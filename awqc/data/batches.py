@@ -165,7 +165,7 @@ def take(batch: Batch, specs: Sequence[InputSpec], indices: Tensor | slice) -> B
     return {name: t[indices] if name in names else t for name, t in batch.items()}
 
 
-def cut(batch: Batch, specs: Sequence[InputSpec], size: int) -> list[Batch]:
+def cut_batch(batch: Batch, specs: Sequence[InputSpec], size: int) -> list[Batch]:
     """``batch`` in pieces of ``size`` samples; the last may be smaller."""
     count = count_samples(batch, specs)
     return [take(batch, specs, slice(at, at + size)) for at in range(0, count, size)]

@@ -17,7 +17,7 @@ from awqc.data.batches import (
     batched_inputs,
     check_batch,
     count_samples,
-    cut,
+    cut_batch,
     fixed_batch_size,
     match_names,
     split,
@@ -77,7 +77,7 @@ def from_arrays(
     count, size = count_samples(whole, specs), fixed_batch_size(specs)
     if size is None:
         size = max(1, min(_LARGEST_BATCH, count // _FEWEST_BATCHES))
-    batches = cut(whole, specs, size)
+    batches = cut_batch(whole, specs, size)
     if fixed_batch_size(specs) is not None and count % size:
         if count < size:
             raise CalibrationError(

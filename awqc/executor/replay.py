@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from awqc.graph.ops import evaluate, first_argument
+from awqc.graph.ops import evaluate_call, first_argument
 from awqc.program import Batch, Program
 
 Values = list[Any]
@@ -74,7 +74,7 @@ def _call(
         name = str(operand.target)
         return replaced[name] if name in replaced else _attribute(module, name)
 
-    return evaluate(node, value)
+    return evaluate_call(node, value)
 
 
 def _attribute(module: GraphModule, name: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.graph.ops import evaluate
+from awqc.graph.ops import evaluate_call
 
 
 def leaves_of(node: Node) -> list[Node]:
@@ -37,7 +37,7 @@ def value_of(node: Node, read: Callable[[str], Tensor]) -> Tensor:
             if step.op == "get_attr":
                 values[step] = read(str(step.target))
             else:
-                values[step] = evaluate(step, value)
+                values[step] = evaluate_call(step, value)
         return values[step]
 
     with torch.no_grad():

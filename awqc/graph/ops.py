@@ -66,7 +66,7 @@ def _positions(target: Any) -> dict[str, int]:
     return {parameter.name: index for index, parameter in enumerate(parameters(target))}
 
 
-def takes(target: Any, name: str) -> bool:
+def has_argument(target: Any, name: str) -> bool:
     """Whether the operation has an argument called ``name``."""
     return name in _positions(target)
 
@@ -134,7 +134,7 @@ def set_argument(node: Node, name: str, value: Any) -> None:
     Raises:
         TypeError: the operation has no argument of that name.
     """
-    if not takes(node.target, name):
+    if not has_argument(node.target, name):
         raise TypeError(f"{node.name}: {node.target} has no argument {name!r}")
     position = _positions(node.target)[name]
     by_keyword = parameters(node.target)[position].by_keyword or position > len(node.args)
@@ -193,7 +193,7 @@ def call(node: Node, leaf: Callable[[Any], Any], **others: Any) -> Any:
     return node.target(*args, **kwargs)
 
 
-def evaluate(node: Node, value: Callable[[Node], Any]) -> Any:
+def evaluate_call(node: Node, value: Callable[[Node], Any]) -> Any:
     """What the call ``node`` gives, with ``value`` of each node that it reads."""
     return call(node, lambda leaf: value(leaf) if isinstance(leaf, Node) else leaf)
 

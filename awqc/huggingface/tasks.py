@@ -9,7 +9,7 @@ from awqc.errors import CaptureError, UsageError, spelled
 
 
 @dataclass(frozen=True)
-class Task:
+class FolderTask:
     """A task that can be captured, under the name that the ecosystem has for it.
 
     Attributes:
@@ -43,39 +43,41 @@ class Task:
 
 
 TASKS = (
-    Task(
+    FolderTask(
         "text-generation",
         "AutoModelForCausalLM",
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         cached=True,
         vocabulary=True,
     ),
-    Task(
+    FolderTask(
         "fill-mask",
         "AutoModelForMaskedLM",
         "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
         vocabulary=True,
     ),
-    Task(
+    FolderTask(
         "text-classification",
         "AutoModelForSequenceClassification",
         "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     ),
-    Task(
+    FolderTask(
         "token-classification",
         "AutoModelForTokenClassification",
         "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     ),
-    Task(
+    FolderTask(
         "question-answering",
         "AutoModelForQuestionAnswering",
         "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     ),
-    Task("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
+    FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
 )
 
 
-def find_task(config: Any, wanted: str | None, *, where: str, default: str | None = None) -> Task:
+def find_task(
+    config: Any, wanted: str | None, *, where: str, default: str | None = None
+) -> FolderTask:
     """The task that was asked for, or the one that the configuration's architecture does.
 
     An architecture that transformers has no table for (code of the model's own) is judged

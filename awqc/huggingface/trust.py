@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TextIO
 
-from awqc.capture.names import quoted
+from awqc.capture.identifiers import quoted
 from awqc.errors import UsageError, spelled
 
 TRUST = spelled("trust_remote_code", True)

@@ -17,7 +17,7 @@ from awqc.executor.run import NO_DATA, Run
 from awqc.findings import NO_FACTS, Fact, Facts
 from awqc.graph.families import CONVOLUTIONS, MATMULS, TRANSPOSED
 from awqc.graph.nodes import fake_like, fake_mode_of
-from awqc.graph.ops import argument, change_arguments, evaluate, given_arguments
+from awqc.graph.ops import argument, change_arguments, evaluate_call, given_arguments
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.stored import is_dequantizing
@@ -149,10 +149,10 @@ def _retyped(node: Node) -> Any:
 
     mode = fake_mode_of([value(read) for read in node.all_input_nodes])
     if mode is None:
-        return evaluate(node, value)
+        return evaluate_call(node, value)
     symbols = mode.shape_env
     with mode, symbols.suppress_guards() if symbols else nullcontext():
-        values = evaluate(node, value)
+        values = evaluate_call(node, value)
     return pytree.tree_map(
         lambda was, now: was.to(now.dtype) if isinstance(was, Tensor) else was,
         former,

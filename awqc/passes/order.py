@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from awqc.errors import UsageError
 from awqc.findings import NO_FACTS, Fact, Facts
 from awqc.passes.base import Pass
-from awqc.passes.text import spell, spell_all
+from awqc.passes.spelling import spell, spell_all
 
 
 def check_order(passes: Sequence[Pass], givers: Sequence[Pass], facts: Facts = NO_FACTS) -> Facts:

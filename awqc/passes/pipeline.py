@@ -25,7 +25,7 @@ from awqc.passes.load_scales import LoadScales
 from awqc.passes.order import after, check_order
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
-from awqc.passes.text import build, read, spell_all
+from awqc.passes.spelling import build, read, spell_all
 from awqc.passes.tune_scales import TuneScales
 from awqc.program import Batch, Program
 

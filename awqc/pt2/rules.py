@@ -11,7 +11,7 @@ from awqc.pt2.expressions import read_expression
 from awqc.pt2.failures import NotAllowedError
 from awqc.pt2.members import NUMBER
 from awqc.pt2.operators import check_operator
-from awqc.pt2.texts import Rule, check, is_message, is_name, is_path, is_symbol, is_words
+from awqc.pt2.texts import Rule, check_text, is_message, is_name, is_path, is_symbol, is_words
 from awqc.pt2.trees import read_tree
 
 Reader = Callable[[str], Any]
@@ -24,7 +24,7 @@ _DIALECTS = ("", "ATEN", "TRAINING")
 
 def _by(rule: Rule, what: str, *, empty: bool = False) -> Reader:
     allowed: Rule = (lambda text: not text or rule(text)) if empty else rule
-    return partial(check, rule=allowed, where=what)
+    return partial(check_text, rule=allowed, where=what)
 
 
 _value = _by(is_name, "the name of a value")

@@ -45,7 +45,7 @@ def is_message(text: str) -> bool:
     return all(char.isprintable() or char in "\n\t" for char in text)
 
 
-def check(text: str, rule: Rule, where: str) -> str:
+def check_text(text: str, rule: Rule, where: str) -> str:
     """``text`` if ``rule`` allows it.
 
     Raises:

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from awqc.pt2.failures import DamagedError, NotAllowedError
-from awqc.pt2.texts import check, is_name, is_words
+from awqc.pt2.texts import check_text, is_name, is_words
 
 _LISTS = frozenset({"builtins.tuple", "builtins.list", "torch.Size"} | {
     "torch.fx.immutable_collections.immutable_list"
@@ -70,7 +70,7 @@ def _keys(context: Any, count: int) -> list[Any]:
         raise DamagedError("a dict in a tree has other keys than children")
     for key in keys:
         if isinstance(key, str):
-            check(key, is_words, "a key of a dict")
+            check_text(key, is_words, "a key of a dict")
         elif type(key) is not int:
             raise NotAllowedError(f"a key of a dict that is no text or number: {str(key)[:60]}")
     return keys
@@ -83,4 +83,4 @@ def _check_call(tree: dict[str, Any]) -> None:
     for key in json.loads(tree["children_spec"][1]["context"]):
         if not isinstance(key, str):
             raise DamagedError("a keyword argument has no name")
-        check(key, is_name, "the name of an argument")
+        check_text(key, is_name, "the name of an argument")

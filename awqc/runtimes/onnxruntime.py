@@ -18,7 +18,7 @@ from awqc.runtimes.ort_fusion import fused_kernels
 from awqc.runtimes.ort_model import OrtModel
 from awqc.runtimes.session_file import CPU, CUDA, find_model
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings, read_settings
-from awqc.runtimes.tensors import input_spec, to_numpy
+from awqc.runtimes.torch_values import input_spec, to_numpy
 
 FORMS = {"onnx": MODEL, "ort": f"{TUNED}/{MODEL}"}
 EXACT_ADVICE = f"set {ACCURACY_LEVEL} to 1 for float32 products"

@@ -24,7 +24,7 @@ from awqc.program import Batch
 from awqc.runtimes.base import ArraySpec, Kernels, failing_as, find_form, needed
 from awqc.runtimes.ort_fusion import dequantized_weights
 from awqc.runtimes.session_file import MODEL
-from awqc.runtimes.tensors import input_spec, to_numpy
+from awqc.runtimes.torch_values import input_spec, to_numpy
 
 FORMS = {"onnx": MODEL}
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}

@@ -31,7 +31,7 @@ from awqc.runtimes.session_file import (
     read_levels,
     set_levels,
 )
-from awqc.runtimes.tensors import to_numpy
+from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.gap import Gap
 from awqc.verify.verification import Verification
 

@@ -18,7 +18,7 @@ rounding is 5e-4 (float16) and 4e-3 (bfloat16), times the same growth.
 """
 
 
-def check(
+def check_limits(
     verification: Verification, dtype: torch.dtype, max_loss: float | None, name: str
 ) -> None:
     """Refuse what must not be published.

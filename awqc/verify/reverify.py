@@ -19,7 +19,7 @@ from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
 from awqc.sources.opening import open_program
 from awqc.sources.source import brings_inputs
 from awqc.verify.comparison import forms_in
-from awqc.verify.limits import check
+from awqc.verify.limits import check_limits
 from awqc.verify.reference import take_reference
 from awqc.verify.verification import Verification, verify
 
@@ -70,7 +70,7 @@ def reverify(
     verification = verify(quantized, reference, folder, verify_with, provider)
     if against is None:
         verification = verification.of_exports()
-    check(verification, _dtype(quantized), max_loss, folder.name)
+    check_limits(verification, _dtype(quantized), max_loss, folder.name)
     return verification
 
 

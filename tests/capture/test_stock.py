@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from awqc.capture.names import why_no_name
+from awqc.capture.identifiers import why_no_name
 from awqc.capture.pickled import load_module
 from awqc.capture.stock import check_stock
 from awqc.errors import UsageError

@@ -18,15 +18,15 @@ from awqc.graph.ops import (
     arguments,
     call,
     change_arguments,
-    evaluate,
+    evaluate_call,
     first_argument,
     given_arguments,
+    has_argument,
     in_order,
     index_of,
     leading_arguments,
     put_in_order,
     set_argument,
-    takes,
 )
 
 aten = torch.ops.aten
@@ -141,8 +141,8 @@ def test_what_an_operation_does_not_have_is_a_fault_of_the_asker() -> None:
         argument(made(aten.mul.Tensor, 0), "other")
     with pytest.raises(TypeError, match="has no argument 'dim'"):
         set_argument(made(aten.relu.default, 0), "dim", 1)
-    assert takes(aten.std.dim, "dim")
-    assert not takes(aten.std.default, "dim")
+    assert has_argument(aten.std.dim, "dim")
+    assert not has_argument(aten.std.default, "dim")
 
 
 def test_arguments_of_python_functions() -> None:
@@ -197,7 +197,7 @@ def test_a_call_is_evaluated_however_it_is_written() -> None:
     for node in (graph.call_function(aten.pad.default, (read, [1, 0], "constant", 3.0)),
                  graph.call_function(aten.pad.default, (), {"pad": [1, 0], "value": 3.0,
                                                             "self": read})):  # fmt: skip
-        padded = evaluate(node, lambda operand: {read: x}[operand])
+        padded = evaluate_call(node, lambda operand: {read: x}[operand])
         assert torch.equal(padded[:, 0], torch.full((2,), 3.0))
         zeros = call(node, lambda leaf: x if leaf is read else leaf, value=0)
         assert torch.equal(zeros, torch.nn.functional.pad(x, [1, 0]))
@@ -207,9 +207,9 @@ def test_a_call_is_evaluated_however_it_is_written() -> None:
 
 
 def test_families_call_their_arguments_as_is_said() -> None:
-    assert all(takes(target, name) for target, name in FILLS.items())
-    assert all(takes(target, "dim") for target in SPLITS)
-    assert all(takes(target, "params") for target in RECURRENT)
+    assert all(has_argument(target, name) for target, name in FILLS.items())
+    assert all(has_argument(target, "dim") for target in SPLITS)
+    assert all(has_argument(target, "params") for target in RECURRENT)
     for name in ("input", "weight", "bias", "groups"):
-        assert all(takes(target, name) for target in (*CONVOLUTIONS, *TRANSPOSED))
-    assert all(takes(target, "self") for target in REARRANGED)
+        assert all(has_argument(target, name) for target in (*CONVOLUTIONS, *TRANSPOSED))
+    assert all(has_argument(target, "self") for target in REARRANGED)

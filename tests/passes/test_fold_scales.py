@@ -92,7 +92,8 @@ def test_a_refused_site_is_left_alone_with_its_reason() -> None:
 
 
 def test_a_site_that_was_not_searched_is_refused() -> None:
-    program = run(captured("mlp"), "canonicalize,insert-observers,calibrate,fold-scales")
+    program = run(captured("mlp"), "canonicalize,insert-observers,calibrate")
+    FoldScales().apply(program)
     assert all(site.status in ("foldable", "refused") for site in program.findings.sites)
 
 

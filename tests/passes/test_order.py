@@ -21,7 +21,7 @@ from awqc.passes.order import check_order
 from awqc.passes.pipeline import DEFAULT, GIVERS, PASSES, Pipeline, parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
-from awqc.passes.text import build, spell_all
+from awqc.passes.spelling import build, spell_all
 from tests.tiny import calibration, captured, inputs, model, relative, run
 
 VARIANTS: dict[str, list[dict[str, object]]] = {

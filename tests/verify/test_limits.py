@@ -12,7 +12,7 @@ from awqc.errors import VerificationError
 from awqc.passes.pipeline import DEFAULT
 from awqc.runtimes.base import Kernels
 from awqc.verify.comparison import Comparison
-from awqc.verify.limits import check
+from awqc.verify.limits import check_limits
 from awqc.verify.reference import take_reference
 from awqc.verify.verification import Verification, verify
 from tests.tiny import calibration, captured, run
@@ -33,16 +33,17 @@ def test_a_loss_beyond_the_limit_is_refused() -> None:
     loss = found.original["rel"]
     assert loss is not None
     assert 0 < loss < 1
-    check(found, torch.float32, None, "model")
-    check(found, torch.float32, loss * 1.01, "model")
-    with pytest.raises(VerificationError, match="--max-loss"):
-        check(found, torch.float32, loss * 0.99, "model")
-    check(found.of_exports(), torch.float32, 0.0, "model")  # there was nothing to lose against
+    check_limits(found, torch.float32, None, "model")
+    check_limits(found, torch.float32, loss * 1.01, "model")
+    with pytest.raises(VerificationError, match="max_loss"):
+        check_limits(found, torch.float32, loss * 0.99, "model")
+    # There was nothing to lose against.
+    check_limits(found.of_exports(), torch.float32, 0.0, "model")
 
 
 def test_outputs_that_are_not_finite_are_refused() -> None:
     with pytest.raises(VerificationError, match="NaN or infinite outputs"):
-        check(measured(rel=math.inf), torch.float32, None, "model")
+        check_limits(measured(rel=math.inf), torch.float32, None, "model")
 
 
 def compared(runtime: str, rel: float) -> Comparison:
@@ -54,7 +55,7 @@ def compared(runtime: str, rel: float) -> Comparison:
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_an_export_that_disagrees_in_any_runtime_is_refused(rel: float, runtime: str) -> None:
     fine = compared("onnxruntime", 1e-6)
-    check(replace(measured(), comparisons=(fine,)), torch.float32, None, "model")
+    check_limits(replace(measured(), comparisons=(fine,)), torch.float32, None, "model")
     found = replace(measured(), comparisons=(fine, compared(runtime, rel)))
     with pytest.raises(VerificationError, match=f"model: the onnx form in {runtime} differs"):
-        check(found, torch.float32, None, "model")
+        check_limits(found, torch.float32, None, "model")

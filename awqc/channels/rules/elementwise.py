@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from awqc.channels.flow import Alternative, Flow, alternatives, describe, rule
 from awqc.graph.families import CASTS, COPIES, DIVIDED, DROPOUTS, FILLS, MULTIPLIED, ZEROS
-from awqc.graph.ops import argument, first_argument, given_arguments, takes
+from awqc.graph.ops import argument, first_argument, given_arguments, has_argument
 
 aten = torch.ops.aten
 
@@ -135,7 +135,7 @@ def shape_only(flow: Flow, node: Node) -> None:
 )
 def sign(flow: Flow, node: Node) -> None:
     """Only the sign of the operand matters; a comparison with another number is refused."""
-    bound = argument(node, "other") if takes(node.target, "other") else 0
+    bound = argument(node, "other") if has_argument(node.target, "other") else 0
     if not (isinstance(bound, int | float) and _scale_free(bound)):
         flow.pin(argument(node, "self"), f"{describe(node)} compares it with {bound}")
     flow.pin(node, f"{describe(node)} is a sign")
@@ -259,7 +259,7 @@ def absorbs(flow: Flow, value: Any) -> bool:
 @rule(aten.square.default, aten.pow.Tensor_Scalar)
 def power(flow: Flow, node: Node) -> None:
     """The square root of a scale may go into a square; other powers are refused."""
-    exponent = argument(node, "exponent") if takes(node.target, "exponent") else 2
+    exponent = argument(node, "exponent") if has_argument(node.target, "exponent") else 2
     if exponent == 2:
         _square(flow, node)
         return

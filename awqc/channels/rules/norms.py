@@ -9,7 +9,7 @@ from torch.fx import Node
 from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
 from awqc.graph.families import CHANNEL_NORMS, LAYER_NORMS
-from awqc.graph.ops import argument, first_argument, takes
+from awqc.graph.ops import argument, first_argument, has_argument
 
 aten = torch.ops.aten
 
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 def _affine(flow: Flow, node: Node, axes: list[int]) -> None:
     """Weight and bias, along ``axes`` of the result, take the labels of the result."""
     weight = argument(node, "weight")
-    bias = argument(node, "bias") if takes(node.target, "bias") else None
+    bias = argument(node, "bias") if has_argument(node.target, "bias") else None
     flow.pin(first_argument(node), f"{describe(node)} normalises it")
     result = flow.outputs(node).get(0)
     if result is None:

@@ -12,7 +12,7 @@ from awqc.channels.labels import merge_axes
 from awqc.channels.rules.elementwise import same
 from awqc.channels.rules.moving import picked_axes
 from awqc.graph.families import CASTS, COPIES
-from awqc.graph.ops import argument, first_argument, leading_arguments, takes
+from awqc.graph.ops import argument, first_argument, has_argument, leading_arguments
 
 aten = torch.ops.aten
 
@@ -97,11 +97,11 @@ def reduction(flow: Flow, node: Node) -> None:
     """Sums, means, extremes, norms and deviations along axes."""
     x = argument(node, "self")
     rank = len(x.meta["val"].shape)
-    order = next((name for name in ("ord", "p") if takes(node.target, name)), None)
+    order = next((name for name in ("ord", "p") if has_argument(node.target, name)), None)
     if order is not None and argument(node, order) == 0:
         flow.pin(x, f"{describe(node)} counts what is not zero")
         return
-    given = argument(node, "dim") if takes(node.target, "dim") else None
+    given = argument(node, "dim") if has_argument(node.target, "dim") else None
     axes = list(range(rank)) if not given and given != 0 else (
         [given] if isinstance(given, int) else list(given)
     )
@@ -148,7 +148,7 @@ def grid_sample(flow: Flow, node: Node) -> None:
 def scatter(flow: Flow, node: Node) -> None:
     """Rows added or copied at places known only when it runs."""
     axis = argument(node, "dim") % len(node.meta["val"].shape)
-    added = argument(node, "source" if takes(node.target, "source") else "src")
+    added = argument(node, "source" if has_argument(node.target, "source") else "src")
     mixing(flow, node, [axis], argument(node, "self"), added, node)
 
 

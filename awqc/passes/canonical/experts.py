@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from awqc.graph.families import CASTS
-from awqc.graph.ops import argument, arguments, first_argument, leading_arguments, takes
+from awqc.graph.ops import argument, arguments, first_argument, has_argument, leading_arguments
 from awqc.graph.row_masks import same_rows
 from awqc.passes.base import Change
 from awqc.program import Program
@@ -99,7 +99,7 @@ def _grouped(program: Program, node: Node, groups: dict[Node, Node]) -> Node | N
     ``groups`` holds the group of each row, by ``ends``: it is the same in all products.
     """
     x, weight, *others = arguments(node).values()
-    ends = argument(node, "offs") if takes(node.target, "offs") else None
+    ends = argument(node, "offs") if has_argument(node.target, "offs") else None
     plain = all(value is None or value is ends for value in others)
     if not (plain and is_stack(weight) and isinstance(ends, Node)):
         return None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from awqc.errors import UsageError
 from awqc.passes.pipeline import DEFAULT, PASSES, parse_pipeline
-from awqc.passes.text import build, options_of, read, spell
+from awqc.passes.spelling import build, options_of, read, spell
 
 SPECS = [
     DEFAULT,

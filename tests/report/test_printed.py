@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from awqc.report.terminal import print_report, print_sites
+from awqc.report.printed import print_report, print_sites
 from awqc.report.wording import fit_names, shorten
 from tests.report.test_html import example
 
