@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch.fx import Graph, Node
 
+from awqc.graph.ops import arguments
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.formats.found import dequantizes, read_call
 from awqc.program import Program
@@ -45,7 +46,7 @@ def is_dequantizing(node: Node) -> bool:
 
 def stored_weight(call: Node) -> StoredWeight:
     """What a call that dequantizes reads."""
-    form, held, shape = read_call(call.target, call.args, call.kwargs)
+    form, held, shape = read_call(call.target, (), arguments(call))
     tensors = {role: str(node.target) for role, node in held.items()}
     packed = form.roles[0]
     return StoredWeight(tensors[packed].removesuffix(f".{packed}"), form, tensors, shape)

@@ -37,6 +37,8 @@ ALLOWED = {
     "graph/nodes.py results_of": "what the output node holds is no operation's argument",
     "graph/nodes.py set_results": "as results_of",
     "graph/dump.py _call": "prints a call as it stands",
+    "errors.py text": "of an exception",
+    "pt2/expressions.py _read": "of a call in an expression of sizes, which is no node",
     "machine/devices.py place": "every leaf of every call; machine stands below graph",
 }
 
