@@ -67,19 +67,19 @@ class Allocation:
     """Widths of their own for weights.
 
     Attributes:
-        bits: of each weight, by name.
+        widths: bits of each weight, by name.
         curve: bytes and predicted loss of the best choices from the smallest to the largest.
         size: bytes of these weights at the chosen widths.
         loss: predicted distance from the float model's outputs.
     """
 
-    bits: Mapping[str, int]
+    widths: Mapping[str, int]
     curve: tuple[tuple[int, float], ...] = ()
     size: int = 0
     loss: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bits", MappingProxyType(dict(self.bits)))
+        object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def test_from_python_inputs_are_not_replaced_either(work: Path) -> None:
         awqc.compile(module, example, recipe="out/recipe.json", output_dir="out")
     with pytest.raises(UsageError, match="out: holds out/stats"):
         awqc.compile(module, example, stats="out/stats", output_dir="out")
-    with pytest.raises(UsageError, match="--stats /dev/null: is a device"):
+    with pytest.raises(UsageError, match="stats /dev/null: is a device"):
         awqc.compile(module, example, stats="/dev/null")
     with pytest.raises(UsageError, match=r"own: holds own/model\.pt"):
         awqc.compile(load_program("own/model.pt"), output_dir="own")
@@ -215,12 +215,12 @@ from awqc.cli import main
 name, moment = sys.argv[1:3]
 place = Pipeline if moment == "run" else publish
 work = getattr(place, moment if moment != "publish" else "_publish")
-def signalled(*args):
+def signalled(*args, **named):
     if moment == "publish":
-        work(*args)
+        work(*args, **named)
     os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
     if moment != "publish":
-        work(*args)
+        work(*args, **named)
 setattr(place, work.__name__, signalled)
 main(sys.argv[3:])
 """

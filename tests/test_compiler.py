@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def test_an_interrupted_export_publishes_nothing(
     def interrupted(*_: object) -> Path:
         raise error
 
-    monkeypatch.setitem(formats.FORMATS, "onnx", interrupted)
+    exporter = replace(formats.FORMATS["onnx"], write=interrupted)
+    monkeypatch.setitem(formats.FORMATS, "onnx", exporter)
     with pytest.raises(seen):
         compiled("mlp", output_dir=target)
     assert_untouched(target)
@@ -154,7 +156,7 @@ def test_a_wrong_exporter_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         broken.set_weight("0.bias", broken.weight("0.bias") + 0.1)
         return write(broken, *rest)
 
-    monkeypatch.setitem(formats.FORMATS, "onnx", wrong)
+    monkeypatch.setitem(formats.FORMATS, "onnx", replace(write, write=wrong))
     with pytest.raises(VerificationError, match="the onnx form in onnxruntime differs"):
         compiled("mlp", output_dir=target)
     assert_untouched(target)

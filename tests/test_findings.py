@@ -39,7 +39,7 @@ def test_every_field_of_a_full_compile_is_frozen(found: Findings) -> None:
 def test_records_within_are_frozen_too(found: Findings) -> None:
     assert isinstance(found.allocation, Allocation)
     with pytest.raises(TypeError):
-        found.allocation.bits["gate.weight"] = 2  # type: ignore[index]  # what must be refused
+        found.allocation.widths["gate.weight"] = 2  # type: ignore[index]  # what must be refused
     for record in (
         found.allocation,
         *found.sites,

@@ -53,7 +53,7 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "pipeline": pipeline,
         "quantization": spec.describe(),
-        **({"widths": dict(allocation.bits)} if allocation else {}),
+        **({"widths": dict(allocation.widths)} if allocation else {}),
         "sites": {
             site.name: {
                 "status": site.status,

@@ -188,7 +188,7 @@ def _codes(
     if not even or scale.shape[1] != wanted or bool(zeros) == form.symmetric:
         return None
     if form.symmetric:
-        codes = codes - np.uint8(2 ** (bits - 1) - form.midpoint)
+        codes = codes - np.uint8(form.lift(bits))
     tensors = [torch.from_numpy(np.array(array)) for array in (codes, scale, *zeros)]
     return Codes(tensors[0], tensors[1], tensors[2] if zeros else None)
 

@@ -13,6 +13,7 @@ from awqc.compiler import prepare, used_files
 from awqc.data.load import DataSource
 from awqc.errors import worded
 from awqc.numerics.request import QuantizationSpec
+from awqc.options.chosen_passes import request_of
 from awqc.options.compile_options import on_command_line, parse_options
 from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
@@ -74,14 +75,7 @@ def print_plan(
         trust_remote_code=chosen.trust_remote_code,
         seed=chosen.seed,
     )
-    spec = QuantizationSpec(
-        bits=chosen.bits,
-        group_size=chosen.group_size,
-        symmetric=chosen.symmetric,
-        exclude=chosen.exclude,
-        head_bits=chosen.head_bits,
-        embed_bits=chosen.embed_bits,
-    )
+    spec = QuantizationSpec(**request_of(chosen))
     plan = make_plan(program, spec)
     if as_json:
         echo(json.dumps(plan, indent=2))

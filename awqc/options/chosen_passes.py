@@ -48,7 +48,7 @@ def build_pipeline(asked: Options) -> Pipeline:
 def _pass_options(asked: Options) -> PassOptions:
     """What ``asked`` says of single passes."""
     return {
-        "quantize_weights": _request(asked),
+        "quantize_weights": {**request_of(asked), "sequential": asked.sequential},
         "insert_observers": {
             "seed": asked.seed,
             "samples": SAMPLES if asked.runtime_numerics == "ort-default" else 0,
@@ -66,8 +66,8 @@ def _pass_options(asked: Options) -> PassOptions:
     }
 
 
-def _request(asked: Options) -> dict[str, Any]:
-    """Options of quantize-weights."""
+def request_of(asked: Options) -> dict[str, Any]:
+    """What ``asked`` says of how finely weights are quantized: fields of a `QuantizationSpec`."""
     return {
         "bits": asked.bits,
         "group_size": asked.group_size,
@@ -75,7 +75,6 @@ def _request(asked: Options) -> dict[str, Any]:
         "exclude": asked.exclude,
         "head_bits": asked.head_bits,
         "embed_bits": asked.embed_bits,
-        "sequential": asked.sequential,
         "weight_format": asked.weight_format,
     }
 
@@ -84,7 +83,7 @@ def _repeated(asked: Options, recipe: Recipe, options: PassOptions) -> Pipeline:
     """The passes of ``recipe``, or those asked for, with what it decided."""
     request = {**recipe.quantization, "exclude": tuple(recipe.quantization["exclude"])}
     codes = str(recipe.folder) if QuantizationSpec(**request).learns else ""
-    said = _request(asked)
+    said = {*request_of(asked), "sequential"}
     others = {key: value for key, value in options["quantize_weights"].items() if key not in said}
     options = {
         **options,

@@ -64,7 +64,8 @@ def build_report(
 
 
 def _allocation(allocation: Allocation) -> dict[str, Any]:
-    return {**vars(allocation), "bits": dict(allocation.bits)}
+    held = dict(vars(allocation))
+    return {"bits": dict(held.pop("widths")), **held}
 
 
 def describe_site(site: Site, scale: SiteScale | None) -> dict[str, Any]:

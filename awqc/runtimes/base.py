@@ -190,7 +190,7 @@ def find_form(path: Path, forms: Mapping[str, str], name: str) -> Path:
         UsageError: there is none.
     """
     endings = {Path(form).suffix for form in forms.values()}
-    if path.is_file() and path.suffix in endings:
+    if path.is_file() and path.suffix.lower() in endings:
         return path
     for form in forms.values():
         if (path / form).is_file():

@@ -82,7 +82,7 @@ def test_what_cannot_be_measured_says_why(compiled: tuple[Path, Path], tmp_path:
     folder, _ = compiled
     with pytest.raises(UsageError, match=r"has no model\.onnx"):
         bench(tmp_path)
-    with pytest.raises(UsageError, match=r"float torch: nope\.pt2: there is no such file"):
+    with pytest.raises(UsageError, match=r"nope\.pt2: there is no such file"):
         bench(folder, against="nope.pt2", workload=QUICK)
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(AwqcError, match="quantized onnx: "):

@@ -204,7 +204,7 @@ def test_verify_with_and_without_the_original(tmp_path: Path, capsys: Capture) -
     capsys.readouterr()
     assert run(["verify", out]) == 0
     shown = capsys.readouterr().out
-    assert "exported = quantized" in shown
+    assert "onnx in onnxruntime on cpu = quantized" in shown
     assert "original" not in shown
     against = ("--against", "model.pt", "--calib", "data.npz")
     assert run(["verify", out, *against, "--max-loss", "0.5"]) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from awqc import chat
+from awqc.data import chat
 from awqc.data.chat import render_chats
 from awqc.data.text_files import read_documents
 from awqc.errors import CalibrationError

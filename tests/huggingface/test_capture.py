@@ -160,7 +160,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[AwqcError], str]] = {
     "own code": (
         lambda f: change_config(f, model_type="nobody", auto_map={"AutoConfig": "c.C"}),
         UsageError,
-        "--trust-remote-code",
+        "trust_remote_code=True",
     ),
     "quantized": (
         lambda f: change_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
@@ -170,7 +170,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[AwqcError], str]] = {
     "no task": (
         lambda f: change_config(f, architectures=["LlamaForSomething"]),
         UsageError,
-        "--task",
+        "give it with task",
     ),
 }
 

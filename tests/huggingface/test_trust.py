@@ -106,7 +106,7 @@ def test_code_of_the_folder_is_refused(
     make: Callable[[Path], None], folder: Path, stdin: Willing
 ) -> None:
     make(folder)
-    with pytest.raises(UsageError, match=r"Python code of its own.*--trust-remote-code"):
+    with pytest.raises(UsageError, match=r"Python code of its own.*trust_remote_code=True"):
         load(folder)
     assert not ran(folder)
     assert stdin.asked == 0

@@ -25,6 +25,7 @@ from awqc.options.chosen_passes import build_pipeline
 from awqc.options.compile_options import DECLARED, GROUPS, on_command_line
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.search_scales import NUMERICS, RUNTIME_CHOICES
+from awqc.runtimes.base import runtime_names
 from awqc.runtimes.onnxruntime import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,7 @@ CHOICES = {
     "dtype": ["auto", *DTYPES],
     "accuracy_level": ["auto", *map(int, LEVELS)],
     "provider": PROVIDERS,
+    "verify_with": runtime_names(),
     "runtime_scales": RUNTIME_CHOICES,
     "runtime_numerics": NUMERICS,
 }

@@ -102,6 +102,10 @@ class IntGrid(WeightFormat):
         """The zero point of a symmetric weight."""
         return int(2 ** (self.bits - 1))
 
+    def lift(self, bits: int) -> int:
+        """How far codes of ``bits`` lie above these, where both are symmetric."""
+        return int(2 ** (bits - 1)) - self.midpoint
+
     @property
     def storage_bits(self) -> int:
         """Bits that one code takes when packed: a power of two."""
