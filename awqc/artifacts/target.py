@@ -58,6 +58,8 @@ def prepare_folder(path: Path, used: Iterable[Path] = (), option: str = "") -> P
         _check_apart(place, shown, used)
         if place.exists():
             check_unchanged(place, shown)
+    except FileNotFoundError as error:
+        raise UsageError(f"{shown}: other runs write there just now; {ELSEWHERE}") from error
     except OSError as error:
         raise UsageError(
             f"{shown}: cannot be read: {error.strerror or error}; {ELSEWHERE}"
