@@ -8,6 +8,7 @@ A job is one JSON object on stdin, the answer one on stdout.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def limit(seconds: int, memory: int) -> None:
     if resource is None:
         return
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    until = int(usage.ru_utime + usage.ru_stime) + seconds
+    until = math.ceil(usage.ru_utime + usage.ru_stime) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (until, until))
     if STATUS.is_file():
         held = int(STATUS.read_text().split()[0]) * resource.getpagesize()

@@ -53,6 +53,7 @@ def test_documents_keep_their_order(tmp_path: Path) -> None:
 ENDLESS = {
     "nested ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in "
     "range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
+    "powers": "{% for a in range(99999) %}{{ ((a % 9 + 2) ** (9 ** 7)) % 10 }}{% endfor %}",
 }
 LARGE = {
     "product": "{{ 'a' * 10 ** 10 }}",
