@@ -122,23 +122,35 @@ def compile(
     timing: dict[str, float] = {}
     with _timed(timing, "capture"):
         source = DataSource.of(calib)
-        program = open_program(
-            model,
-            example_inputs,
-            inputs=chosen.inputs,
-            arrays=source.arrays,
-            dynamic=chosen.dynamic,
-            trust_pickle=chosen.trust_pickle,
-            task=chosen.task,
-            trust_remote_code=chosen.trust_remote_code,
-            seed=chosen.seed,
-        )
+        program = open_as_asked(model, example_inputs, source, chosen)
     tell = notify or (lambda note: None)
     result = _compile(program, source, chosen, pipeline, provider, timing, observe, tell)
     result._used = used
     if output_dir is not None:
         result.save(output_dir)
     return result
+
+
+def open_as_asked(
+    model: ModelLike, example_inputs: ExampleInputs | None, source: DataSource, options: Options
+) -> Program:
+    """``model``, captured as ``options`` say; arrays of ``source`` may tell its inputs.
+
+    Raises:
+        UsageError: it is no model, or its inputs are not known.
+        CaptureError: it cannot be loaded or captured.
+    """
+    return open_program(
+        model,
+        example_inputs,
+        inputs=options.inputs,
+        arrays=source.arrays,
+        dynamic=options.dynamic,
+        trust_pickle=options.trust_pickle,
+        task=options.task,
+        trust_remote_code=options.trust_remote_code,
+        seed=options.seed,
+    )
 
 
 def used_files(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, ...]:

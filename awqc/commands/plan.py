@@ -9,7 +9,7 @@ from typing import Any
 
 from awqc.artifacts.target import prepare_folder
 from awqc.channels.analysis import find_sites
-from awqc.compiler import prepare, used_files
+from awqc.compiler import open_as_asked, prepare, used_files
 from awqc.data.load import DataSource
 from awqc.errors import worded
 from awqc.numerics.request import QuantizationSpec
@@ -19,7 +19,6 @@ from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.report.content import describe_site
 from awqc.report.printed import print_sites
-from awqc.sources.opening import open_program
 from awqc.weights.decisions import decide
 
 
@@ -65,16 +64,7 @@ def print_plan(
     if target is not None:
         pipeline, _ = prepare(chosen)
         prepare_folder(target, used_files(model, calib, pipeline))
-    program = open_program(
-        model,
-        inputs=chosen.inputs,
-        arrays=DataSource.of(calib).arrays,
-        dynamic=chosen.dynamic,
-        trust_pickle=chosen.trust_pickle,
-        task=chosen.task,
-        trust_remote_code=chosen.trust_remote_code,
-        seed=chosen.seed,
-    )
+    program = open_as_asked(model, None, DataSource.of(calib), chosen)
     spec = QuantizationSpec(**request_of(chosen))
     plan = make_plan(program, spec)
     if as_json:
