@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +31,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
+def _fixed_seed() -> Iterator[None]:
+    """One seed for each test, which leaves derivatives and the dtype as it found them."""
     torch.manual_seed(0)
+    yield
+    assert torch.is_grad_enabled(), "this test turned derivatives off for those after it"
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,8 @@ def undisturbed() -> Iterator[None]:
     """Put back what the process shares when the block ends, also by an error.
 
     Deprecations of other packages are ignored inside, whatever filters the caller has: they tell
-    awqc's developers something, never its users. One thread at a time is let in; the others wait.
+    awqc's developers something, never its users. Derivatives can be taken inside, also where the
+    caller has turned them off. One thread at a time is let in; the others wait.
     """
     with _lock, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -41,6 +42,8 @@ def undisturbed() -> Iterator[None]:
             warnings.simplefilter("ignore", category)
         for restore in (*_python_state(), *_torch_state()):
             stack.callback(restore)
+        if "torch" in sys.modules:
+            stack.enter_context(_derivatives())
         yield
 
 
@@ -135,3 +138,12 @@ def _torch_state() -> Iterator[Callable[[], Any]]:
         yield lambda: torch.set_default_dtype(dtype)
         yield lambda: torch.set_grad_enabled(grad)
         yield lambda: torch.set_rng_state(seed)
+
+
+@contextmanager
+def _derivatives() -> Iterator[None]:
+    """Let torch take derivatives, as in a process that has just started."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

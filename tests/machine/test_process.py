@@ -8,7 +8,9 @@ import random
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,20 @@ def test_a_compile_leaves_the_process_as_it_found_it(model: nn.Module) -> None:
     except awqc.AwqcError:
         assert isinstance(model, Unfinished)
     assert changed(before, state()) == []
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_compile_takes_derivatives_where_the_caller_has_turned_them_off(
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Bits are shared by how outputs depend on weights, which a derivative tells."""
+    net, options = GatedBlock(), dict[str, Any](avg_bits=6.5, group_size=32)
+    wanted = awqc.compile(net, (torch.ones(2, 3, 32),), formats=("onnx",), **options)
+    with mode():
+        found = awqc.compile(net, (torch.ones(2, 3, 32),), formats=("onnx",), **options)
+    assert found.report["allocation"]["bits"] == wanted.report["allocation"]["bits"]
+    assert len(set(found.report["allocation"]["bits"].values())) == 2
+    assert found.report["verify"]["original"] == wanted.report["verify"]["original"]
 
 
 def test_the_callers_transformers_stays_as_talkative_as_it_was(tmp_path: Path) -> None:
