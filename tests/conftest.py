@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # Graphs are made of many small objects, none of which the collector would free.
+    gc.set_threshold(50_000, 20, 50)
     # Models this small only lose by more threads, and sums keep one order.
     torch.set_num_threads(1)
     # No second-best way is taken unseen; the marker ``fallbacks`` lets a test show one.
@@ -35,7 +38,9 @@ def _fixed_seed() -> Iterator[None]:
     """One seed for each test, which leaves derivatives and the dtype as it found them."""
     torch.manual_seed(0)
     yield
-    assert torch.is_grad_enabled(), "this test turned derivatives off for those after it"
+    derivatives = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert derivatives, "this test turned derivatives off for those after it"
     assert torch.get_default_dtype() == torch.float32
 
 

@@ -12,30 +12,31 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 VOCABULARY = 128
 _DECODER = {
     "hidden_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
 _GROUPED = {**_DECODER, "num_key_value_heads": 2}
-_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+_GPT = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
 DECODERS: dict[str, dict[str, Any]] = {
-    "llama": _GROUPED,  # grouped queries, gated MLP, rotary
+    "llama": {**_GROUPED, "num_hidden_layers": 2},  # grouped queries, gated MLP, rotary
     "gpt2": _GPT,  # Conv1D, fused qkv, learned positions, tied head
     "gpt_neox": _DECODER,  # parallel blocks, fused qkv
     "gpt_bigcode": {**_GPT, "multi_query": True},  # one key/value head
-    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},  # alibi, no position_ids
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
+    "bloom": {"hidden_size": 32, "n_layer": 1, "n_head": 4},  # alibi, no position_ids
     "opt": {
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": 4,
         "ffn_dim": 48,
         "word_embed_proj_dim": 32,
         "max_position_embeddings": 64,
     },
     "phi3": {**_GROUPED, "pad_token_id": 0},  # fused qkv and fused gate and up
-    "gemma2": {**_GROUPED, "head_dim": 8, "sliding_window": 4},  # sandwich norms, (1 + w)
+    # sandwich norms, (1 + w), every other layer with a window
+    "gemma2": {**_GROUPED, "head_dim": 8, "sliding_window": 4, "num_hidden_layers": 2},
     "gemma3_text": {**_GROUPED, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
     "mistral": {**_GROUPED, "sliding_window": 4, "head_dim": 8},
     "olmo2": _GROUPED,  # norms after, query and key norms
@@ -48,13 +49,20 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaForSequenceClassification", {**_ENCODER, "type_vocab_size": 1}),
     "distilbert": (
         "DistilBertForMaskedLM",
-        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64},
+        {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64},
     ),
     "electra": ("ElectraForTokenClassification", {**_ENCODER, "embedding_size": 16}),
     "albert": ("AlbertModel", {**_ENCODER, "embedding_size": 16}),
     "modernbert": (
         "ModernBertForMaskedLM",
-        {**_DECODER, "pad_token_id": 0, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2},
+        {
+            **_DECODER,
+            "num_hidden_layers": 2,  # attention to all, and to the neighbours
+            "local_attention": 4,
+            "pad_token_id": 0,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+        },
     ),
 }
 

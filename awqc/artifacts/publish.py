@@ -24,6 +24,9 @@ from awqc.errors import ExportError, UsageError
 NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 """What file systems answer that cannot be told to flush a folder."""
 
+OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
+"""What a rename answers where a folder stands already."""
+
 
 @contextmanager
 def staging(target: Path, used: Iterable[Path] = ()) -> Iterator[Path]:
@@ -147,11 +150,12 @@ def _check_seen(old: Path, seen: Fingerprint, shown: str) -> None:
 
 
 def _rename(new: Path, place: Path) -> bool:
-    """Whether ``new`` was moved to ``place``; False if there is something by now."""
+    """Whether ``new`` was moved to ``place``; False if there was something by then."""
     try:
         new.rename(place)
-    except OSError:
-        if place.exists():
+    except OSError as error:
+        # What was there may be gone again already: another run is moving it aside.
+        if error.errno in OCCUPIED or place.exists():
             return False
         raise
     return True

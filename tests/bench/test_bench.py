@@ -66,8 +66,9 @@ def test_the_command_prints_a_table_or_json(
     assert "medians of 1 turns, batch 1, 4 tokens, 1 threads, onnxruntime on cpu" in shown
 
 
+@pytest.mark.slow
 def test_a_decoder_generates(tmp_path: Path) -> None:
-    save_decoder("llama", tmp_path / "original")
+    save_decoder("llama", tmp_path / "original", num_hidden_layers=1)
     _, made = compile_folder(tmp_path / "original", formats=("onnx", "ort"))
     made.save(tmp_path / "out")
     original = str(tmp_path / "original")

@@ -158,9 +158,7 @@ def test_half_precision_is_the_same(name: str) -> None:
     assert outputs[0] == outputs[1]
 
 
-@pytest.mark.parametrize(
-    "name", ["linear", "sum", "cat", "split", "slice", "layer norm", "convolution", "attention"]
-)
+@pytest.mark.parametrize("name", ["linear", "split", "layer norm", "attention"])
 def test_the_onnx_model_is_the_same(name: str, tmp_path: Path) -> None:
     made: list[bytes] = []
     for given in (program(name), by_name(program(name))):

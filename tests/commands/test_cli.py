@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from awqc.cli import run
 from tests.tiny import mlp
 
 COMMAND = [sys.executable, "-m", "awqc"]
@@ -57,17 +60,16 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def awqc(*args: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line; no outcome may show a traceback or terminal codes."""
-    result = subprocess.run(
-        [*COMMAND, *map(str, args)],
-        cwd=cwd,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def awqc(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, whose libraries are loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        code = run([*map(str, args)])
+    return checked(subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue()))
+
+
+def checked(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """``result``; no outcome may show a traceback or terminal codes."""
     assert "Traceback" not in result.stderr, result.stderr
     assert "\x1b" not in result.stdout + result.stderr
     return result
@@ -90,8 +92,13 @@ def fill(folder: Path) -> Path:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One compile with default output; tests must not change its folder."""
     folder = fill(tmp_path_factory.mktemp("cli"))
-    model, data = folder / "model.pt", folder / "data.npz"
-    return awqc("compile", model, "--calib", data, "--json", cwd=folder)
+    args = ("compile", folder / "model.pt", "--calib", folder / "data.npz", "--json")
+    command = [*COMMAND, *map(str, args)]
+    return checked(
+        subprocess.run(
+            command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        )
+    )
 
 
 @pytest.fixture

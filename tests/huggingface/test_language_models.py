@@ -128,7 +128,8 @@ def test_a_decoder_compiles_and_runs_with_its_cache(kind: str, tmp_path: Path) -
         )
     name, tie = ATTENTION_OUTPUT[kind]
     sites = [site for site in compiled.report["sites"] if site["name"].endswith(name)]
-    assert [(site["status"], site["largest_tie"]) for site in sites] == [("folded", tie)] * 2
+    assert {(site["status"], site["largest_tie"]) for site in sites} == {("folded", tie)}
+    assert len(sites) == len(program.states) // 2  # one a layer, which has keys and values
     assert all(site["scales"] * tie == site["channels"] for site in sites)
 
 
@@ -190,7 +191,7 @@ def test_a_decoder_in_half_keeps_its_axes(tmp_path: Path) -> None:
 
 def test_a_captured_decoder_compiles_without_data(tmp_path: Path) -> None:
     """The made-up batches hold a past, which the mask covers and the tokens do not."""
-    save_decoder("llama", tmp_path)
+    save_decoder("llama", tmp_path, num_hidden_layers=1)
     compiled = compile(
         load_program(tmp_path), group_size=32, formats=("onnx",), provider="cpu", num_samples=8
     )
@@ -198,6 +199,7 @@ def test_a_captured_decoder_compiles_without_data(tmp_path: Path) -> None:
     check_verification(compiled.report, loss=1.0)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
     """The limit lets the tokenizer through and stops the weights."""
     source = tmp_path / "model"

@@ -97,7 +97,7 @@ def test_the_callers_transformers_stays_as_talkative_as_it_was(tmp_path: Path) -
     transformers = pytest.importorskip("transformers")
     from awqc.huggingface.capture import load_program
 
-    save_decoder("llama", tmp_path / "llama")
+    save_decoder("llama", tmp_path / "llama", num_hidden_layers=1)
     transformers.logging.set_verbosity_info()
     transformers.logging.enable_progress_bar()
     try:
@@ -171,8 +171,8 @@ def test_the_command_line_works_where_all_warnings_are_errors(what: str, tmp_pat
         torch.save(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)), model)
         more = ["--input", "input=float32[batch,32]"]
     else:
-        model, more = tmp_path / "llama", ["--num-samples", "4", "--seq-len", "8"]
-        save_decoder("llama", model)
+        model, more = tmp_path / "llama", ["--num-samples", "4", "--seq-len", "8", "--formats", "onnx"]
+        save_decoder("llama", model, num_hidden_layers=1)
         save_tokenizer(model)
     command = [sys.executable, "-W", "error", "-m", "awqc", "compile", str(model), *more,
                "--effort", "fast", "--provider", "cpu", "-o", str(tmp_path / "out")]  # fmt: skip

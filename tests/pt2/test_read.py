@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from awqc.capture.archive import load_archive
 from awqc.errors import CaptureError, UsageError
-from awqc.machine.process import quiet_libraries
+from awqc.machine.process import quiet_libraries, undisturbed
 from awqc.pt2.read import read_program, read_weights
 from awqc.sources.source import load_program
 from tests.pt2.attacks import (
@@ -44,7 +44,7 @@ def run_as_torch_does(path: Path, calls: bool) -> None:
     """Load, and call, with torch alone; what fails afterwards does not matter."""
     args, kwargs = example()
     try:
-        with quiet_libraries():
+        with undisturbed(), quiet_libraries():
             module = torch.export.load(path).module()
             if calls:
                 module(*args, **kwargs)

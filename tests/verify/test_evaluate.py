@@ -85,7 +85,7 @@ def test_a_compiled_folder_is_measured_in_all_its_forms(
 def test_any_model_can_be_measured_against_another(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_decoder("llama", tmp_path, num_hidden_layers=2)
+    save_decoder("llama", tmp_path, num_hidden_layers=1, intermediate_size=64)
     save_tokenizer(tmp_path)
     scores = evaluate(capsys, work, "source", "--against", f"{tmp_path}")
     assert list(scores) == ["original", "model"]
