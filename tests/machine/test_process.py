@@ -171,7 +171,8 @@ def test_the_command_line_works_where_all_warnings_are_errors(what: str, tmp_pat
         torch.save(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)), model)
         more = ["--input", "input=float32[batch,32]"]
     else:
-        model, more = tmp_path / "llama", ["--num-samples", "4", "--seq-len", "8", "--formats", "onnx"]
+        model = tmp_path / "llama"
+        more = ["--num-samples", "4", "--seq-len", "8", "--formats", "onnx"]
         save_decoder("llama", model, num_hidden_layers=1)
         save_tokenizer(model)
     command = [sys.executable, "-W", "error", "-m", "awqc", "compile", str(model), *more,
