@@ -41,7 +41,11 @@ def fold_random(program: Program, sites: Sequence[Site], seed: int = 0) -> Progr
 
 def prove(model: nn.Module, *inputs: Tensor, dynamic: Any = None) -> list[Site]:
     """The sites of ``model``, after a check that folding them all leaves its outputs alone."""
-    program = captured(model, *inputs, dynamic=dynamic)
+    return prove_folds(captured(model, *inputs, dynamic=dynamic))
+
+
+def prove_folds(program: Program) -> list[Site]:
+    """The same of a program that `captured` gave."""
     sites = find_sites(program)
     foldable = [site for site in sites if site.status == "foldable"]
     folded = fold_random(program, foldable)

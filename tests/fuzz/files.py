@@ -1,0 +1,234 @@
+"""Damaged files of every kind that awqc reads; no damage may end in anything but a message.
+
+A case is named by a file of the corpus, a seed and the command that reads it. The damage knows
+the structure: in JSON a value is exchanged, dropped, repeated or nested; in archives it happens
+inside a member; elsewhere bytes are flipped, cut out or put in.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from awqc.cli import run
+from tests.commands.test_cli import fill
+from tests.tiny_language_models import save_decoder, save_tokenizer
+
+CODES = (0, 1, 2)
+"""How a command may end: done, failed or refused, wrong usage."""
+
+QUICK = "--effort fast --formats onnx,pt2 --num-samples 4 --provider cpu -o new"
+TEXT = f"--calib calib.jsonl --seq-len 8 {QUICK}"
+
+READERS: dict[str, tuple[str, ...]] = {
+    "model.pt": (f"compile model.pt --calib data.npz {QUICK}", "explain model.pt"),
+    "model.pt2": (f"compile model.pt2 --calib data.npz {QUICK}", "explain model.pt2"),
+    "data.npz": (f"compile model.pt --calib data.npz {QUICK}",),
+    "calib.jsonl": (f"compile llama {TEXT}",),
+    "llama/config.json": (f"compile llama {TEXT}", "explain llama"),
+    "llama/generation_config.json": ("explain llama",),
+    "llama/tokenizer.json": (f"compile llama {TEXT}",),
+    "llama/tokenizer_config.json": (f"compile llama {TEXT}",),
+    "llama/model.safetensors": ("explain llama",),
+    "out/report.json": ("verify out", "diff out other", f"compile model.pt {QUICK[:-6]} -o out"),
+    "out/recipe.json": (f"compile model.pt --recipe out {QUICK}", "verify out"),
+    "out/scales.safetensors": (f"compile model.pt --recipe out {QUICK}",),
+    "out/model.onnx": ("verify out", f"compile model.pt --recipe out {QUICK}"),
+    "out/model.pt2": ("verify out --verify-with torch-int4", "explain out/model.pt2"),
+    "out/session.json": ("verify out",),
+    "out/awqc-files.json": (f"compile model.pt --calib data.npz {QUICK[:-6]} -o out",),
+    "stats": (f"compile model.pt --stats stats {QUICK}",),
+}
+"""For each file of the corpus the commands that read it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One damage: ``file`` of the corpus, damaged as ``seed`` says and read by ``command``."""
+
+    file: str
+    command: str
+    seed: int
+
+
+def cases(seed: int) -> Iterator[Case]:
+    """Cases without end; a seed gives the same ones each time."""
+    draw = random.Random(seed)
+    while True:
+        file = draw.choice(list(READERS))
+        yield Case(file, draw.choice(READERS[file]), draw.randrange(2**30))
+
+
+def make_corpus(folder: Path) -> Path:
+    """Write one good file of each kind into ``folder``; returns it."""
+    fill(folder)
+    save_decoder("llama", folder / "llama", num_hidden_layers=1)
+    save_tokenizer(folder / "llama")
+    lines = [json.dumps({"text": " ".join(f"w{5 + n + i}" for i in range(30))}) for n in range(8)]
+    (folder / "calib.jsonl").write_text("\n".join(lines))
+    made = f"--calib data.npz {QUICK[:-7]}"
+    for command in (f"compile model.pt {made} --stats stats -o out", "passes",
+                    f"compile model.pt {made} --bits 8 -o other"):  # fmt: skip
+        code, text = run_in(folder, command)
+        assert code == 0, text
+    shutil.copy(folder / "out" / "model.pt2", folder / "model.pt2")
+    assert [file for file in READERS if not (folder / file).exists()] == []
+    return folder
+
+
+def check(case: Case, corpus: Path, scratch: Path) -> int:
+    """The exit code of ``case``.
+
+    Raises:
+        AssertionError: the code is none of `CODES`, or a traceback was shown.
+    """
+    folder = copy_of(corpus, scratch)
+    path = folder / case.file
+    path.write_bytes(damage(path.read_bytes(), random.Random(case.seed)))
+    code, text = run_in(folder, case.command)
+    assert code in CODES, f"{case}: exit code {code}\n{text}"
+    assert "Traceback" not in text, f"{case}\n{text}"
+    assert code == 0 or text.strip(), f"{case}: no message"
+    return code
+
+
+def copy_of(corpus: Path, scratch: Path) -> Path:
+    """A fresh copy of the corpus at ``scratch``."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    return shutil.copytree(corpus, scratch)
+
+
+def run_in(folder: Path, command: str) -> tuple[int, str]:
+    """Exit code, and what was said, of a command in ``folder``."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        code = run(command.split())
+    return code, err.getvalue()
+
+
+def damage(content: bytes, draw: random.Random) -> bytes:
+    """``content`` with one damage that fits its kind."""
+    if draw.random() < 0.15:
+        return damage_bytes(content, draw)
+    if content[:2] == b"PK":
+        return damage_archive(content, draw)
+    if content[:1] in (b"{", b"["):
+        return damage_json(content, draw)
+    if content[8:9] == b"{":
+        return damage_safetensors(content, draw)
+    if content[:6] == b"\x93NUMPY":
+        return damage_array(content, draw)
+    return damage_bytes(content, draw)
+
+
+def damage_bytes(content: bytes, draw: random.Random) -> bytes:
+    """Bytes flipped, cut out, put in, or all of them gone."""
+    at, size = draw.randrange(len(content) + 1), draw.randrange(1, 64)
+    ways: list[Callable[[], bytes]] = [
+        lambda: content[:at],
+        lambda: content[:at] + draw.randbytes(size) + content[at + size :],
+        lambda: content[:at] + draw.randbytes(size) + content[at:],
+        lambda: content[:at] + content[at + size :],
+        lambda: b"",
+        lambda: content + content[:size],
+    ]
+    return draw.choice(ways)()
+
+
+def damage_archive(content: bytes, draw: random.Random) -> bytes:
+    """A member damaged, dropped, renamed or there twice; the archive itself is whole."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    index = draw.randrange(len(members))
+    name, inside = members[index]
+    way = draw.randrange(6)
+    if way == 0:
+        del members[index]
+    elif way == 1:
+        other = draw.choice([name.upper(), f"../{name}", "a\0b", name * 200, f"/{name}"])
+        members[index] = (other, inside)
+    elif way == 2:
+        members.append((name, damage(inside, draw) if inside else b"x"))
+    else:
+        members[index] = (name, damage(inside, draw) if inside else b"x")
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, inside in members:
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, inside)
+    return made.getvalue()
+
+
+VALUES: tuple[Any, ...] = (
+    None, True, 0, -1, 2**31, 2**63, 2**64, 10**400, 1e308, float("nan"), float("inf"), 0.5, "",
+    "../../etc/passwd", "a\0b", "\x1b[31m[/red]", "x" * 10_000, [], {}, [[]], {"": None}, ["x"],
+)  # fmt: skip
+
+
+def damage_json(content: bytes, draw: random.Random) -> bytes:
+    """One value exchanged, dropped, repeated, wrapped or nested too deep."""
+    lines = content.decode(errors="replace").splitlines()
+    try:
+        value = json.loads(content)
+    except ValueError:  # A value a line.
+        index = draw.randrange(len(lines))
+        lines[index] = damage_json(lines[index].encode(), draw).decode(errors="replace")
+        return "\n".join(lines).encode()
+    places = list(_places(value))
+    if not places:
+        return json.dumps(draw.choice(VALUES)).encode()
+    holder, key = draw.choice(places)
+    way = draw.randrange(6)
+    if way == 0:
+        del holder[key]
+    elif way == 1:
+        holder[key] = [holder[key]]
+    elif way == 2:
+        holder[key] = {"x": holder[key]}
+    elif way == 3 and isinstance(holder, list):
+        holder.extend(holder * 3)
+    elif way == 4:
+        return content.replace(b":", b": " + b"[" * 100_000, 1)
+    else:
+        holder[key] = draw.choice(VALUES)
+    return json.dumps(value).encode()
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each value inside ``value``, as what holds it and its key there."""
+    size = len(value) if isinstance(value, list) else 0
+    for key in list(value) if isinstance(value, dict) else range(size):
+        yield value, key
+        yield from _places(value[key])
+
+
+def damage_safetensors(content: bytes, draw: random.Random) -> bytes:
+    """A damaged header over the same data, or another length of it."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header = damage_json(content[8 : 8 + size], draw)
+    length = draw.choice([len(header), len(header), len(header), size, 2**63, 0])
+    return struct.pack("<Q", length) + header + content[8 + size :]
+
+
+def damage_array(content: bytes, draw: random.Random) -> bytes:
+    """Another dtype, or a shape that does not fit or takes more memory than there is."""
+    (size,) = struct.unpack("<H", content[8:10])
+    header = content[10 : 10 + size]
+    ways = [
+        (b"'<f4'", draw.choice([b"'|O'", b"'<f8'", b"'<U9'", b"'<c8'", b"'|b1'", b"'<M8'"])),
+        (b"(", draw.choice([b"(1000000000000,", b"(-1,", b"(0,", b"((", b"(1.5,", b"("])),
+        (b"False", draw.choice([b"True", b"None", b"__import__('os')"])),
+    ]
+    old, new = draw.choice(ways)
+    made = header.replace(old, new, 1)
+    return content[:8] + struct.pack("<H", len(made)) + made + content[10 + size :]
