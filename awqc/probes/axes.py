@@ -44,7 +44,7 @@ class FreeAxes:
 
     def broken(self, sizes: Sizes) -> list[sympy.Basic]:
         """The conditions that do not hold for ``sizes``."""
-        return [each for each in self.conditions if each.subs(sizes) == sympy.false]
+        return [each for each in self.conditions if breaks(each, sizes)]
 
     def describe(self, sizes: Sizes) -> str:
         """The sizes that are not the example's, such as ``axis 2 of x = 17``."""
@@ -55,6 +55,12 @@ class FreeAxes:
         """Where ``symbol`` shows, such as ``axis 2 of x``."""
         name, axis = self.places[symbol]
         return f"axis {axis} of {name}"
+
+
+def breaks(condition: sympy.Basic, sizes: Sizes) -> bool:
+    """Whether ``condition`` does not hold for ``sizes``; where it stays open, it does."""
+    values = {symbol: sympy.Integer(size) for symbol, size in sizes.items()}
+    return bool(condition.xreplace(values) == sympy.false)
 
 
 def free_axes(program: Program) -> FreeAxes | None:
@@ -80,8 +86,8 @@ def free_axes(program: Program) -> FreeAxes | None:
     if not example or not symbols <= set(example):
         return None
     conditions = tuple(each.subs(own) for each in _conditions(placeholders))
-    known = tuple(each for each in conditions if each.free_symbols <= set(example))
-    return FreeAxes(shapes, example, places, known, frozenset(_numbers(program)))
+    known = dict.fromkeys(c for c in conditions if set() < c.free_symbols <= set(example))
+    return FreeAxes(shapes, example, places, tuple(known), frozenset(_numbers(program)))
 
 
 def _conditions(placeholders: list[Node]) -> Iterator[sympy.Basic]:

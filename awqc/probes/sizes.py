@@ -8,11 +8,11 @@ from itertools import islice, pairwise, product
 
 import sympy
 
-from awqc.probes.axes import SMALLEST, FreeAxes
+from awqc.probes.axes import SMALLEST, FreeAxes, breaks
 
 MOST_CONDITIONS = 6
 """Conditions of capture that are broken in turn."""
-MOST_CHOICES = 300
+MOST_CHOICES = 100
 """Combinations of sizes that are looked at for one that is wanted."""
 BOUNDS = (sympy.Le, sympy.Lt, sympy.Ge, sympy.Gt)
 
@@ -51,7 +51,7 @@ def breaking(axes: FreeAxes, tried: Sequence[Mapping[sympy.Symbol, int]]) -> Ite
     """
     seen = list(tried)
     for condition in axes.conditions:
-        if any(condition.subs(sizes) == sympy.false for sizes in seen):
+        if any(breaks(condition, sizes) for sizes in seen):
             continue
         if (sizes := _break(axes, condition)) is not None:
             seen.append(sizes)
@@ -106,6 +106,6 @@ def _break(axes: FreeAxes, condition: sympy.Basic) -> dict[sympy.Symbol, int] | 
     for changed in [*((s,) for s in symbols), *pairwise(symbols)]:
         for values in islice(product(near, repeat=len(changed)), MOST_CHOICES):
             sizes = {**axes.example, **dict(zip(changed, values, strict=True))}
-            if condition.subs(sizes) == sympy.false:
+            if breaks(condition, sizes):
                 return sizes
     return None
