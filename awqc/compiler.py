@@ -43,6 +43,7 @@ from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
 from awqc.verify.reference import Reference, take_reference
+from awqc.verify.steps import step_trials
 from awqc.verify.trials import Trial, take_trials
 from awqc.verify.verification import Verification, verify
 
@@ -211,6 +212,7 @@ def _compile(
     with _timed(timing, "reference"):
         reference = take_reference(program, data.held_out)
         trials = take_trials(program)
+        step_trials(program, "the original")
     records: list[LayerRecord] = []
     body.run(
         program,

@@ -20,6 +20,7 @@ from awqc.verify.gap import Gap
 from awqc.verify.measuring import gather, judge
 from awqc.verify.notes import notes_on
 from awqc.verify.reference import Reference
+from awqc.verify.steps import step_trials
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import Trial, quantized_trials
 
@@ -97,7 +98,10 @@ def verify(
         gather(program, cost, outputs, wanted, batch, states=False)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)
-    near = quantized_trials(program, trials, cost.rel)
+    near = (
+        *quantized_trials(program, trials, cost.rel),
+        *step_trials(program, "the quantized model"),
+    )
     comparisons = tuple(
         compare(program, reference, quantized, runtime, form, file, provider, near)
         for runtime in runtimes
