@@ -20,6 +20,7 @@ from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import explain_failure, model_line
 from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
+from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
 from awqc.errors import UsageError
 from awqc.machine.process import quiet_libraries
@@ -65,6 +66,7 @@ def capture_module(
     """
     with quiet_libraries():
         module = _own(unwrap(module), copy)
+        write_padding_as_called(module)
     call = pytree.tree_map_only(Tensor, lambda t: t.detach(), split_example(example_inputs))
     axes = {key: _axes_by_number(value) for key, value in (dynamic or {}).items()}
 

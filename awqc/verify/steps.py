@@ -31,7 +31,8 @@ class _Text:
     def part(self, program: Program, start: int, stop: int, past: Batch) -> Batch:
         """The inputs for tokens ``start`` to ``stop``, behind those in ``past``."""
         given = token_batch(program, self.ids[:, start:stop])
-        told = {"attention_mask": self.mask[:, :stop], "position_ids": self.positions[:, start:stop]}
+        here = self.positions[:, start:stop]
+        told = {"attention_mask": self.mask[:, :stop], "position_ids": here}
         return {**given, **{n: told[n].to(v.dtype) for n, v in given.items() if n in told}, **past}
 
 
