@@ -18,7 +18,7 @@ class Encoder(nn.Module):
         if last is not None:
             nn.init.normal_(last.bias)
         self.encoder = nn.TransformerEncoder(
-            encoder_layer(False), 2, last, enable_nested_tensor=nested
+            encoder_layer(False), 1, last, enable_nested_tensor=nested
         )
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
@@ -49,9 +49,4 @@ def test_padded_positions_are_those_of_a_call(options: dict[str, bool]) -> None:
             wanted = module(x, mask)
         (found,) = program.run({"x": x, "padding": mask})
         assert relative(found, wanted) < 1e-5, where
-
-
-def test_the_callers_encoder_stays_as_it_was() -> None:
-    module = Encoder().eval()
-    capture_module(module, (torch.randn(2, 5, 32), torch.zeros(2, 5, dtype=torch.bool)))
-    assert "forward" not in vars(module.encoder)
+    assert "forward" not in vars(module.encoder), "the caller's own encoder was changed"
