@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
 from awqc.verify.reference import Reference, take_reference
+from awqc.verify.steps import step_trials
+from awqc.verify.trials import Trial, take_trials
 from awqc.verify.verification import Verification, verify
 
 
@@ -209,6 +211,8 @@ def _compile(
         notify(note)
     with _timed(timing, "reference"):
         reference = take_reference(program, data.held_out)
+        trials = take_trials(program)
+        step_trials(program, "the original")
     records: list[LayerRecord] = []
     body.run(
         program,
@@ -226,9 +230,9 @@ def _compile(
         level = parse_level(options.accuracy_level)
         set_level(folder, level)
     with _timed(timing, "verify"):
-        verification = _verify(program, final, reference, folder, options, provider)
+        verification = _verify(program, final, reference, trials, folder, options, provider)
         if level is None and settle_levels(folder, verification, reference.batches):
-            verification = _verify(program, final, reference, folder, options, provider)
+            verification = _verify(program, final, reference, trials, folder, options, provider)
         try:
             check_limits(verification, program.source_dtype, options.max_loss, program.name)
         except VerificationError as error:
@@ -297,6 +301,7 @@ def _verify(
     program: Program,
     final: Program,
     reference: Reference,
+    trials: Sequence[Trial],
     folder: Path,
     options: Options,
     provider: str,
@@ -305,7 +310,8 @@ def _verify(
     judged = program if program.source_dtype == torch.bfloat16 else final
     batches = tuple(_in_dtype(judged, batch) for batch in reference.batches)
     wanted = Reference(batches, reference.outputs)
-    return verify(judged, wanted, folder, options.verify_with, provider)
+    other = [replace(trial, batch=_in_dtype(judged, trial.batch)) for trial in trials]
+    return verify(judged, wanted, folder, options.verify_with, provider, other)
 
 
 def _in_dtype(program: Program, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

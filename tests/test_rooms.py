@@ -26,17 +26,18 @@ MAY_USE: dict[str, str] = {
     "calling": "graph program",
     "artifacts": "errors graph numerics program pt2",
     "channels": "graph machine program",
+    "probes": "graph program",
     "weights": "errors executor findings graph numerics program",
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
-    "capture": "artifacts calling errors graph kv_cache machine program pt2",
+    "capture": "artifacts calling errors graph kv_cache machine probes program pt2",
     "huggingface": "artifacts capture errors graph kv_cache machine program",
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
     "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
     "weights",
-    "verify": "artifacts capture data errors export graph huggingface machine numerics program "
-    "runtimes sources",
+    "verify": "artifacts capture data errors export graph huggingface machine numerics probes "
+    "program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",

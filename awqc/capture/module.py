@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -14,11 +14,14 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from awqc.calling import path_name
-from awqc.capture.agreement import OtherSize, check_agreement, differing_size
+from awqc.calling import path_name, unflatten_call
+from awqc.capture.agreement import check_agreement
 from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import explain_failure, model_line
+from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
+from awqc.capture.padding import write_padding_as_called
+from awqc.capture.second_trace import hidden_constant
 from awqc.errors import UsageError
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
@@ -49,8 +52,8 @@ def capture_module(
 
     The first axis of every tensor input is dynamic where the model allows it; an axis
     named in ``dynamic`` must come out dynamic. The graph is compared with the module on the
-    example and at other sizes; where it only holds for the example's sizes, these are fixed, and
-    ``Program.notes`` says why.
+    example, with other masks, and at other sizes; an axis for which it only holds at the example's
+    size is fixed, and ``Program.notes`` says why.
     Wrappers (``DataParallel``, ``torch.compile``) are taken off. An object among the outputs
     that torch has no flattening for, such as a dataclass or a cache, comes out as a dict of
     what it holds.
@@ -63,10 +66,11 @@ def capture_module(
     """
     with quiet_libraries():
         module = _own(unwrap(module), copy)
+        write_padding_as_called(module)
     call = pytree.tree_map_only(Tensor, lambda t: t.detach(), split_example(example_inputs))
     axes = {key: _axes_by_number(value) for key, value in (dynamic or {}).items()}
 
-    def capture(fixed: bool) -> Program:
+    def capture(fixed: frozenset[Axis]) -> Program:
         exported, example = _export_any(module, call, axes, fixed)
         return program_from_exported(
             exported,
@@ -79,22 +83,59 @@ def capture_module(
         )
 
     with quiet_libraries():
-        program = capture(fixed=False)
+        program = capture(frozenset())
         check_agreement(module, program)
-        if (other := differing_size(module, program)) is not None:
-            fixed = other.claimed or not axes
-            program = capture(fixed=True) if fixed else program
-            program.notes = (*program.notes, _explain_sizes(other, fixed))
+        program = _keep_what_agrees(module, program, axes, capture)
     _check_dynamic(program, axes)
     return program
 
 
-def _explain_sizes(other: OtherSize, fixed: bool) -> str:
-    outcome = "sizes are fixed at the example's" if fixed else "what is compiled is wrong there"
-    return (
-        f"with {other} the model computes something else than the graph that torch.export made "
-        f"of the example inputs: {outcome}"
+def _keep_what_agrees(
+    module: nn.Module,
+    program: Program,
+    asked: Mapping[str, Mapping[int, str | None]],
+    capture: Callable[[frozenset[Axis]], Program],
+) -> Program:
+    """``program``, captured anew with axes fixed until both agree at all sizes that are tried.
+
+    Where they differ beyond the range of an axis that was asked for, the axis stays free and
+    the program is told.
+    """
+    fixed: frozenset[Axis] = frozenset()
+    while (other := find_disagreement(module, program)) is not None:
+        stays = other.beyond and any(axis in asked.get(name, ()) for name, axis in other.axes)
+        note = _explain_sizes(module, program, other, stays)
+        if stays:
+            program.tell(note)
+            break
+        fixed |= other.axes
+        notes = (*program.notes, note)
+        program = capture(fixed)
+        program.notes = notes
+    return program
+
+
+def _explain_sizes(module: nn.Module, program: Program, other: Disagreement, stays: bool) -> str:
+    kept = " and ".join(f"axis {axis} of {name}" for name, axis in sorted(other.axes))
+    outcome = (
+        "what is compiled is wrong there" if stays else f"{kept} is fixed at the example's size"
     )
+    constant = _constant_at(module, program, other)
+    return (
+        f"with {other.where} the model computes something else than the graph that torch.export "
+        f"made of the example inputs{constant}: {outcome}"
+    )
+
+
+def _constant_at(module: nn.Module, program: Program, other: Disagreement) -> str:
+    """What differs in a graph that is traced at the other sizes, in brackets."""
+    call = unflatten_call(program, [other.batch[spec.name] for spec in program.inputs])
+    try:
+        second = _export(module, call, None, strict=False)
+    except Exception:  # noqa: BLE001 - that it cannot be captured there says nothing more
+        return ""
+    found = hidden_constant(program.graph, second.graph)
+    return f" ({found})" if found else ""
 
 
 def split_example(example_inputs: ExampleInputs | Tensor) -> _Call:
@@ -213,9 +254,12 @@ def _widen_batch(call: _Call) -> _Call | None:
 
 
 def _dynamic_shapes(
-    module: nn.Module, call: _Call, dynamic: dict[str, dict[int, str | None]]
+    module: nn.Module,
+    call: _Call,
+    dynamic: dict[str, dict[int, str | None]],
+    fixed: Collection[Axis],
 ) -> Any:
-    """The ``dynamic_shapes`` tree: axis 0 and the asked-for axes dynamic where possible."""
+    """The ``dynamic_shapes`` tree: axis 0 and the asked-for axes dynamic, but those ``fixed``."""
     unknown = set(dynamic)
 
     def axes(path: Any, leaf: Any) -> Any:
@@ -232,7 +276,7 @@ def _dynamic_shapes(
                     f"axis {beyond[0]} cannot be dynamic"
                 )
             wanted |= set(dynamic[key])
-        return dict.fromkeys(wanted, Dim.AUTO)
+        return dict.fromkeys((axis for axis in wanted if (key, axis) not in fixed), Dim.AUTO)
 
     named = _bind(module, call)
     shapes = pytree.tree_map_with_path(axes, named)
@@ -272,18 +316,21 @@ def _name_keywords(module: nn.Module, call: _Call) -> None:
 
 
 def _export_any(
-    module: nn.Module, call: _Call, dynamic: dict[str, dict[int, str | None]], fixed: bool
+    module: nn.Module,
+    call: _Call,
+    dynamic: dict[str, dict[int, str | None]],
+    fixed: Collection[Axis],
 ) -> tuple[ExportedProgram, _Call]:
     """``torch.export``, non-strict then strict, with a batch that can be dynamic or as given.
 
-    ``fixed`` keeps all sizes as they are. Returns the example that fitted as well.
+    ``fixed`` axes keep their sizes. Returns the example that fitted as well.
     """
     _name_keywords(module, call)
-    widened = None if fixed else _widen_batch(call)
+    widened = None if any(axis == 0 for _, axis in fixed) else _widen_batch(call)
     calls = [call] if widened is None else [widened, call]
     failures: list[Exception] = []
     for attempt in calls:
-        shapes = None if fixed else _dynamic_shapes(module, attempt, dynamic)
+        shapes = _dynamic_shapes(module, attempt, dynamic, fixed)
         for strict in (False, True):
             try:
                 return _export(module, attempt, shapes, strict), attempt
@@ -327,7 +374,8 @@ def _check_dynamic(program: Program, dynamic: dict[str, dict[int, str | None]]) 
         for axis in axes:
             size = by_name[name].shape[axis] if name in by_name else ""
             if isinstance(size, int):
-                why = f" ({program.notes[-1]})" if program.notes else ""
+                notes = [n for n in program.notes if f"axis {axis} of {name}" in n]
+                why = f" ({notes[-1]})" if notes else ""
                 raise UsageError(
                     f"input {name!r}: the model fixes axis {axis} at {size}; it cannot be "
                     f"dynamic{why}. Leave it out of the dynamic axes, or change the model"

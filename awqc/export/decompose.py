@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from awqc.export.attention import attention
+from awqc.export.free_pooling import free_form
 from awqc.export.shared_heads import share_heads
 from awqc.graph.nodes import open_sizes, results_of, set_results
 from awqc.graph.rewriting import (
@@ -97,8 +98,8 @@ class LocalProgram(ExportedProgram):
                 node.target = aten.reshape.default
             if node.target is aten.scaled_dot_product_attention.default:
                 share_heads(node)
-            if node.target in OWN:
-                waiting.extendleft(reversed(expand(node, trace_call(node, OWN[node.target]))))
+            if (own := OWN.get(node.target) or free_form(node)) is not None:
+                waiting.extendleft(reversed(expand(node, trace_call(node, own))))
             elif _needs_expanding(node, decomp_table, defaults):
                 expand(node, _trace(node, decomp_table))
         self._settle_outputs()

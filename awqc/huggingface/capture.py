@@ -76,43 +76,37 @@ def _capture_cached(model: Any, name: str) -> Program:
     past = [past_name(layer, part) for layer, part in shapes]
     present = [present_name(layer, part) for layer, part in shapes]
     flat = [key for key in example if key != "past_key_values"]
+    axes = {key: dict(enumerate(TOKENS)) for key in flat}
+    axes["attention_mask"] = {0: "batch", 1: "past + sequence"}
+    cached = {f"past_key_values_{layer}_{part}": {0: "batch", 2: "past"} for layer, part in shapes}
     program = capture_module(
         model,
         example,
         name=name,
-        dynamic={key: [0, 1] for key in flat}
-        | {f"past_key_values_{layer}_{part}": [0, 2] for layer, part in shapes},
+        dynamic=axes | cached,
         states=list(zip(past, present, strict=True)),
         output_names=["logits", *present],
         copy=False,
     )
-    axes: dict[str, Sequence[str | None]] = dict.fromkeys(flat, TOKENS)
-    axes["attention_mask"] = ("batch", "past + sequence")
-    axes |= dict.fromkeys(past, ("batch", None, "past", None))
-    return _rename_inputs(program, axes)
+    return _rename_inputs(program, [*flat, *past])
 
 
 def _capture_encoder(model: Any, name: str) -> Program:
     model.config.use_cache = False
     example = encoder_example(model)
     model.forward = encoder_forward(model)
-    dynamic = {key: [0, 1] for key in example}
+    dynamic = {key: dict(enumerate(TOKENS)) for key in example}
     program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
-    return _rename_inputs(program, dict.fromkeys(example, TOKENS))
+    return _rename_inputs(program, list(example))
 
 
-def _rename_inputs(program: Program, axes: dict[str, Sequence[str | None]]) -> Program:
-    """Give inputs, in order, the names in ``axes``, and their dynamic axes readable names."""
+def _rename_inputs(program: Program, names: Sequence[str]) -> Program:
+    """Give inputs, in order, these ``names``."""
     old = [spec.name for spec in program.inputs]
     inputs = tuple(
-        replace(
-            spec,
-            name=name,
-            shape=tuple(given or size for given, size in zip(names, spec.shape, strict=True)),
-        )
-        for spec, (name, names) in zip(program.inputs, axes.items(), strict=True)
+        replace(spec, name=name) for spec, name in zip(program.inputs, names, strict=True)
     )
-    example = {name: program.example[former] for former, name in zip(old, axes, strict=True)}
+    example = {name: program.example[former] for former, name in zip(old, names, strict=True)}
     program.interface = replace(program.interface, inputs=inputs, example=example)
     return program
 

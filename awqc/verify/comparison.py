@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from awqc.verify.gap import Gap
 from awqc.verify.measuring import gather, judge
 from awqc.verify.reference import Reference
 from awqc.verify.text_quality import TextQuality
+from awqc.verify.trials import SizeGap, Trial, try_form
 
 Outputs = tuple[Tensor, ...]
 
@@ -35,6 +37,7 @@ class Comparison:
         kernels: how that session computes with quantized weights.
         text: perplexity, KL divergence and top-1 agreement of a language model, ``exact`` and
             ``default``.
+        sizes: against the quantized program, computing in float32, at other sizes.
     """
 
     runtime: str
@@ -45,6 +48,7 @@ class Comparison:
     original: dict[str, float | None] | None
     kernels: Kernels
     text: dict[str, Any] | None
+    sizes: tuple[SizeGap, ...] = ()
 
 
 def forms_in(folder: Path, runtime: str) -> dict[str, Path]:
@@ -61,6 +65,7 @@ def compare(
     form: str,
     file: Path,
     provider: str,
+    trials: Sequence[Trial] = (),
 ) -> Comparison:
     """Run ``file`` on the reference's batches, exactly and by default, one after the other.
 
@@ -72,12 +77,14 @@ def compare(
         form: format of the file.
         file: what was exported.
         provider: where to run.
+        trials: batches at other sizes, and the program's outputs for each.
 
     Raises:
         VerificationError: the runtime does not load or run the file.
     """
     opener = find_runtime(runtime)
     gaps, texts = {}, {}
+    sizes: tuple[SizeGap, ...] = ()
     for key in ("exact", "default"):
         model = opener.open_model(file, exact=key == "exact", provider=provider)
         gaps[key], texts[key] = Gap(), TextQuality()
@@ -89,6 +96,8 @@ def compare(
             gather(program, gaps[key], outputs, near, batch, states=True)
             gather(program, original, outputs, wanted, batch, states=False)
             judge(program, texts[key], outputs, batch, wanted)
+        if key == "exact":
+            sizes = try_form(program, partial(_run, model), f"the {form} form in {runtime}", trials)
     return Comparison(
         runtime=runtime,
         form=form,
@@ -98,7 +107,12 @@ def compare(
         original=original.loss(),
         kernels=model.kernels(),
         text={key: text.as_dict() for key, text in texts.items() if text.tokens} or None,
+        sizes=sizes,
     )
+
+
+def _run(model: LoadedModel, batch: Batch) -> Outputs:
+    return model.run(fed(model, batch))
 
 
 def fed(model: LoadedModel, batch: Batch) -> Batch:

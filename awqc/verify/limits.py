@@ -7,6 +7,7 @@ import math
 import torch
 
 from awqc.errors import VerificationError, spelled
+from awqc.verify.trials import check_sizes
 from awqc.verify.verification import Verification
 
 EXACT_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 6e-2}
@@ -29,6 +30,7 @@ def check_limits(
     """
     limit = EXACT_TOLERANCE[dtype]
     for found in verification.comparisons:
+        check_sizes(name, f"the {found.form} form in {found.runtime}", found.sizes, limit)
         if found.exact["rel"] <= limit:
             continue
         raise VerificationError(

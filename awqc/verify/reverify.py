@@ -21,6 +21,7 @@ from awqc.sources.source import brings_inputs
 from awqc.verify.comparison import forms_in
 from awqc.verify.limits import check_limits
 from awqc.verify.reference import take_reference
+from awqc.verify.trials import take_trials
 from awqc.verify.verification import Verification, verify
 
 
@@ -67,7 +68,8 @@ def reverify(
     if against is not None:
         original = _original(against, quantized, source, trust_pickle)
     reference = take_reference(original, batches)
-    verification = verify(quantized, reference, folder, verify_with, provider)
+    trials = take_trials(original)
+    verification = verify(quantized, reference, folder, verify_with, provider, trials)
     if against is None:
         verification = verification.of_exports()
     check_limits(verification, _dtype(quantized), max_loss, folder.name)

@@ -20,7 +20,9 @@ from awqc.verify.gap import Gap
 from awqc.verify.measuring import gather, judge
 from awqc.verify.notes import notes_on
 from awqc.verify.reference import Reference
+from awqc.verify.steps import step_trials
 from awqc.verify.text_quality import TextQuality
+from awqc.verify.trials import Trial, quantized_trials
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def verify(
     folder: Path | None,
     runtimes: Sequence[str] = DEFAULT_RUNTIMES,
     provider: str = "auto",
+    trials: Sequence[Trial] = (),
 ) -> Verification:
     """Measure all gaps on the reference's batches.
 
@@ -80,10 +83,12 @@ def verify(
         folder: where the exported forms lie; None: there are none.
         runtimes: each runs the forms that it can.
         provider: where they run: ``auto``, ``cuda`` or ``cpu``.
+        trials: what the original gives at other sizes.
 
     Raises:
         UsageError: a runtime is unknown or does not work here.
-        VerificationError: a runtime does not load or run a form.
+        VerificationError: a runtime does not load or run a form, or something fails at other
+            sizes.
     """
     cost, texts = Gap(), {"original": TextQuality(), "quantized": TextQuality()}
     quantized = []
@@ -93,8 +98,12 @@ def verify(
         gather(program, cost, outputs, wanted, batch, states=False)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)
+    near = (
+        *quantized_trials(program, trials, cost.rel),
+        *step_trials(program, "the quantized model"),
+    )
     comparisons = tuple(
-        compare(program, reference, quantized, runtime, form, file, provider)
+        compare(program, reference, quantized, runtime, form, file, provider, near)
         for runtime in runtimes
         if folder is not None
         for form, file in forms_in(folder, runtime).items()

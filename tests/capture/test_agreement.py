@@ -64,17 +64,17 @@ def test_a_model_that_counts_its_calls_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "where"), [(4, "each dynamic axis one longer"), (2, "axis 0 of x = 2"), (50, "= 51")]
+    ("most", "where"), [(4, "axis 0 of x = 5"), (2, "axis 0 of x = 1"), (50, "axis 0 of x = 51")]
 )
 def test_a_size_that_decides_between_branches_is_fixed(most: int, where: str) -> None:
     program = capture_module(Branch(most), (torch.randn(4, 8),))
     assert program.inputs[0].shape == (4, 8)
     assert where in program.notes[0]
-    assert "sizes are fixed at the example's" in program.notes[0]
+    assert "axis 0 of x is fixed at the example's size" in program.notes[0]
 
 
 def test_a_dynamic_axis_that_holds_for_one_size_is_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match=r"fixes axis 0 at 4.*with each dynamic axis one longer"):
+    with pytest.raises(UsageError, match=r"fixes axis 0 at 4.*with axis 0 of x = 5"):
         capture_module(Branch(4), (torch.randn(4, 8),), dynamic={"x": [0]})
 
 

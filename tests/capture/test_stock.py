@@ -14,7 +14,7 @@ from torch.nn import functional
 from awqc.capture.identifiers import why_no_name
 from awqc.capture.pickled import load_module
 from awqc.capture.stock import check_stock
-from awqc.errors import UsageError
+from awqc.errors import CaptureError, UsageError
 from awqc.sources.source import load_program
 
 MARKER = "owned"
@@ -50,7 +50,8 @@ def test_code_in_a_name_runs_only_with_trust() -> None:
     with pytest.raises(UsageError, match="neither an identifier nor a number"):
         load_program("model.pt")
     assert not Path(MARKER).exists()
-    load_program("model.pt", trust_pickle=True)
+    with pytest.raises(CaptureError, match="something else than the model"):
+        load_program("model.pt", trust_pickle=True)
     assert Path(MARKER).exists(), "the payload does not work: the test above shows nothing"
 
 

@@ -1,0 +1,1 @@
+"""Inputs of other sizes than the example's, to compare a model and what is made of it."""

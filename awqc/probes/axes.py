@@ -1,0 +1,124 @@
+"""The axes of a program that are free, and what its capture took for granted of their sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from awqc.graph.nodes import shape_of
+from awqc.graph.ops import in_order
+from awqc.program import Program
+
+SMALLEST = 2
+"""Below it torch.export always makes a case of its own."""
+
+Sizes = Mapping[sympy.Symbol, int]
+"""A size for each free axis, by its name."""
+
+
+@dataclass(frozen=True)
+class FreeAxes:
+    """The free axes of a program's inputs.
+
+    Attributes:
+        shapes: sizes of each input, as expressions of the names of free axes.
+        example: the example's sizes.
+        places: for each name the input and the axis that show it.
+        conditions: what holds of the sizes for which the graph was captured.
+        constants: whole numbers in the graph, which a size may equal by chance.
+    """
+
+    shapes: Mapping[str, tuple[sympy.Expr, ...]]
+    example: dict[sympy.Symbol, int]
+    places: dict[sympy.Symbol, tuple[str, int]]
+    conditions: tuple[sympy.Basic, ...] = ()
+    constants: frozenset[int] = field(default_factory=frozenset)
+
+    def broken(self, sizes: Sizes) -> list[sympy.Basic]:
+        """The conditions that do not hold for ``sizes``."""
+        return [each for each in self.conditions if breaks(each, sizes)]
+
+    def describe(self, sizes: Sizes) -> str:
+        """The sizes that are not the example's, such as ``axis 2 of x = 17``."""
+        changed = [symbol for symbol in self.example if sizes[symbol] != self.example[symbol]]
+        return ", ".join(f"{self.place(symbol)} = {sizes[symbol]}" for symbol in changed)
+
+    def place(self, symbol: sympy.Symbol) -> str:
+        """Where ``symbol`` shows, such as ``axis 2 of x``."""
+        name, axis = self.places[symbol]
+        return f"axis {axis} of {name}"
+
+
+def breaks(condition: sympy.Basic, sizes: Sizes) -> bool:
+    """Whether ``condition`` does not hold for ``sizes``; where it stays open, it does."""
+    values = {symbol: sympy.Integer(size) for symbol, size in sizes.items()}
+    return bool(condition.xreplace(values) == sympy.false)
+
+
+def free_axes(program: Program) -> FreeAxes | None:
+    """The free axes of ``program``.
+
+    None where no axis is free, or where one depends on others in a way that no axis shows.
+    """
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    shapes = {s.name: tuple(_expression(size) for size in s.shape) for s in program.inputs}
+    example: dict[sympy.Symbol, int] = {}
+    places: dict[sympy.Symbol, tuple[str, int]] = {}
+    own: dict[sympy.Symbol, sympy.Expr] = {}
+    for (name, shape), node in zip(shapes.items(), placeholders, strict=True):
+        for axis, (size, traced) in enumerate(zip(shape, shape_of(node), strict=True)):
+            if size.is_Symbol and size not in example:
+                example[size] = program.example[name].shape[axis]
+                places[size] = (name, axis)
+            if isinstance(traced, torch.SymInt) and traced.node.expr.is_Symbol:
+                own.setdefault(traced.node.expr, size)
+    symbols = {
+        symbol for shape in shapes.values() for size in shape for symbol in size.free_symbols
+    }
+    if not example or not symbols <= set(example):
+        return None
+    conditions = tuple(each.subs(own) for each in _conditions(placeholders))
+    known = dict.fromkeys(c for c in conditions if set() < c.free_symbols <= set(example))
+    return FreeAxes(shapes, example, places, tuple(known), frozenset(_numbers(program)))
+
+
+def _conditions(placeholders: list[Node]) -> Iterator[sympy.Basic]:
+    """Ranges and guards, in the symbols of the graph that ``placeholders`` are of."""
+    environments: dict[int, Any] = {}
+    for node in placeholders:
+        for size in shape_of(node):
+            if not isinstance(size, torch.SymInt):
+                continue
+            environment = size.node.shape_env
+            environments[id(environment)] = environment
+            if (bounds := environment.var_to_range.get(size.node.expr)) is None:
+                continue
+            if bounds.lower.is_Integer and bounds.lower > SMALLEST:
+                yield sympy.Ge(size.node.expr, bounds.lower)
+            if bounds.upper.is_Integer:
+                yield sympy.Le(size.node.expr, bounds.upper)
+    for environment in environments.values():
+        yield from (guard.expr for guard in environment.guards)
+
+
+def _numbers(program: Program) -> Iterator[int]:
+    """Whole numbers among the arguments and the sizes in the graph."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, OpOverload):
+            yield from (leaf for leaf in tree_leaves(in_order(node)) if type(leaf) is int)
+        if isinstance(node.meta.get("val"), torch.Tensor):
+            yield from (size for size in shape_of(node) if isinstance(size, int))
+
+
+def _expression(size: int | str) -> sympy.Expr:
+    names = re.findall(r"[A-Za-z_]\w*", str(size))
+    symbols = {name: sympy.Symbol(name, integer=True, positive=True) for name in names}
+    return sympy.sympify(size, locals=symbols)
