@@ -34,10 +34,10 @@ def names_weight(pattern: str, weight: str) -> bool:
     An expression may be found anywhere in the name. After ``re:`` it must match from the start,
     the weight's name or that of the module that holds it.
 
-    >>> names_weight("up|down", "layers.0.down.weight"), names_weight("^down", "layers.0.down.weight")
-    (True, False)
-    >>> names_weight("re:.*down$", "layers.0.down.weight"), names_weight("re:down", "layers.0.down.weight")
-    (True, False)
+    >>> [names_weight(pattern, "layers.0.down.weight") for pattern in ("up|down", "^down")]
+    [True, False]
+    >>> [names_weight(pattern, "layers.0.down.weight") for pattern in ("re:.*down$", "re:down")]
+    [True, False]
     """
     if not pattern.startswith(PREFIX):
         return re.search(pattern, weight) is not None
