@@ -58,12 +58,17 @@ def load_program(
     config = source.config()
     default = "text-generation" if source.gguf_file else None
     chosen = find_task(config, task, where=str(folder), default=default)
-    model = source.model(chosen.load_class())
+    model, extra = source.model(chosen.load_class())
     capture = _capture_cached if chosen.cached else _capture_encoder
     program = capture(model, source.name)
     program.task = Task("attention_mask", ("logits",) if chosen.vocabulary else (), source)
     program.source_dtype = _dtype(config)
     program.files = (folder,)
+    if extra:
+        program.tell(
+            f"{len(extra)} tensors of the weights have no place in {type(model).__name__} and are "
+            f"left out: {', '.join(extra[:3])}{', …' if len(extra) > 3 else ''}"
+        )
     del model
     release()
     return program
