@@ -23,6 +23,7 @@ from awqc.data.batches import (
     split,
     take,
 )
+from awqc.data.drawing import describe_drawing, draw_like
 from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.graph.ops import argument
 from awqc.program import Batch, InputSpec, Program
@@ -144,8 +145,7 @@ def from_iterable(
 def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> CalibrationData:
     """Made-up data that the program accepts, the same for the same seed.
 
-    Floats are normal with the mean and deviation of the example, indices lie within their
-    embedding tables, other integers within the range of the example, flags are True.
+    Values follow those of the example, see `awqc.data.drawing`.
     """
     _check_num_samples(num_samples)
     specs, rows = program.inputs, embedding_rows(program)
@@ -167,7 +167,7 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
             if spec.name in names:
                 shape[0] = count
             example = program.example[spec.name]
-            batch[spec.name] = _drawn(example, shape, rows.get(spec.name), generator)
+            batch[spec.name] = draw_like(example, shape, rows.get(spec.name), generator)
         batches.append(batch)
     calibration, held_out = split(batches, specs, HELD_OUT)
     return CalibrationData(
@@ -176,26 +176,11 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
         source=f"synthetic data, seed {seed}",
         synthetic=True,
         notes=(
-            "no calibration data was given: random inputs were made up. Scales and errors "
-            f"hold for random inputs, not for real data; give real data with {spelled('calib')}",
+            "no calibration data was given: random inputs were made up "
+            f"({describe_drawing(program.example, rows)}). Scales and errors hold for random "
+            f"inputs, not for real data; give real data with {spelled('calib')}",
         ),
     )
-
-
-def _drawn(
-    example: Tensor, shape: list[int], rows: int | None, generator: torch.Generator
-) -> Tensor:
-    if example.dtype == torch.bool:
-        return torch.ones(shape, dtype=example.dtype)
-    if not example.is_floating_point():
-        low, high = (0, rows) if rows else (int(example.min()), int(example.max()) + 1)
-        return torch.randint(low, high, shape, generator=generator).to(example.dtype)
-    normal = torch.randn(shape, generator=generator)
-    values = example.float()
-    deviation = values.std().item() if values.numel() > 1 else 0.0
-    if deviation > 0:
-        normal = normal * deviation + values.mean()
-    return normal.to(example.dtype)
 
 
 def embedding_rows(program: Program) -> dict[str, int]:
