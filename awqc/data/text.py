@@ -16,7 +16,8 @@ from awqc.data.document_rows import Packed, pack_documents, prefix
 from awqc.data.text_files import read_documents, read_lines
 from awqc.data.text_generated import GENERATED, generate_text
 from awqc.errors import CalibrationError, UsageError, spelled
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
 

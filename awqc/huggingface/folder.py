@@ -28,7 +28,6 @@ INDEX = "*.index.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
 
 @dataclass(frozen=True)
@@ -171,12 +170,6 @@ class HFFolder(Origin):
             if (self.path / name).is_file():
                 content = read_json(self.path / name)
                 check_tokenizer_class(self.path, content.get("tokenizer_class"), name)
-
-
-def context_length(config: Any) -> int | None:
-    """The most tokens that the model can look at, as far as its configuration says."""
-    found = (getattr(config, key, None) for key in CONTEXT_KEYS)
-    return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
 
 
 def require_transformers() -> None:

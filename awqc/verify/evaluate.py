@@ -12,7 +12,8 @@ from torch import Tensor
 from awqc.data.text import TextModel, packed_text
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.capture import load_program
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.machine.progress import track
 from awqc.program import Batch, InputSpec, Program
