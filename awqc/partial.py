@@ -33,8 +33,10 @@ from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
 from awqc.machine.process import undisturbed
 from awqc.numerics.decibel import decibel
+from awqc.numerics.name_patterns import check_fits
 from awqc.options import Options, parse_options
 from awqc.options.declare import declarations, takes
+from awqc.passes.part_patterns import patterns_within
 from awqc.sources.opening import open_module
 
 _WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic")
@@ -138,10 +140,13 @@ def compile_partial(
         seed=chosen.seed,
     )
     whole = deepcopy(unwrap(source.module)).eval().requires_grad_(False)
+    names = dict(whole.named_parameters(remove_duplicate=False))
+    check_fits(chosen.exclude, names, type(whole).__name__)
     why = _why_not(whole, source.example)
     batches = chain([source.example], _batches(data, source.example))
     calls = [split_example(batch) for batch in batches]
     options = {name: value for name, value in options.items() if name not in _OPENING | {*_WHOLE}}
+    options["exclude"] = chosen.exclude
     result = PartialCompiled(whole, {}, {}, worded(why), _used=used)
     before = run_call(whole, calls[0])
     _descend(result, "", calls, options)
@@ -220,7 +225,10 @@ def _compile_block(
         program = capture_module(
             child, seen[0].arguments, name=path, dynamic=varying_axes(seen)
         )
-        compiled = compile(program, calib=[call.arguments for call in seen], **options)
+        exclude = patterns_within(options.get("exclude", ()), program, path)
+        compiled = compile(
+            program, calib=[call.arguments for call in seen], **{**options, "exclude": exclude}
+        )
     except AwqcError as error:
         return str(error).splitlines()[0]
     block = CompiledBlock(compiled.graph_module, child, seen[0])

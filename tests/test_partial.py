@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +75,21 @@ def test_another_flag_than_compiled_for_is_refused() -> None:
     result = compile_partial(Branching(), (torch.randn(2, 16),), formats=("onnx",), num_samples=2)
     with pytest.raises(UsageError, match="was compiled for"):
         result.module.get_submodule("blocks.0")(torch.randn(2, 32), gain=2.0)
+
+
+def test_a_pattern_must_fit_a_weight_of_the_whole_not_of_each_block() -> None:
+    example = (torch.randn(2, 16),)
+    options: Any = {"formats": ("pt2",), "effort": "fast"}
+    result = compile_partial(Branching(), example, exclude="blocks.1.up,^head", **options)
+    skipped = {
+        path: [entry["name"] for entry in compiled.report["skipped"]]
+        for path, compiled in result.blocks.items()
+    }
+    assert skipped == {
+        "stem": [], "blocks.0": [], "blocks.1": ["up.weight"], "head": ["weight"]
+    }
+    with pytest.raises(UsageError, match=r"'blocks.1.upp' matches no .* blocks.\d.up.weight"):
+        compile_partial(Branching(), example, exclude="blocks.1.upp", **options)
 
 
 def test_a_model_that_can_be_captured_is_not_cut() -> None:

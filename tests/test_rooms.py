@@ -44,7 +44,7 @@ MAY_USE: dict[str, str] = {
     "options": "artifacts effort errors export findings numerics passes runtimes",
     "compiler": "artifacts calling capture data errors export machine options passes program "
     "report runtimes sources verify",
-    "partial": "artifacts capture compiler data errors machine numerics options sources",
+    "partial": "artifacts capture compiler data errors machine numerics options passes sources",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "
     "report runtimes",
     "commands": EVERYTHING,
@@ -54,7 +54,8 @@ MAY_USE: dict[str, str] = {
     "pt2": "",
     "findings": "graph numerics",
     "executor": "graph machine program",
-    "bundle": "artifacts compiler data errors machine options program runtimes verify",
+    "bundle": "artifacts compiler data errors machine numerics options passes program runtimes "
+    "verify",
 }
 
 

@@ -18,8 +18,10 @@ from awqc.compiler import Compiled, compile
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.errors import UsageError, VerificationError, spelled
 from awqc.machine.process import undisturbed
-from awqc.options import Options
+from awqc.numerics.name_patterns import check_fits
+from awqc.options import Options, parse_options
 from awqc.options.declare import takes
+from awqc.passes.part_patterns import patterns_within
 from awqc.program import Batch
 from awqc.runtimes.loading import load
 from awqc.verify.gap import Gap
@@ -85,6 +87,9 @@ def compile_bundle(
         UsageError: an argument is wrong.
         VerificationError: a part, or the whole, is not what was asked for; nothing is written.
     """
+    patterns = parse_options(**options).exclude
+    names = [f"{part}.{name}" for part, own in bundle.parts.items() for name in own.parameters()]
+    check_fits(patterns, names, "the bundle")
     batches = [dict(batch) for batch in calib]
     if len(batches) < 2:
         raise UsageError(
@@ -98,7 +103,8 @@ def compile_bundle(
         read = [seen[name] for seen, _ in traces]
         data = CalibrationData(tuple(read[:-kept]), tuple(read[-kept:]), "what reaches this part")
         own = replace(program.clone(), shared=shared[name])
-        result.parts[name] = compile(own, calib=data, **options)
+        exclude = patterns_within(patterns, own, name)
+        result.parts[name] = compile(own, calib=data, **{**options, "exclude": exclude})
     wanted = [made for _, made in traces[-kept:]]
     limit = options.get("max_loss")
     result.report = {

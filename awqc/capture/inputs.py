@@ -67,7 +67,7 @@ def _size(word: str, text: str) -> int | str:
 def make_example(
     specs: Sequence[InputSpec], *, seed: int = 0, rows: int | None = None
 ) -> dict[str, Tensor]:
-    """Seeded tensors that fit ``specs``; integers below ``rows`` (2 if None), flags True.
+    """Seeded tensors that fit ``specs``; integers below ``rows`` (2 if None).
 
     A first axis that has a name gets the size 2, other named axes 16; equal names are
     equal sizes.
@@ -87,9 +87,16 @@ def make_example(
 def random_tensor(
     shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, rows: int
 ) -> Tensor:
-    """Normal floats, integers in ``[0, rows)``, or True, by ``dtype``."""
+    """Normal floats, integers in ``[0, rows)``, or flags, by ``dtype``.
+
+    Each row of flags begins with False and ends with True: whichever of both masks, no row is
+    masked as a whole, which gives NaN in most models.
+    """
     if dtype == torch.bool:
-        return torch.ones(*shape, dtype=dtype)
+        flags = torch.rand(*shape, generator=generator) < 0.5
+        if shape and shape[-1] > 1:
+            flags[..., 0], flags[..., -1] = False, True
+        return flags
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(*shape, generator=generator).to(dtype)
     bound = min(rows, torch.iinfo(dtype).max)

@@ -23,8 +23,10 @@ from awqc.data.batches import (
     split,
     take,
 )
+from awqc.data.drawing import describe_drawing, draw_like
 from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.graph.ops import argument
+from awqc.huggingface.tokens import complete_tokens
 from awqc.program import Batch, InputSpec, Program
 
 HELD_OUT = 0.2
@@ -71,8 +73,10 @@ def from_arrays(
     """
     _check_num_samples(num_samples)
     specs = program.inputs
-    whole = match_names(arrays, specs, source)
+    complete = _completed(arrays, program)
+    whole = match_names(complete, specs, source)
     whole, notes = check_batch(whole, specs, embedding_rows(program), source, free_batch=True)
+    notes += _filled(arrays, complete)
     whole = take(whole, specs, slice(num_samples))
     count, size = count_samples(whole, specs), fixed_batch_size(specs)
     if size is None:
@@ -125,7 +129,7 @@ def from_iterable(
     seen = 0
     for index, item in enumerate(batches):
         where = f"calibration batch {index}"
-        batch, casts = check_batch(_named(item, specs, where), specs, rows, where)
+        batch, casts = check_batch(_named(item, program, where), specs, rows, where)
         left = None if num_samples is None else num_samples - seen
         if left is not None and count_samples(batch, specs) > left:
             if fixed_batch_size(specs) is not None and collected:
@@ -144,8 +148,7 @@ def from_iterable(
 def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> CalibrationData:
     """Made-up data that the program accepts, the same for the same seed.
 
-    Floats are normal with the mean and deviation of the example, indices lie within their
-    embedding tables, other integers within the range of the example, flags are True.
+    Values follow those of the example, see `awqc.data.drawing`.
     """
     _check_num_samples(num_samples)
     specs, rows = program.inputs, embedding_rows(program)
@@ -167,7 +170,7 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
             if spec.name in names:
                 shape[0] = count
             example = program.example[spec.name]
-            batch[spec.name] = _drawn(example, shape, rows.get(spec.name), generator)
+            batch[spec.name] = draw_like(example, shape, rows.get(spec.name), generator)
         batches.append(batch)
     calibration, held_out = split(batches, specs, HELD_OUT)
     return CalibrationData(
@@ -176,26 +179,11 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
         source=f"synthetic data, seed {seed}",
         synthetic=True,
         notes=(
-            "no calibration data was given: random inputs were made up. Scales and errors "
-            f"hold for random inputs, not for real data; give real data with {spelled('calib')}",
+            "no calibration data was given: random inputs were made up "
+            f"({describe_drawing(program.example, rows)}). Scales and errors hold for random "
+            f"inputs, not for real data; give real data with {spelled('calib')}",
         ),
     )
-
-
-def _drawn(
-    example: Tensor, shape: list[int], rows: int | None, generator: torch.Generator
-) -> Tensor:
-    if example.dtype == torch.bool:
-        return torch.ones(shape, dtype=example.dtype)
-    if not example.is_floating_point():
-        low, high = (0, rows) if rows else (int(example.min()), int(example.max()) + 1)
-        return torch.randint(low, high, shape, generator=generator).to(example.dtype)
-    normal = torch.randn(shape, generator=generator)
-    values = example.float()
-    deviation = values.std().item() if values.numel() > 1 else 0.0
-    if deviation > 0:
-        normal = normal * deviation + values.mean()
-    return normal.to(example.dtype)
 
 
 def embedding_rows(program: Program) -> dict[str, int]:
@@ -231,10 +219,24 @@ def _moves_values_only(node: Node) -> bool:
     return str(name).removeprefix("aten.") in _SHAPE_OPS
 
 
-def _named(item: Any, specs: tuple[InputSpec, ...], where: str) -> dict[str, Tensor]:
+def _completed(given: Mapping[str, Tensor], program: Program) -> Mapping[str, Tensor]:
+    """``given`` with what token ids tell, for a model that reads tokens."""
+    return complete_tokens(program, given) if program.task.origin is not None else given
+
+
+def _filled(given: Mapping[str, Tensor], complete: Mapping[str, Tensor]) -> list[str]:
+    """What `_completed` added, in words."""
+    added = [name for name in complete if name not in given]
+    caches = [name for name in added if complete[name].numel() == 0]
+    names = [name for name in added if name not in caches] + ["empty caches"] * bool(caches)
+    return [f"{', '.join(names)}: filled in, since only token ids were given"] if names else []
+
+
+def _named(item: Any, program: Program, where: str) -> dict[str, Tensor]:
     """Tensors of one batch by input name."""
+    specs = program.inputs
     if isinstance(item, Mapping):
-        return match_names(_by_name(item, specs, where), specs, where)
+        return match_names(_completed(_by_name(item, specs, where), program), specs, where)
     if isinstance(item, Tensor) or _is_data(item):
         item = (item,)
     if not isinstance(item, tuple | list):

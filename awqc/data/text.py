@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from awqc.data.calibration import CalibrationData, embedding_rows
+from awqc.data.document_rows import Packed, pack_documents, prefix
 from awqc.data.text_files import read_documents, read_lines
 from awqc.data.text_generated import GENERATED, generate_text
 from awqc.errors import CalibrationError, UsageError, spelled
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
 
@@ -123,51 +125,56 @@ def affordable_samples(program: Program, length: int) -> int:
 
 
 def packed_sequences(model: TextModel, path: Path, count: int | None, length: int) -> Tensor:
-    """The first ``count`` sequences (None: all) of ``length`` tokens: int64 ``(n, length)``.
+    """The ids of `packed_text`: int64 ``(n, length)``."""
+    return packed_text(model, path, count, length).ids
 
-    Where the tokenizer begins a text with a token of its own, so does each sequence.
+
+def packed_text(model: TextModel, path: Path, count: int | None, length: int) -> Packed:
+    """The first ``count`` sequences (None: all) of ``length`` tokens.
+
+    Where the tokenizer begins a text with a token of its own, so does each sequence. Text is
+    cut where a sequence ends, chats are not.
 
     Raises:
-        CalibrationError: the text has fewer than ``length`` tokens.
+        CalibrationError: the text has fewer than ``length`` tokens, or all chats have more.
     """
-    tokenizer = model.tokenizer
-    prefix = _prefix(tokenizer)
-    step = length - len(prefix)
-    needed = None if count is None else count * step
-    ids: list[int] = []
-    for document in read_documents(path, tokenizer):
-        if ids and tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
-        # A token is rarely longer than 16 characters: what is not needed is not tokenized.
-        some = document if needed is None else document[: 16 * needed]
-        ids += tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
-        if needed is not None and len(ids) >= needed:
-            break
-    found = len(ids) // step if count is None else min(count, len(ids) // step)
-    if found == 0:
+    packed = pack_documents(read_documents(path, model.tokenizer), model.tokenizer, count, length)
+    if len(packed) == 0 and packed.dropped:
+        shortest = min(packed.dropped) + len(prefix(model.tokenizer))
         raise CalibrationError(
-            f"{path}: has {len(ids)} tokens, fewer than one sequence of {length}; give more "
-            f"text, or {spelled('seq_len', max(len(ids), 2))} or less"
+            f"{path}: no chat fits into a sequence of {length} tokens, the shortest has "
+            f"{shortest}; give {spelled('seq_len', shortest)} or more"
         )
-    text = torch.tensor(ids[: found * step], dtype=torch.long).reshape(found, step)
-    return torch.cat([torch.tensor(prefix, dtype=torch.long).expand(found, -1), text], dim=1)
+    if len(packed) == 0:
+        raise CalibrationError(
+            f"{path}: has {packed.tokens} tokens, fewer than one sequence of {length}; give more "
+            f"text, or {spelled('seq_len', max(packed.tokens, 2))} or less"
+        )
+    return packed
 
 
 def _packed(
     program: Program, model: TextModel, path: Path, count: int, length: int
 ) -> tuple[list[Batch], list[Batch], list[str]]:
     kept = max(1, HELD_OUT_TOKENS // length)
-    sequences = packed_sequences(model, path, count + kept, length)
-    rest = sequences[count:] if len(sequences) > count else sequences[-kept:]
+    sequences = packed_text(model, path, count + kept, length)
+    rest = slice(count, None) if len(sequences) > count else slice(-kept, None)
     notes = []
+    if sequences.dropped:
+        notes.append(
+            f"{len(sequences.dropped)} chats are longer than {length} tokens and are left out, "
+            f"since chats are not cut; {spelled('seq_len')} gives sequences more tokens"
+        )
     if len(sequences) < count:
         notes.append(f"the text has {len(sequences)} sequences of {length} tokens, all are used")
     if len(sequences) <= count:
         notes.append("the text leaves nothing to hold out: verification uses what calibration saw")
     size = _batch_size(model, length)
-    batches = [token_batch(program, part) for part in sequences[:count].split(size)]
-    short = min(length, HELD_OUT_TOKENS)
-    return batches, [token_batch(program, rest[:, :short])], notes
+    ids, mask = sequences.ids, sequences.mask
+    parts = zip(ids[:count].split(size), mask[:count].split(size), strict=True)
+    batches = [token_batch(program, *part) for part in parts]
+    held_out = token_batch(program, *(rows[rest, :HELD_OUT_TOKENS] for rows in (ids, mask)))
+    return batches, [held_out], notes
 
 
 def _lines(
@@ -213,7 +220,7 @@ def _made_up(
     if model.cached:
         ids = generate_text(
             program,
-            _prefix(model.tokenizer),
+            prefix(model.tokenizer),
             vocabulary=model.vocabulary,
             shape=(count + 1, length),
             generator=generator,
@@ -239,9 +246,3 @@ def _made_up(
 def _batch_size(model: TextModel, length: int) -> int:
     bytes_each = 4 * length * (model.vocabulary if model.cached else 4096)
     return max(1, min(16, LARGEST_OUTPUT // bytes_each))
-
-
-def _prefix(tokenizer: Any) -> list[int]:
-    """The token that the tokenizer puts before every text, if it does."""
-    ids = tokenizer("")["input_ids"]
-    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ def is_text_file(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def read_documents(path: Path, tokenizer: Any) -> list[str]:
+@dataclass(frozen=True)
+class Document:
+    """A text; a chat has one that a template wrote, and is read as a whole."""
+
+    text: str
+    chat: bool = False
+
+
+def read_documents(path: Path, tokenizer: Any) -> list[Document]:
     """The documents in ``path``: a text file is one, each line of a ``.jsonl`` file is one.
 
     Raises:
@@ -27,7 +36,7 @@ def read_documents(path: Path, tokenizer: Any) -> list[str]:
     """
     content = _read(path)
     if path.suffix.lower() != ".jsonl":
-        return [content]
+        return [Document(content)]
     return _json_documents(path, content, tokenizer)
 
 
@@ -35,8 +44,8 @@ def read_lines(path: Path, tokenizer: Any) -> list[str]:
     """Samples for a model that reads one passage at a time: non-empty lines, or documents."""
     documents = read_documents(path, tokenizer)
     if path.suffix.lower() == ".jsonl":
-        return documents
-    return [line.strip() for line in documents[0].splitlines() if line.strip()]
+        return [document.text for document in documents]
+    return [line.strip() for line in documents[0].text.splitlines() if line.strip()]
 
 
 def _read(path: Path) -> str:
@@ -57,9 +66,9 @@ def _read(path: Path) -> str:
     return content
 
 
-def _json_documents(path: Path, content: str, tokenizer: Any) -> list[str]:
+def _json_documents(path: Path, content: str, tokenizer: Any) -> list[Document]:
     """The text of each line, chats in one go."""
-    documents: dict[int, str] = {}
+    documents: dict[int, Document] = {}
     chats: dict[int, list[Any]] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
@@ -70,11 +79,12 @@ def _json_documents(path: Path, content: str, tokenizer: Any) -> list[str]:
         except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{where}: is not JSON: {error}") from error
         if isinstance(record, dict) and isinstance(record.get("text"), str):
-            documents[number] = record["text"]
+            documents[number] = Document(record["text"])
         elif isinstance(record, dict) and isinstance(record.get("messages"), list):
             chats[number] = record["messages"]
         else:
             raise CalibrationError(f'{where}: needs "text" (a string) or "messages" (a list)')
     placed = [(f"{path}, line {number}", messages) for number, messages in chats.items()]
-    documents |= zip(chats, render_chats(placed, tokenizer), strict=True)
+    texts = zip(chats, render_chats(placed, tokenizer), strict=True)
+    documents |= {number: Document(text, chat=True) for number, text in texts}
     return [documents[number] for number in sorted(documents)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from awqc.capture.module import capture_module
+from awqc.huggingface.config_values import check_published, config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
     cache_shapes,
@@ -18,6 +19,7 @@ from awqc.huggingface.forwards import (
     encoder_example,
     encoder_forward,
 )
+from awqc.huggingface.rotary import fix_rotary
 from awqc.huggingface.tasks import find_task
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
@@ -58,12 +60,25 @@ def load_program(
     config = source.config()
     default = "text-generation" if source.gguf_file else None
     chosen = find_task(config, task, where=str(folder), default=default)
-    model = source.model(chosen.load_class())
+    if chosen.cached:
+        check_published(config, str(folder))
+    model, extra = source.model(chosen.load_class())
+    limit = fix_rotary(model)
     capture = _capture_cached if chosen.cached else _capture_encoder
     program = capture(model, source.name)
     program.task = Task("attention_mask", ("logits",) if chosen.vocabulary else (), source)
     program.source_dtype = _dtype(config)
     program.files = (folder,)
+    if limit is not None:
+        program.tell(
+            f"beyond {limit} tokens the model's rotary embeddings take other frequencies: what is "
+            f"compiled holds for at most {limit} tokens"
+        )
+    if extra:
+        program.tell(
+            f"{len(extra)} tensors of the weights have no place in {type(model).__name__} and are "
+            f"left out: {', '.join(extra[:3])}{', …' if len(extra) > 3 else ''}"
+        )
     del model
     release()
     return program
@@ -113,5 +128,5 @@ def _rename_inputs(program: Program, names: Sequence[str]) -> Program:
 
 def _dtype(config: Any) -> torch.dtype:
     """The floating dtype that the checkpoint was made in; float32 where it does not say."""
-    dtype = getattr(config, "dtype", None)
+    dtype = config_value(config, "dtype")
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -62,7 +62,7 @@ def folded_checkpoint(program: Program) -> Checkpoint:
     folder = HFFolder.of(program)
     config = folder.config()
     task = find_task(config, None, where=program.name, default="text-generation")
-    model = folder.model(task.load_class())
+    model, _ = folder.model(task.load_class())
     state, folded = model.state_dict(), {}
     factors = _fold_factors(program)
     for name in {**factors, **program.findings.quantized}:

@@ -27,7 +27,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 INDEX = "*.index.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class HFFolder(Origin):
             if not (self.path / self.gguf_file).is_file():
                 raise UsageError(f"{self.path / self.gguf_file}: no such GGUF file")
             return
+        _check_no_adapter(self.path)
         config = read_json(self.path / "config.json")
         _check_not_quantized(self.path, config)
         _check_weights(self.path)
@@ -98,8 +99,10 @@ class HFFolder(Origin):
         with reporting(f"{self.path}: the configuration could not be read"):
             return AutoConfig.from_pretrained(self.path, **self.options())
 
-    def model(self, auto_class: Any) -> Any:
-        """The float model, in float32 and eval mode; float32 safetensors stay in their file.
+    def model(self, auto_class: Any) -> tuple[Any, list[str]]:
+        """The float model, in float32 and eval mode, and tensors that it has no place for.
+
+        Float32 safetensors stay in their file.
 
         Raises:
             CaptureError: transformers could not load it, or tensors are missing.
@@ -120,7 +123,7 @@ class HFFolder(Origin):
                 f"folder, or give the task that the weights were made for ({spelled('task')})"
             )
         map_each(model, self.path)
-        return model.eval()
+        return model.eval(), sorted(info["unexpected_keys"])
 
     @property
     def has_tokenizer(self) -> bool:
@@ -169,12 +172,6 @@ class HFFolder(Origin):
                 check_tokenizer_class(self.path, content.get("tokenizer_class"), name)
 
 
-def context_length(config: Any) -> int | None:
-    """The most tokens that the model can look at, as far as its configuration says."""
-    found = (getattr(config, key, None) for key in CONTEXT_KEYS)
-    return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
-
-
 def require_transformers() -> None:
     """Raise UsageError with the way to install it where transformers is missing."""
     try:
@@ -201,6 +198,18 @@ def reporting(what: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else "no message"
         raise CaptureError(f"{what}: {type(error).__name__}: {reason}") from error
+
+
+def _check_no_adapter(path: Path) -> None:
+    """Refuse weights that are meant to be added to others: alone, or beside their base model."""
+    found = next((name for name in ADAPTERS if (path / name).is_file()), None)
+    if found is not None:
+        raise UsageError(
+            f"{path}: holds an adapter ({found}), which is not part of the model's weights and "
+            "may name other files and modules. Merge it and save the whole model: "
+            "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(...), and "
+            "give that folder; if the base model alone is meant, move the adapter's files away"
+        )
 
 
 def _check_not_quantized(path: Path, config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import CaptureError, spelled
+from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import reporting
 
 BATCH, SEQUENCE, PAST = 2, 3, 5
@@ -168,7 +169,9 @@ def encoder_example(model: Any) -> dict[str, Any]:
         "input_ids": _example_ids(model),
         "attention_mask": torch.ones(BATCH, SEQUENCE, dtype=torch.long),
     }
-    if accepts(model, "token_type_ids") and getattr(model.config, "type_vocab_size", 0) > 1:
+    if accepts(model, "token_type_ids") and (
+        config_value(model.config, "type_vocab_size") or 0
+    ) > 1:
         example["token_type_ids"] = torch.zeros(BATCH, SEQUENCE, dtype=torch.long)
     return example
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import config_value, context_length
+from awqc.huggingface.folder import HFFolder
 from awqc.kv_cache import past_name, present_name
 from awqc.program import Program
 
@@ -86,14 +87,14 @@ def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[s
         "model": {
             "type": "decoder",
             "context_length": limit,
-            "vocab_size": config.vocab_size,
+            "vocab_size": config_value(config, "vocab_size"),
             **{key: value for key, value in ids.items() if value is not None},
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": "model.onnx",
                 "head_size": width,
-                "hidden_size": config.hidden_size,
-                "num_attention_heads": config.num_attention_heads,
+                "hidden_size": config_value(config, "hidden_size"),
+                "num_attention_heads": config_value(config, "num_attention_heads") or heads,
                 "num_key_value_heads": heads,
                 "num_hidden_layers": len(keys),
                 "inputs": names
@@ -136,7 +137,7 @@ def _describe_tokenizer(program: Program, path: Path) -> None:
 
 
 def _token_id(key: str, config: Any, tokenizer: Any) -> Any:
-    value = getattr(config, key, None)
+    value = config_value(config, key)
     return getattr(tokenizer, key, None) if value is None else value
 
 

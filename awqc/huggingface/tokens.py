@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -25,31 +26,49 @@ class TakesTokens(Protocol):
         ...
 
 
+def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
+    """``given`` and what follows from its ``input_ids`` ``(batch, sequence)``.
+
+    That is a mask without padding, positions counted over the mask, types that are all 0, and
+    caches that hold nothing yet. What the program has no input for is not added.
+    """
+    ids = given.get("input_ids")
+    if ids is None or ids.ndim != 2:
+        return dict(given)
+    mask = given.get("attention_mask", torch.ones_like(ids, dtype=torch.long))
+    made = {
+        "attention_mask": mask,
+        "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+    carried = {name for name, _ in program.states}
+    complete = dict(given)
+    for spec in program.inputs:
+        if spec.name in carried and spec.name not in given:
+            _, heads, _, width = spec.shape
+            assert isinstance(heads, int)
+            assert isinstance(width, int)
+            complete[spec.name] = torch.zeros(ids.shape[0], heads, 0, width, dtype=spec.dtype)
+        elif spec.name in made:
+            complete.setdefault(spec.name, made[spec.name])
+    return complete
+
+
 def token_batch(program: TakesTokens, ids: Tensor, mask: Tensor | None = None) -> Batch:
     """A batch for ``program``, nothing cached yet, of token ids ``(batch, sequence)``.
 
     ``mask`` ``(batch, sequence)`` is 0 on padding, which follows the text.
+
+    Raises:
+        UsageError: the program has another input.
     """
-    mask = torch.ones_like(ids) if mask is None else mask
-    made = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": torch.arange(ids.shape[1]).repeat(ids.shape[0], 1),
-        "token_type_ids": torch.zeros_like(ids),
-    }
-    carried = {name for name, _ in program.states}
-    batch: Batch = {}
+    positions = torch.arange(ids.shape[1]).repeat(ids.shape[0], 1)
+    given = {"input_ids": ids, "position_ids": positions}
+    made = complete_tokens(program, given if mask is None else given | {"attention_mask": mask})
     for spec in program.inputs:
-        if spec.name in carried:
-            _, heads, _, width = spec.shape
-            assert isinstance(heads, int)
-            assert isinstance(width, int)
-            batch[spec.name] = torch.zeros(ids.shape[0], heads, 0, width, dtype=spec.dtype)
-        elif spec.name in made:
-            batch[spec.name] = made[spec.name].to(spec.dtype)
-        else:
+        if spec.name not in made:
             raise UsageError(
                 f"the model has an input {spec.name!r}, which text does not give; "
                 "give calibration arrays (.npz) instead"
             )
-    return batch
+    return {spec.name: made[spec.name].to(spec.dtype) for spec in program.inputs}

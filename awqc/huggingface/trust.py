@@ -18,7 +18,6 @@ from awqc.capture.identifiers import quoted
 from awqc.errors import UsageError, spelled
 
 TRUST = spelled("trust_remote_code", True)
-ADAPTER = "adapter_config.json"
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 _lock = threading.Lock()
 _readers = 0
@@ -67,12 +66,6 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
                     f"{path}: {key} in {where} is {quoted(part[key])}: kernels that would be "
                     f"fetched and run. Remove the entry, or, if you trust the folder, pass {TRUST}"
                 )
-    if (path / ADAPTER).is_file():
-        raise UsageError(
-            f"{path}: holds an adapter ({ADAPTER}), which may name other files and modules. Merge "
-            "it into the model (merge_and_unload of peft), or, if you trust the folder, pass "
-            f"{TRUST}"
-        )
 
 
 def _objects(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from awqc.errors import UsageError, spelled
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.found import named_format
 from awqc.numerics.formats.int_grid import BITS, Bits, IntGrid, resolve_group_size
+from awqc.numerics.name_patterns import check_pattern, names_weight
 
 TABLE_BITS = (0, 8)
 TABLE = IntGrid(8, -1, symmetric=True)
@@ -26,7 +26,7 @@ class QuantizationSpec:
         bits: width of a code: 2, 3, 4 or 8.
         group_size: columns a scale, -1 for one scale a row, or ``auto``.
         symmetric: fix the zero point at the midpoint.
-        exclude: regular expressions; weights whose name they find are left alone.
+        exclude: patterns (`awqc.numerics.name_patterns`); weights that they fit are left alone.
         head_bits: width for the product that makes a language model's logits; 0: float.
         embed_bits: width for embedding tables, a scale a row; 0: float.
         rounding: ``nearest``, or ``gptq``: later columns compensate the errors of earlier ones.
@@ -64,12 +64,7 @@ class QuantizationSpec:
         if self.weight_format:
             named_format(self.weight_format)
         for pattern in self.exclude:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(
-                    f"{spelled('exclude', pattern)} is no regular expression: {error}"
-                ) from error
+            check_pattern(pattern)
 
     @property
     def learns(self) -> bool:
@@ -134,6 +129,7 @@ class QuantizationSpec:
             **({"weight_format": self.weight_format} if self.weight_format else {}),
         }
 
-    def excluded(self, weight: str) -> bool:
-        """Whether the user wants this weight left alone."""
-        return any(re.search(pattern, weight) for pattern in self.exclude)
+    def excluded(self, weight: str) -> str | None:
+        """Why this weight is left alone, if the user wants that."""
+        pattern = next((pattern for pattern in self.exclude if names_weight(pattern, weight)), None)
+        return None if pattern is None else f"excluded by the user ({pattern})"

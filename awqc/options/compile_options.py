@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from awqc.errors import UsageError, spelled
+from awqc.numerics.name_patterns import check_pattern
 from awqc.options.declare import as_flag, declarations, option
-from awqc.options.values import check_pattern, check_size, read_axes
+from awqc.options.values import check_size, read_axes
 from awqc.runtimes.base import DEFAULT_RUNTIMES, runtime_names
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Options:
         False, "Fix zero points at the midpoint.", group="weights", kind=bool,
     )
     exclude: tuple[str, ...] = option(
-        (), "Leave weights whose name matches in float.",
+        (), "Leave weights whose name matches in float; re:REGEX must match from its start.",
         group="weights", many="repeated", metavar="REGEX", check=check_pattern,
     )
     head_bits: int = option(

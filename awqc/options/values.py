@@ -36,20 +36,6 @@ def check_size(size: Any) -> None:
         raise UsageError(f"{spelled('budget')}: {error.text}") from error
 
 
-def check_pattern(pattern: str) -> None:
-    """Refuse what is no regular expression.
-
-    Raises:
-        UsageError: with the reason.
-    """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise UsageError(
-            f"{spelled('exclude', pattern)} is no regular expression: {error}"
-        ) from error
-
-
 def read_axes(items: tuple[str, ...]) -> dict[str, dict[int, str]]:
     """``NAME:AXIS[=LABEL]`` items as axes by input name.
 

@@ -13,6 +13,7 @@ from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Allocation, Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.machine.progress import track
+from awqc.machine.strict import fall_back
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.quantizing import fake_quantize, quantize
@@ -21,6 +22,7 @@ from awqc.program import Batch, Program
 from awqc.weights.decisions import Decisions, decide
 from awqc.weights.errors import measure
 from awqc.weights.knapsack import Item, allocate, curve, totals
+from awqc.weights.tuning.derivatives import why_no_derivative
 from awqc.weights.tuning.graph import WeightFunction, weight_reads
 from awqc.weights.tuning.objective import distance
 
@@ -38,7 +40,8 @@ class AllocateBits(Pass):
     the float model's outputs is taken on ``batches`` calibration batches; a weight's error
     ``d`` then accounts for ``g . d / 2`` of the distance, since that is quadratic near the
     float model. Other widths change it as they change the error of the weight's own product on
-    the calibration data. The choice is a knapsack, solved by dynamic programming.
+    the calibration data. Where an operation has no derivative, that error alone counts.
+    The choice is a knapsack, solved by dynamic programming.
     Options: ``avg-bits`` of the weights that products read, scales and zero points counted,
     tables, and heads of their own width, not; or ``budget``, bytes of all tensors together.
     Requires: calibrate.  Refuses: budgets that the smallest width exceeds.
@@ -100,11 +103,20 @@ class AllocateBits(Pass):
             for name in linears
         }
         lowest = {name: options[0] for name, options in cuts.items()}
-        shares = _shares(program, lowest, batches[: self.batches])
+        try:
+            shares = _shares(program, lowest, batches[: self.batches])
+        except RuntimeError as error:
+            reason = why_no_derivative(error)
+            if reason is None:
+                raise
+            note = "widths are chosen by the error of each weight's own product alone"
+            fall_back(program.tell, f"{note}: {reason}", error)
+            shares = {}
         items = []
         for name, linear in track(linears.items(), "allocate bits", len(linears)):
             noise = [_noise(program, linear, cut) for cut in cuts[name]]
-            losses = tuple(shares[name] * value / max(noise[0], TINY) for value in noise)
+            share = shares.get(name, noise[0])
+            losses = tuple(share * value / max(noise[0], TINY) for value in noise)
             rows, columns = linear.rows, linear.columns
             sizes = tuple(cut.nbytes(rows, columns, program.scale_dtype) for cut in cuts[name])
             items.append(Item(name, tuple(widths), sizes, losses))

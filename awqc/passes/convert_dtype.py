@@ -53,7 +53,7 @@ class ConvertDtype(Pass):
 
     To float16 or bfloat16, products run in half, and powers, roots, exponentials, sums and
     norms in float32; other operations take the wider dtype of what they read.  To float32,
-    everything does.  Inputs and outputs take the dtype as well.
+    everything does, also in a float64 model.  Inputs and outputs take the dtype as well.
     Options: ``dtype``, float32, float16 or bfloat16.
     """
 
@@ -94,23 +94,29 @@ class ConvertDtype(Pass):
 
 
 def _widen(program: Program) -> list[Change]:
-    """All half tensors, inputs and casts become float32."""
+    """All half tensors, inputs and casts become float32; in a float64 model, float64 ones too."""
+    others = {*HALVES, program.source_dtype}
     changes = []
     for name, value in program.parameters().items():
-        if value.dtype in HALVES:
+        if value.dtype in others - {torch.float32}:
             program.set_weight(name, value.float())
             changes.append(Change(name, f"{value.dtype} -> float32"))
+
+    def widened(argument: Any) -> Any:
+        other = isinstance(argument, torch.dtype) and argument in others
+        return torch.float32 if other else argument
+
     for node in program.graph.nodes:
-        change_arguments(node, _widened)
-    _retype_inputs(program, lambda dtype: torch.float32 if dtype in HALVES else dtype)
+        change_arguments(node, widened)
+    _retype_inputs(program, widened)
     if changes:
         _propagate(program)
+    if program.source_dtype == torch.float64:
+        program.tell(
+            "the model came in float64: it is compiled, and takes its inputs, in float32, which "
+            "is what runtimes have fast kernels for"
+        )
     return changes
-
-
-def _widened(argument: Any) -> Any:
-    half = isinstance(argument, torch.dtype) and argument in HALVES
-    return torch.float32 if half else argument
 
 
 def _retype_inputs(program: Program, convert: Any) -> None:

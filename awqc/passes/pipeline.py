@@ -182,14 +182,14 @@ class Pipeline:
     def in_dtype(self, source: torch.dtype, wanted: torch.dtype | None) -> Pipeline:
         """This pipeline for a model that came in ``source`` and is to compute in ``wanted``.
 
-        Passes compute in float32: a half model becomes that first. ``wanted`` comes last; None:
-        as the pipeline says already, or as the model came.
+        Passes compute in float32: a half or float64 model becomes that first. ``wanted`` comes
+        last; None: as the pipeline says already, or as the model came; float64 stays float32.
 
         >>> str(Pipeline((Canonicalize(),)).in_dtype(torch.float16, None))
         'convert-dtype,canonicalize,convert-dtype{dtype=float16}'
         """
         opening, body, closing = self.parts()
-        if source in HALVES and not opening.passes:
+        if source != torch.float32 and not opening.passes:
             opening = self._of([ConvertDtype("float32")])
         last = list(closing.passes)
         if wanted is None and source in HALVES and not last:

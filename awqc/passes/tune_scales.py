@@ -15,11 +15,13 @@ from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts, Tuning
 from awqc.machine.memory import available
 from awqc.machine.progress import track
+from awqc.machine.strict import fall_back
 from awqc.numerics.formats.int_grid import FINE
 from awqc.passes.base import Change, Pass
 from awqc.program import Batch, Program
 from awqc.weights.stored import stored_weight
 from awqc.weights.tuning.dequantize import dequantize
+from awqc.weights.tuning.derivatives import why_no_derivative
 from awqc.weights.tuning.graph import WeightFunction, quantized_calls
 from awqc.weights.tuning.objective import distance
 
@@ -49,7 +51,7 @@ class TuneScales(Pass):
     Options: ``share`` of the calibration batches that is used (but at least `FEWEST`), ``step``
     of them a step, ``rate``, the relative change of a scale in a step (Adam).
     Requires: quantize-weights{keep-float=true}, calibration data.
-    Refuses: a model whose outputs do not get closer.
+    Refuses: a model whose outputs do not get closer, or with an operation without a derivative.
     Source: EfficientQAT, arXiv 2407.11062, section 3.3 (end-to-end training of scales), with
     the float model's outputs as the target.
     """
@@ -96,7 +98,14 @@ class TuneScales(Pass):
         tuner = _Tuner(program, floats)
         judging = [(batch, tuner.wanted(batch)) for batch in batches[:held_back] or batches]
         before = tuner.judge(judging)
-        tuner.train(training, self.step, self.rate)
+        try:
+            tuner.train(training, self.step, self.rate)
+        except RuntimeError as error:
+            reason = why_no_derivative(error)
+            if reason is None:
+                raise
+            fall_back(program.tell, f"scales are not tuned: {reason}", error)
+            return Tuning(False, before=before, after=before, reason=reason)
         after = tuner.judge(judging)
         if not after < before:
             return Tuning(False, len(training), before, after, "tuning does not help")

@@ -131,7 +131,7 @@ class TextGenerator:
             )
         if not temperature >= 0:
             raise UsageError(f"{spelled('temperature')} is {temperature}; give 0 or more")
-        context = _first_number(self._config, CONTEXT_KEYS)
+        context = _context(self._config)
         if context is not None and len(ids) > context:
             raise UsageError(f"the prompt has {len(ids)} tokens; the model looks at {context}")
         rng = np.random.default_rng(seed)
@@ -215,16 +215,17 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json with generation_config.json over it; what is missing is left out."""
+    """config.json with the others over it; what is missing is left out."""
     merged: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json"):
+    for name in ("config.json", "generation_config.json", "genai_config.json"):
         path = folder / name
         if path.is_file():
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise UsageError(f"{path}: not readable as JSON: {error}") from error
-            merged |= {key: value for key, value in content.items() if value is not None}
+            parts = (content.get("text_config") or {}, content)
+            merged |= {k: v for part in parts for k, v in part.items() if v is not None}
     return merged
 
 
@@ -233,5 +234,13 @@ def _end_tokens(config: dict[str, Any]) -> set[int]:
     return set(ends) if isinstance(ends, list) else {ends}
 
 
-def _first_number(config: dict[str, Any], keys: Sequence[str]) -> int | None:
-    return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+def _context(config: dict[str, Any]) -> int | None:
+    """The most tokens that the model takes, if that is known.
+
+    ``genai_config.json`` may say less than the model's own files, and has a number where they
+    have none.
+    """
+    stated = [config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)][:1]
+    written = config.get("model")
+    compiled = written.get("context_length") if isinstance(written, dict) else None
+    return min([*stated, compiled] if isinstance(compiled, int) else stated) if stated else None

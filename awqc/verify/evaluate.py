@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from awqc.data.text import TextModel, packed_sequences
+from awqc.data.text import TextModel, packed_text
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.capture import load_program
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.machine.progress import track
 from awqc.program import Batch, InputSpec, Program
@@ -101,13 +102,14 @@ def evaluate(
         scorers.insert(0, _causal_model("original", against, trust_remote_code))
     tokenizer = _text_model(against or model, scorers[0], trust_remote_code)
     length = tokenizer.sequence_length(seq_len)
-    sequences = packed_sequences(tokenizer, text, num_samples or SEQUENCES, length)
+    sequences = packed_text(tokenizer, text, num_samples or SEQUENCES, length)
     scores = {scorer.name: TextQuality() for scorer in scorers}
-    for row in track(sequences.split(1), "evaluate"):
+    rows = list(zip(sequences.ids.split(1), sequences.mask.split(1), strict=True))
+    for row, mask in track(rows, "evaluate"):
         reference = None
         for scorer in scorers:
-            logits = scorer.logits(token_batch(scorer, row))
-            scores[scorer.name].add(logits, row, row * 0 + 1, reference)
+            logits = scorer.logits(token_batch(scorer, row, mask))
+            scores[scorer.name].add(logits, row, mask, reference)
             if against is not None and reference is None:
                 reference = logits
     return {

@@ -47,7 +47,8 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
 
 def _run(program: Program, batch: Batch) -> tuple[Tensor, ...]:
     try:
-        return program.run(batch)
+        # An original in another dtype than the compiled model takes the same values in its own.
+        return program.run({spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs})
     except (IndexError, RuntimeError, ValueError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
         raise CalibrationError(

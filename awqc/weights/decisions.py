@@ -13,6 +13,7 @@ from awqc.graph.linears import Linear, as_linear, find_linears
 from awqc.graph.nodes import results_of
 from awqc.graph.ops import argument
 from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.name_patterns import check_fits
 from awqc.numerics.request import TABLE, QuantizationSpec
 from awqc.program import Program
 from awqc.weights.unscaled import unscaled_weights
@@ -46,8 +47,12 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     """What becomes of every weight of ``program`` that could be quantized.
 
     ``spec`` is the request; None: the program's own.
+
+    Raises:
+        UsageError: a pattern of the request fits no tensor.
     """
     spec = spec or program.quantization
+    check_fits(spec.exclude, program.parameters().keys(), program.name)
     heads = head_weights(program)
     formats: dict[str, WeightFormat] = {}
     allocation = program.findings.allocation
@@ -82,8 +87,8 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
             refused[name] = reason
     for weight in unscaled_weights(program.graph):
         name = str(weight.target)
-        if spec.excluded(name):
-            refused[name] = "excluded by the user"
+        if excluded := spec.excluded(name):
+            refused[name] = excluded
         elif (fewest := math.prod(weight.meta["val"].shape[1:])) < FEWEST:
             refused[name] = f"only {fewest} weights would share a scale"
         else:
@@ -101,8 +106,8 @@ def _unscaled(spec: QuantizationSpec, weight: Node) -> WeightFormat:
 
 def _refuse(spec: QuantizationSpec, linear: Linear, head: bool) -> str | None:
     """Why ``linear``'s weight is left in float, or None if it is to be quantized."""
-    if spec.excluded(linear.weight_name):
-        return "excluded by the user"
+    if excluded := spec.excluded(linear.weight_name):
+        return excluded
     if head and spec.head_bits == 0:
         return "the head is left in float, as asked"
     if linear.blocks > 1 and linear.rows == linear.blocks:
@@ -116,8 +121,8 @@ def _refuse(spec: QuantizationSpec, linear: Linear, head: bool) -> str | None:
 
 def _refuse_table(spec: QuantizationSpec, table: Node) -> str | None:
     name = str(table.target)
-    if spec.excluded(name):
-        return "excluded by the user"
+    if excluded := spec.excluded(name):
+        return excluded
     if spec.embed_bits == 0:
         return "embedding tables are left in float, as asked"
     if table.meta["val"].numel() < SMALLEST_TABLE:

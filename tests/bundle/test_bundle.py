@@ -127,6 +127,15 @@ def test_the_compiled_parts_run_as_the_model_in_onnxruntime(
     assert compiled.report["verify"]["decoder.logits"]["rel"] < 0.03
 
 
+def test_a_pattern_must_fit_a_weight_of_some_part(bundle: Bundle) -> None:
+    batches = [batch(seed) for seed in range(2)]
+    made = compile_bundle(bundle, batches, exclude=["^encoder.up", "out"], **CHEAP)
+    for name, left in {"encoder": ["up.weight"], "decoder": ["out.weight"]}.items():
+        assert [each["name"] for each in made.parts[name].report["skipped"]] == left
+    with pytest.raises(UsageError, match=r"'encoder.out' matches no weight of the bundle"):
+        compile_bundle(bundle, batches, exclude=["encoder.out"], **CHEAP)
+
+
 def test_a_table_that_two_parts_hold_is_one(compiled: CompiledBundle) -> None:
     shared = compiled.report["shared"]
     assert shared["encoder"]["table.weight"] == "decoder.table.weight"

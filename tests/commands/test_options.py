@@ -190,6 +190,14 @@ def test_nothing_to_quantize_is_said(tmp_path: Path, capsys: Capture) -> None:
     assert "excluded by the user" in out
 
 
+@pytest.mark.parametrize("command", ["compile", "explain"])
+def test_a_pattern_that_fits_nothing_stops_the_run(command: str, capsys: Capture) -> None:
+    assert run([command, "model.pt", "--exclude", "4", "--exclude", "mlp.down"]) == 2
+    err = capsys.readouterr().err
+    assert "--exclude mlp.down matches no weight of model; the nearest names: " in err
+    assert "0.weight" in err
+
+
 def test_one_format_alone(tmp_path: Path, capsys: Capture) -> None:
     args = ("compile", "model.pt", "--calib", "data.npz", "--formats", "onnx")
     assert run([*args, "-o", str(tmp_path / "out")]) == 0

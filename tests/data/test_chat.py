@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from awqc.data import chat
 from awqc.data.chat import render_chats
-from awqc.data.text_files import read_documents
+from awqc.data.text_files import Document, read_documents
 from awqc.errors import CalibrationError
 from tests.tiny_language_models import save_tokenizer
 
@@ -47,7 +47,8 @@ def test_documents_keep_their_order(tmp_path: Path) -> None:
              {"messages": [{"content": "d"}]}]  # fmt: skip
     path = tmp_path / "x.jsonl"
     path.write_text("\n\n".join(map(json.dumps, lines)))
-    assert read_documents(path, made) == ["a", "chat b", "c", "chat d"]
+    texts = ("a", "chat b", "c", "chat d")
+    assert read_documents(path, made) == [Document(text, "chat" in text) for text in texts]
 
 
 ENDLESS = {

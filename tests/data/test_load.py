@@ -19,6 +19,7 @@ from awqc.data.calibration import CalibrationData
 from awqc.data.load import DataSource
 from awqc.errors import CalibrationError, UsageError
 from awqc.huggingface.capture import load_program
+from awqc.huggingface.tokens import token_batch
 from awqc.program import Program
 from tests.tiny import captured, inputs
 from tests.tiny_language_models import save_decoder, save_tokenizer
@@ -83,6 +84,36 @@ def test_files_of_arrays_are_told_by_their_content(
     assert source.arrays is not None
     data = source.load(mlp)
     assert (rows(data), data.source) == (20, str(path))
+
+
+@pytest.mark.parametrize("form", ["file", "arrays", "batches"])
+def test_token_ids_alone_are_enough_for_a_decoder(
+    form: str, decoder: Program, tmp_path: Path
+) -> None:
+    ids = torch.randint(4, 100, (10, 7))
+    np.savez(tmp_path / "ids.npz", input_ids=ids.numpy())
+    given: Any = {
+        "file": tmp_path / "ids.npz", "arrays": {"input_ids": ids},
+        "batches": [{"input_ids": ids[:5].int()}, {"input_ids": ids[5:].int()}],
+    }[form]
+    data = DataSource.of(given).load(decoder)
+    for batch in (*data.batches, *data.held_out):
+        wanted = token_batch(decoder, batch["input_ids"])
+        assert batch.keys() == wanted.keys()
+        assert all(torch.equal(batch[name], wanted[name]) for name in wanted)
+        decoder.run(batch)
+    told = "attention_mask, position_ids, empty caches: filled in"
+    assert any(told in note for note in data.notes) == (form != "batches")
+
+
+def test_positions_are_counted_over_a_mask_that_is_given(decoder: Program) -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
+    given = {"input_ids": torch.full((2, 4), 9), "attention_mask": mask}
+    (batch,) = DataSource.of([given]).load(decoder).batches[:1]
+    row = batch["position_ids"][0].tolist()
+    assert row in ([0, 0, 0, 1], [0, 1, 2, 2])
+    with pytest.raises(CalibrationError, match="there is no array for 'input_ids'"):
+        DataSource.of({"attention_mask": mask}).load(decoder)
 
 
 @pytest.mark.parametrize("suffix", both_cases(TEXTS))

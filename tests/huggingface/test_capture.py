@@ -149,9 +149,26 @@ def drop_tensor(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def add_tensor(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.extra.weight"] = torch.zeros(2, 2)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], type[AwqcError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), UsageError, "config.json is missing"),
     "no json": (lambda f: (f / "config.json").write_text("{"), UsageError, "not readable as JSON"),
+    "adapter": (
+        lambda f: (f / "adapter_config.json").write_text("{}"), UsageError, "merge_and_unload"
+    ),
+    "adapter's weights": (
+        lambda f: (f / "adapter_model.safetensors").touch(), UsageError, "merge_and_unload"
+    ),
+    "adapter alone": (
+        lambda f: (f / "config.json").rename(f / "adapter_config.json"), UsageError, "an adapter"
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), UsageError, "no weights"),
     "lost shard": (break_shards, UsageError, "model-00002-of-00002.safetensors"),
     "cut short": (cut_weights, CaptureError, "could not be loaded"),
@@ -182,6 +199,21 @@ def test_a_broken_folder_is_refused(what: str, tmp_path: Path) -> None:
     breaks(tmp_path)
     with pytest.raises(error, match=message):
         load_program(tmp_path)
+
+
+def test_an_adapter_is_refused_also_where_the_folder_is_trusted(tmp_path: Path) -> None:
+    save_decoder("llama", tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="merge_and_unload"):
+        load_program(tmp_path, trust_remote_code=True)
+
+
+def test_tensors_that_the_model_has_no_place_for_are_named(tmp_path: Path) -> None:
+    save_decoder("llama", tmp_path)
+    add_tensor(tmp_path)
+    (note,) = load_program(tmp_path).notes
+    assert "1 tensors of the weights have no place in LlamaForCausalLM" in note
+    assert "model.layers.0.mlp.extra.weight" in note
 
 
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:

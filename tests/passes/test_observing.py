@@ -53,7 +53,7 @@ def test_excluded_and_depthwise_weights_are_skipped_with_the_reason() -> None:
     program = captured("conv")
     program.quantization = QuantizationSpec(exclude=("^11",))
     run(program, CALIBRATED)
-    assert program.findings.skipped["11.weight"] == "excluded by the user"
+    assert program.findings.skipped["11.weight"] == "excluded by the user (^11)"
     assert program.findings.skipped["3.weight"].startswith("depthwise")
 
 

@@ -123,7 +123,7 @@ def test_refusals_leave_the_weight_in_float() -> None:
     run(program, "canonicalize,quantize-weights{exclude=^11}")
     assert set(program.findings.quantized) == {"0.weight", "5.weight", "7.weight"}
     assert program.findings.skipped["3.weight"].startswith("depthwise")
-    assert program.findings.skipped["11.weight"] == "excluded by the user"
+    assert program.findings.skipped["11.weight"] == "excluded by the user (^11)"
     assert torch.equal(program.weight("3.weight"), before)
 
 

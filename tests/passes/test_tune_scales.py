@@ -10,6 +10,7 @@ from awqc.capture.module import capture_module
 from awqc.errors import UsageError
 from awqc.executor.run import Run
 from awqc.findings import Allocation
+from awqc.machine.strict import FallbackError
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.quantizing import quantize
 from awqc.passes.pipeline import parse_pipeline
@@ -163,3 +164,43 @@ def test_the_gradient_of_divergence_is_autograds() -> None:
     assert now.grad is not None
     assert plain.grad is not None
     torch.testing.assert_close(now.grad, plain.grad, rtol=1e-4, atol=1e-8)
+
+
+class Copying(Net):
+    """Writes into a new tensor, which makes an operation without a derivative."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.up(self.norm(x))
+        out: torch.Tensor = self.down(torch.empty_like(h).copy_(torch.relu(h)))
+        return out
+
+
+REASON = "the operation aten::copy has no derivative"
+
+
+@pytest.mark.fallbacks
+def test_without_a_derivative_scales_stay_and_the_reason_is_said() -> None:
+    torch.manual_seed(0)
+    program = capture_module(Copying(), (torch.randn(4, 40),))
+    parse_pipeline(f"{PASSES},tune-scales").run(program, data(program).batches)
+    found = program.findings.tuning
+    assert found is not None
+    assert (found.kept, found.reason) == (False, REASON)
+    assert program.notes == (f"scales are not tuned: {REASON}",)
+
+
+@pytest.mark.fallbacks
+def test_without_a_derivative_widths_follow_the_error_of_each_weight() -> None:
+    torch.manual_seed(0)
+    program = capture_module(Copying(), (torch.randn(4, 40),))
+    spec = "canonicalize,insert-observers,calibrate,allocate-bits{avg-bits=6}"
+    parse_pipeline(spec).run(program, data(program).batches)
+    assert program.findings.allocation is not None
+    assert sorted(program.findings.allocation.widths.values()) == [4, 8]
+    assert any(REASON in note for note in program.notes)
+
+
+def test_where_no_fallback_is_allowed_it_is_an_error() -> None:
+    program = capture_module(Copying(), (torch.randn(4, 40),))
+    with pytest.raises(FallbackError, match=REASON):
+        parse_pipeline(f"{PASSES},tune-scales").run(program, data(program).batches)

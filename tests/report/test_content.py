@@ -53,7 +53,7 @@ def test_the_keys_are_there(report: dict[str, Any]) -> None:
     assert all(site.keys() >= SITE for site in report["sites"])
     assert all(layer.keys() >= LAYER for layer in report["layers"])
     assert report["notes"] == []
-    assert report["skipped"] == [{"name": "4.weight", "reason": "excluded by the user"}]
+    assert report["skipped"] == [{"name": "4.weight", "reason": "excluded by the user (4)"}]
     assert report["size"].keys() >= {"original_bytes", "quantized_bytes", "ratio"}
     verify = report["verify"]
     assert verify.keys() >= VERIFY
