@@ -18,11 +18,12 @@ from awqc.compiler import Compiled, compile
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.errors import UsageError, VerificationError, spelled
 from awqc.machine.process import undisturbed
-from awqc.options import Options
+from awqc.options import Options, parse_options
 from awqc.options.declare import takes
 from awqc.program import Batch
 from awqc.runtimes.loading import load
-from awqc.verify.gap import Gap
+from awqc.verify.gaps import Gaps
+from awqc.verify.limits import check_loss
 
 BUNDLE_FILE = "bundle.json"
 
@@ -85,6 +86,7 @@ def compile_bundle(
         UsageError: an argument is wrong.
         VerificationError: a part, or the whole, is not what was asked for; nothing is written.
     """
+    limit = parse_options(**options).max_loss
     batches = [dict(batch) for batch in calib]
     if len(batches) < 2:
         raise UsageError(
@@ -100,7 +102,6 @@ def compile_bundle(
         own = replace(program.clone(), shared=shared[name])
         result.parts[name] = compile(own, calib=data, **options)
     wanted = [made for _, made in traces[-kept:]]
-    limit = options.get("max_loss")
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
         "wiring": [asdict(wire) for wire in bundle.wiring],
@@ -116,7 +117,7 @@ def _measure(
     result: CompiledBundle,
     batches: Sequence[Batch],
     wanted: Sequence[Mapping[str, Tensor]],
-    limit: float | None,
+    limit: float,
 ) -> dict[str, Any]:
     """How far each output of the whole is from the float model's, parts in the wiring.
 
@@ -125,21 +126,16 @@ def _measure(
     """
     if not all((part.folder / MODEL).is_file() for part in result.parts.values()):
         return {}
-    gaps: dict[str, Gap] = {}
+    gaps = Gaps()
     for batch, reference in zip(batches, wanted, strict=True):
         for name, value in result.run(batch).items():
-            if reference[name].is_floating_point():
-                gaps.setdefault(name, Gap()).add(value, reference[name])
-    for name, gap in gaps.items():
-        if not gap.rel < (float("inf") if limit is None else limit):
-            raise VerificationError(
-                f"the whole: {name} differs from the original's by {gap.rel:.3g}, run part after "
-                f"part; {spelled('max_loss')} allows {limit}. Nothing was written"
-            )
-    return {
-        name: {"rel": gap.rel, "sqnr_db": gap.sqnr_db, "cosine": gap.cosine, "max_abs": gap.max_abs}
-        for name, gap in gaps.items()
-    }
+            gaps.add(name, value, reference[name])
+    found: dict[str, Any] = gaps.loss()["outputs"]
+    try:
+        check_loss(found, limit, "the whole, run part after part")
+    except VerificationError as error:
+        raise VerificationError(f"{error.text}. Nothing was written") from error
+    return found
 
 
 def _in_onnx(part: Compiled) -> Runner:
