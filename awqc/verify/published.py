@@ -200,7 +200,8 @@ def _check_checkpoint(program: Program, folder: Path, shown: str) -> None:
         raise VerificationError(f"{program.name}: {shown} holds no quantized weight: nothing was "
                                 "compared; write onnx or pt2 instead")  # fmt: skip
     for module in sorted(modules):
-        weight = program.findings.quantized[f"{module}.weight"].dequantize().double().numpy()
+        quantized = program.findings.quantized[f"{module}.weight"].to(torch.float32)
+        weight = quantized.dequantize().double().numpy()
         left, right = directions(*weight.shape)
         for side, wanted in (("left", left @ weight), ("right", weight @ right)):
             found = products[f"{module}.{side}"]

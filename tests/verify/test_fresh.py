@@ -43,8 +43,9 @@ def test_one_process_answers_many_jobs_and_is_started_again(process: FreshProces
     assert process.ask(job) == first
     assert process._child is child
     assert child is not None
-    child.process.stdin.close()  # type: ignore[union-attr]  # as when it was idle for too long
-    child.process.wait()
+    assert child.process.stdin is not None
+    child.process.stdin.close()
+    assert child.process.wait() == 0  # as when it was idle for too long
     assert process.ask(job) == first
     process.end()
     assert not process._child

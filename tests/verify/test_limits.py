@@ -81,11 +81,11 @@ def test_an_error_under_a_constant_is_refused() -> None:
         check(found(loss=measured({"y": 0 * SMALL + offset.mean()}, {"y": offset})))
 
 
-@pytest.mark.parametrize(("part", "axis"), [("row", 0), ("column", 1)])
-def test_one_wrong_part_among_many_is_refused(part: str, axis: int) -> None:
+@pytest.mark.parametrize(("part", "axis", "factor"), [("row", 0, 1.02), ("column", 1, 1.005)])
+def test_one_wrong_part_among_many_is_refused(part: str, axis: int, factor: float) -> None:
     wanted = torch.randn(3000, 300)
     now = wanted.clone()
-    now.select(axis, 7).mul_(1.01)
+    now.select(axis, 7).mul_(factor)
     with pytest.raises(VerificationError, match=f"differs from .* in a {part} of output y by 0.0"):
         check(found(exact=measured({"y": now}, {"y": wanted})))
 

@@ -17,7 +17,7 @@ from awqc.compiler import compile
 from awqc.errors import VerificationError
 from awqc.export.formats import FORMATS
 from awqc.passes.pipeline import DEFAULT
-from awqc.program import Batch, Program
+from awqc.program import Program
 from awqc.verify.published import check_published
 from awqc.verify.reference import Reference, take_reference
 from awqc.verify.verification import Verification, verify
@@ -117,7 +117,7 @@ def test_archives_are_called_as_the_model_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_models_run_by_themselves(dtype: torch.dtype) -> None:
-    data: list[Batch] = [(inputs("mlp", seed=seed).to(dtype),) for seed in range(6)]  # type: ignore[misc]
+    data = [(inputs("mlp", seed=seed).to(dtype),) for seed in range(6)]
     compile(model("mlp").to(dtype), data[0], data, formats=("pt2", "onnx"), effort="fast", bits=8)
 
 
