@@ -42,6 +42,7 @@ from awqc.sources.opening import ModelLike, open_program
 from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
+from awqc.verify.published import check_published, warm_up
 from awqc.verify.reference import Reference, take_reference
 from awqc.verify.steps import step_trials
 from awqc.verify.trials import Trial, take_trials
@@ -191,6 +192,7 @@ def _compile(
     notify: Callable[[Note], object],
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    warm_up(options.formats)
     opening, body, closing = pipeline.parts()
     _check_weights(program)
     original_bytes = stored_bytes(program)
@@ -235,6 +237,8 @@ def _compile(
             verification = _verify(program, final, reference, trials, folder, options, provider)
         try:
             check_limits(verification, program.source_dtype, options.max_loss, program.name)
+            judged, batches = _judged(program, final), reference.batches
+            check_published(judged, final, batches, folder, verification)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error
     report = build_report(
@@ -307,11 +311,16 @@ def _verify(
     provider: str,
 ) -> Verification:
     """Measure the exported model against the program that it was written from."""
-    judged = program if program.source_dtype == torch.bfloat16 else final
+    judged = _judged(program, final)
     batches = tuple(_in_dtype(judged, batch) for batch in reference.batches)
     wanted = Reference(batches, reference.outputs)
     other = [replace(trial, batch=_in_dtype(judged, trial.batch)) for trial in trials]
     return verify(judged, wanted, folder, options.verify_with, provider, other)
+
+
+def _judged(program: Program, final: Program) -> Program:
+    """What ONNX forms were written from."""
+    return program if program.source_dtype == torch.bfloat16 else final
 
 
 def _in_dtype(program: Program, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

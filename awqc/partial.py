@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
@@ -32,12 +32,13 @@ from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
 from awqc.machine.process import undisturbed
-from awqc.numerics.decibel import decibel
 from awqc.numerics.name_patterns import check_fits
 from awqc.options import Options, parse_options
 from awqc.options.declare import declarations, takes
 from awqc.passes.part_patterns import patterns_within
 from awqc.sources.opening import open_module
+from awqc.verify.gaps import Gaps
+from awqc.verify.limits import check_loss
 
 _WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic")
 """Options that only a model which is captured whole has."""
@@ -45,6 +46,8 @@ _WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic")
 _OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}
 MOST_CALLS = 64
 """Calls of a block that are kept for its calibration."""
+MEASURED = 4
+"""Calls of the whole model, the example first, on which it is compared with the original."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ class PartialCompiled:
         blocks: what was compiled, by the submodule's path.
         refused: submodules with weights that stay in float, with the reason.
         why: why the whole could not be captured.
-        sqnr_db: of each output on the example, against the original.
+        sqnr_db: of each output, against the original.
     """
 
     module: nn.Module
@@ -118,6 +121,7 @@ def compile_partial(
         UsageError: an argument is wrong; or the whole model can be captured: there is no reason
             to cut it.
         CaptureError: no submodule with weights can be captured either.
+        VerificationError: an output of the whole has lost more than ``max_loss``.
     """
     chosen = parse_options(**options)
     for name in _WHOLE:
@@ -148,12 +152,14 @@ def compile_partial(
     options = {name: value for name, value in options.items() if name not in _OPENING | {*_WHOLE}}
     options["exclude"] = chosen.exclude
     result = PartialCompiled(whole, {}, {}, worded(why), _used=used)
-    before = run_call(whole, calls[0])
+    before = [run_call(whole, call) for call in calls[:MEASURED]]
     _descend(result, "", calls, options)
     if not result.blocks:
         reasons = "".join(f"\n  {path}: {reason}" for path, reason in result.refused.items())
         raise CaptureError(f"{why}\nNo submodule with weights can be captured either:{reasons}")
-    result.sqnr_db = list(_quality(before, run_call(whole, calls[0])))
+    result.sqnr_db = _quality(
+        before, [run_call(whole, call) for call in calls[:MEASURED]], chosen.max_loss
+    )
     if output_dir is not None:
         result.save(output_dir)
     return result
@@ -252,10 +258,19 @@ def _replace(model: nn.Module, path: str, old: nn.Module, new: nn.Module) -> Non
                 owner._modules[name] = new
 
 
-def _quality(before: Any, after: Any) -> Iterator[float | None]:
-    """Signal to noise of each floating output, in dB; None where there is no noise."""
-    pairs = zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True)
-    for one, two in pairs:
-        if isinstance(one, Tensor) and one.is_floating_point():
-            signal, noise = one.double().square().sum(), (two - one).double().square().sum()
-            yield decibel(float(signal), float(noise))
+def _quality(
+    before: Sequence[Any], after: Sequence[Any], max_loss: float
+) -> list[float | None]:
+    """Signal to noise of each output, in dB; None where there is no noise.
+
+    Raises:
+        VerificationError: an output has lost more than ``max_loss``.
+    """
+    gaps = Gaps()
+    for wanted, found in zip(before, after, strict=True):
+        pairs = zip(pytree.tree_leaves(wanted), pytree.tree_leaves(found), strict=True)
+        for index, (one, two) in enumerate(pairs):
+            if isinstance(one, Tensor):
+                gaps.add(str(index), two, one)
+    check_loss(gaps.loss()["outputs"], max_loss, "the model with its compiled blocks")
+    return [gap.sqnr_db for gap in gaps.outputs.values()]

@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "recipe": None, "pipeline": None,
     "formats": ("onnx", "pt2"), "dtype": "auto", "accuracy_level": "auto",
     "device": "cpu", "provider": "auto", "verify_with": ("onnxruntime",),
-    "max_loss": None,
+    "max_loss": 0.5,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
 WHOLE_MODEL = ("seq_len", "task", "trust_remote_code", "dynamic")

@@ -44,7 +44,8 @@ MAY_USE: dict[str, str] = {
     "options": "artifacts effort errors export findings numerics passes runtimes",
     "compiler": "artifacts calling capture data errors export machine options passes program "
     "report runtimes sources verify",
-    "partial": "artifacts capture compiler data errors machine numerics options passes sources",
+    "partial": "artifacts capture compiler data errors machine numerics options passes sources "
+    "verify",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "
     "report runtimes",
     "commands": EVERYTHING,

@@ -24,7 +24,8 @@ from awqc.options.declare import takes
 from awqc.passes.part_patterns import patterns_within
 from awqc.program import Batch
 from awqc.runtimes.loading import load
-from awqc.verify.gap import Gap
+from awqc.verify.gaps import Gaps
+from awqc.verify.limits import check_loss
 
 BUNDLE_FILE = "bundle.json"
 
@@ -87,9 +88,9 @@ def compile_bundle(
         UsageError: an argument is wrong.
         VerificationError: a part, or the whole, is not what was asked for; nothing is written.
     """
-    patterns = parse_options(**options).exclude
+    chosen = parse_options(**options)
     names = [f"{part}.{name}" for part, own in bundle.parts.items() for name in own.parameters()]
-    check_fits(patterns, names, "the bundle")
+    check_fits(chosen.exclude, names, "the bundle")
     batches = [dict(batch) for batch in calib]
     if len(batches) < 2:
         raise UsageError(
@@ -103,15 +104,14 @@ def compile_bundle(
         read = [seen[name] for seen, _ in traces]
         data = CalibrationData(tuple(read[:-kept]), tuple(read[-kept:]), "what reaches this part")
         own = replace(program.clone(), shared=shared[name])
-        exclude = patterns_within(patterns, own, name)
+        exclude = patterns_within(chosen.exclude, own, name)
         result.parts[name] = compile(own, calib=data, **{**options, "exclude": exclude})
     wanted = [made for _, made in traces[-kept:]]
-    limit = options.get("max_loss")
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
         "wiring": [asdict(wire) for wire in bundle.wiring],
         "shared": {part: names for part, names in shared.items() if names},
-        "verify": _measure(result, batches[-kept:], wanted, limit),
+        "verify": _measure(result, batches[-kept:], wanted, chosen.max_loss),
     }
     if output_dir is not None:
         result.save(output_dir)
@@ -122,7 +122,7 @@ def _measure(
     result: CompiledBundle,
     batches: Sequence[Batch],
     wanted: Sequence[Mapping[str, Tensor]],
-    limit: float | None,
+    limit: float,
 ) -> dict[str, Any]:
     """How far each output of the whole is from the float model's, parts in the wiring.
 
@@ -131,21 +131,16 @@ def _measure(
     """
     if not all((part.folder / MODEL).is_file() for part in result.parts.values()):
         return {}
-    gaps: dict[str, Gap] = {}
+    gaps = Gaps()
     for batch, reference in zip(batches, wanted, strict=True):
         for name, value in result.run(batch).items():
-            if reference[name].is_floating_point():
-                gaps.setdefault(name, Gap()).add(value, reference[name])
-    for name, gap in gaps.items():
-        if not gap.rel < (float("inf") if limit is None else limit):
-            raise VerificationError(
-                f"the whole: {name} differs from the original's by {gap.rel:.3g}, run part after "
-                f"part; {spelled('max_loss')} allows {limit}. Nothing was written"
-            )
-    return {
-        name: {"rel": gap.rel, "sqnr_db": gap.sqnr_db, "cosine": gap.cosine, "max_abs": gap.max_abs}
-        for name, gap in gaps.items()
-    }
+            gaps.add(name, value, reference[name])
+    found: dict[str, Any] = gaps.loss()["outputs"]
+    try:
+        check_loss(found, limit, "the whole, run part after part")
+    except VerificationError as error:
+        raise VerificationError(f"{error.text}. Nothing was written") from error
+    return found
 
 
 def _in_onnx(part: Compiled) -> Runner:

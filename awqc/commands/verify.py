@@ -21,7 +21,8 @@ from awqc.commands.declared import calib_option, declared
 @declared("trust_pickle", "As in awqc compile, for --against.")
 @declared("provider", "Where onnxruntime runs.")
 @declared("verify_with", "As in awqc compile.")
-@declared("max_loss", "As in awqc compile; needs --against.")
+@declared("max_loss", "As in awqc compile, with its default; needs --against.", default=None,
+          show_default=False)
 @declared("seed", "Of random data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -42,9 +43,14 @@ def command(
     --against, against the original. Exit code 1 where they disagree.
     """
     from awqc.machine.terminal import console, echo
+    from awqc.options.compile_options import Options, parse_options
     from awqc.report.printed import print_verification
     from awqc.verify.reverify import reverify
 
+    if max_loss is not None:
+        max_loss = parse_options(max_loss=max_loss).max_loss
+    elif against is not None:
+        max_loss = Options().max_loss
     verification = reverify(
         folder,
         calib=calib,

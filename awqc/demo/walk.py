@@ -26,6 +26,8 @@ from awqc.program import Program
 from awqc.runtimes.onnxruntime import Provider, load
 
 NEAREST = "canonicalize,quantize-weights"
+SHOWN_LOSS = float("inf")
+"""Losses are what is shown, however large."""
 CALIBRATION_SAMPLES = 512
 CALIBRATION_BATCH = 128
 SHOWN_SAMPLES = 3
@@ -150,10 +152,9 @@ def _compile_both(
 ) -> tuple[Compiled, dict[str, Any]]:
     """Compile by AWQ and by rounding to nearest; the first, and both in numbers."""
     data = _calibration(program, task)
-    awq = compile(program.clone(), calib=data, bits=bits, provider=provider, observe=watch)
-    nearest = compile(
-        program.clone(), calib=data, bits=bits, provider=provider, pipeline=NEAREST
-    )
+    options: dict[str, Any] = {"bits": bits, "provider": provider, "max_loss": SHOWN_LOSS}
+    awq = compile(program.clone(), calib=data, observe=watch, **options)
+    nearest = compile(program.clone(), calib=data, pipeline=NEAREST, **options)
     name = program.inputs[0].name
     return awq, {
         "bits": bits,

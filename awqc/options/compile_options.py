@@ -165,9 +165,10 @@ class Options:
         DEFAULT_RUNTIMES, "Runtimes that run the exported forms to verify them.",
         group="machine", many="commas", metavar="NAMES", choices=runtime_names(),
     )
-    max_loss: float | None = option(
-        None, "Fail if the outputs differ from the original's by more than this, as "
-        "|quantized - original| / |original|.",
+    max_loss: float = option(
+        0.5, "Fail if the error of an output is larger than this, against the original's, as "
+        "|quantized - original| / |original - its mean|; the default keeps half of the signal at "
+        "least, inf publishes whatever the loss.",
         group="machine", kind=float, least=0, metavar="X",
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from awqc.report.html import write_html
 from awqc.verify.layers import Layer
 from awqc.verify.verification import Verification
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def build_report(

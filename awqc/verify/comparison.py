@@ -12,8 +12,7 @@ from torch import Tensor
 
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
-from awqc.verify.gap import Gap
-from awqc.verify.measuring import gather, judge
+from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.reference import Reference
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import SizeGap, Trial, try_form
@@ -38,14 +37,16 @@ class Comparison:
         text: perplexity, KL divergence and top-1 agreement of a language model, ``exact`` and
             ``default``.
         sizes: against the quantized program, computing in float32, at other sizes.
+
+    The first three hold the numbers of the ``worst`` output, and those of each in ``outputs``.
     """
 
     runtime: str
     form: str
     provider: str
-    exact: dict[str, float]
-    default: dict[str, float]
-    original: dict[str, float | None] | None
+    exact: dict[str, Any]
+    default: dict[str, Any]
+    original: dict[str, Any] | None
     kernels: Kernels
     text: dict[str, Any] | None
     sizes: tuple[SizeGap, ...] = ()
@@ -87,8 +88,8 @@ def compare(
     sizes: tuple[SizeGap, ...] = ()
     for key in ("exact", "default"):
         model = opener.open_model(file, exact=key == "exact", provider=provider)
-        gaps[key], texts[key] = Gap(), TextQuality()
-        original = Gap()
+        gaps[key], texts[key] = gaps_of(program), TextQuality()
+        original = gaps_of(program)
         for batch, wanted, near in zip(
             reference.batches, reference.outputs, quantized, strict=True
         ):

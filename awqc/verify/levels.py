@@ -32,7 +32,7 @@ from awqc.runtimes.session_file import (
     set_levels,
 )
 from awqc.runtimes.torch_values import to_numpy
-from awqc.verify.gap import Gap
+from awqc.verify.gaps import Gaps
 from awqc.verify.verification import Verification
 
 MAX_LOSS = 0.05
@@ -48,9 +48,9 @@ def settle_levels(folder: Path, verification: Verification, batches: Sequence[Ba
     """
     qdq, own = (verification.find("onnxruntime", form) for form in ("onnx", "ort"))
     tuned = folder / TUNED / MODEL
-    if qdq is not None and qdq.default["rel"] > MAX_LOSS:
+    if qdq is not None and qdq.default["norm_rel"] > MAX_LOSS:
         write_session_file(folder / MODEL, int(EXACT))
-    if own is None or own.default["rel"] <= MAX_LOSS or not own.kernels.low_bit:
+    if own is None or own.default["norm_rel"] <= MAX_LOSS or not own.kernels.low_bit:
         return False
     write_levels(tuned, choose_levels(tuned, batches))
     return True
@@ -154,12 +154,11 @@ def _loss(
     proto = onnx.load(path, load_external_data=False)
     set_levels(proto, levels)
     session = _session(proto, path)
-    gap = Gap()
+    gaps, names = Gaps(), [output.name for output in session.get_outputs()]
     for feed, references in zip(feeds, wanted, strict=True):
-        for now, reference in zip(session.run(None, feed), references, strict=True):
-            if reference.dtype.kind == "f":
-                gap.add(torch.from_numpy(now), torch.from_numpy(reference))
-    return gap.rel
+        for name, now, reference in zip(names, session.run(None, feed), references, strict=True):
+            gaps.add(name, torch.from_numpy(now), torch.from_numpy(reference))
+    return gaps.norm_rel
 
 
 def _session(proto: onnx.ModelProto, path: Path) -> Any:

@@ -8,28 +8,44 @@ import torch
 from torch import Tensor
 
 from awqc.program import Batch, Program
-from awqc.verify.gap import Gap
+from awqc.verify.gaps import Gaps
 from awqc.verify.text_quality import TextQuality
+
+
+def gaps_of(program: Program) -> Gaps:
+    """Gaps for the outputs of ``program``, without a batch yet."""
+    return Gaps(program.scaled_outputs(), _constant_outputs(program))
+
+
+def _constant_outputs(program: Program) -> set[str]:
+    """Outputs that no input reaches."""
+    reached = {node for node in program.graph.nodes if node.op == "placeholder"}
+    for node in program.graph.nodes:
+        if not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+    (made,) = program.graph.output_node().args
+    assert isinstance(made, tuple | list)
+    return {name for name, node in zip(program.outputs, made, strict=True) if node not in reached}
 
 
 def gather(
     program: Program,
-    gap: Gap,
+    gaps: Gaps,
     now: Sequence[Tensor],
     wanted: Sequence[Tensor],
     batch: Batch,
     *,
     states: bool,
 ) -> None:
-    """Add all floating outputs; carried states, which folds may scale, only if ``states``.
+    """Add all outputs; carried states, which folds may scale, only if ``states``.
 
     Tokens that the mask of ``batch`` marks as padding do not count.
     """
     mask = batch[program.mask_input].bool() if program.mask_input else None
     carried = program.scaled_outputs()
     for name, value, reference in zip(program.outputs, now, wanted, strict=True):
-        if reference.is_floating_point() and (states or name not in carried):
-            gap.add(value, reference, mask)
+        if states or name not in carried:
+            gaps.add(name, value, reference, mask)
 
 
 def judge(

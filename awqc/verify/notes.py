@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from awqc.runtimes.base import find_runtime
 from awqc.verify.comparison import Comparison
-from awqc.verify.gap import Gap
+from awqc.verify.gaps import Gaps
 
 DEFAULT_WARNING = 0.05
 """Relative error of a session that sets nothing beyond which the user is told."""
@@ -14,7 +14,7 @@ LITTLE_LEFT = 0.5
 """Relative error of the quantized outputs beyond which the user is told."""
 
 
-def notes_on(cost: Gap, comparisons: Sequence[Comparison]) -> Iterator[str]:
+def notes_on(cost: Gaps, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Sentences on large losses: ``cost`` is that of quantization."""
     for found in comparisons:
         rel = found.default["rel"]

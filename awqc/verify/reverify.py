@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def reverify(
     verification = verify(quantized, reference, folder, verify_with, provider, trials)
     if against is None:
         verification = verification.of_exports()
-    check_limits(verification, _dtype(quantized), max_loss, folder.name)
+    limit = math.inf if max_loss is None else max_loss
+    check_limits(verification, _dtype(quantized), limit, folder.name)
     return verification
 
 

@@ -16,8 +16,7 @@ from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
 from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.verify.comparison import Comparison, compare, forms_in
-from awqc.verify.gap import Gap
-from awqc.verify.measuring import gather, judge
+from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
 from awqc.verify.reference import Reference
 from awqc.verify.steps import step_trials
@@ -30,7 +29,8 @@ class Verification:
     """What was measured; the keys of ``verify`` in report.json.
 
     Attributes:
-        original: quantized against original; None where there is none to compare.
+        original: quantized against original, the numbers of the ``worst`` output and those of
+            each in ``outputs``; None where there is none to compare.
         comparisons: each exported form in each runtime.
         batches: held-out batches that were compared.
         text: perplexity, KL divergence and top-1 agreement of a language model, ``original``
@@ -40,7 +40,7 @@ class Verification:
             `awqc.export.ort_report.describe_ort` tells.
     """
 
-    original: dict[str, float | None] | None
+    original: dict[str, Any] | None
     comparisons: tuple[Comparison, ...]
     batches: int
     text: dict[str, Any] | None
@@ -90,7 +90,7 @@ def verify(
         VerificationError: a runtime does not load or run a form, or something fails at other
             sizes.
     """
-    cost, texts = Gap(), {"original": TextQuality(), "quantized": TextQuality()}
+    cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
     quantized = []
     for batch, wanted in zip(reference.batches, reference.outputs, strict=True):
         outputs = program.run(batch)

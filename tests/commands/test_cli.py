@@ -117,7 +117,7 @@ def test_compile_gives_the_report_on_stdout_and_the_rest_on_stderr(
     for key, inner in REPORT.items():
         value = report[key][0] if isinstance(report[key], list) and inner else report[key]
         assert inner is None or inner <= set(value), key
-    assert report["schema"] == 2
+    assert report["schema"] == 3
     assert [layer["bits"] for layer in report["layers"]] == [4, 4, 4]
     assert report["verify"]["comparisons"][0]["kernels"]["low_bit"] == 3
 

@@ -26,7 +26,7 @@ ROUND = 20
 
 def look_at_graphs(start: int, seconds: float, tally: Counter[str]) -> list[str]:
     """Random graphs; each find is shrunk by hypothesis."""
-    finds = []
+    finds: list[str] = []
     until = time.monotonic() + seconds
     for number in itertools.count(start):
         if time.monotonic() > until:

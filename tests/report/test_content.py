@@ -46,7 +46,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_the_keys_are_there(report: dict[str, Any]) -> None:
-    assert report["schema"] == 2
+    assert report["schema"] == 3
     assert report.keys() >= TOP
     assert report["sites"]
     assert report["layers"]

@@ -7,7 +7,7 @@ import torch
 
 from awqc.runtimes.base import Kernels, find_runtime, runtime_names
 from awqc.verify.comparison import Comparison
-from awqc.verify.gap import Gap
+from awqc.verify.gaps import Gaps
 from awqc.verify.notes import notes_on
 
 
@@ -17,10 +17,10 @@ def compared(runtime: str, rel: float) -> Comparison:
     return Comparison(runtime, "onnx", "cpu", exact, default, None, kernels, None)
 
 
-def cost(rel: float) -> Gap:
-    gap = Gap()
-    gap.add(torch.ones(2, 3) * (1 + rel), torch.ones(2, 3))
-    return gap
+def cost(rel: float) -> Gaps:
+    gaps = Gaps()
+    gaps.add("y", torch.ones(2, 3) * (1 + rel), torch.ones(2, 3))
+    return gaps
 
 
 @pytest.mark.parametrize("runtime", runtime_names())

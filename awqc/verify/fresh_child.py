@@ -1,0 +1,199 @@
+"""Open what was published as its user would, in a process that holds nothing of awqc.
+
+`awqc.verify.fresh` starts this file by its path. Nothing of awqc is imported: models run in torch
+or onnxruntime alone, checkpoints are read by the published rule of their format. A job is a line
+of JSON on standard input, the answer one on standard output. The process ends with its input, or
+after `IDLE` seconds without a job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+IDLE = 60.0
+AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+"""The nibble of an int32 in which AutoAWQ holds the first, second, … of eight channels."""
+
+
+def run_torch(job: dict[str, Any]) -> None:
+    """Run an archive on batches of tensors, in the order of its arguments."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    program = torch.export.load(job["path"])
+    call, spec = pytree.tree_flatten(program.example_inputs)
+    module = program.module()
+    made = []
+    for batch in torch.load(job["inputs"]):
+        given = iter(batch)
+        leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in call]
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        with torch.no_grad():
+            found = pytree.tree_leaves(module(*args, **kwargs))
+        made.append([leaf.clone() for leaf in found if isinstance(leaf, torch.Tensor)])
+    torch.save(made, job["outputs"])
+
+
+def run_onnx(job: dict[str, Any]) -> None:
+    """Run an ONNX model on arrays ``NUMBER.NAME``; outputs are ``NUMBER.POSITION``."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for key, value in job["config"].items():
+        options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(
+        job["path"], options, providers=["CPUExecutionProvider"]
+    )
+    made: dict[str, Any] = {}
+    with np.load(job["inputs"]) as arrays:
+        for number in range(job["batches"]):
+            feeds = {value.name: arrays[f"{number}.{value.name}"] for value in session.get_inputs()}
+            for position, array in enumerate(session.run(None, feeds)):
+                made[f"{number}.{position}"] = array
+    np.savez(job["outputs"], **made)
+
+
+def read_checkpoint(job: dict[str, Any]) -> None:
+    """Dequantize each weight and write its products with the vectors of `directions`."""
+    import numpy as np
+
+    folder = Path(job["path"])
+    quantization = json.loads((folder / "config.json").read_text("utf-8"))["quantization_config"]
+    tensors: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= read_safetensors(file)
+    awq = quantization["quant_method"] == "awq"
+    leaf = ".qweight" if awq else ".weight_packed"
+    made: dict[str, Any] = {}
+    for name in [name.removesuffix(leaf) for name in tensors if name.endswith(leaf)]:
+        own = {key: tensors.pop(f"{name}.{key}") for key in _LEAVES if f"{name}.{key}" in tensors}
+        weight = awq_weight(own, quantization) if awq else packed_weight(own, quantization, name)
+        left, right = directions(*weight.shape)
+        made[f"{name}.left"], made[f"{name}.right"] = left @ weight, weight @ right
+    bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"{bad[0]} holds values that are not finite")
+    np.savez(job["outputs"], **made)
+
+
+_LEAVES = (
+    "qweight", "qzeros", "scales",
+    "weight_packed", "weight_scale", "weight_zero_point", "weight_shape",
+)  # fmt: skip
+
+
+def directions(rows: int, columns: int) -> tuple[Any, Any]:
+    """Vectors whose products with a weight change wherever it changes."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    return generator.standard_normal(rows), generator.standard_normal(columns)
+
+
+def awq_weight(own: dict[str, Any], quantization: dict[str, Any]) -> Any:
+    """``W[n, k] = (qweight[k, n] - qzeros[k // group, n]) * scales[k // group, n]``."""
+    import numpy as np
+
+    group = quantization["group_size"]
+    codes, zeros = (
+        np.stack([(own[key].view(np.uint32) >> np.uint32(4 * place)) & 15 for place in AWQ_PLACES],
+                 axis=-1).reshape(len(own[key]), -1).astype(np.float64)
+        for key in ("qweight", "qzeros")
+    )  # fmt: skip
+    zeros, scales = (np.repeat(part, group, axis=0) for part in (zeros, own["scales"]))
+    return ((codes - zeros) * scales).T
+
+
+def packed_weight(own: dict[str, Any], quantization: dict[str, Any], name: str) -> Any:
+    """``W[n, k] = (code - zero) * scale``; zero is the middle of the codes where none is stored."""
+    import numpy as np
+
+    groups = quantization["config_groups"].values()
+    weights = next(
+        group["weights"] for group in groups
+        if "Linear" in group["targets"] or name in group["targets"]
+    )  # fmt: skip
+    bits, group = weights["num_bits"], weights["group_size"]
+    rows, columns = (int(size) for size in own["weight_shape"])
+
+    def unpack(words: Any, count: int) -> Any:
+        shifts = np.arange(0, 32, bits, dtype=np.uint32)
+        lanes = (words.view(np.uint32)[..., None] >> shifts) & np.uint32(2**bits - 1)
+        return lanes.reshape(len(words), -1)[:, :count].astype(np.float64)
+
+    codes, zeros = unpack(own["weight_packed"], columns), np.float64(2 ** (bits - 1))
+    if "weight_zero_point" in own:
+        packed = np.ascontiguousarray(own["weight_zero_point"].T)
+        zeros = np.repeat(unpack(packed, rows).T, group, axis=1)
+    return (codes - zeros) * np.repeat(own["weight_scale"], group, axis=1)
+
+
+def read_safetensors(file: Path) -> dict[str, Any]:
+    """The arrays of a file: the size of a header, the header in JSON, then the bytes."""
+    import numpy as np
+
+    content = np.memmap(file, np.uint8, "r")
+    size = int(content[:8].view(np.uint64)[0])
+    header = json.loads(content[8 : 8 + size].tobytes())
+    arrays = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        start, end = (8 + size + offset for offset in entry["data_offsets"])
+        raw = content[start:end].tobytes()
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            array = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            array = np.frombuffer(raw, _DTYPES[entry["dtype"]])
+        arrays[name] = array.reshape(entry["shape"])
+    return arrays
+
+
+_DTYPES = {
+    "F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
+    "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+JOBS = {"torch": run_torch, "onnx": run_onnx, "checkpoint": read_checkpoint}
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job; whatever goes wrong is the answer."""
+    try:
+        for module in job.get("imports", ()):
+            __import__(module)
+        if "kind" in job:
+            JOBS[job["kind"]](job)
+    except Exception as error:  # noqa: BLE001 - the file may be damaged in any way
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return {"error": f"{type(error).__name__}: {(lines or ['no reason given'])[0]}"[:1000]}
+    foreign = sorted(name for name in sys.modules if name.partition(".")[0] == "awqc")
+    return {"error": f"awqc was imported ({foreign[0]})"} if foreign else {}
+
+
+def main() -> None:
+    """Answer jobs until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started this
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    while True:
+        clock = threading.Timer(IDLE, os._exit, [0])
+        clock.daemon = True
+        clock.start()
+        line = sys.stdin.readline()
+        clock.cancel()
+        if not line:
+            return
+        answers.write(json.dumps(answer(json.loads(line))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

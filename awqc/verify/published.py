@@ -1,0 +1,216 @@
+"""Open each file that is to be published as its user would, in a process without awqc.
+
+The numbers are measured in this process (`awqc.verify.verification`); here is one question more
+for each file: does it open and compute the same where there is nothing but the file?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
+from awqc.artifacts.scratch import scratch_folder
+from awqc.errors import VerificationError
+from awqc.export.formats import SERVING
+from awqc.program import Batch, Program
+from awqc.runtimes.onnxruntime import EXACT
+from awqc.runtimes.session_settings import ACCURACY_LEVEL
+from awqc.runtimes.torch_values import to_numpy
+from awqc.verify.fresh import FRESH
+from awqc.verify.fresh_child import directions
+from awqc.verify.gaps import Gaps
+from awqc.verify.limits import check_near
+from awqc.verify.measuring import gaps_of, gather
+from awqc.verify.verification import Verification
+
+BATCHES = 2
+CODES_TOLERANCE = 1e-6
+"""Relative difference of a dequantized weight that is rounding: both are computed in float32."""
+
+INT8_MAY_MOVE = (2.0, 0.05)
+"""Onnxruntime's own form rounds activations to int8: how many times what was measured in this
+process an output may differ, and how much it may differ in any case, relative to its variation."""
+
+Outputs = Sequence[Sequence[Tensor]]
+
+
+def warm_up(formats: Sequence[str]) -> None:
+    """Let the process import what ``formats`` need, while this one works."""
+    needed = {"onnxruntime": {"onnx", "ort"}, "torch": {"pt2"}}
+    FRESH.warm(tuple(module for module, forms in needed.items() if forms & set(formats)))
+
+
+def check_published(
+    judged: Program,
+    final: Program,
+    batches: Sequence[Batch],
+    folder: Path,
+    verification: Verification,
+) -> None:
+    """Open every form in ``folder``.
+
+    Args:
+        judged: the quantized program that ONNX forms were written from.
+        final: the one that the archive was written from.
+        batches: of which a few are run; each program takes them in its own dtype.
+        folder: the output folder.
+        verification: what was measured in this process.
+
+    Raises:
+        VerificationError: a file does not open or run by itself, or gives something else.
+    """
+    few = batches[:BATCHES]
+    if (folder / ARCHIVE).is_file():
+        _check_run(final, few, folder / ARCHIVE, ARCHIVE, _run_torch)
+    if (folder / MODEL).is_file():
+        _check_run(judged, few, folder / MODEL, MODEL, _exact_onnx)
+    if (folder / TUNED / MODEL).is_file():
+        found = verification.find("onnxruntime", "ort")
+        measured = None if found is None else found.default["outputs"]
+        _check_run(judged, few, folder / TUNED / MODEL, f"{TUNED}/{MODEL}", _own_onnx, measured)
+    for name in SERVING:
+        if (folder / name).is_dir():
+            _check_checkpoint(final, folder / name, name)
+
+
+def _check_run(
+    program: Program,
+    batches: Sequence[Batch],
+    file: Path,
+    shown: str,
+    run: Callable[[Program, Sequence[Batch], Path, Path], Outputs],
+    measured: dict[str, Any] | None = None,
+) -> None:
+    """Compare what ``run`` gets out of ``file`` with ``program``."""
+    given = [
+        {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs}
+        for batch in batches
+    ]
+    form = f"{shown}, opened by itself in another process,"
+    with scratch_folder() as scratch:
+        made = run(program, given, file, scratch)
+        gaps = gaps_of(program)
+        for batch, outputs in zip(given, made, strict=True):
+            if len(outputs) != len(program.outputs):
+                raise VerificationError(
+                    f"{program.name}: {form} gives {len(outputs)} outputs, the quantized model "
+                    f"{len(program.outputs)}; please report it"
+                )
+            gather(program, gaps, outputs, program.run(batch), batch, states=True)
+    if run is _own_onnx:
+        _check_int8(gaps, measured, program.name, form)
+    else:
+        check_near(gaps.distance()["outputs"], program.source_dtype, program.name, form)
+
+
+def _ask(job: dict[str, Any], name: str, shown: str) -> None:
+    error = FRESH.ask(job)
+    if error is not None:
+        raise VerificationError(
+            f"{name}: {shown} does not open or run by itself in another process: {error}; if its "
+            "files were changed since they were written, compile again; else please report it"
+        )
+
+
+def _run_torch(
+    program: Program, batches: Sequence[Batch], file: Path, scratch: Path
+) -> Outputs:
+    """In torch alone."""
+    job = _job("torch", file, scratch, "pt")
+    torch.save([[batch[spec.name] for spec in program.inputs] for batch in batches], job["inputs"])
+    _ask(job, program.name, file.name)
+    made: Outputs = torch.load(job["outputs"], weights_only=True)
+    return made
+
+
+def _exact_onnx(
+    program: Program, batches: Sequence[Batch], file: Path, scratch: Path
+) -> Outputs:
+    """In onnxruntime alone, with float32 products."""
+    return _run_onnx(program, batches, file, scratch, {ACCURACY_LEVEL: EXACT})
+
+
+def _own_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
+    """In onnxruntime alone, as the model says."""
+    return _run_onnx(program, batches, file, scratch, {})
+
+
+def _run_onnx(
+    program: Program,
+    batches: Sequence[Batch],
+    file: Path,
+    scratch: Path,
+    config: dict[str, str],
+) -> Outputs:
+    job = _job("onnx", file, scratch, "npz") | {"config": config, "batches": len(batches)}
+    arrays = {
+        f"{number}.{name}": to_numpy(value)
+        for number, batch in enumerate(batches)
+        for name, value in batch.items()
+    }
+    np.savez(job["inputs"], **arrays)
+    _ask(job, program.name, f"{file.parent.name}/{file.name}" if file.parent.name == TUNED
+         else file.name)  # fmt: skip
+    with np.load(job["outputs"]) as made:
+        count = len(made.files) // len(batches)
+        return [
+            [torch.from_numpy(made[f"{number}.{position}"]) for position in range(count)]
+            for number in range(len(batches))
+        ]
+
+
+def _job(kind: str, file: Path, scratch: Path, suffix: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "path": str(file.resolve()),
+        "inputs": str(scratch / f"inputs.{suffix}"),
+        "outputs": str(scratch / f"outputs.{suffix}"),
+    }
+
+
+def _check_int8(
+    gaps: Gaps, measured: dict[str, Any] | None, name: str, form: str
+) -> None:
+    """Refuse outputs that int8 activations do not explain."""
+    times, least = INT8_MAY_MOVE
+    for output, gap in gaps.outputs.items():
+        limit = 1.0 if measured is None else max(times * measured[output]["rel"], least)
+        if not gap.rel <= limit + gap.rounding:
+            raise VerificationError(
+                f"{name}: {form} differs from the quantized model in output {output} by "
+                f"{gap.rel:.2g}; int8 activations explain {limit:.2g}; please report it"
+            )
+
+
+def _check_checkpoint(program: Program, folder: Path, shown: str) -> None:
+    """Refuse a checkpoint whose weights, read by the format's rule, are not the program's."""
+    with scratch_folder() as scratch:
+        job = _job("checkpoint", folder, scratch, "npz")
+        _ask(job, program.name, shown)
+        with np.load(job["outputs"]) as made:
+            products = {name: made[name] for name in made.files}
+    modules = {name.rpartition(".")[0] for name in products}
+    if not modules:
+        raise VerificationError(f"{program.name}: {shown} holds no quantized weight: nothing was "
+                                "compared; write onnx or pt2 instead")  # fmt: skip
+    for module in sorted(modules):
+        quantized = program.findings.quantized[f"{module}.weight"].to(torch.float32)
+        weight = quantized.dequantize().double().numpy()
+        left, right = directions(*weight.shape)
+        for side, wanted in (("left", left @ weight), ("right", weight @ right)):
+            found = products[f"{module}.{side}"]
+            moved = float("inf")
+            if found.shape == wanted.shape:
+                moved = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-300))
+            if not moved <= CODES_TOLERANCE:
+                raise VerificationError(
+                    f"{program.name}: {shown} holds another weight for {module} than the quantized "
+                    f"model: read by the format's rule it differs by {moved:.2g}; rounding "
+                    f"explains {CODES_TOLERANCE:g}; please report it"
+                )
