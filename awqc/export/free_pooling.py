@@ -37,7 +37,7 @@ def free_form(node: Node) -> Callable[..., Any] | None:
     """
     if node.target is aten.roll.default:
         varies = any(isinstance(shift, Node) for shift in argument(node, "shifts"))
-        return roll if varies and argument(node, "dims") else None
+        return roll if varies else None
     if node.target not in (*MEANS, *LARGEST_OF):
         return None
     counts = list(argument(node, "output_size"))
@@ -67,8 +67,10 @@ def pool_max(x: Tensor, output_size: Sequence[int | None]) -> tuple[Tensor, Tens
     return x, x
 
 
-def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int]) -> Tensor:
-    """``torch.roll`` along ``dims``: what is beyond the end comes first."""
+def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
+    """``torch.roll`` along ``dims``, or all elements in a row: what is beyond the end comes first."""
+    if not dims:
+        return roll(x.reshape(-1), shifts, (0,)).reshape(x.shape)
     for shift, dim in zip(shifts, dims, strict=True):
         size = x.shape[dim]
         start = (size - shift) % size
