@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +22,20 @@ from awqc.calling import restore_calls
 from awqc.capture.module import ExampleInputs
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
-from awqc.errors import ExportError, Note, UnsupportedGraphError, VerificationError, spelled, worded
+from awqc.errors import (
+    ExportError,
+    Note,
+    UnsupportedGraphError,
+    UsageError,
+    VerificationError,
+    spelled,
+    worded,
+)
 from awqc.export.formats import FORMATS, serving, write_companions
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.devices import parse_device
+from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.options import Options, parse_options
@@ -76,7 +86,7 @@ class Compiled:
                 since, or a file that the compile read.
             ExportError: it cannot be written.
         """
-        target = Path(output_dir)
+        target = given_path(output_dir, "output_dir")
         with staging(target, self._used) as folder:
             shutil.copytree(self._files.path, folder, dirs_exist_ok=True)
         return target
@@ -118,10 +128,13 @@ def compile(
         VerificationError: the result is not the model that was asked for; nothing is written.
     """
     chosen = parse_options(**options)
+    for name, function in {"observe": observe, "notify": notify}.items():
+        if function is not None and not callable(function):
+            raise UsageError(f"{name} is a {type(function).__name__}; a function is needed")
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)
     if output_dir is not None:
-        prepare_folder(Path(output_dir), used)
+        prepare_folder(given_path(output_dir, "output_dir"), used)
     timing: dict[str, float] = {}
     with _timed(timing, "capture"):
         source = DataSource.of(calib)
@@ -167,7 +180,7 @@ def used_files(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, 
             prepare_file(Path(step.stats), spelled("stats"))
     loaded = model.files if isinstance(model, Program) else ()
     named = [Path(each).expanduser() for each in (model, calib) if isinstance(each, str | Path)]
-    return (*loaded, *(path for path in named if path.exists()), *pipeline.files())
+    return (*loaded, *(path for path in named if os.path.exists(path)), *pipeline.files())
 
 
 def prepare(options: Options) -> tuple[Pipeline, str]:

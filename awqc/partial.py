@@ -31,6 +31,7 @@ from awqc.compiler import Compiled, compile, prepare, used_files
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
+from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.numerics.name_patterns import check_fits
 from awqc.options import Options, parse_options
@@ -82,7 +83,7 @@ class PartialCompiled:
 
     def save(self, output_dir: str | Path) -> Path:
         """Write model.pt, which needs the model's own code, and a folder for each block."""
-        target = Path(output_dir)
+        target = given_path(output_dir, "output_dir")
         with staging(target, self._used) as folder:
             report = self.report
             try:
@@ -133,7 +134,7 @@ def compile_partial(
     pipeline, _ = prepare(chosen)
     used = used_files(model, calib, pipeline)
     if output_dir is not None:
-        prepare_folder(Path(output_dir), used)
+        prepare_folder(given_path(output_dir, "output_dir"), used)
     data = DataSource.of(calib)
     source = open_module(
         model,

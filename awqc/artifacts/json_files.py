@@ -1,12 +1,27 @@
-"""JSON files of others, read with a message that names the file."""
+"""JSON files of others, read with the types that are expected, or a message with the place.
+
+No reader of awqc indexes what came out of a parser: it asks an `Object` for a key and the kinds
+that its value may be of.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from awqc.errors import UsageError
+
+LARGEST = 2**28
+"""Bytes of a JSON file that is read."""
+
+_NEEDED: dict[Any, str] = {
+    str: "text", int: "a whole number", float: "a number", bool: "true or false",
+    dict: "an object", list: "a list", type(None): "null",
+}  # fmt: skip
+REQUIRED = object()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -16,14 +31,78 @@ def read_json(path: Path) -> dict[str, Any]:
         UsageError: there is no such file, or it holds something else.
     """
     try:
+        if path.stat().st_size > LARGEST:
+            raise UsageError(f"{path}: is larger than {LARGEST} bytes; no JSON of a model is")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
             f"{path.parent}: {path.name} is missing; a complete folder as "
             "`save_pretrained` writes it is needed"
         ) from None
+    except RecursionError as error:
+        raise UsageError(f"{path}: not readable as JSON: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: holds a JSON {type(content).__name__}; an object is needed")
     return content
+
+
+@dataclass(frozen=True)
+class Object:
+    """A JSON object that tells what is wrong in it.
+
+    Attributes:
+        content: what was parsed.
+        where: the file, and the place in it.
+    """
+
+    content: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, path: Path) -> Object:
+        """The object in a JSON file; see `read_json`."""
+        return cls(read_json(path), str(path))
+
+    def get(self, key: str, kind: Any, default: Any = REQUIRED) -> Any:
+        """The value of ``key``, which is of the type or one of the types ``kind``.
+
+        A whole number does for a number; true and false do for no number.
+
+        Raises:
+            UsageError: it is missing and has no default, or is of another type.
+        """
+        if key not in self.content and default is not REQUIRED:
+            return default
+        if key not in self.content:
+            raise UsageError(f"{self.where}: has no {key!r}")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        self._check(self.content[key], kinds, repr(key))
+        return self.content[key]
+
+    def inside(self, key: str) -> Object:
+        """The object that is the value of ``key``."""
+        return Object(self.get(key, dict), f"{self.where}, {key}")
+
+    def values(self, kind: Any) -> dict[str, Any]:
+        """All of it, where every value is of the type ``kind``."""
+        for key in self.content:
+            self.get(key, kind)
+        return dict(self.content)
+
+    def items(self, key: str, kind: Any) -> list[Any]:
+        """The list that is the value of ``key``, where every item is of the type ``kind``."""
+        found: list[Any] = self.get(key, list)
+        for place, item in enumerate(found):
+            self._check(item, (kind,), f"{key}[{place}]")
+        return found
+
+    def _check(self, value: Any, kinds: tuple[Any, ...], name: str) -> None:
+        allowed = (*kinds, int) if float in kinds else kinds
+        if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, allowed):
+            needed = " or ".join(_NEEDED[kind] for kind in kinds)
+            raise UsageError(
+                f"{self.where}: {name} is a {type(value).__name__}; {needed} is needed"
+            )
+

@@ -7,7 +7,7 @@ for codes that learned from data see `awqc.artifacts.recipe_codes`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from awqc.artifacts.json_files import Object
 from awqc.artifacts.recipe_codes import write_codes
 from awqc.errors import UsageError
 from awqc.graph.sites import SiteScale
+from awqc.numerics.formats.int_grid import BITS
+from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
 
 SCHEMA = 1
@@ -110,35 +113,64 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     _, file, scales_file = recipe_files(Path(path))
     try:
-        content = json.loads(file.read_text())
+        content = Object.of(file)
         scales = load_file(scales_file)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UsageError) as error:
+        said = error.text if isinstance(error, UsageError) else error
         raise UsageError(
-            f"{file}: cannot be read as a recipe ({error}); give the recipe.json of an earlier "
+            f"{file}: cannot be read as a recipe ({said}); give the recipe.json of an earlier "
             f"compile, with {SCALES_FILE} beside it"
         ) from error
-    if not _is_recipe(content):
+    if not _is_recipe(content.content):
         raise UsageError(
             f"{file}: is no recipe of schema {SCHEMA}; give the recipe.json of an earlier compile"
         )
-    sites = content["sites"]
-    missing = [n for n, s in sites.items() if "candidate" in s and n not in scales]
+    every = content.inside("sites")
+    sites = {name: every.inside(name) for name in every.content}
+    missing = [n for n, s in sites.items() if "candidate" in s.content and n not in scales]
     if missing:
         raise UsageError(f"{scales_file}: has no scales for {missing[0]!r}")
     return Recipe(
         folder=file.parent,
-        pipeline=content["pipeline"],
-        quantization=content["quantization"],
-        widths=content.get("widths", {}),
-        status={name: site["status"] for name, site in sites.items()},
+        pipeline=content.get("pipeline", str),
+        quantization=_request(content.inside("quantization")),
+        widths=_widths(content),
+        status={name: site.get("status", str) for name, site in sites.items()},
         scales={
-            name: SiteScale(
-                scales[name].to(torch.float32),
-                site["candidate"],
-                site["loss_nearest"],
-                site["loss"],
-            )
+            name: _site_scale(site, scales[name])
             for name, site in sites.items()
-            if "candidate" in site
+            if "candidate" in site.content
         },
+    )
+
+
+def _request(content: Object) -> dict[str, Any]:
+    """The fields of a `QuantizationSpec` that a recipe holds, in their types."""
+    known = {field.name: type(field.default) for field in fields(QuantizationSpec)}
+    for key in content.content:
+        if key not in known:
+            raise UsageError(f"{content.where}: has the key {key!r}; known are {', '.join(known)}")
+    content.items("exclude", str)
+    for key in content.content:
+        kinds = (int, str) if key == "group_size" else list if key == "exclude" else known[key]
+        content.get(key, kinds)
+    return dict(content.content)
+
+
+def _widths(content: Object) -> dict[str, int]:
+    widths = content.inside("widths").values(int) if "widths" in content.content else {}
+    for name, bits in widths.items():
+        if bits not in BITS:
+            raise UsageError(
+                f"{content.where}, widths: {name!r} is {bits}; it can be one of {BITS}"
+            )
+    return widths
+
+
+def _site_scale(site: Object, scale: torch.Tensor) -> SiteScale:
+    return SiteScale(
+        scale.to(torch.float32),
+        site.get("candidate", str),
+        site.get("loss_nearest", float),
+        site.get("loss", float),
     )

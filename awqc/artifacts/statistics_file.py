@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from awqc.artifacts.json_files import Object
 from awqc.artifacts.publish import staging_file
 from awqc.errors import ExportError, UsageError, spelled
 from awqc.graph.linears import find_linears
@@ -81,35 +82,38 @@ def read_statistics(
     read: dict[str, Statistics] = {}
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(KEY, "null"))
-            if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+            found = json.loads((file.metadata() or {}).get(KEY, "null"))
+            if not isinstance(found, dict) or found.get("schema") != SCHEMA:
                 raise UsageError(f"{path}: holds no statistics of awqc (schema {SCHEMA})")
-            if about["model"] != fingerprint(program):
+            about = Object(found, str(path))
+            unseen = about.items("unseen", str)
+            if about.get("model", str) != fingerprint(program):
                 raise UsageError(
                     f"{path}: the statistics are of other weights than this model's; give "
                     "another file name, and they are taken anew"
                 )
             names = set(file.keys())
-            for index, entry in enumerate(about["entries"]):
+            for index, each in enumerate(about.items("entries", dict)):
+                entry = Object(each, f"{path}, entries[{index}]")
                 tensors = {
                     field: file.get_tensor(f"{index}.{field}")
                     for field in FIELDS
                     if f"{index}.{field}" in names
                 }
-                statistics = Statistics(tokens=entry["tokens"], **tensors)
-                read.update(dict.fromkeys(entry["readers"], statistics))
-    except (OSError, ValueError, SafetensorError) as error:
+                statistics = Statistics(tokens=entry.get("tokens", int), **tensors)
+                read.update(dict.fromkeys(entry.items("readers", str), statistics))
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read as statistics ({error})") from error
     for node, gram in wanted.items():
-        if node in about["unseen"]:
+        if node in unseen:
             continue
-        found = read.get(node)
-        if found is None:
+        statistics_of = read.get(node)
+        if statistics_of is None:
             raise UsageError(
                 f"{path}: holds nothing on what {node} reads; it was made with other "
                 f"{spelled('exclude')}. Give another file name"
             )
-        if gram and found.gram is None:
+        if gram and statistics_of.gram is None:
             raise UsageError(
                 f"{path}: holds no grams, which this rounding needs: it was made with "
                 f"{spelled('effort', 'fast')}. Give another file name, or ask for that too"

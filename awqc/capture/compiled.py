@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
-from awqc.artifacts.json_files import read_json
+from awqc.artifacts.json_files import Object
 from awqc.capture.archive import load_archive
 from awqc.capture.exported import program_from_exported
+from awqc.errors import UsageError
 from awqc.kv_cache import state_pairs
 from awqc.machine.process import quiet_libraries
 from awqc.program import InputSpec, Program, Task
@@ -28,8 +30,8 @@ def load_compiled(file: Path) -> Program:
         program = program_from_exported(load_archive(file, trust=False), name=file.stem, copy=False)
     report = file.parent / "report.json"
     if report.is_file():
-        content = read_json(report)
-        _rename(program, content["inputs"], content["outputs"])
+        content = Object.of(report)
+        _rename(program, content.items("inputs", str), content.items("outputs", str), report)
     states = state_pairs((spec.name for spec in program.inputs), program.outputs)
     program.interface = replace(program.interface, states=states)
     if states and LOGITS in program.outputs:
@@ -37,9 +39,20 @@ def load_compiled(file: Path) -> Program:
     return program
 
 
-def _rename(program: Program, texts: list[str], outputs: list[str]) -> None:
-    """Give inputs and outputs their names and axes; ``texts``: such as ``x=float32[batch,8]``."""
+def _rename(program: Program, texts: list[str], outputs: list[str], report: Path) -> None:
+    """Give inputs and outputs their names and axes; ``texts``: such as ``x=float32[batch,8]``.
+
+    Raises:
+        UsageError: they are of another model, or do not read like that.
+    """
     old = program.inputs
+    fit = len(texts) == len(old) and len(outputs) == len(program.outputs)
+    named = zip(old, texts, strict=fit)
+    if not fit or any(_axes(text, len(spec.shape)) is None for spec, text in named):
+        raise UsageError(
+            f"{report}: inputs or outputs are not those of the archive beside it; give the folder "
+            "as awqc compile wrote it"
+        )
     inputs = tuple(_named(s, text) for s, text in zip(old, texts, strict=True))
     example = {
         spec.name: program.example[former.name] for spec, former in zip(inputs, old, strict=True)
@@ -49,9 +62,14 @@ def _rename(program: Program, texts: list[str], outputs: list[str]) -> None:
     )
 
 
+def _axes(text: str, count: int) -> list[str] | None:
+    """The axes in ``text``; None if it does not read like an input with ``count`` of them."""
+    match = re.fullmatch(r"[^=]+=\w+\[(.*)\]", text)
+    axes = match[1].split(",") if match and match[1] else []
+    return axes if match and len(axes) == count else None
+
+
 def _named(spec: InputSpec, text: str) -> InputSpec:
-    name, _, rest = text.partition("=")
-    axes = rest[rest.index("[") + 1 : -1].split(",")
-    pairs = zip(spec.shape, axes, strict=True) if spec.shape else ()
+    pairs = zip(spec.shape, _axes(text, len(spec.shape)) or (), strict=True)
     shape = tuple(size if isinstance(size, int) else axis for size, axis in pairs)
-    return replace(spec, name=name, shape=shape)
+    return replace(spec, name=text.partition("=")[0], shape=shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from awqc.errors import CalibrationError, UsageError
+from awqc.machine.memory import available
 
 _KINDS = "an .npz, a .safetensors, or a .pt file with a dict of tensors"
 
@@ -28,7 +31,7 @@ def read_arrays(path: str | Path) -> dict[str, Tensor]:
         CalibrationError: the file is of another kind, damaged, or holds no arrays.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{path}: there is no such calibration file; give {_KINDS}")
     try:
         with path.open("rb") as file:
@@ -58,11 +61,38 @@ def _read(path: Path, head: bytes) -> dict[str, Tensor]:
     raise CalibrationError(f"{path}: is no file of arrays, or is damaged; needed is {_KINDS}")
 
 
+def _check_members(path: Path) -> None:
+    """Refuse an archive that is encrypted, damaged, or larger than the memory that is free.
+
+    Raises:
+        CalibrationError: with the member.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.flag_bits & 1:
+                raise CalibrationError(
+                    f"{path}: {member.filename!r} is encrypted; save the arrays without a password"
+                )
+        size, free = sum(member.file_size for member in archive.infolist()), available()
+        if size > free:
+            raise CalibrationError(
+                f"{path}: expands to {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+                "give fewer samples"
+            )
+        if (damaged := archive.testzip()) is not None:
+            raise CalibrationError(
+                f"{path}: the arrays cannot be read: the checksum of {damaged!r} is wrong: the "
+                "file is damaged"
+            )
+
+
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
+        _check_members(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: to_tensor(arrays[name], f"{path}: {name!r}") for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError,
+            MemoryError, OverflowError) as error:
         raise CalibrationError(
             f"{path}: the arrays cannot be read: {error}. Needed are plain numeric arrays"
         ) from error

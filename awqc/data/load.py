@@ -22,6 +22,7 @@ from awqc.data.text import text_calibration
 from awqc.data.text_files import is_text_file
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
+from awqc.machine.given_paths import given_path
 from awqc.program import Program
 
 Calib = Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path
@@ -54,7 +55,7 @@ class DataSource:
             CalibrationError: the file cannot be read.
         """
         if isinstance(calib, str | Path):
-            path = Path(calib).expanduser()
+            path = given_path(calib, spelled("calib"))
             if not is_text_file(path):
                 return cls(calib, arrays=read_arrays(path))
             if not path.is_file():

@@ -216,6 +216,11 @@ def _check_not_quantized(path: Path, config: dict[str, Any]) -> None:
     quantization = config.get("quantization_config")
     if quantization is None:
         return
+    if not isinstance(quantization, dict):
+        raise UsageError(
+            f"{path}: quantization_config in config.json is a {type(quantization).__name__}; an "
+            "object is needed"
+        )
     method = quantization.get("quant_method", "an unnamed method")
     bits = quantization.get("bits") or quantization.get("w_bit")
     raise CaptureError(

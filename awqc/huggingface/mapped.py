@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,15 +45,31 @@ class StoredTensor:
 def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """The float32 tensors of a safetensors file that are not empty, by name.
 
+    None of a file that is empty, damaged or something else: whoever loads it says so.
     Source: the safetensors format: a 64-bit length, a JSON header of that length, the data.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] == FLOAT32 and 0 not in entry["shape"]:
-            start = 8 + length + entry["data_offsets"][0]
-            yield name, StoredTensor(path, tuple(entry["shape"]), start)
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            return
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            return
+    for name, entry in header.items() if isinstance(header, dict) else ():
+        if not isinstance(entry, dict) or entry.get("dtype") != FLOAT32:
+            continue
+        shape, place = entry.get("shape"), entry.get("data_offsets")
+        if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2 or 0 in shape:
+            continue
+        stored = StoredTensor(path, tuple(shape), 8 + length + place[0])
+        if stored.offset + 4 * math.prod(shape) <= size:
+            yield name, stored
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
 
 
 def map_each(model: nn.Module, folder: Path) -> int:

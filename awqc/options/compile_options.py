@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from awqc.errors import UsageError, spelled
 from awqc.numerics.name_patterns import check_pattern
 from awqc.options.declare import as_flag, declarations, option
-from awqc.options.values import check_size, read_axes
+from awqc.options.values import check_axes, check_size, read_axes
 from awqc.runtimes.base import DEFAULT_RUNTIMES, runtime_names
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Options:
     dynamic: Mapping[str, Any] | None = option(
         None, "Another axis that may vary, besides the batch.",
         group="model", many="repeated", metavar="NAME:AXIS[=LABEL]", read=read_axes,
+        check=check_axes,
     )
     trust_pickle: bool = option(
         False, "Load a pickle that holds other than stock torch.nn classes. This runs code of the "
@@ -54,14 +55,15 @@ class Options:
         False, "Let a Hugging Face folder run its own Python files.", group="model", kind=bool,
     )
     num_samples: int | None = option(
-        None, "Use at most this many samples.", group="data", kind=int, least=1,
+        None, "Use at most this many samples.", group="data", kind=int, least=1, most=10**6,
     )
     seq_len: int | None = option(
         None, "Tokens a sample, for language models.", group="data", kind=int, least=2,
+        most=10**7,
     )
     seed: int = option(
         0, "Of data that is made up, of sketches and of the order of tuning.",
-        group="data", kind=int,
+        group="data", kind=int, least=-(2**63), most=2**63 - 1,
     )
     bits: Bits = option(
         4, "Width of a weight.", group="weights", kind=int, choices=(2, 3, 4, 8),
@@ -69,7 +71,8 @@ class Options:
     group_size: int | str = option(
         "auto", "Weights that share a scale; -1: one scale an output channel; auto: the largest "
         "of 128, 64, 32 that divides the input channels.",
-        group="weights", kind=int, least=1, words={"auto": "auto", "-1": -1}, metavar="N|-1|auto",
+        group="weights", kind=int, least=1, most=2**31, words={"auto": "auto", "-1": -1},
+        metavar="N|-1|auto",
     )
     symmetric: bool = option(
         False, "Fix zero points at the midpoint.", group="weights", kind=bool,
@@ -110,7 +113,7 @@ class Options:
     avg_bits: float | None = option(
         None, f"Give each weight {spelled('bits')} or more, so that X bits a weight, scales and "
         "zero points counted, lose least.",
-        group="accuracy", kind=float, least=0, above=True, metavar="X",
+        group="accuracy", kind=float, least=0, above=True, most=32, metavar="X",
     )
     budget: int | str | None = option(
         None, f"As {spelled('avg_bits')}, so that all tensors together take at most SIZE, "

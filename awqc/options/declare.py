@@ -34,6 +34,7 @@ class Declaration:
         words: other values, by what the command line calls them.
         least: the smallest value; ``above`` it where that is set.
         above: whether ``least`` itself is too small.
+        most: the largest value.
         many: a tuple of values: the flag is repeated, or takes them with commas between.
         metavar: what stands for the value in help.
         flag: its name on the command line, where that is not the keyword's.
@@ -50,6 +51,7 @@ class Declaration:
     words: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     least: float | None = None
     above: bool = False
+    most: float | None = None
     many: Literal["", "repeated", "commas"] = ""
     metavar: str | None = None
     flag: str | None = None
@@ -72,6 +74,8 @@ class Declaration:
         if self.read is not None:
             if not isinstance(value, Mapping):
                 raise UsageError(f"{spelled(self.name)}: a dict by input name is needed")
+            if self.check is not None:
+                self.check(value)
             return value
         if not self.many:
             return self._item(value)
@@ -98,12 +102,16 @@ class Declaration:
         wrong_flag = isinstance(value, bool) and self.kind in (int, float)
         if wrong_flag or not isinstance(value, _FORMS.get(self.kind, self.kind)):
             raise UsageError(f"{self._given(value)}: {self._needed()}")
+        if self.kind is Path and "\0" in str(value):
+            raise UsageError(f"{self._given(value)}: a path cannot hold a zero byte")
         self._check_range(value)
         if self.check is not None:
             self.check(value)
         return value
 
     def _check_range(self, value: Any) -> None:
+        if self.most is not None and value > self.most:
+            raise UsageError(f"{self._given(value)}: give {self.most:g} or less{self._others()}")
         if self.least is None:
             return
         # NaN is neither more nor less than anything, so it is refused too.

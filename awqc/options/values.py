@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from awqc.errors import UsageError, spelled
@@ -17,7 +18,8 @@ def parse_size(size: int | str) -> int:
     >>> parse_size("90MB"), parse_size("2 KiB"), parse_size(7)
     (90000000, 2048, 7)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?\s*", str(size), re.IGNORECASE)
+    form = r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?)(i?)b?\s*"
+    match = re.fullmatch(form, str(size), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
         raise UsageError(f"size {size!r}: write bytes, or a number with KB, MB, GB, KiB, MiB, GiB")
     power = " kmg".index(match[2].lower() or " ")
@@ -55,3 +57,19 @@ def read_axes(items: tuple[str, ...]) -> dict[str, dict[int, str]]:
             )
         axes.setdefault(name, {})[int(axis)] = label or f"{name}_axis_{axis}"
     return axes
+
+
+def check_axes(axes: Mapping[Any, Any]) -> None:
+    """Refuse dynamic axes that are no numbers by input name, with names or without.
+
+    Raises:
+        UsageError: with the input.
+    """
+    for name, given in axes.items():
+        numbers = isinstance(given, Sequence | Mapping) and not isinstance(given, str)
+        named = not isinstance(given, Mapping) or all(isinstance(n, str) for n in given.values())
+        if not numbers or not named or not all(type(axis) is int for axis in given):
+            raise UsageError(
+                f"{spelled('dynamic')}: for {name!r} give axes as [0, 1], or with names, "
+                "as {0: 'batch'}"
+            )

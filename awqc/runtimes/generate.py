@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from awqc.artifacts.json_files import Object
 from awqc.errors import UsageError, spelled
 from awqc.kv_cache import PAST
 from awqc.runtimes.ort_model import OrtModel
@@ -220,11 +220,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "generation_config.json", "genai_config.json"):
         path = folder / name
         if path.is_file():
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UsageError(f"{path}: not readable as JSON: {error}") from error
-            parts = (content.get("text_config") or {}, content)
+            content = Object.of(path)
+            text = content.get("text_config", (dict, type(None)), None)
+            parts = (text or {}, content.content)
             merged |= {k: v for part in parts for k, v in part.items() if v is not None}
     return merged
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
 from awqc.errors import UsageError
+from awqc.machine.given_paths import given_path
 from awqc.program import Program
 from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
 
@@ -107,3 +108,4 @@ def _check_path(model: object) -> None:
             f"the model is a {type(model).__name__}; give an nn.Module, a path, or "
             "'package.module:factory'"
         )
+    given_path(model, "the model")

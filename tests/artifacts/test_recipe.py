@@ -67,7 +67,7 @@ def edit(folder: Path, change: Any) -> None:
     [
         (lambda f: (f / "recipe.json").unlink(), "cannot be read as a recipe"),
         (lambda f: (f / "recipe.json").write_text("{"), "cannot be read as a recipe"),
-        (lambda f: (f / "recipe.json").write_text("[]"), "is no recipe of schema 1"),
+        (lambda f: (f / "recipe.json").write_text("[]"), "an object is needed"),
         (lambda f: edit(f, lambda c: c.update(schema=9)), "is no recipe of schema 1"),
         (lambda f: (f / SCALES_FILE).unlink(), "cannot be read as a recipe"),
         (lambda f: (f / SCALES_FILE).write_bytes(b"junk"), "cannot be read as a recipe"),
