@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from awqc.artifacts.scratch import scratch_folder
 from awqc.bench.workload import Workload
 from awqc.errors import AwqcError, UsageError, spelled
+from awqc.machine.child import Child, ChildGone
 from awqc.machine.progress import stage
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import Provider, Session, resolve_provider
@@ -40,7 +40,7 @@ class Worker:
     """
 
     name: str
-    process: subprocess.Popen[str]
+    process: Child
     load: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -51,23 +51,20 @@ class Worker:
 
     def take_turn(self, counts: bool) -> None:
         """Run once through the workload."""
-        assert self.process.stdin is not None
         try:
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            raise self._gone() from None
+            self.process.tell("turn")
+        except ChildGone as gone:
+            raise self._gone(gone) from None
         answer = self._answer()
         self.peak_bytes = answer["peak_bytes"]
         for what, taken in answer["turn"].items() if counts else ():
             self.seconds.setdefault(what, []).extend(taken)
 
     def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise self._gone()
-        content: dict[str, Any] = json.loads(line)
+        try:
+            content = self.process.answer()
+        except ChildGone as gone:
+            raise self._gone(gone) from None
         if "fault" in content:
             raise RuntimeError(f"{self.name}: {content['fault']}")
         if "error" in content:
@@ -75,10 +72,9 @@ class Worker:
             raise kind(f"{self.name}: {content['error']}")
         return content
 
-    def _gone(self) -> AwqcError:
-        code = self.process.wait()
+    def _gone(self, gone: ChildGone) -> AwqcError:
         return AwqcError(
-            f"{self.name}: its process ended with code {code}, for want of memory perhaps"
+            f"{self.name}: its process ended with code {gone.code}, for want of memory perhaps"
         )
 
     def result(self, workload: Workload, torch_form: bool) -> dict[str, Any]:
@@ -201,14 +197,10 @@ def _specs(against: str, model: Path) -> list[str]:
 def _worker(name: str, spec: Mapping[str, Any]) -> Iterator[Worker]:
     """Start a process; when it is no longer needed it ends with its stdin."""
     command = [sys.executable, SAFE_PATH, "-m", "awqc.bench.worker", json.dumps(spec)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    with process:
-        worker = Worker(name, process)
-        try:
-            with stage(f"loading {name} …"):
-                worker.loaded()
-            yield worker
-        finally:
-            process.kill()
+    worker = Worker(name, Child(command))
+    try:
+        with stage(f"loading {name} …"):
+            worker.loaded()
+        yield worker
+    finally:
+        worker.process.end()

@@ -14,8 +14,10 @@ from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
 from awqc.program import Program
 
+ULPS = 16
+"""Units of the last place of an output's magnitude that correct computations may differ by."""
 TOLERANCE = 1e-4
-"""Largest relative L2 change of an output that counts as rounding, in float32.
+"""Largest change of an output, relative to its variation, that counts as rounding in float32.
 
 A fold multiplies and divides by the same factors, an error of about 1e-7 a tensor, which a
 deep network amplifies: 2e-6 was seen on a 30-layer decoder. A wrong fold changes outputs by
@@ -117,14 +119,22 @@ def _explained(program: Program, run: Run, output: str) -> float:
 
 
 def relative_change(now: Tensor, before: Tensor) -> float:
-    """``|now - before| / |before|`` in the L2 norm; equal non-finite elements do not count."""
+    """``(|now - before| - 16 ulp |before|) / |before - its mean|`` in the L2 norm, or 0 if less.
+
+    A constant under the output hides no change, and its rounding is none. What does not vary is
+    taken with its mean; equal non-finite elements do not count.
+    """
     if now.shape != before.shape:
         return float("inf")
+    ulps = ULPS * torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
     now, before = now.double(), before.double()
     same = (now == before) | (torch.isnan(now) & torch.isnan(before))
-    difference = torch.where(same, 0, now - before)
-    size = torch.where(torch.isfinite(before), before, 0).norm()
-    return float(difference.norm() / size.clamp(min=1e-12))
+    difference = torch.where(same, 0, now - before).norm()
+    finite = before[before.isfinite()]
+    size, varied = finite.norm(), (finite - finite.mean()).norm()
+    if not varied > ulps * size:
+        varied = size
+    return float((difference - ulps * size).clamp(min=0) / varied.clamp(min=1e-12))
 
 
 CHECKS: tuple[Check, ...] = (

@@ -7,7 +7,16 @@ from typing import Any
 
 from awqc.report.markup import Markup, section, tag
 from awqc.report.tables import Cell, table, text, value
-from awqc.report.wording import batches, decibels, kernels, number, texts, tuned_form, where_run
+from awqc.report.wording import (
+    batches,
+    decibels,
+    kernels,
+    number,
+    texts,
+    tuned_form,
+    where_run,
+    worst_output,
+)
 
 
 def verification_section(verify: Mapping[str, Any] | None) -> Markup:
@@ -41,7 +50,7 @@ _QUESTIONS = (
 
 
 def _gap(question: str, what: str, gap: Mapping[str, Any]) -> list[Cell]:
-    cells = [text(question), text(what)]
+    cells = [text(question), text(what + worst_output(gap))]
     cells += [value(gap[part], number(gap[part])) for part in ("rel", "max_abs")]
     sqnr, agreement = gap.get("sqnr_db"), gap.get("argmax_agreement")
     cells.append(value(sqnr, decibels(sqnr)))

@@ -25,6 +25,7 @@ from awqc.report.wording import (
     tuned_form,
     tuning,
     where_run,
+    worst_output,
 )
 
 WORST = 3
@@ -137,7 +138,8 @@ def print_verification(verify: Mapping[str, Any], out: Console) -> None:
     if original is not None:
         agreement = original["argmax_agreement"]
         out.print(
-            f"against the original: SQNR {decibels(original['sqnr_db'])} dB, "
+            f"against the original{worst_output(original)}: "
+            f"SQNR {decibels(original['sqnr_db'])} dB, "
             f"cosine {original['cosine']:.6f}, max difference {number(original['max_abs'])}"
             + (f", same argmax {agreement:.1%}" if agreement is not None else "")
         )

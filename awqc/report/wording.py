@@ -62,6 +62,16 @@ def tuned_form(ort: Mapping[str, Any]) -> str:
     return f"ort form: {', '.join(counts)}"
 
 
+def worst_output(gap: Mapping[str, Any]) -> str:
+    """Which output the numbers of a comparison are of, where there are several.
+
+    >>> worst_output({"worst": "y", "outputs": {"x": {}, "y": {}}}), worst_output({})
+    (' (y, the worst of 2 outputs)', '')
+    """
+    count = len(gap.get("outputs", {}))
+    return f" ({gap['worst']}, the worst of {count} outputs)" if count > 1 else ""
+
+
 def where_run(found: Mapping[str, Any]) -> str:
     """Which form was run where, of an entry of ``verify.comparisons`` in a report.
 

@@ -129,7 +129,8 @@ def packed_weight(own: dict[str, Any], quantization: dict[str, Any], name: str) 
         lanes = (words.view(np.uint32)[..., None] >> shifts) & np.uint32(2**bits - 1)
         return lanes.reshape(len(words), -1)[:, :count].astype(np.float64)
 
-    codes, zeros = unpack(own["weight_packed"], columns), np.float64(2 ** (bits - 1))
+    codes = unpack(own["weight_packed"], columns)
+    zeros: Any = 2.0 ** (bits - 1)
     if "weight_zero_point" in own:
         packed = np.ascontiguousarray(own["weight_zero_point"].T)
         zeros = np.repeat(unpack(packed, rows).T, group, axis=1)

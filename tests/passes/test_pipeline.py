@@ -169,6 +169,17 @@ def test_rounding_passes_the_check_and_more_does_not() -> None:
     same = torch.tensor([float("inf"), float("nan"), 1.0])
     assert relative_change(same, same.clone()) == 0
     assert not relative_change(torch.tensor([1.0, 1.0, 1.0]), same) <= TOLERANCE
+    nothing, empty = torch.zeros(3), torch.zeros(0)
+    assert relative_change(nothing, nothing) == relative_change(empty, empty) == 0
+
+
+def test_a_constant_under_an_output_hides_no_change_and_its_rounding_is_none() -> None:
+    varied = torch.randn(100, dtype=torch.float64)
+    before = (varied + 1e4).float()
+    rounded = before + 2 * torch.finfo(torch.float32).eps * 1e4 * torch.randn(100).sign()
+    assert relative_change(rounded, before) == 0
+    assert relative_change((varied * 1.05 + 1e4).float(), before) > 0.01
+    assert relative_change(torch.full((5,), 2.002), torch.full((5,), 2.0)) > 9e-4
 
 
 def test_observe_sees_each_pass_before_and_after() -> None:

@@ -22,11 +22,11 @@ import awqc.export.formats as formats
 import awqc.export.onnx_codes as onnx_codes
 import awqc.export.ort_weights as ort_weights
 import awqc.numerics.formats.int_grid as int_grid
-import awqc.passes.fold_scales as fold_scales
 from awqc.capture.module import capture_module
 from awqc.compiler import compile
 from awqc.data.calibration import CalibrationData
 from awqc.errors import AwqcError
+from awqc.graph.sites import scale_factor
 from awqc.program import Batch, Program
 from tests.tiny import captured, inputs
 
@@ -134,14 +134,14 @@ def packing(module: Any) -> Callable[[Patch, float], None]:
         pack = module.pack
 
         def wrong(codes: Tensor, bits: int) -> Tensor:
-            broken = codes.clone()
-            flat = broken.view(-1)
+            flat = codes.flatten().clone()
             count = math.ceil(size * flat.numel())
             chosen = torch.randperm(
                 flat.numel(), generator=torch.Generator().manual_seed(0)
             )[:count]
             flat[chosen] = flat[chosen] ^ (1 << (bits - 1))
-            return pack(broken, bits)
+            packed: Tensor = pack(flat.reshape(codes.shape), bits)
+            return packed
 
         patch.setattr(module, "pack", wrong)
 
@@ -150,14 +150,14 @@ def packing(module: Any) -> Callable[[Patch, float], None]:
 
 def folding(patch: Patch, size: float) -> None:
     """Each fold gets the factor of one channel wrong."""
-    factor_of = fold_scales.scale_factor
+    factor_of = scale_factor
 
     def wrong(labels: Tensor, scale: Tensor) -> Tensor:
         factor = factor_of(labels, scale).clone()
         factor.view(-1)[0] *= 1 + size
         return factor
 
-    patch.setattr(fold_scales, "scale_factor", wrong)
+    patch.setattr("awqc.passes.fold_scales.scale_factor", wrong)
 
 
 def permuting(patch: Patch, size: float) -> None:
