@@ -8,7 +8,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from awqc.graph.nodes import module_path
-from awqc.graph.ops import in_order
+from awqc.graph.ops import given_arguments
 
 
 def hidden_constant(first: Graph, second: Graph) -> str | None:
@@ -42,9 +42,9 @@ def _calls(graph: Graph) -> list[Node]:
 
 def _differing(one: Node, other: Node) -> tuple[Any, Any] | None:
     """The first argument that is another number; sizes that are computed count as equal."""
-    names = [argument.name for argument in one.target._schema.arguments]
-    values = zip(*(in_order(node)[0] for node in (one, other)), strict=False)
-    for name, (a, b) in zip(names, values, strict=False):
+    values = given_arguments(other)
+    for name, a in given_arguments(one).items():
+        b = values.get(name, a)
         if not _computed(a) and not _computed(b) and a != b:
             return f"{name} {a}", f"{name} {b}"
     return None

@@ -68,7 +68,7 @@ def pool_max(x: Tensor, output_size: Sequence[int | None]) -> tuple[Tensor, Tens
 
 
 def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
-    """``torch.roll`` along ``dims``, or all elements in a row: what is beyond the end comes first."""
+    """``torch.roll`` along ``dims``, or of all elements: what is beyond the end comes first."""
     if not dims:
         return roll(x.reshape(-1), shifts, (0,)).reshape(x.shape)
     for shift, dim in zip(shifts, dims, strict=True):
@@ -81,14 +81,18 @@ def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
 def _axes(x: Tensor, output_size: Sequence[int | None]) -> list[tuple[int, int]]:
     """The axes that are pooled, each with its number of windows."""
     pairs = enumerate(output_size, start=x.ndim - len(output_size))
-    return [(axis, count) for axis, count in pairs if not _same(count, x.shape[axis])]
+    return [
+        (axis, count)
+        for axis, count in pairs
+        if count is not None and not _same(count, x.shape[axis])
+    ]
 
 
 def _same(count: Any, size: Any) -> bool:
     """Whether both are one number at every size; ``==`` would ask for the example's."""
     if isinstance(count, SymInt) and isinstance(size, SymInt):
         return bool(count.node.expr == size.node.expr)
-    return count is None or (isinstance(size, int) and bool(count == size))
+    return isinstance(size, int) and bool(count == size)
 
 
 def _windows(count: int, size: int, device: torch.device) -> Tensor:

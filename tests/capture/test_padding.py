@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,10 @@ class Encoder(nn.Module):
         if last is not None:
             nn.init.normal_(last.bias)
         self.encoder = nn.TransformerEncoder(
-            encoder_layer(False), 1, last, enable_nested_tensor=nested
+            cast(nn.TransformerEncoderLayer, encoder_layer(False)),
+            1,
+            last,
+            enable_nested_tensor=nested,
         )
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,8 @@ class RandomImageNet(nn.Module):
         size = self.random.choice([1, 3])
         padding = self.random.choice([0, size // 2])
         stride = self.random.choice([1, 1, 2])
-        modes = ["zeros", "reflect", "replicate", "circular"]
-        mode = self.random.choice(modes) if padding else "zeros"
+        modes: Any = ("zeros", "reflect", "replicate", "circular")
+        mode: Any = self.random.choice(modes) if padding else "zeros"
         return self._part(
             nn.Conv2d(
                 CHANNELS, CHANNELS, size, stride, padding, groups=groups, padding_mode=mode
