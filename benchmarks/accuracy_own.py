@@ -18,7 +18,7 @@ from torch import Tensor
 
 from awqc.effort import EFFORTS
 from awqc.export.whole_numbers import int_grid
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
 from awqc.options.chosen_passes import build_pipeline
@@ -96,7 +96,7 @@ def main() -> None:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--encoder", action="store_true")
     given = parser.parse_args()
-    program = load_program(given.model, task="feature-extraction" if given.encoder else None)
+    program = load_folder(given.model, task="feature-extraction" if given.encoder else None)
     tokens = Tokens.load(given.tokens)
     options = {"bits": given.bits, "group_size": given.group_size}
     started = time.process_time()

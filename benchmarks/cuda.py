@@ -29,7 +29,7 @@ from awqc.bench.workload import Workload, make_inputs
 from awqc.compiler import compile
 from awqc.data.text import text_calibration
 from awqc.export.onnx import export_onnx
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import parse_pipeline
@@ -58,7 +58,7 @@ def run(folder: Path, task: str | None, given: argparse.Namespace, device: str) 
         paths = {"float16": export_float16(folder, task, Path(scratch))}
         verified = {}
         for name, layout in LAYOUTS.items():
-            program = load_program(folder, task=task)
+            program = load_folder(folder, task=task)
             data = text_calibration(program, source, given.calib, num_samples=given.num_samples)
             compiled = compile(
                 program, calib=data, formats=("onnx", "ort"), dtype="float16", provider=device,
@@ -84,7 +84,7 @@ def calibration(
     seconds, means = {}, []
     devices = dict.fromkeys(("cpu", device))
     for name in devices:
-        program = load_program(folder, task=task)
+        program = load_folder(folder, task=task)
         data = text_calibration(
             program, HFFolder.at(folder), given.calib, num_samples=given.num_samples
         )
@@ -101,7 +101,7 @@ def calibration(
 
 def export_float16(folder: Path, task: str | None, scratch: Path) -> Path:
     """The model as it came, in float16."""
-    program = load_program(folder, task=task)
+    program = load_folder(folder, task=task)
     ConvertDtype("float16").apply(program)
     program.tidy()
     return export_onnx(program, scratch / "float16.onnx").path

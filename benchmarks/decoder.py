@@ -26,7 +26,7 @@ import torch
 from awqc.data.text import TextModel, packed_sequences, text_calibration
 from awqc.executor.run import Run
 from awqc.export.onnx import export_onnx
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import write_runner_files
 from awqc.huggingface.tokens import token_batch
@@ -121,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = HFFolder.at(smollm2())
     started = time.process_time()
-    program = load_program(smollm2())
+    program = load_folder(smollm2())
     capture_seconds = time.process_time() - started
     original_bytes = stored_bytes(program)
     batches = text_calibration(
@@ -133,7 +133,7 @@ def main() -> None:
     # Quantized first, while the process holds nothing else.
     seconds, peaks, found = {}, {}, {}
     seconds["scaled"], peaks["scaled"] = cost(program, batches, "fast")
-    seconds["forward"] = {"forward": forward_seconds(load_program(smollm2()), batches)}
+    seconds["forward"] = {"forward": forward_seconds(load_folder(smollm2()), batches)}
     found["scaled"] = perplexity(program, text)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.process_time()
@@ -141,14 +141,14 @@ def main() -> None:
         export_seconds = time.process_time() - started
         onnx_bytes = (folders["quantized"] / "model.onnx").stat().st_size
         sites = program.findings.sites
-        program = load_program(smollm2())
+        program = load_folder(smollm2())
         found["float"] = perplexity(program, text)
         folders["float"] = export(program, Path(scratch) / "float")
         parse_pipeline(NEAREST, quantize_weights=SPEC).run(program)
         found["nearest"] = perplexity(program, text)
         del program
         rates = speed(folders)
-    tuned = load_program(smollm2())
+    tuned = load_folder(smollm2())
     seconds["default"], peaks["default"] = cost(tuned, batches, "default")
     found["default"] = perplexity(tuned, text)
     forward = seconds.pop("forward")["forward"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import export_ort
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.report.content import environment
 from benchmarks.models import minilm
 from benchmarks.width_models import cpu_seconds, feeds, quantize, runner, session
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    program = load_program(minilm(), task="feature-extraction")
+    program = load_folder(minilm(), task="feature-extraction")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         paths = {"float": export_onnx(program, folder / "float.onnx").path}

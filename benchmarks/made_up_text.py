@@ -14,7 +14,7 @@ from pathlib import Path
 
 from awqc.data.text import TextModel, packed_sequences, text_calibration
 from awqc.effort import EFFORTS
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.passes.pipeline import make_pipeline, parse_pipeline
 from awqc.report.content import environment
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     folder = HFFolder.at(smollm2())
-    program = load_program(smollm2())
+    program = load_folder(smollm2())
     text = packed_sequences(
         TextModel.of(program, folder), arguments.text, arguments.eval_samples, SEQ_LEN
     )
@@ -44,7 +44,7 @@ def main() -> None:
     found["nearest"] = perplexity(program, text)
     for effort in ("fast", "default"):
         for name, source in {"real": arguments.calib, "made up": None}.items():
-            program = load_program(smollm2())
+            program = load_folder(smollm2())
             batches = text_calibration(
                 program, folder, source, num_samples=SAMPLES, seq_len=LENGTH
             ).batches

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from awqc.data.text import TextModel, packed_sequences, text_calibration
 from awqc.export.onnx import export_onnx
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     folder = HFFolder.at(smollm2())
-    program = load_program(smollm2())
+    program = load_folder(smollm2())
     text = packed_sequences(
         TextModel.of(program, folder), given.text, given.eval_samples, SEQ_LEN
     )

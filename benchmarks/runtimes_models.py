@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from awqc.compiler import compile
 from awqc.data.calibration import CalibrationData
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
 
@@ -77,7 +77,7 @@ def decoder_case(folder: Path) -> Case:
     config = AutoConfig.for_model("llama", vocab_size=VOCABULARY, **SIZES, **HEADS)
     source = folder.with_name("decoder-float")
     AutoModelForCausalLM.from_config(config).save_pretrained(source)
-    program = load_program(source)
+    program = load_folder(source)
     ids = torch.randint(VOCABULARY, (10, 32))
     data = CalibrationData(
         (token_batch(program, ids[:8]),), (token_batch(program, ids[8:]),), "random tokens"

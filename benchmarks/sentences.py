@@ -23,7 +23,7 @@ from torch import Tensor
 from awqc.compiler import compile
 from awqc.data.calibration import CalibrationData
 from awqc.data.text import text_calibration
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
@@ -52,7 +52,7 @@ def distance(embeddings: Tensor, reference: Tensor) -> float:
 
 def capture() -> Program:
     """A fresh capture of the model."""
-    return load_program(minilm(), task="feature-extraction")
+    return load_folder(minilm(), task="feature-extraction")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Program
 
@@ -45,7 +45,7 @@ def decoder(layers: int, hidden: int, *, vocabulary: int = VOCABULARY) -> Progra
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         del model
-        return load_program(Path(folder))
+        return load_folder(Path(folder))
 
 
 def quantize(program: Program, **options: Any) -> Program:

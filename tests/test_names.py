@@ -23,11 +23,6 @@ MODULES: dict[str, str] = {
     "session_file": "session.json: read by runtimes, written by export",
 }
 """Modules that rightly stand under one name in several rooms."""
-TO_RENAME: dict[str, str] = {
-    "errors": "in weights, what rounding does to weights; at the top, exceptions",
-    "load_program": "in huggingface, of one folder; in sources, of anything",
-}
-"""What should not; each is waiting for a change in its room."""
 UNCOUNTED_ROOMS = ("commands",)
 """A file there has the name of its command, which is that of what it runs."""
 
@@ -71,9 +66,9 @@ def repeated(found: dict[str, set[str]]) -> dict[str, list[str]]:
 
 def test_a_name_stands_in_one_room() -> None:
     definitions, files = rooms_by_name()
-    unknown = repeated(definitions).keys() - DEFINITIONS.keys() - TO_RENAME.keys()
+    unknown = repeated(definitions).keys() - DEFINITIONS.keys()
     assert {name: definitions[name] for name in unknown} == {}
-    unknown = repeated(files).keys() - MODULES.keys() - TO_RENAME.keys()
+    unknown = repeated(files).keys() - MODULES.keys()
     assert {name: files[name] for name in unknown} == {}
 
 
@@ -81,7 +76,6 @@ def test_the_lists_hold_nothing_that_stands_once() -> None:
     definitions, files = map(repeated, rooms_by_name())
     assert DEFINITIONS.keys() - definitions.keys() == set()
     assert MODULES.keys() - files.keys() == set()
-    assert TO_RENAME.keys() - definitions.keys() - files.keys() == set()
 
 
 def test_what_counts_as_a_name() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from awqc.compiler import Compiled, compile
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.runtimes.onnxruntime import EXACT, Session
 from benchmarks.models import ModelUnavailableError, minilm, smollm2
@@ -72,7 +72,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compile_real(
     folder: Path, text: Path, samples: int, length: int, pipeline: str | None = None
 ) -> Compiled:
-    program = load_program(folder)
+    program = load_folder(folder)
     return compile(
         program, calib=text, num_samples=samples, seq_len=length, group_size=64,
         formats=("onnx",), provider="cpu", pipeline=pipeline,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from awqc.capture.module import capture_module
-from awqc.huggingface.config_values import check_published, config_value
+from awqc.huggingface.config_values import check_complete, config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
     cache_shapes,
@@ -29,7 +29,7 @@ TOKENS = ("batch", "sequence")
 """Axes of an input that has one number a token."""
 
 
-def load_program(
+def load_folder(
     folder: Path,
     *,
     task: str | None = None,
@@ -61,7 +61,7 @@ def load_program(
     default = "text-generation" if source.gguf_file else None
     chosen = find_task(config, task, where=str(folder), default=default)
     if chosen.cached:
-        check_published(config, str(folder))
+        check_complete(config, str(folder))
     model, extra = source.model(chosen.load_class())
     limit = fix_rotary(model)
     capture = _capture_cached if chosen.cached else _capture_encoder

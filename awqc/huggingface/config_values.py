@@ -44,7 +44,7 @@ def config_value(config: Any, *names: str) -> Any:
     return None
 
 
-def check_published(config: Any, where: str) -> None:
+def check_complete(config: Any, where: str) -> None:
     """Refuse a decoder whose files for runners could not be written, before any work.
 
     Raises:

@@ -20,8 +20,8 @@ from awqc.numerics.quantizing import fake_quantize, quantize
 from awqc.passes.base import Change, Pass
 from awqc.program import Batch, Program
 from awqc.weights.decisions import Decisions, decide
-from awqc.weights.errors import measure
 from awqc.weights.knapsack import Item, allocate, curve, totals
+from awqc.weights.rounding_error import measure
 from awqc.weights.tuning.derivatives import why_no_derivative
 from awqc.weights.tuning.graph import WeightFunction, weight_reads
 from awqc.weights.tuning.objective import distance

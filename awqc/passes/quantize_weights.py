@@ -20,7 +20,6 @@ from awqc.numerics.request import QuantizationSpec
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.decisions import decide
-from awqc.weights.errors import measure
 from awqc.weights.jobs import (
     Job,
     QuantizedWeights,
@@ -28,6 +27,7 @@ from awqc.weights.jobs import (
     round_to_nearest,
     run_job,
 )
+from awqc.weights.rounding_error import measure
 from awqc.weights.sequential import round_in_sequence
 from awqc.weights.stored import store
 

@@ -295,7 +295,7 @@ def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Pr
             f"MODEL is {_SOURCES}"
         )
     try:
-        from awqc.huggingface.capture import load_program as load_folder
+        from awqc.huggingface.capture import load_folder
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{path}: Hugging Face models need the package {error.name!r}; "

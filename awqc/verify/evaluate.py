@@ -11,7 +11,7 @@ from torch import Tensor
 
 from awqc.data.text import TextModel, packed_text
 from awqc.errors import UsageError, spelled
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
@@ -121,7 +121,7 @@ def evaluate(
 
 
 def _causal_model(name: str, folder: Path, trust_remote_code: bool) -> Scorer:
-    program = load_program(folder, trust_remote_code=trust_remote_code)
+    program = load_folder(folder, trust_remote_code=trust_remote_code)
     if LOGITS not in program.head_outputs or not program.states:
         raise UsageError(f"{folder}: is no causal language model; eval measures those")
     return _program_scorer(name, program, program.inputs, program.states, LOGITS)

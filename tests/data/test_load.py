@@ -18,7 +18,7 @@ from awqc.cli import run
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import DataSource
 from awqc.errors import CalibrationError, UsageError
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Program
 from tests.tiny import captured, inputs
@@ -67,7 +67,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder(work: Path) -> Program:
-    return load_program(work / "source")
+    return load_folder(work / "source")
 
 
 def rows(data: CalibrationData) -> int:
@@ -166,7 +166,7 @@ def test_a_language_model_makes_text_up_where_it_has_a_tokenizer(
 ) -> None:
     assert "made up itself" in DataSource().load(decoder, num_samples=2, seq_len=8).source
     save_decoder("llama", tmp_path, num_hidden_layers=1)
-    assert "synthetic" in DataSource().load(load_program(tmp_path), num_samples=2).source
+    assert "synthetic" in DataSource().load(load_folder(tmp_path), num_samples=2).source
 
 
 def test_bad_combinations_are_refused(mlp: Program, work: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from awqc.data.text import TextModel, packed_sequences, text_calibration
 from awqc.errors import CalibrationError, UsageError
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.program import Program
 from tests.tiny_language_models import VOCABULARY, save_decoder, save_encoder, save_tokenizer
@@ -23,7 +23,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, HFFolder
     folder = tmp_path_factory.mktemp("decoder")
     save_decoder("llama", folder, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     save_tokenizer(folder)
-    return load_program(folder), HFFolder.at(folder)
+    return load_folder(folder), HFFolder.at(folder)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_an_encoder_reads_lines_with_padding_masked(tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     path = tmp_path / "lines.txt"
     path.write_text("w9 w8 w7\n\nw6\n" + "w5 w4 w6 w7 w8 w9 w9 w9 w9\n" * 4)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     data = text_calibration(program, HFFolder.at(tmp_path), path, num_samples=3, seq_len=5)
     batch = data.batches[0]
     assert batch["input_ids"].tolist() == [[9, 8, 7, 0, 0], [6, 0, 0, 0, 0], [5, 4, 6, 7, 8]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import AwqcError, CaptureError, UsageError
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
@@ -50,7 +50,7 @@ def run_in_steps(program: Program, ids: Tensor, steps: list[int]) -> Tensor:
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_in_steps_is_the_original_at_once(kind: str, tmp_path: Path) -> None:
     original = save_decoder(kind, tmp_path)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     for rows in (1, 3):
         ids = torch.randint(VOCABULARY, (rows, 11), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -63,7 +63,7 @@ def test_a_decoder_in_steps_is_the_original_at_once(kind: str, tmp_path: Path) -
 
 def test_a_decoder_has_the_names_of_the_ecosystem(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     assert [str(spec) for spec in program.inputs[:4]] == [
         "input_ids=int64[batch,sequence]",
         "attention_mask=int64[batch,past + sequence]",
@@ -80,7 +80,7 @@ def test_a_decoder_has_the_names_of_the_ecosystem(tmp_path: Path) -> None:
 
 def test_left_padding_is_masked(tmp_path: Path) -> None:
     original = save_decoder("llama", tmp_path)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     ids = torch.randint(VOCABULARY, (1, 5), generator=torch.Generator().manual_seed(1))
     batch = token_batch(program, torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1))
     batch["attention_mask"][:, :3] = 0
@@ -93,7 +93,7 @@ def test_left_padding_is_masked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_an_encoder_is_the_original_under_its_own_names(kind: str, tmp_path: Path) -> None:
     original = save_encoder(kind, tmp_path)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     for shape in ((1, 9), (3, 7)):
         ids = torch.randint(3, VOCABULARY, shape, generator=torch.Generator().manual_seed(1))
         mask = torch.ones_like(ids)
@@ -109,20 +109,20 @@ def test_an_encoder_is_the_original_under_its_own_names(kind: str, tmp_path: Pat
 
 def test_token_types_are_an_input_only_where_there_are_types(tmp_path: Path) -> None:
     save_encoder("roberta", tmp_path)
-    assert [spec.name for spec in load_program(tmp_path).inputs] == ["input_ids", "attention_mask"]
+    assert [spec.name for spec in load_folder(tmp_path).inputs] == ["input_ids", "attention_mask"]
 
 
 def test_a_half_checkpoint_says_so_and_computes_in_float32(tmp_path: Path) -> None:
     model: Any = save_decoder("llama", tmp_path)
     model.bfloat16().save_pretrained(tmp_path)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     assert program.source_dtype == torch.bfloat16
     assert all(value.dtype == torch.float32 for value in program.parameters().values())
 
 
 def test_another_task_can_be_asked_for(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
-    assert load_program(tmp_path, task="feature-extraction").outputs == ("last_hidden_state",)
+    assert load_folder(tmp_path, task="feature-extraction").outputs == ("last_hidden_state",)
 
 
 def change_config(folder: Path, **changes: Any) -> None:
@@ -198,20 +198,20 @@ def test_a_broken_folder_is_refused(what: str, tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
     breaks(tmp_path)
     with pytest.raises(error, match=message):
-        load_program(tmp_path)
+        load_folder(tmp_path)
 
 
 def test_an_adapter_is_refused_also_where_the_folder_is_trusted(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UsageError, match="merge_and_unload"):
-        load_program(tmp_path, trust_remote_code=True)
+        load_folder(tmp_path, trust_remote_code=True)
 
 
 def test_tensors_that_the_model_has_no_place_for_are_named(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
     add_tensor(tmp_path)
-    (note,) = load_program(tmp_path).notes
+    (note,) = load_folder(tmp_path).notes
     assert "1 tensors of the weights have no place in LlamaForCausalLM" in note
     assert "model.layers.0.mlp.extra.weight" in note
 
@@ -219,7 +219,7 @@ def test_tensors_that_the_model_has_no_place_for_are_named(tmp_path: Path) -> No
 def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
     with pytest.raises(UsageError, match="no task is called 'chat'; tasks: text-generation"):
-        load_program(tmp_path, task="chat")
+        load_folder(tmp_path, task="chat")
 
 
 def test_a_model_with_a_state_of_its_own_is_refused(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_model_with_a_state_of_its_own_is_refused(tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1)
     MambaForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(CaptureError, match="LinearAttentionLayer"):
-        load_program(tmp_path)
+        load_folder(tmp_path)
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     config = T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     with pytest.raises(CaptureError, match="encoder-decoder"):
-        load_program(tmp_path)
+        load_folder(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_or_with_anothers_is_told(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_gguf_file_is_the_folder_made_of_it() -> None:
     ids = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
     logits = []
     for source in (folder, gguf):
-        program = load_program(source)
+        program = load_folder(source)
         logits.append(program.run(token_batch(program, ids))[0][0, -1])
         assert logits[-1].argmax() == 7042  # Paris
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-3)
@@ -280,7 +280,7 @@ def test_minilm_embeds_as_the_original() -> None:
         folder = minilm()
     except ModelUnavailableError as error:
         pytest.skip(str(error))
-    program = load_program(folder)
+    program = load_folder(folder)
     lines = ["A cat sat on the mat.", "Interest rates rose again this year, said the bank."]
     encoded = HFFolder.at(folder).tokenizer()(lines, padding=True, return_tensors="pt")
     batch = token_batch(program, encoded["input_ids"], encoded["attention_mask"])

@@ -11,8 +11,8 @@ import torch
 
 import awqc
 from awqc.errors import UsageError
-from awqc.huggingface.capture import load_program
-from awqc.huggingface.config_values import check_published, config_value, context_length
+from awqc.huggingface.capture import load_folder
+from awqc.huggingface.config_values import check_complete, config_value, context_length
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import genai_config
 from awqc.huggingface.tokens import token_batch
@@ -51,7 +51,7 @@ def save_nested(folder: Path) -> Any:
 @pytest.mark.parametrize("kind", ["gemma3", "llama4", "mllama", "fuyu", "gemma3n", "qwen3_5"])
 def test_a_nested_configuration_says_what_a_plain_one_does(kind: str) -> None:
     config = nested(kind)
-    check_published(config, "here")
+    check_complete(config, "here")
     assert config_value(config, "vocab_size") == VOCABULARY
     assert config_value(config, "hidden_size") == 32
     assert context_length(config) == 64
@@ -62,12 +62,12 @@ def test_a_number_that_is_missing_is_named_before_any_work() -> None:
 
     config = BltConfig()
     with pytest.raises(UsageError, match=r"config.json has no hidden_size, .* Add it"):
-        check_published(config, "here")
+        check_complete(config, "here")
 
 
 def test_a_nested_decoder_is_captured_and_described(tmp_path: Path) -> None:
     original = save_nested(tmp_path)
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     ids = torch.randint(VOCABULARY, (2, 9))
     with torch.no_grad():
         wanted = original(input_ids=ids).logits
@@ -98,7 +98,7 @@ def test_rotary_embeddings_that_change_hold_below_the_switch(kind: str, tmp_path
         max_position_embeddings=64 if kind == "longrope" else SWITCH, eos_token_id=2,
         **({"original_max_position_embeddings": SWITCH} if kind == "longrope" else {}),
     )  # fmt: skip
-    program = load_program(tmp_path)
+    program = load_folder(tmp_path)
     (note,) = program.notes
     assert f"holds for at most {SWITCH} tokens" in note
     ids = torch.randint(3, VOCABULARY, (2, SWITCH))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from awqc.compiler import Compiled, compile
 from awqc.data.calibration import CalibrationData
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Program
 from awqc.runtimes.base import LoadedModel
@@ -61,7 +61,7 @@ def random_ids(rows: int, length: int) -> Tensor:
 
 def compile_folder(folder: Path, **options: Any) -> tuple[Program, Compiled]:
     """The program in ``folder``, quantized, and what came of it."""
-    program = load_program(folder)
+    program = load_folder(folder)
     ids = random_ids(6, 16)
     data = CalibrationData(
         (token_batch(program, ids[:4]),), (token_batch(program, ids[4:]),), "random tokens"
@@ -193,7 +193,7 @@ def test_a_captured_decoder_compiles_without_data(tmp_path: Path) -> None:
     """The made-up batches hold a past, which the mask covers and the tokens do not."""
     save_decoder("llama", tmp_path, num_hidden_layers=1)
     compiled = compile(
-        load_program(tmp_path), group_size=32, formats=("onnx",), provider="cpu", num_samples=8
+        load_folder(tmp_path), group_size=32, formats=("onnx",), provider="cpu", num_samples=8
     )
     assert compiled.report["calibration"]["synthetic"]
     check_verification(compiled.report, loss=1.0)

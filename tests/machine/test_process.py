@@ -95,13 +95,13 @@ def test_a_compile_takes_derivatives_where_the_caller_has_turned_them_off(
 
 def test_the_callers_transformers_stays_as_talkative_as_it_was(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from awqc.huggingface.capture import load_program
+    from awqc.huggingface.capture import load_folder
 
     save_decoder("llama", tmp_path / "llama", num_hidden_layers=1)
     transformers.logging.set_verbosity_info()
     transformers.logging.enable_progress_bar()
     try:
-        load_program(tmp_path / "llama")
+        load_folder(tmp_path / "llama")
         assert transformers.logging.get_verbosity() == logging.INFO
         assert transformers.logging.is_progress_bar_enabled()
     finally:

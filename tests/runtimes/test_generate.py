@@ -13,7 +13,7 @@ import torch
 
 from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
-from awqc.huggingface.capture import load_program
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import write_runner_files
 from awqc.passes.canonicalize import Canonicalize
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = target / "source"
     save_decoder("llama", source, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     save_tokenizer(source)
-    program = load_program(source)
+    program = load_folder(source)
     Canonicalize().apply(program)
     program.tidy()
     export_onnx(program, target / "model.onnx")
