@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
@@ -35,13 +36,14 @@ def _calls(graph: Graph) -> list[Node]:
         n
         for n in graph.nodes
         if n.op == "call_function"
-        and hasattr(n.target, "_schema")
+        and isinstance(n.target, OpOverload)
         and hasattr(n.meta.get("val"), "shape")
     ]
 
 
 def _differing(one: Node, other: Node) -> tuple[Any, Any] | None:
     """The first argument that is another number; sizes that are computed count as equal."""
+    assert isinstance(one.target, OpOverload)
     names = [argument.name for argument in one.target._schema.arguments]
     values = zip(*(in_order(node)[0] for node in (one, other)), strict=False)
     for name, (a, b) in zip(names, values, strict=False):
