@@ -39,7 +39,7 @@ def _write_zeros(encoder: nn.TransformerEncoder) -> None:
 
     signature = inspect.signature(original)
     forward.__signature__ = signature  # type: ignore[attr-defined]  # functions may have it, which mypy does not know
-    encoder.forward = forward  # type: ignore[method-assign]  # of this instance alone
+    encoder.forward = forward  # type: ignore[method-assign]  # of this one encoder
 
 
 def _zero_positions(padding: Tensor, checked: bool) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from awqc.graph.nodes import module_path
-from awqc.graph.ops import given_arguments
+from awqc.graph.ops import in_order
 
 
 def hidden_constant(first: Graph, second: Graph) -> str | None:
@@ -35,16 +36,17 @@ def _calls(graph: Graph) -> list[Node]:
         n
         for n in graph.nodes
         if n.op == "call_function"
-        and hasattr(n.target, "_schema")
+        and isinstance(n.target, OpOverload)
         and hasattr(n.meta.get("val"), "shape")
     ]
 
 
 def _differing(one: Node, other: Node) -> tuple[Any, Any] | None:
     """The first argument that is another number; sizes that are computed count as equal."""
-    values = given_arguments(other)
-    for name, a in given_arguments(one).items():
-        b = values.get(name, a)
+    assert isinstance(one.target, OpOverload)
+    names = [argument.name for argument in one.target._schema.arguments]
+    values = zip(*(in_order(node)[0] for node in (one, other)), strict=False)
+    for name, (a, b) in zip(names, values, strict=False):
         if not _computed(a) and not _computed(b) and a != b:
             return f"{name} {a}", f"{name} {b}"
     return None

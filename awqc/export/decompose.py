@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from awqc.export.attention import attention
-from awqc.export.free_pooling import free_form
+from awqc.export.free_sizes import free_form
 from awqc.export.shared_heads import share_heads
 from awqc.graph.nodes import open_sizes, results_of, set_results
 from awqc.graph.rewriting import (

@@ -1,4 +1,4 @@
-"""Pooling to a grid, and rolling, where a size is free: exact at every size.
+"""Pooling to a grid, rolling and cutting, where a size is free: exact at every size.
 
 torch's own definitions work out kernels and shifts from the sizes at hand, and a graph has them
 as constants. Window ``i`` of ``n`` over an axis of ``L`` elements holds those from
@@ -8,7 +8,8 @@ as constants. Window ``i`` of ``n`` over an axis of ``L`` elements holds those f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import torch
 from torch import SymInt, Tensor
@@ -38,6 +39,9 @@ def free_form(node: Node) -> Callable[..., Any] | None:
     if node.target is aten.roll.default:
         varies = any(isinstance(shift, Node) for shift in argument(node, "shifts"))
         return roll if varies else None
+    if node.target is aten.chunk.default:
+        varies = isinstance(shape_of(argument(node, "self"))[argument(node, "dim")], SymInt)
+        return partial(cut, count=len(node.meta["val"])) if varies else None
     if node.target not in (*MEANS, *LARGEST_OF):
         return None
     counts = list(argument(node, "output_size"))
@@ -68,7 +72,7 @@ def pool_max(x: Tensor, output_size: Sequence[int | None]) -> tuple[Tensor, Tens
 
 
 def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
-    """``torch.roll`` along ``dims``, or of all elements: what is beyond the end comes first."""
+    """``torch.roll`` along ``dims``, or in one row: what is beyond the end comes first."""
     if not dims:
         return roll(x.reshape(-1), shifts, (0,)).reshape(x.shape)
     for shift, dim in zip(shifts, dims, strict=True):
@@ -78,21 +82,23 @@ def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
     return x
 
 
+def cut(x: Tensor, chunks: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
+    """``torch.chunk``, of which ``count`` come: slices of one size, the last may be shorter."""
+    size = (x.shape[dim] + chunks - 1) // chunks
+    return tuple(aten.slice.Tensor(x, dim, i * size, (i + 1) * size) for i in range(count))
+
+
 def _axes(x: Tensor, output_size: Sequence[int | None]) -> list[tuple[int, int]]:
     """The axes that are pooled, each with its number of windows."""
     pairs = enumerate(output_size, start=x.ndim - len(output_size))
-    return [
-        (axis, count)
-        for axis, count in pairs
-        if count is not None and not _same(count, x.shape[axis])
-    ]
+    return [(axis, count) for axis, count in pairs if _pooled(count, x.shape[axis])]
 
 
-def _same(count: Any, size: Any) -> bool:
-    """Whether both are one number at every size; ``==`` would ask for the example's."""
+def _pooled(count: Any, size: Any) -> TypeGuard[int]:
+    """Whether they may be two numbers at some size; ``==`` would ask for the example's."""
     if isinstance(count, SymInt) and isinstance(size, SymInt):
-        return bool(count.node.expr == size.node.expr)
-    return isinstance(size, int) and bool(count == size)
+        return bool(count.node.expr != size.node.expr)
+    return count is not None and not (isinstance(size, int) and bool(count == size))
 
 
 def _windows(count: int, size: int, device: torch.device) -> Tensor:
