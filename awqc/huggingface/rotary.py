@@ -23,6 +23,7 @@ def fix_rotary(model: nn.Module) -> int | None:
     None where none of them changes.
     """
     limits: list[int] = []
+    module: Any
     for module in model.modules():
         kind: Any = getattr(module, "rope_type", None)
         kinds = kind if isinstance(kind, dict) else {"": kind}
