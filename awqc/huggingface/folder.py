@@ -81,7 +81,7 @@ class HFFolder(Origin):
             if not (self.path / self.gguf_file).is_file():
                 raise UsageError(f"{self.path / self.gguf_file}: no such GGUF file")
             return
-        _check_no_adapter(self.path)
+        check_no_adapter(self.path)
         config = read_json(self.path / "config.json")
         _check_not_quantized(self.path, config)
         _check_weights(self.path)
@@ -200,8 +200,12 @@ def reporting(what: str) -> Iterator[None]:
         raise CaptureError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
-def _check_no_adapter(path: Path) -> None:
-    """Refuse weights that are meant to be added to others: alone, or beside their base model."""
+def check_no_adapter(path: Path) -> None:
+    """Refuse weights that are meant to be added to others: alone, or beside their base model.
+
+    Raises:
+        UsageError: with what to do.
+    """
     found = next((name for name in ADAPTERS if (path / name).is_file()), None)
     if found is not None:
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from awqc.errors import UsageError, spelled
 from awqc.numerics.name_patterns import check_pattern
 from awqc.options.declare import as_flag, declarations, option
-from awqc.options.values import check_axes, check_size, read_axes
+from awqc.options.values import check_axes, check_seed, check_size, read_axes
 from awqc.runtimes.base import DEFAULT_RUNTIMES, runtime_names
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Options:
     )
     seed: int = option(
         0, "Of data that is made up, of sketches and of the order of tuning.",
-        group="data", kind=int, least=-(2**63), most=2**63 - 1,
+        group="data", kind=int, check=check_seed,
     )
     bits: Bits = option(
         4, "Width of a weight.", group="weights", kind=int, choices=(2, 3, 4, 8),

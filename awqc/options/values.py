@@ -38,6 +38,16 @@ def check_size(size: Any) -> None:
         raise UsageError(f"{spelled('budget')}: {error.text}") from error
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        UsageError: it has more than 64 bits.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise UsageError(f"{spelled('seed', seed)}: give a whole number of at most 64 bits")
+
+
 def read_axes(items: tuple[str, ...]) -> dict[str, dict[int, str]]:
     """``NAME:AXIS[=LABEL]`` items as axes by input name.
 

@@ -289,7 +289,10 @@ def refuse_inputs(
 
 
 def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Program:
+    from awqc.huggingface.folder import check_no_adapter
+
     if path.is_dir() and not (path / "config.json").is_file() and not any(path.glob("*.gguf")):
+        check_no_adapter(path)
         raise UsageError(
             f"{path}: the folder has no config.json, so it is no Hugging Face model. "
             f"MODEL is {_SOURCES}"

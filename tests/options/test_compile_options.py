@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,23 @@ def test_the_page_of_options_is_current() -> None:
     assert made.stdout == (ROOT / "docs" / "options.md").read_text(), (
         "docs/options.md is out of date: python .ci/options_page.py > docs/options.md"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": 2**64}, "at most 64 bits"),
+        ({"seed": -(2**64)}, "at most 64 bits"),
+        ({"avg_bits": float("inf")}, "give 32 or less"),
+        ({"budget": "9" * 400}, "write bytes"),
+        ({"num_samples": 2**70}, "give 1e+06 or less"),
+        ({"group_size": 2**70}, "or less"),
+        ({"recipe": "a\0b"}, "a path cannot hold a zero byte"),
+        ({"dynamic": {"x": 3}}, "for 'x' give axes as"),
+        ({"dynamic": {"x": ["a"]}}, "for 'x' give axes as"),
+        ({"dynamic": {"x": {0: 3}}}, "for 'x' give axes as"),
+    ],
+)
+def test_values_beyond_measure_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse_options(**given)

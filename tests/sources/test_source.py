@@ -257,3 +257,8 @@ def test_inputs_from_calibration_arrays() -> None:
     program = load_program("user_two:make", calib=arrays)
     assert [str(s) for s in program.inputs] == ["a=float32[batch,8]", "b=float32[batch,6]"]
     check_refused("user_two:make", "inputs=['a=float32[batch,64]', 'b=float32[batch,64]']")
+
+
+def test_a_folder_of_an_adapter_alone_says_so(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    check_refused(tmp_path, "holds an adapter", "merge_and_unload")
