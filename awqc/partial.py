@@ -229,9 +229,7 @@ def _compile_block(
     child = result.module.get_submodule(path)
     try:
         seen = record_calls(result.module, child, calls, MOST_CALLS)
-        program = capture_module(
-            child, seen[0].arguments, name=path, dynamic=varying_axes(seen)
-        )
+        program = capture_module(child, seen[0].arguments, name=path, dynamic=varying_axes(seen))
         exclude = patterns_within(options.get("exclude", ()), program, path)
         compiled = compile(
             program, calib=[call.arguments for call in seen], **{**options, "exclude": exclude}
@@ -259,9 +257,7 @@ def _replace(model: nn.Module, path: str, old: nn.Module, new: nn.Module) -> Non
                 owner._modules[name] = new
 
 
-def _quality(
-    before: Sequence[Any], after: Sequence[Any], max_loss: float
-) -> list[float | None]:
+def _quality(before: Sequence[Any], after: Sequence[Any], max_loss: float) -> list[float | None]:
     """Signal to noise of each output, in dB; None where there is no noise.
 
     Raises:

@@ -40,9 +40,7 @@ TOOLS = {
     for tool in (
         Tool("onnxruntime", ("onnxruntime==1.31.1",), "run_onnxruntime.py", ("rtn", "hqq", "gptq")),
         Tool("torchao", ("torchao==0.18.0",), "run_torchao.py", ("awq", "hqq")),
-        Tool(
-            "nncf", ("nncf==3.4.0",), "run_nncf.py", ("awq", "awq-scale-estimation", "mixed")
-        ),
+        Tool("nncf", ("nncf==3.4.0",), "run_nncf.py", ("awq", "awq-scale-estimation", "mixed")),
         Tool(
             "nncf-openvino",
             ("nncf==3.4.0", "openvino==2026.4.1"),

@@ -114,9 +114,15 @@ def main() -> None:
     for bits in BITS:
         for name, way in WAYS.items():
             compiled = compile_model(
-                model, (images[:8],), [(part,) for part in images[:512].split(64)],
-                bits=bits, head_bits=bits, group_size=-1, formats=("onnx",),
-                runtime_scales="never", **way,
+                model,
+                (images[:8],),
+                [(part,) for part in images[:512].split(64)],
+                bits=bits,
+                head_bits=bits,
+                group_size=-1,
+                formats=("onnx",),
+                runtime_scales="never",
+                **way,
             )
             with torch.no_grad():
                 results[f"{bits} bits, {name}"] = measure(

@@ -61,7 +61,11 @@ def run(folder: Path, task: str | None, given: argparse.Namespace, device: str) 
             program = load_folder(folder, task=task)
             data = text_calibration(program, source, given.calib, num_samples=given.num_samples)
             compiled = compile(
-                program, calib=data, formats=("onnx", "ort"), dtype="float16", provider=device,
+                program,
+                calib=data,
+                formats=("onnx", "ort"),
+                dtype="float16",
+                provider=device,
                 **layout,
             )
             verified[name] = compiled.report["verify"]
@@ -152,8 +156,12 @@ def main() -> int:
     parser.add_argument("--num-samples", type=int, default=32)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--allow-cpu", action="store_true", help="run on the CPU without a GPU")
-    parser.add_argument("--model", type=Path, action="append",
-                        help="a Hugging Face folder in place of the two models; repeatable")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        action="append",
+        help="a Hugging Face folder in place of the two models; repeatable",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     reason = why_no_cuda()

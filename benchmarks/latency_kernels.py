@@ -45,8 +45,15 @@ def low_bit_model(rows: int, columns: int, bits: int, block: int) -> bytes:
         arrays["z"] = zeros
     tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     node = helper.make_node(
-        "MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft",
-        K=columns, N=rows, bits=bits, block_size=block, accuracy_level=4,
+        "MatMulNBits",
+        ["x", *arrays],
+        ["y"],
+        domain="com.microsoft",
+        K=columns,
+        N=rows,
+        bits=bits,
+        block_size=block,
+        accuracy_level=4,
     )
     return _model(node, tensors, columns)
 
@@ -99,8 +106,9 @@ def main() -> None:
             runs[f"{bits} bits, block {block}"] = runner(model, tokens, columns)
         found = cpu_microseconds(runs)
         speedup = {name: found["float"] / value for name, value in found.items()}
-        rows.append({"rows": out, "columns": columns, "tokens": tokens, "cpu_us": found,
-                     "speedup": speedup})
+        rows.append(
+            {"rows": out, "columns": columns, "tokens": tokens, "cpu_us": found, "speedup": speedup}
+        )
         print(out, columns, tokens, {name: round(value, 2) for name, value in speedup.items()})
     result = {"onnxruntime": ort.__version__, "kernels": rows}
     given.out.parent.mkdir(parents=True, exist_ok=True)

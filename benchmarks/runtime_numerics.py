@@ -84,9 +84,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = HFFolder.at(smollm2())
     program = load_folder(smollm2())
-    text = packed_sequences(
-        TextModel.of(program, folder), given.text, given.eval_samples, SEQ_LEN
-    )
+    text = packed_sequences(TextModel.of(program, folder), given.text, given.eval_samples, SEQ_LEN)
     float_logits = [program.run(token_batch(program, row))[0] for row in text.split(1)]
     batches = text_calibration(
         program, folder, given.calib, num_samples=given.num_samples, seq_len=SEQ_LEN

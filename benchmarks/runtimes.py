@@ -177,7 +177,9 @@ def difference(found: dict[str, Any], reference: Session, batch: Batch) -> float
 
 
 HEADING = "## What others do with the files\n"
-TEXT = HEADING + """
+TEXT = (
+    HEADING
+    + """
 What runs the files of a compiled model as they are. The table is written by
 `python -m benchmarks.runtimes --clients FOLDER --install`: each runtime loads the file in a process
 of its own and runs it on inputs of two sizes; a decoder first on a prompt with nothing cached,
@@ -196,6 +198,7 @@ reader in the tests. Checkpoints with zero points are loaded by
 transformers with `CompressedTensorsConfig(dequantize=True)`, symmetric ones (`--symmetric`)
 without it.
 """
+)
 
 
 def document(rows: Sequence[Row]) -> str:

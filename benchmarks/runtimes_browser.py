@@ -22,9 +22,7 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def run_in_browser(
-    job: dict[str, Any], package: Path, timeout: float
-) -> dict[str, Any]:
+def run_in_browser(job: dict[str, Any], package: Path, timeout: float) -> dict[str, Any]:
     """What the page posts: ``runs``, or an ``error``.
 
     ``package`` is the folder of the npm package onnxruntime-web.

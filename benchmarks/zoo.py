@@ -85,8 +85,11 @@ def _failure(stage: str, error: BaseException) -> dict[str, Any]:
         last = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return {
-        "stage": stage, "type": type(error).__name__, "deliberate": "AwqcError" in kinds,
-        "error": text[:400], "at": last,
+        "stage": stage,
+        "type": type(error).__name__,
+        "deliberate": "AwqcError" in kinds,
+        "error": text[:400],
+        "at": last,
     }
 
 
@@ -145,17 +148,23 @@ def _page(results: dict[str, dict[str, Any]], known: int) -> str:
     built = {name: r for name, r in results.items() if r["stage"] != "build"}
     good = [name for name, r in built.items() if _ok(r)]
     stray = [n for n, r in built.items() if r["stage"] != "done" and not r.get("deliberate")]
-    total = {key: sum(r.get("status", {}).get(key, 0) for r in built.values())
-             for key in ("folded", "runtime", "refused")}
+    total = {
+        key: sum(r.get("status", {}).get(key, 0) for r in built.values())
+        for key in ("folded", "runtime", "refused")
+    }
     rows = [_line(name, built[name]) for name in sorted(built)]
     out = [_line(name, r) for name, r in sorted(results.items()) if r["stage"] == "build"]
-    head = ["| model | result | folded / runtime / refused | ONNX error | fused | first problem |",
-            "|---|---|---|---|---|---|"]
+    head = [
+        "| model | result | folded / runtime / refused | ONNX error | fused | first problem |",
+        "|---|---|---|---|---|---|",
+    ]
     return "\n".join(
         [
-            "# Coverage", "",
+            "# Coverage",
+            "",
             "Small random-weight models, compiled at 4 bits with random calibration data. Written "
-            "by `python -m benchmarks.zoo`; do not edit.", "",
+            "by `python -m benchmarks.zoo`; do not edit.",
+            "",
             f"- {len(results)} of {known} models tried, {len(built)} build and run from a shrunken "
             "configuration.",
             f"- {len(good)} of {len(built)} compiled, with an ONNX model equal to the graph "
@@ -163,10 +172,18 @@ def _page(results: dict[str, dict[str, Any]], known: int) -> str:
             f"- {len(stray)} ended in an error that awqc did not raise on purpose, or in time.",
             f"- Sites: {total['folded']} folded, {total['runtime']} scaled at run time, "
             f"{total['refused']} refused.",
-            *_probe_lines(zoo_probe.read()), "",
-            *head, *rows, "",
-            "## Not built", "",
-            "The harness could not shrink these; nothing is known about them.", "", *head, *out, "",
+            *_probe_lines(zoo_probe.read()),
+            "",
+            *head,
+            *rows,
+            "",
+            "## Not built",
+            "",
+            "The harness could not shrink these; nothing is known about them.",
+            "",
+            *head,
+            *out,
+            "",
         ]
     )
 

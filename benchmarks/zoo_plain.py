@@ -42,8 +42,12 @@ class _UNet(nn.Module):
 
 def _double(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(inplace=True),
-        nn.Conv2d(outside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(inplace=True),
+        nn.Conv2d(inside, outside, 3, padding=1),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(outside, outside, 3, padding=1),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -168,8 +172,9 @@ def _vector(model: nn.Module) -> Built:
 
 PLAIN: dict[str, Callable[[], Built]] = {
     "mlp-relu": lambda: _vector(
-        nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
-                      nn.Linear(128, 10))
+        nn.Sequential(
+            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+        )
     ),
     "transformer-pre-norm": lambda: (_Seq2Seq(), (torch.randn(2, 9, 64), torch.randn(2, 7, 64))),
     "encoder-post-norm": lambda: (
@@ -179,13 +184,20 @@ PLAIN: dict[str, Callable[[], Built]] = {
     "lstm": lambda: (_Recurrent(nn.LSTM), (torch.randn(2, 7, 64),)),
     "gru": lambda: (_Recurrent(nn.GRU), (torch.randn(2, 7, 64),)),
     "conv-net": lambda: _images(
-        nn.Sequential(_double(3, 32), nn.MaxPool2d(2), _double(32, 64), nn.AdaptiveAvgPool2d(1),
-                      nn.Flatten(), nn.Linear(64, 10))
+        nn.Sequential(
+            _double(3, 32),
+            nn.MaxPool2d(2),
+            _double(32, 64),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, 10),
+        )
     ),
     "unet": lambda: _images(_UNet()),
     "mlp-mixer": lambda: _images(_Mixer()),
     "recommender": lambda: (
-        _Recommender(), (torch.randint(0, 500, (4,)), torch.randint(0, 500, (4, 6)))
+        _Recommender(),
+        (torch.randint(0, 500, (4,)), torch.randint(0, 500, (4, 6))),
     ),
     "captioner": lambda: (_Captioner(), (torch.randn(2, 6, 64), torch.randint(0, 50, (2, 4)))),
     "picked-experts": lambda: (_PickedExperts(), (torch.randn(12, 64),)),

@@ -85,9 +85,7 @@ def test_half_models(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
 
 def test_a_recipe_gives_the_same_model_without_data(tmp_path: Path) -> None:
     for name in ("attention", "postnorm"):
-        first = compiled(
-            name, bits=3, group_size=16, output_dir=tmp_path / name, formats=("pt2",)
-        )
+        first = compiled(name, bits=3, group_size=16, output_dir=tmp_path / name, formats=("pt2",))
         again = compile(
             model(name), (inputs(name),), recipe=tmp_path / name, provider="cpu",
             formats=("pt2",), output_dir=tmp_path / f"{name}-again",

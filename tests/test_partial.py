@@ -20,7 +20,9 @@ class Block(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.norm, self.up, self.down = (
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(2 * width, width),
         )
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
@@ -85,9 +87,7 @@ def test_a_pattern_must_fit_a_weight_of_the_whole_not_of_each_block() -> None:
         path: [entry["name"] for entry in compiled.report["skipped"]]
         for path, compiled in result.blocks.items()
     }
-    assert skipped == {
-        "stem": [], "blocks.0": [], "blocks.1": ["up.weight"], "head": ["weight"]
-    }
+    assert skipped == {"stem": [], "blocks.0": [], "blocks.1": ["up.weight"], "head": ["weight"]}
     with pytest.raises(UsageError, match=r"'blocks.1.upp' matches no .* blocks.\d.up.weight"):
         compile_partial(Branching(), example, exclude="blocks.1.upp", **options)
 
@@ -135,7 +135,13 @@ def make():
 def test_the_command_compiles_the_blocks(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(SOURCE)
     result = awqc(
-        "compile", "net:make", "--input", "x=float32[3,32]", "--partial", "-o", "out",
+        "compile",
+        "net:make",
+        "--input",
+        "x=float32[3,32]",
+        "--partial",
+        "-o",
+        "out",
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr

@@ -105,4 +105,3 @@ class Object:
             raise UsageError(
                 f"{self.where}: {name} is a {type(value).__name__}; {needed} is needed"
             )
-

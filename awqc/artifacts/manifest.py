@@ -86,9 +86,7 @@ def strangers(folder: Path, files: Mapping[str, Entry]) -> list[str]:
 
 def changed(folder: Path, files: Mapping[str, Entry]) -> list[str]:
     """Those of ``files`` that are no longer what was written; one that is gone is not."""
-    return [
-        name for name, entry in files.items() if _is_changed(folder / name, entry)
-    ]
+    return [name for name, entry in files.items() if _is_changed(folder / name, entry)]
 
 
 def _is_changed(path: Path, entry: Entry) -> bool:

@@ -72,9 +72,7 @@ class OnnxCodes:
         for tensor in self._tensors.values():
             _check_inside(tensor, path)
 
-    def find(
-        self, name: str, rows: int, columns: int, form: IntGrid
-    ) -> Codes | None:
+    def find(self, name: str, rows: int, columns: int, form: IntGrid) -> Codes | None:
         """What the model holds for the weight ``name``, or None.
 
         Raises:
@@ -169,9 +167,7 @@ def _from_table(
     return _codes(codes, [scale], 8, 0, form)
 
 
-def _codes(
-    codes: Array, groups: list[Array], bits: int, block: int, form: IntGrid
-) -> Codes | None:
+def _codes(codes: Array, groups: list[Array], bits: int, block: int, form: IntGrid) -> Codes | None:
     """Undo what an exporter does: move codes up and down, and spread groups over blocks.
 
     None where blocks differ that should be of one group.

@@ -74,4 +74,3 @@ def _is_model_code(filename: str) -> bool:
     if any(part in _SITE_PACKAGES for part in Path(path).parts):
         return not path.startswith(_LIBRARIES[0])
     return not path.startswith(_LIBRARIES)
-

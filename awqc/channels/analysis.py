@@ -103,9 +103,14 @@ class _Analysis:
         if not any(_differs(linear, reader) for linear, reader in covered.items()):
             return refused(_tied(flow))
         site = Site(
-            name, seed.input.name, tuple(covered.values()), channels, int(kept.numel()),
+            name,
+            seed.input.name,
+            tuple(covered.values()),
+            channels,
+            int(kept.numel()),
             self._edits(flow, kept),
-            "foldable", reason,
+            "foldable",
+            reason,
         )
         return site, {linear.node for linear in covered}
 
@@ -242,5 +247,3 @@ def _shared_storage(program: Program) -> dict[str, str]:
         else:
             first[place] = name
     return shared
-
-

@@ -11,21 +11,46 @@ from awqc.commands.declared import declared
 
 
 @click.command("bench")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
-                metavar="DIR")
-@click.option("--against", metavar="MODEL",
-              help="The original, as awqc compile took it: it is measured as float ONNX and in "
-              "PyTorch; without it only the compiled forms are.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Rows of each input.")
-@click.option("--tokens", type=click.IntRange(min=1), default=32, show_default=True,
-              help="Size of other axes that vary; of the prompt, where text is generated.")
-@click.option("--new-tokens", type=click.IntRange(min=1), default=16, show_default=True,
-              help="Tokens to generate in a turn.")
-@click.option("--turns", type=click.IntRange(min=1), default=5, show_default=True,
-              help="How often each form has its turn.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of each form; 0: as many as there are processors.")
+@click.argument(
+    "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
+)
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="The original, as awqc compile took it: it is measured as float ONNX and in "
+    "PyTorch; without it only the compiled forms are.",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of each input."
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Size of other axes that vary; of the prompt, where text is generated.",
+)
+@click.option(
+    "--new-tokens",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Tokens to generate in a turn.",
+)
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How often each form has its turn.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of each form; 0: as many as there are processors.",
+)
 @declared("provider", "Where onnxruntime runs.")
 @declared("trust_pickle", "As in awqc compile, for --against.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -42,18 +42,30 @@ Examples:
 @declared_group("model")
 @calib_option(CALIB_HELP)
 @declared_group("data", "weights", "accuracy", "output", "machine")
-@click.option("-o", "--output-dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where to write; an earlier result there is replaced while all of it is as "
-              "awqc wrote it, and none of it is read.  [default: MODEL's stem + -awq, beside it]")
-@click.option("--partial", is_flag=True,
-              help="Where the whole model cannot be captured, compile those of its submodules "
-              "that can; the rest stays torch.")
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write; an earlier result there is replaced while all of it is as "
+    "awqc wrote it, and none of it is read.  [default: MODEL's stem + -awq, beside it]",
+)
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Where the whole model cannot be captured, compile those of its submodules "
+    "that can; the rest stays torch.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
 @click.option("--print-changed", is_flag=True, help="Print what each pass changed, on stderr.")
-@click.option("--dump-dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="Write the graph after each pass into DIR.")
+@click.option(
+    "--dump-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the graph after each pass into DIR.",
+)
 def command(
     model: str,
     calib: Path | None,

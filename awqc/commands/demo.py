@@ -12,17 +12,41 @@ from awqc.commands.declared import declared
 
 
 @click.command("demo")
-@click.option("--dims", default="64,128,256,128,10", show_default=True, metavar="N,N,…",
-              help="Widths of input, hidden layers and output. 64 in and 10 out learn handwritten "
-              "digits; other ends learn made-up data.")
-@click.option("--bits", "bits", multiple=True, type=click.Choice(["2", "3", "4", "8"]),
-              default=("4", "8"), show_default="4 and 8", help="Width of a weight; repeatable.")
-@click.option("--epochs", type=click.IntRange(min=0), default=30, show_default=True,
-              help="Passes over the training samples.")
+@click.option(
+    "--dims",
+    default="64,128,256,128,10",
+    show_default=True,
+    metavar="N,N,…",
+    help="Widths of input, hidden layers and output. 64 in and 10 out learn handwritten "
+    "digits; other ends learn made-up data.",
+)
+@click.option(
+    "--bits",
+    "bits",
+    multiple=True,
+    type=click.Choice(["2", "3", "4", "8"]),
+    default=("4", "8"),
+    show_default="4 and 8",
+    help="Width of a weight; repeatable.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    help="Passes over the training samples.",
+)
 @declared("seed", "Of weights, data and their order.")
 @declared("provider", "Where onnxruntime runs.")
-@click.option("-o", "--output-dir", type=click.Path(path_type=Path), default=Path("awqc-demo"),
-              show_default=True, metavar="DIR", help="Where to write.")
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    default=Path("awqc-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Where to write.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     dims: str,

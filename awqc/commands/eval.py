@@ -13,10 +13,19 @@ from awqc.commands.declared import declared
 
 @click.command("eval")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL_OR_DIR")
-@click.option("--text", required=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="Text to measure on, .txt, .md or .jsonl; not what was calibrated on.")
-@click.option("--against", type=click.Path(path_type=Path), metavar="MODEL",
-              help="The original's folder, for KL divergence and top-1 agreement.")
+@click.option(
+    "--text",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text to measure on, .txt, .md or .jsonl; not what was calibrated on.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="The original's folder, for KL divergence and top-1 agreement.",
+)
 @declared("num_samples", "Sequences.  [default: 32]")
 @declared("seq_len", "Tokens a sequence.  [default: 512]")
 @declared("provider", "Where onnxruntime runs.")

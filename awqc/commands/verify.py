@@ -11,18 +11,26 @@ from awqc.commands.declared import calib_option, declared
 
 
 @click.command("verify")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
-                metavar="DIR")
+@click.argument(
+    "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
+)
 @calib_option("Data to compare on, as in awqc compile; random inputs without it.")
 @declared("num_samples")
-@click.option("--against", metavar="MODEL",
-              help="The original model, as awqc compile took it; without it only the exported "
-              "forms are compared.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="The original model, as awqc compile took it; without it only the exported "
+    "forms are compared.",
+)
 @declared("trust_pickle", "As in awqc compile, for --against.")
 @declared("provider", "Where onnxruntime runs.")
 @declared("verify_with", "As in awqc compile.")
-@declared("max_loss", "As in awqc compile, with its default; needs --against.", default=None,
-          show_default=False)
+@declared(
+    "max_loss",
+    "As in awqc compile, with its default; needs --against.",
+    default=None,
+    show_default=False,
+)
 @declared("seed", "Of random data.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

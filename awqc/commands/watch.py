@@ -36,9 +36,7 @@ class Watch:
         wanted = self.print_after or self.print_changed or self.dumps is not None
         return self._observe if wanted else None
 
-    def _observe(
-        self, step: Pass, before: Program, after: Program, changes: list[Change]
-    ) -> None:
+    def _observe(self, step: Pass, before: Program, after: Program, changes: list[Change]) -> None:
         text = dump(after.graph_module)
         if self.print_after in ("all", step.name):
             self._print(f"graph after {step.name}:\n{text}")

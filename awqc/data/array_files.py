@@ -91,8 +91,16 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         _check_members(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: to_tensor(arrays[name], f"{path}: {name!r}") for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError,
-            MemoryError, OverflowError) as error:
+    except (
+        ValueError,
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         raise CalibrationError(
             f"{path}: the arrays cannot be read: {error}. Needed are plain numeric arrays"
         ) from error

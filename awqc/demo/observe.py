@@ -31,9 +31,7 @@ class Excerpts:
     quantized: list[dict[str, Any]] = field(default_factory=list)
     _original: dict[str, Tensor] = field(default_factory=dict)
 
-    def __call__(
-        self, step: Pass, before: Program, after: Program, changes: list[Change]
-    ) -> None:
+    def __call__(self, step: Pass, before: Program, after: Program, changes: list[Change]) -> None:
         """To be given to `awqc.compile` as ``observe``."""
         if step.name == "canonicalize":
             names = [linear.weight_name for linear in find_linears(after.graph)]

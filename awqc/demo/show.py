@@ -45,11 +45,16 @@ def _weights(report: Mapping[str, Any], out: Console) -> None:
     widths = " → ".join(str(width) for width in report["dims"])
     _heading(1, f"Original weights: {widths}, ReLU, no bias", out)
     data = report["data"]
-    out.print(f"{report['float']['parameters']:,} parameters, {report['epochs']} epochs, seed "
-              f"{report['seed']}", highlight=False)
+    out.print(
+        f"{report['float']['parameters']:,} parameters, {report['epochs']} epochs, seed "
+        f"{report['seed']}",
+        highlight=False,
+    )
     out.print(f"data: {data['description']}")
-    out.print(f"{data['train']} samples to train on, {data['calibration']} of them to calibrate, "
-              f"{data['test']} held out")
+    out.print(
+        f"{data['train']} samples to train on, {data['calibration']} of them to calibrate, "
+        f"{data['test']} held out"
+    )
     for weight in report["weights"]:
         rows, columns = weight["shape"]
         out.print(

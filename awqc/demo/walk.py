@@ -212,9 +212,7 @@ def _call(model: nn.Module, x: Tensor) -> Tensor:
     return value
 
 
-def _samples(
-    task: ToyTask, before: Tensor, after: dict[int, Tensor]
-) -> list[dict[str, Any]]:
+def _samples(task: ToyTask, before: Tensor, after: dict[int, Tensor]) -> list[dict[str, Any]]:
     """Outputs for a few test samples: the first ones, and the one that moved most."""
     moved = sum((value - before).abs().amax(-1) for value in after.values())
     assert isinstance(moved, Tensor)

@@ -92,7 +92,9 @@ class _Lowering:
             if name not in by_name:
                 value = self.program.weight(name)
                 by_name[name] = self._placeholder(
-                    f"p_{name.replace('.', '_')}", InputKind.BUFFER, name,
+                    f"p_{name.replace('.', '_')}",
+                    InputKind.BUFFER,
+                    name,
                     node.meta.get("val", fake_like(value, node)),
                 )
                 self.state[name] = value
@@ -101,9 +103,7 @@ class _Lowering:
     def _add_weights(self) -> None:
         for node, weight in dequantizing_calls(self.program.graph):
             name = f"q_{weight.name.replace('.', '_')}"
-            self.made[node] = self._placeholder(
-                name, InputKind.USER_INPUT, None, node.meta["val"]
-            )
+            self.made[node] = self._placeholder(name, InputKind.USER_INPUT, None, node.meta["val"])
             self.weights.append(weight)
 
     def _placeholder(self, name: str, kind: InputKind, target: str | None, value: Any) -> Node:
@@ -151,9 +151,7 @@ class _Lowering:
         specs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(r.name), None) for r in results]
         return tuple(names), specs
 
-    def _exported(
-        self, kind: type[ExportedProgram], outputs: list[OutputSpec]
-    ) -> ExportedProgram:
+    def _exported(self, kind: type[ExportedProgram], outputs: list[OutputSpec]) -> ExportedProgram:
         inputs = [spec.arg for spec in self.specs if spec.kind is InputKind.USER_INPUT]
         signature = ModuleCallSignature(
             inputs=inputs,

@@ -80,9 +80,7 @@ FORMATS: dict[str, Exporter] = {
     "onnx": Exporter(_onnx, why_not_onnx),
     "ort": Exporter(_ort, why_not_ort),
     "pt2": Exporter(_pt2, lambda form: None),
-    **{
-        name: Exporter(partial(_serving, form), form.why_not) for name, form in SERVING.items()
-    },
+    **{name: Exporter(partial(_serving, form), form.why_not) for name, form in SERVING.items()},
 }
 
 

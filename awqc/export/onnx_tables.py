@@ -26,7 +26,7 @@ def is_lookup(node: Any, index: int) -> bool:
 def place_lookup(graph: Any, gather: Any, codes: Any, scale: Any, dtype: ir.DataType) -> None:
     """Look up int8 ``codes`` ``[V, E]`` and ``scale`` ``[V]``, and multiply.
 
-        Gather(W, ids)  ->  Cast(Gather(codes, ids)) * Unsqueeze(Gather(scale, ids))
+    Gather(W, ids)  ->  Cast(Gather(codes, ids)) * Unsqueeze(Gather(scale, ids))
     """
     result, ids = gather.outputs[0], gather.inputs[1]
     stem = str(codes.name)

@@ -68,7 +68,9 @@ def keep_padding(model: Any) -> None:
             continue
         lowest = ir.tensor(np.array(-np.inf, dtype=padded.dtype.numpy()), name=f"{padded.name}.low")
         low = ir.Value(
-            name=lowest.name, type=ir.TensorType(padded.dtype), shape=ir.Shape([]),
+            name=lowest.name,
+            type=ir.TensorType(padded.dtype),
+            shape=ir.Shape([]),
             const_value=lowest,
         )
         node.graph.register_initializer(low)

@@ -66,7 +66,8 @@ class WeightPlacer:
         """Look rows up in the codes; products that share the table share its initializers."""
         weight = self.weight
         tensors = [
-            code_tensor(weight.codes, self.format, self.opset), float_tensor(self.scale[:, 0])
+            code_tensor(weight.codes, self.format, self.opset),
+            float_tensor(self.scale[:, 0]),
         ]
         tensors[0].name, tensors[1].name = self.name, f"{self.name}.scale"
         codes, scale = (self._initializer(tensor) for tensor in tensors)
@@ -174,9 +175,7 @@ class WeightPlacer:
         if tuple(weight.codes.shape) == tuple(shape):
             return value
         target = ir.tensor(list(shape), dtype=ir.DataType.INT64, name=f"{self.name}.shape")
-        return self._node(
-            "Reshape", [value, self._initializer(target)], reader, value.type, shape
-        )
+        return self._node("Reshape", [value, self._initializer(target)], reader, value.type, shape)
 
     def _dequantize(
         self,

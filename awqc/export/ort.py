@@ -153,9 +153,7 @@ class Rewriter:
         node = ir.node(op, inputs, attributes=attributes, domain=CONTRIB, name=old.name)
         node.outputs[0].type, node.outputs[0].shape = result.type, result.shape
         self.graph.insert_before(old, node)
-        ir.convenience.replace_all_uses_with(
-            result, node.outputs[0], replace_graph_outputs=True
-        )
+        ir.convenience.replace_all_uses_with(result, node.outputs[0], replace_graph_outputs=True)
         name = result.name
         self.graph.remove(old, safe=True)
         node.outputs[0].name = name
@@ -206,7 +204,7 @@ def _swaps(transpose: Any) -> bool:
 def _match_lookup(gather: Any) -> tuple[Any, Any] | None:
     """The Mul at the end of a lookup that begins with ``gather`` of codes, and the scales.
 
-        Cast(Gather(codes, ids)) * Unsqueeze(Gather(scale, ids))
+    Cast(Gather(codes, ids)) * Unsqueeze(Gather(scale, ids))
     """
     codes, ids = gather.inputs
     if not _is_weight(codes) or codes.dtype != ir.DataType.INT8 or len(codes.shape) != 2:

@@ -91,9 +91,7 @@ def matmul_nbits(
     held = weight.tensors.get("zero_point")
     zeros = None if held is None else pack(held, form.bits).contiguous().numpy()
     codes = packed.contiguous().numpy().reshape(weight.rows, blocks, -1)
-    attributes = {
-        "K": columns, "N": weight.rows, "bits": form.bits, "block_size": form.group_size
-    }
+    attributes = {"K": columns, "N": weight.rows, "bits": form.bits, "block_size": form.group_size}
     return (codes, weight.tensors["scale"].numpy(), zeros), attributes
 
 

@@ -140,9 +140,7 @@ def _refuse_runtime_scales(program: Program, form: ServingFormat) -> None:
             )
 
 
-def _refuse(
-    checkpoint: Checkpoint, name: str, program: Program, form: ServingFormat
-) -> str | None:
+def _refuse(checkpoint: Checkpoint, name: str, program: Program, form: ServingFormat) -> str | None:
     """Why the format cannot hold the weight, or None if it can."""
     weight, module = program.findings.quantized[name], checkpoint.module(name)
     if checkpoint.shared(name):

@@ -167,9 +167,7 @@ def conv_options(node: Node) -> dict[str, Any]:
     return options
 
 
-def _patches(
-    x: Tensor, blocks: int, kernel: tuple[int, ...], options: dict[str, Any]
-) -> Tensor:
+def _patches(x: Tensor, blocks: int, kernel: tuple[int, ...], options: dict[str, Any]) -> Tensor:
     """Patches of ``x`` ``(batch, channels, *space)`` as ``(blocks, tokens, columns)``."""
     if x.ndim == len(kernel) + 1:
         x = x.unsqueeze(0)

@@ -169,9 +169,10 @@ def encoder_example(model: Any) -> dict[str, Any]:
         "input_ids": _example_ids(model),
         "attention_mask": torch.ones(BATCH, SEQUENCE, dtype=torch.long),
     }
-    if accepts(model, "token_type_ids") and (
-        config_value(model.config, "type_vocab_size") or 0
-    ) > 1:
+    if (
+        accepts(model, "token_type_ids")
+        and (config_value(model.config, "type_vocab_size") or 0) > 1
+    ):
         example["token_type_ids"] = torch.zeros(BATCH, SEQUENCE, dtype=torch.long)
     return example
 

@@ -34,8 +34,7 @@ def parse_device(name: str) -> torch.device:
         )
     if (device.index or 0) >= max(torch.cuda.device_count(), 1):
         raise UsageError(
-            f"{asked}: there are {torch.cuda.device_count()} CUDA devices, "
-            "numbered from 0"
+            f"{asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
         )
     return device
 

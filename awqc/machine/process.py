@@ -131,7 +131,9 @@ def _torch_state() -> Iterator[Callable[[], Any]]:
         import torch
 
         threads, dtype, grad = (
-            torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
         )
         seed = torch.get_rng_state()
         yield lambda: torch.set_num_threads(threads)

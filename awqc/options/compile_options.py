@@ -35,138 +35,235 @@ class Options:
     """
 
     inputs: tuple[str, ...] = option(
-        (), "An input, as name=float32[batch,64]. Names in place of sizes are axes that may vary.",
-        group="model", many="repeated", metavar="SPEC", flag="--input",
+        (),
+        "An input, as name=float32[batch,64]. Names in place of sizes are axes that may vary.",
+        group="model",
+        many="repeated",
+        metavar="SPEC",
+        flag="--input",
     )
     dynamic: Mapping[str, Any] | None = option(
-        None, "Another axis that may vary, besides the batch.",
-        group="model", many="repeated", metavar="NAME:AXIS[=LABEL]", read=read_axes,
+        None,
+        "Another axis that may vary, besides the batch.",
+        group="model",
+        many="repeated",
+        metavar="NAME:AXIS[=LABEL]",
+        read=read_axes,
         check=check_axes,
     )
     trust_pickle: bool = option(
-        False, "Load a pickle that holds other than stock torch.nn classes. This runs code of the "
+        False,
+        "Load a pickle that holds other than stock torch.nn classes. This runs code of the "
         "file: only for files that you made or trust.",
-        group="model", kind=bool,
+        group="model",
+        kind=bool,
     )
     task: str | None = option(
-        None, "Task of a Hugging Face model, where it is not recognised.", group="model",
+        None,
+        "Task of a Hugging Face model, where it is not recognised.",
+        group="model",
     )
     trust_remote_code: bool = option(
-        False, "Let a Hugging Face folder run its own Python files.", group="model", kind=bool,
+        False,
+        "Let a Hugging Face folder run its own Python files.",
+        group="model",
+        kind=bool,
     )
     num_samples: int | None = option(
-        None, "Use at most this many samples.", group="data", kind=int, least=1, most=10**6,
+        None,
+        "Use at most this many samples.",
+        group="data",
+        kind=int,
+        least=1,
+        most=10**6,
     )
     seq_len: int | None = option(
-        None, "Tokens a sample, for language models.", group="data", kind=int, least=2,
+        None,
+        "Tokens a sample, for language models.",
+        group="data",
+        kind=int,
+        least=2,
         most=10**7,
     )
     seed: int = option(
-        0, "Of data that is made up, of sketches and of the order of tuning.",
-        group="data", kind=int, check=check_seed,
+        0,
+        "Of data that is made up, of sketches and of the order of tuning.",
+        group="data",
+        kind=int,
+        check=check_seed,
     )
     bits: Bits = option(
-        4, "Width of a weight.", group="weights", kind=int, choices=(2, 3, 4, 8),
+        4,
+        "Width of a weight.",
+        group="weights",
+        kind=int,
+        choices=(2, 3, 4, 8),
     )
     group_size: int | str = option(
-        "auto", "Weights that share a scale; -1: one scale an output channel; auto: the largest "
+        "auto",
+        "Weights that share a scale; -1: one scale an output channel; auto: the largest "
         "of 128, 64, 32 that divides the input channels.",
-        group="weights", kind=int, least=1, most=2**31, words={"auto": "auto", "-1": -1},
+        group="weights",
+        kind=int,
+        least=1,
+        most=2**31,
+        words={"auto": "auto", "-1": -1},
         metavar="N|-1|auto",
     )
     symmetric: bool = option(
-        False, "Fix zero points at the midpoint.", group="weights", kind=bool,
+        False,
+        "Fix zero points at the midpoint.",
+        group="weights",
+        kind=bool,
     )
     exclude: tuple[str, ...] = option(
-        (), "Leave weights whose name matches in float; re:REGEX must match from its start.",
-        group="weights", many="repeated", metavar="REGEX", check=check_pattern,
+        (),
+        "Leave weights whose name matches in float; re:REGEX must match from its start.",
+        group="weights",
+        many="repeated",
+        metavar="REGEX",
+        check=check_pattern,
     )
     head_bits: int = option(
-        8, "Width of the product that makes a language model's logits; none (0): float.",
-        group="weights", kind=int, choices=(2, 3, 4, 8), words={"none": 0},
+        8,
+        "Width of the product that makes a language model's logits; none (0): float.",
+        group="weights",
+        kind=int,
+        choices=(2, 3, 4, 8),
+        words={"none": 0},
     )
     embed_bits: int = option(
-        8, "Width of embedding tables; none (0): float.",
-        group="weights", kind=int, choices=(8,), words={"none": 0},
+        8,
+        "Width of embedding tables; none (0): float.",
+        group="weights",
+        kind=int,
+        choices=(8,),
+        words={"none": 0},
     )
     weight_format: str = option(
-        "", "A format by name, as Q4_K of GGUF, for the weights that it has a place for; "
+        "",
+        "A format by name, as Q4_K of GGUF, for the weights that it has a place for; "
         f"{spelled('bits')}, {spelled('group_size')} and {spelled('symmetric')} are then for the "
         "others.",
-        group="weights", metavar="NAME",
+        group="weights",
+        metavar="NAME",
     )
     effort: str = option(
-        "default", "Work spent on accuracy: fast scales and rounds to nearest; default also "
+        "default",
+        "Work spent on accuracy: fast scales and rounds to nearest; default also "
         "compensates rounding errors and tunes scales on the model's outputs; best tunes them on "
         "all of the calibration data.",
-        group="accuracy", choices=("fast", "default", "best"),
+        group="accuracy",
+        choices=("fast", "default", "best"),
     )
     rounding: str = option(
-        "auto", "How codes are chosen; auto: as the effort says.",
-        group="accuracy", choices=("auto", "nearest", "gptq"),
+        "auto",
+        "How codes are chosen; auto: as the effort says.",
+        group="accuracy",
+        choices=("auto", "nearest", "gptq"),
     )
     sequential: bool = option(
-        False, "Round each weight on what the quantized part before it gives; takes one more pass "
+        False,
+        "Round each weight on what the quantized part before it gives; takes one more pass "
         "over the calibration data, held in memory at once.",
-        group="accuracy", kind=bool,
+        group="accuracy",
+        kind=bool,
     )
     avg_bits: float | None = option(
-        None, f"Give each weight {spelled('bits')} or more, so that X bits a weight, scales and "
+        None,
+        f"Give each weight {spelled('bits')} or more, so that X bits a weight, scales and "
         "zero points counted, lose least.",
-        group="accuracy", kind=float, least=0, above=True, most=32, metavar="X",
+        group="accuracy",
+        kind=float,
+        least=0,
+        above=True,
+        most=32,
+        metavar="X",
     )
     budget: int | str | None = option(
-        None, f"As {spelled('avg_bits')}, so that all tensors together take at most SIZE, "
-        "as 90MB.",
-        group="accuracy", kind=object, metavar="SIZE", check=check_size,
+        None,
+        f"As {spelled('avg_bits')}, so that all tensors together take at most SIZE, as 90MB.",
+        group="accuracy",
+        kind=object,
+        metavar="SIZE",
+        check=check_size,
     )
     runtime_scales: str = option(
-        "auto", "Multiply by scales when the model runs, where they cannot be folded: if it pays, "
+        "auto",
+        "Multiply by scales when the model runs, where they cannot be folded: if it pays, "
         "never, or whenever the loss falls.",
-        group="accuracy", choices=("auto", "never", "always"),
+        group="accuracy",
+        choices=("auto", "never", "always"),
     )
     runtime_numerics: str = option(
-        "fp", "Arithmetic that scales are searched for: ort-default counts the int8 activations "
+        "fp",
+        "Arithmetic that scales are searched for: ort-default counts the int8 activations "
         "of onnxruntime's default sessions.",
-        group="accuracy", choices=("fp", "ort-default"),
+        group="accuracy",
+        choices=("fp", "ort-default"),
     )
     stats: str | Path | None = option(
-        None, "Keep what calibration learns in FILE; where FILE exists, take it from there and "
+        None,
+        "Keep what calibration learns in FILE; where FILE exists, take it from there and "
         "run no calibration, whatever bits and groups are asked for.",
-        group="accuracy", kind=Path, metavar="FILE",
+        group="accuracy",
+        kind=Path,
+        metavar="FILE",
     )
     recipe: str | Path | None = option(
-        None, "Repeat the decisions of an earlier compile; no calibration is run.",
-        group="accuracy", kind=Path, metavar="FILE",
+        None,
+        "Repeat the decisions of an earlier compile; no calibration is run.",
+        group="accuracy",
+        kind=Path,
+        metavar="FILE",
     )
     pipeline: str | None = option(
-        None, "Passes to run with the options that it gives them, in place of "
+        None,
+        "Passes to run with the options that it gives them, in place of "
         f"{spelled('effort')}; see awqc passes.",
-        group="accuracy", metavar="SPEC",
+        group="accuracy",
+        metavar="SPEC",
     )
     formats: tuple[str, ...] = option(
-        ("onnx", "pt2"), "What to write.",
-        group="output", many="commas", metavar="NAMES",
+        ("onnx", "pt2"),
+        "What to write.",
+        group="output",
+        many="commas",
+        metavar="NAMES",
         choices=("onnx", "ort", "pt2", "awq", "compressed-tensors"),
     )
     dtype: str = option(
-        "auto", "What the exported model computes in; auto: as the model came.",
-        group="output", choices=("auto", "float32", "float16", "bfloat16"),
+        "auto",
+        "What the exported model computes in; auto: as the model came.",
+        group="output",
+        choices=("auto", "float32", "float16", "bfloat16"),
     )
     accuracy_level: int | str = option(
-        "auto", "How onnxruntime multiplies: 4 rounds activations to int8, 1 computes in "
+        "auto",
+        "How onnxruntime multiplies: 4 rounds activations to int8, 1 computes in "
         "float32; auto: 4 unless that loses too much.",
-        group="output", kind=int, choices=("auto", 0, 1, 2, 3, 4),
+        group="output",
+        kind=int,
+        choices=("auto", 0, 1, 2, 3, 4),
     )
     device: str = option(
-        "cpu", "Where calibration runs the model: cpu, cuda or cuda:N.", group="machine",
+        "cpu",
+        "Where calibration runs the model: cpu, cuda or cuda:N.",
+        group="machine",
     )
     provider: str = option(
-        "auto", "Where onnxruntime verifies.", group="machine", choices=("auto", "cuda", "cpu"),
+        "auto",
+        "Where onnxruntime verifies.",
+        group="machine",
+        choices=("auto", "cuda", "cpu"),
     )
     verify_with: tuple[str, ...] = option(
-        DEFAULT_RUNTIMES, "Runtimes that run the exported forms to verify them.",
-        group="machine", many="commas", metavar="NAMES", choices=runtime_names(),
+        DEFAULT_RUNTIMES,
+        "Runtimes that run the exported forms to verify them.",
+        group="machine",
+        many="commas",
+        metavar="NAMES",
+        choices=runtime_names(),
     )
     max_loss: float = option(
         0.5, "Fail if the error of an output is larger than this, against the original's, as "

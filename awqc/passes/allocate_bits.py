@@ -99,8 +99,7 @@ class AllocateBits(Pass):
         """Sizes and predicted losses of every weight at every width."""
         widths = sorted({int(choice) for choice in self.choices})
         cuts = {
-            name: program.quantization.choices(decisions.formats[name], widths)
-            for name in linears
+            name: program.quantization.choices(decisions.formats[name], widths) for name in linears
         }
         lowest = {name: options[0] for name, options in cuts.items()}
         try:

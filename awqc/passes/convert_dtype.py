@@ -61,7 +61,6 @@ class ConvertDtype(Pass):
     name: ClassVar[str] = "convert-dtype"
     keeps_output: ClassVar[bool] = False
 
-
     @property
     def bars(self) -> Facts:
         """Codes stay as they are where half becomes float32; half comes last, and once."""
@@ -186,8 +185,7 @@ class _Narrowing:
                 program.set_weight(name, value.to(dtype))
         program.learn(
             quantized={
-                name: quantized.to(dtype)
-                for name, quantized in program.findings.quantized.items()
+                name: quantized.to(dtype) for name, quantized in program.findings.quantized.items()
             }
         )
         first = next(iter(program.graph.nodes))

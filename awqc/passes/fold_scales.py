@@ -63,9 +63,7 @@ class FoldScales(Pass):
                     value = program.weight(name)
                     factor = scale_factor(labels, found.scale)
                     program.set_weight(name, (value.float() * factor).to(value.dtype))
-                changes.append(
-                    Change(site.name, f"{found.candidate} into {', '.join(site.edits)}")
-                )
+                changes.append(Change(site.name, f"{found.candidate} into {', '.join(site.edits)}"))
                 sites.append(site.with_status("folded"))
         program.learn(sites=tuple(sites))
         return changes

@@ -24,9 +24,7 @@ class LoadScales(Pass):
     Refuses: a recipe whose sites are not those of this model.
     """
 
-    recipe: str = field(
-        default="recipe.json", metadata={"local": True, "files": recipe_files}
-    )
+    recipe: str = field(default="recipe.json", metadata={"local": True, "files": recipe_files})
     name: ClassVar[str] = "load-scales"
     keeps_output: ClassVar[bool] = True
     bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.SCALES, Fact.CODES, Fact.HALF})

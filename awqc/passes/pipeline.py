@@ -244,9 +244,7 @@ def make_pipeline(
     )
 
 
-def parse_pipeline(
-    text: str, facts: Facts = NO_FACTS, /, **options: Mapping[str, Any]
-) -> Pipeline:
+def parse_pipeline(text: str, facts: Facts = NO_FACTS, /, **options: Mapping[str, Any]) -> Pipeline:
     """Read ``pass-a,pass-b{option=1,other-option=x}``.
 
     ``facts`` hold before the first pass. ``options`` are defaults for passes by name with

@@ -165,5 +165,3 @@ def _ranks(program: Program, formats: dict[str, WeightFormat]) -> dict[str, tupl
         name: (int(program.weight(name).numel() >= LARGE), ranks.get(name, index), index)
         for name, index in places.items()
     }
-
-

@@ -156,6 +156,5 @@ def _movable(site: Site, linears: dict[str, Linear]) -> bool:
     """Whether the weights of ``site`` are read by its own products alone."""
     own = {reader.node for reader in site.readers}
     return all(
-        {user.name for user in linears[reader.node].weight.users} <= own
-        for reader in site.readers
+        {user.name for user in linears[reader.node].weight.users} <= own for reader in site.readers
     )

@@ -112,15 +112,13 @@ def _split(text: str) -> list[tuple[str, str]]:
         match = pattern.match(text, position)
         if match is None:
             raise UsageError(
-                f"cannot read the pipeline at {text[position:position + 20]!r}; "
+                f"cannot read the pipeline at {text[position : position + 20]!r}; "
                 "write pass-a,pass-b{option=1,other-option=x}"
             )
         found.append((match[1], match[2] or ""))
         position = match.end()
     if not found:
-        raise UsageError(
-            f"the pipeline is empty; leave {spelled('pipeline')} out for the default"
-        )
+        raise UsageError(f"the pipeline is empty; leave {spelled('pipeline')} out for the default")
     return found
 
 

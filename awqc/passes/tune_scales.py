@@ -71,8 +71,10 @@ class TuneScales(Pass):
         program.learn(floats={})
         found = self._tune(program, run.batches, floats)
         program.learn(tuning=found)
-        told = "" if found.before is None else (
-            f"distance {found.before:.4g} before, {found.after:.4g} after"
+        told = (
+            ""
+            if found.before is None
+            else (f"distance {found.before:.4g} before, {found.after:.4g} after")
         )
         if found.kept:
             return [Change("scales", f"tuned: {told}")]

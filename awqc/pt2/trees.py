@@ -12,12 +12,13 @@ from typing import Any
 from awqc.pt2.failures import DamagedError, NotAllowedError
 from awqc.pt2.texts import check_text, is_name, is_words
 
-_LISTS = frozenset({"builtins.tuple", "builtins.list", "torch.Size"} | {
-    "torch.fx.immutable_collections.immutable_list"
-})
-_DICTS = frozenset({"builtins.dict", "collections.OrderedDict"} | {
-    "torch.fx.immutable_collections.immutable_dict"
-})
+_LISTS = frozenset(
+    {"builtins.tuple", "builtins.list", "torch.Size"}
+    | {"torch.fx.immutable_collections.immutable_list"}
+)
+_DICTS = frozenset(
+    {"builtins.dict", "collections.OrderedDict"} | {"torch.fx.immutable_collections.immutable_dict"}
+)
 _FIELDS = {"type", "context", "children_spec"}
 
 

@@ -164,8 +164,10 @@ def print_sites(sites: list[dict[str, Any]], out: Console) -> None:
         if site["status"] == "refused":
             _print_hanging("refused", "red", [names, site["reason"]], out)
             continue
-        tied = "" if site["scales"] == site["channels"] else (
-            f", {site['channels']} channels tied to {site['scales']} scales"
+        tied = (
+            ""
+            if site["scales"] == site["channels"]
+            else (f", {site['channels']} channels tied to {site['scales']} scales")
         )
         carriers = ", ".join(site["carriers"]) or "the products' own weights"
         lines = [names, f"into {carriers}{tied}"]

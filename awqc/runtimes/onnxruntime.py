@@ -132,9 +132,7 @@ def _tiny_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def load(
-    path: str | Path, provider: str = "auto", accuracy_level: int | None = None
-) -> Session:
+def load(path: str | Path, provider: str = "auto", accuracy_level: int | None = None) -> Session:
     """Open a compiled model as ``session.json`` beside it says; see `awqc.load`."""
     if accuracy_level is not None and accuracy_level not in range(5):
         raise UsageError(f"accuracy level {accuracy_level}: give a number from 0 to 4")

@@ -135,9 +135,7 @@ def import_openvino() -> Any:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
         found = "is not installed" if missing else f"cannot be imported ({error})"
-        raise UsageError(
-            f"the package openvino {found}: pip install 'awqc[openvino]'"
-        ) from error
+        raise UsageError(f"the package openvino {found}: pip install 'awqc[openvino]'") from error
     return openvino
 
 

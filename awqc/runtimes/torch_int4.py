@@ -21,8 +21,6 @@ FORMS = {"pt2": ARCHIVE}
 EXACT_ADVICE = "use torch.export.load, which computes in the model's own dtype"
 
 
-
-
 class TorchModel:
     """A compiled model in torch, on the CPU.
 

@@ -160,9 +160,7 @@ def choose_inputs(
         UsageError: there are none, or two.
     """
     if example is not None and inputs:
-        raise UsageError(
-            f"example_inputs and {spelled('inputs')} say the same: give one of them"
-        )
+        raise UsageError(f"example_inputs and {spelled('inputs')} say the same: give one of them")
     if inputs:
         specs = parse_inputs(inputs)
         return given_inputs(module, specs, seed), dynamic_axes(specs)

@@ -49,9 +49,7 @@ def run_onnx(job: dict[str, Any]) -> None:
     options.log_severity_level = 4
     for key, value in job["config"].items():
         options.add_session_config_entry(key, value)
-    session = onnxruntime.InferenceSession(
-        job["path"], options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
     made: dict[str, Any] = {}
     with np.load(job["inputs"]) as arrays:
         for number in range(job["batches"]):

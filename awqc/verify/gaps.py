@@ -29,9 +29,7 @@ class Gaps:
         self.outputs: dict[str, Gap] = {}
         self._states, self._constants = states, constants
 
-    def add(
-        self, name: str, now: Tensor, reference: Tensor, mask: Tensor | None = None
-    ) -> None:
+    def add(self, name: str, now: Tensor, reference: Tensor, mask: Tensor | None = None) -> None:
         """Take in a batch of the output ``name``; ``mask`` marks the tokens that count.
 
         Raises:

@@ -108,4 +108,3 @@ class _Recorder(Interpreter):
             step = max(1, flat.numel() // MAX_KEPT)
             self.kept[n.name] = flat[::step].float().clone()
         return value
-

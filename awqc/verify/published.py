@@ -89,8 +89,7 @@ def _check_run(
 ) -> None:
     """Compare what ``run`` gets out of ``file`` with ``program``."""
     given = [
-        {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs}
-        for batch in batches
+        {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs} for batch in batches
     ]
     form = f"{shown}, opened by itself in another process,"
     with scratch_folder() as scratch:
@@ -118,9 +117,7 @@ def _ask(job: dict[str, Any], name: str, shown: str) -> None:
         )
 
 
-def _run_torch(
-    program: Program, batches: Sequence[Batch], file: Path, scratch: Path
-) -> Outputs:
+def _run_torch(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
     """In torch alone."""
     job = _job("torch", file, scratch, "pt")
     torch.save([[batch[spec.name] for spec in program.inputs] for batch in batches], job["inputs"])
@@ -129,9 +126,7 @@ def _run_torch(
     return made
 
 
-def _exact_onnx(
-    program: Program, batches: Sequence[Batch], file: Path, scratch: Path
-) -> Outputs:
+def _exact_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
     """In onnxruntime alone, with float32 products."""
     return _run_onnx(program, batches, file, scratch, {ACCURACY_LEVEL: EXACT})
 
@@ -174,9 +169,7 @@ def _job(kind: str, file: Path, scratch: Path, suffix: str) -> dict[str, Any]:
     }
 
 
-def _check_int8(
-    gaps: Gaps, measured: dict[str, Any] | None, name: str, form: str
-) -> None:
+def _check_int8(gaps: Gaps, measured: dict[str, Any] | None, name: str, form: str) -> None:
     """Refuse outputs that int8 activations do not explain."""
     times, least = INT8_MAY_MOVE
     for output, gap in gaps.outputs.items():

@@ -88,14 +88,10 @@ def _data(
     return source.load(program, num_samples=count, seed=seed, tokenizer=HFFolder(folder))
 
 
-def _original(
-    against: str, quantized: Program, source: DataSource, trust_pickle: bool
-) -> Program:
+def _original(against: str, quantized: Program, source: DataSource, trust_pickle: bool) -> Program:
     told = brings_inputs(against) or source.arrays is not None
     specs = [] if told else [str(spec) for spec in quantized.inputs]
-    original = open_program(
-        against, inputs=specs, arrays=source.arrays, trust_pickle=trust_pickle
-    )
+    original = open_program(against, inputs=specs, arrays=source.arrays, trust_pickle=trust_pickle)
     wanted, found = ({spec.name for spec in p.inputs} for p in (quantized, original))
     if wanted != found:
         raise UsageError(

@@ -185,7 +185,5 @@ def head_weights(program: Program) -> set[str]:
 def _is_activation(node: Node) -> bool:
     value = node.meta.get("val")
     return (
-        node.op == "call_function"
-        and isinstance(value, Tensor)
-        and value.dtype.is_floating_point
+        node.op == "call_function" and isinstance(value, Tensor) and value.dtype.is_floating_point
     )

@@ -34,7 +34,6 @@ class Job:
     format: WeightFormat
     scale: Tensor
 
-
     def gram(self, program: Program) -> Tensor:
         """Moments of what they read, as calibration saw it: ``(blocks, K, K)``."""
         found = scaled_gram(program.findings.statistics[self.linears[0].node.name], self.scale)
@@ -78,8 +77,7 @@ def run_job(
     """
     weights = [program.weight(linear.weight_name) for linear in job.linears]
     matrices = [
-        linear.matrix(weight).float()
-        for linear, weight in zip(job.linears, weights, strict=True)
+        linear.matrix(weight).float() for linear, weight in zip(job.linears, weights, strict=True)
     ]
     if correction is not None:
         matrices = [matrix @ correction for matrix in matrices]

@@ -1,7 +1,7 @@
 """Quantized weights in a graph: the tensors that store one, and the call that dequantizes it.
 
-    before:  reader(x, W)
-    after:   reader(x, operation(W.packed, W.scale, …, shape, …))
+before:  reader(x, W)
+after:   reader(x, operation(W.packed, W.scale, …, shape, …))
 """
 
 from __future__ import annotations

@@ -123,9 +123,7 @@ def effective_weight(module: nn.Module, columns: int, dtype: torch.dtype = torch
     return (answers - module(torch.zeros(1, columns, dtype=dtype))).T.float()
 
 
-def effective_bits(
-    shapes: dict[str, tuple[int, ...]], request: Request, answer: Answer
-) -> float:
+def effective_bits(shapes: dict[str, tuple[int, ...]], request: Request, answer: Answer) -> float:
     """Bits a weight with all that is stored for it: scales in 16 bits, and zero points."""
     total, count = 16.0 * answer.runtime_scales, 0
     for name, (rows, columns) in shapes.items():

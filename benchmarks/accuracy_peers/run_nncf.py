@@ -33,7 +33,8 @@ def multiplies(model: nn.Module, layers: dict[str, nn.Linear]) -> dict[str, Tens
         parts = name.split(".")
         steps = [".".join(parts[: end + 1]) for end in range(len(parts))]
         called = [
-            part for part, step in zip(parts, steps, strict=True)
+            part
+            for part, step in zip(parts, steps, strict=True)
             if step not in lists and step.rpartition(".")[0] not in lists
         ]
         calls.setdefault("/".join(called), []).append(name)

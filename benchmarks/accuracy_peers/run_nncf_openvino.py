@@ -77,9 +77,7 @@ def quantize(request: Request, model: nn.Module) -> Answer:
             weights[f"{name}.weight"] = evaluate(matches[0])
         else:
             skipped.append(f"{name} left in float")
-    return Answer(
-        weights, zero_point_bits=request.bits, samples=len(few.ids), notes=tuple(skipped)
-    )
+    return Answer(weights, zero_point_bits=request.bits, samples=len(few.ids), notes=tuple(skipped))
 
 
 run(quantize)

@@ -74,9 +74,7 @@ def edit(folder: Path, change: Any) -> None:
         (lambda f: save_file({}, f / SCALES_FILE), "has no scales for '0'"),
     ],
 )
-def test_unreadable_recipes(
-    written: tuple[Program, Path], break_it: Any, message: str
-) -> None:
+def test_unreadable_recipes(written: tuple[Program, Path], break_it: Any, message: str) -> None:
     break_it(written[1])
     with pytest.raises(UsageError, match=message):
         read_recipe(written[1])

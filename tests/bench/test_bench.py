@@ -32,7 +32,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     original = model("mlp")
     torch.save(original, folder / "model.pt")
     awqc.compile(
-        original, (inputs("mlp"),), formats=("onnx", "ort"), provider="cpu", seed=0,
+        original,
+        (inputs("mlp"),),
+        formats=("onnx", "ort"),
+        provider="cpu",
+        seed=0,
         output_dir=folder / "out",
     )
     return folder / "out", folder / "model.pt"

@@ -238,7 +238,9 @@ def test_objects_come_out_as_dicts() -> None:
     net = Net(lambda n, x, flag, mask: (Pair(n.l(x), x), Cache(x)))
     program = capture_module(net, (torch.randn(3, 8),))
     assert program.outputs == (
-        "output_0_first", "output_0_second", "output_1_layers_0_first",
+        "output_0_first",
+        "output_0_second",
+        "output_1_layers_0_first",
         "output_1_layers_0_second",
     )
 

@@ -58,29 +58,36 @@ class RandomNet(nn.Module):
         return self._linear()
 
     def _activation(self) -> Step:
-        steps: list[Step] = (
-            [
-                torch.relu, torch.abs, torch.neg, torch.tanh, functional.gelu,
-                lambda x: functional.leaky_relu(x, 0.1), lambda x: x.clamp(min=0),
-                functional.relu6, lambda x: x * 0.5, lambda x: x / 3, lambda x: x + 1,
-                self._part(nn.PReLU()), lambda x: torch.relu(x).square(), lambda x: x * x,
-                lambda x: torch.where(x > 0, x, 0.0),
-                lambda x: torch.softmax(x, -1), lambda x: functional.dropout(x, 0.5, False),
-            ]
-        )
+        steps: list[Step] = [
+            torch.relu,
+            torch.abs,
+            torch.neg,
+            torch.tanh,
+            functional.gelu,
+            lambda x: functional.leaky_relu(x, 0.1),
+            lambda x: x.clamp(min=0),
+            functional.relu6,
+            lambda x: x * 0.5,
+            lambda x: x / 3,
+            lambda x: x + 1,
+            self._part(nn.PReLU()),
+            lambda x: torch.relu(x).square(),
+            lambda x: x * x,
+            lambda x: torch.where(x > 0, x, 0.0),
+            lambda x: torch.softmax(x, -1),
+            lambda x: functional.dropout(x, 0.5, False),
+        ]
         return self.random.choice(steps)
 
     def _norm(self) -> Step:
         weight = self._vector()
-        steps: list[Step] = (
-            [
-                self._part(nn.LayerNorm(WIDTH)),
-                self._part(nn.RMSNorm(WIDTH)),
-                nn.LayerNorm(WIDTH, elementwise_affine=False),
-                lambda x: weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
-                lambda x: x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + weight),
-            ]
-        )
+        steps: list[Step] = [
+            self._part(nn.LayerNorm(WIDTH)),
+            self._part(nn.RMSNorm(WIDTH)),
+            nn.LayerNorm(WIDTH, elementwise_affine=False),
+            lambda x: weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+            lambda x: x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + weight),
+        ]
         return self.random.choice(steps)
 
     def _batch_norm(self) -> Step:
@@ -102,6 +109,7 @@ class RandomNet(nn.Module):
     def _fused_gate(self) -> Step:
         both, down = self._linear(24), self._linear(WIDTH, 12)
         if self.random.random() < 0.5:
+
             def halves(x: Tensor) -> Tensor:
                 gate, up = both(x).chunk(2, dim=-1)
                 out: Tensor = down(functional.silu(gate) * up)
@@ -215,6 +223,16 @@ class RandomNet(nn.Module):
 
 
 STEPS = (
-    "dense", "activation", "norm", "batch_norm", "mlp", "fused_gate", "residual", "attention",
-    "conv", "image", "shuffle", "two",
+    "dense",
+    "activation",
+    "norm",
+    "batch_norm",
+    "mlp",
+    "fused_gate",
+    "residual",
+    "attention",
+    "conv",
+    "image",
+    "shuffle",
+    "two",
 )

@@ -71,7 +71,8 @@ class Net(nn.Module):
 
 UNFIT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a quarter of few": (
-        lambda y: y.reshape(y.shape[0], y.shape[1] // 4, 4, 4).flatten(1, 2), "division by zero"
+        lambda y: y.reshape(y.shape[0], y.shape[1] // 4, 4, 4).flatten(1, 2),
+        "division by zero",
     ),
     "four parts of few": (lambda y: torch.cat(y.chunk(4, 1), 1), "is empty"),
 }

@@ -157,8 +157,11 @@ def test_stream_of_convolutions_has_one_set_of_scales() -> None:
 
 def test_grouped_convolution_keeps_its_channels_apart() -> None:
     net = nn.Sequential(
-        nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 8, 3, padding=1, groups=4),
-        nn.ReLU(), nn.Conv1d(8, 4, 1),
+        nn.Conv1d(4, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv1d(8, 8, 3, padding=1, groups=4),
+        nn.ReLU(),
+        nn.Conv1d(8, 4, 1),
     )
     sites = by_weight(prove(net, torch.randn(2, 4, 9)))
     assert (sites["2.weight"].scales, sites["4.weight"].scales) == (8, 8)

@@ -52,7 +52,8 @@ ILLEGAL: dict[str, tuple[Callable[[Net, Tensor], Tensor | tuple[Tensor, ...]], s
     "compared": (lambda n, y: y * (y > 1), "compares it with 1"),
     "selects a constant": (lambda n, y: torch.where(y > 0, y, 1.0), "selects the constant 1"),
     "padded with ones": (
-        lambda n, y: functional.pad(y, (0, 0, 1, 0), value=1.0), "pads with a constant"
+        lambda n, y: functional.pad(y, (0, 0, 1, 0), value=1.0),
+        "pads with a constant",
     ),
     "gated by itself": (lambda n, y: y * torch.sigmoid(y), "sigmoid"),
     "cosine": (lambda n, y: y.cos(), "cos"),
@@ -77,8 +78,7 @@ def test_model_input_is_named() -> None:
 
 def test_residual_of_a_post_norm_encoder_is_named() -> None:
     layers = [
-        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
-        for _ in range(2)
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu") for _ in range(2)
     ]
     sites = by_weight(prove(nn.Sequential(*layers), torch.randn(2, 4, 8)))
     reason = sites["0.linear1.weight"].reason

@@ -26,9 +26,7 @@ from awqc.errors import CalibrationError, UsageError
 from awqc.program import Program
 
 
-def load_file(
-    path: Path, program: Program, num_samples: int | None = None
-) -> CalibrationData:
+def load_file(path: Path, program: Program, num_samples: int | None = None) -> CalibrationData:
     return DataSource.of(path).load(program, num_samples=num_samples)
 
 

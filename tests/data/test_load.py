@@ -93,7 +93,8 @@ def test_token_ids_alone_are_enough_for_a_decoder(
     ids = torch.randint(4, 100, (10, 7))
     np.savez(tmp_path / "ids.npz", input_ids=ids.numpy())
     given: Any = {
-        "file": tmp_path / "ids.npz", "arrays": {"input_ids": ids},
+        "file": tmp_path / "ids.npz",
+        "arrays": {"input_ids": ids},
         "batches": [{"input_ids": ids[:5].int()}, {"input_ids": ids[5:].int()}],
     }[form]
     data = DataSource.of(given).load(decoder)
@@ -124,9 +125,7 @@ def test_text_is_text_by_its_name(suffix: str, decoder: Program, work: Path) -> 
     assert ids.flatten().tolist() == list(range(4, 52))
 
 
-def test_every_command_takes_the_same_text(
-    work: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_takes_the_same_text(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Compile did in `work`; that all take all suffixes follows from the next test."""
     text, source, out = (str(work / name) for name in ("text.MD", "source", "out"))
     assert run(["explain", source, "--calib", text, "--json"]) == 0

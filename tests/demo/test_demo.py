@@ -110,9 +110,7 @@ def test_what_is_printed(folder: Path, report: dict[str, Any]) -> None:
     assert max(map(len, printed.splitlines()[:-6])) <= 80
 
 
-def test_the_written_model_is_as_accurate_as_reported(
-    folder: Path, report: dict[str, Any]
-) -> None:
+def test_the_written_model_is_as_accurate_as_reported(folder: Path, report: dict[str, Any]) -> None:
     session = onnxruntime.InferenceSession(
         folder / "4-bit" / "model.onnx", providers=["CPUExecutionProvider"]
     )

@@ -39,9 +39,7 @@ def dequantize(tensors: dict[str, Any], module: str, group_size: int) -> Any:
 def test_the_layout_holds_our_weights_exactly(options: dict[str, Any], tmp_path: Path) -> None:
     save_decoder("llama", tmp_path, hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     # With 64 and 96 input channels groups are of 64 and of 32; the format has one size.
-    program, compiled = compile_folder(
-        tmp_path, formats=("awq",), group_size="auto", **options
-    )
+    program, compiled = compile_folder(tmp_path, formats=("awq",), group_size="auto", **options)
     folder = compiled.folder / "awq"
     config = json.loads((folder / "config.json").read_text())
     assert config["dtype"] == "float16"

@@ -30,9 +30,7 @@ def compile_decoder(
     changes = {} if tied is None else {"tie_word_embeddings": tied}
     save_decoder(kind, folder / "model", **SIZES, **changes)
     save_tokenizer(folder / "model")
-    program, compiled = compile_folder(
-        folder / "model", formats=("compressed-tensors",), **options
-    )
+    program, compiled = compile_folder(folder / "model", formats=("compressed-tensors",), **options)
     return program, compiled.folder / "compressed-tensors", compiled
 
 

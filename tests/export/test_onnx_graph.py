@@ -80,9 +80,7 @@ def test_attention_in_all_its_forms(tmp_path: Path) -> None:
         lambda x: torch.rsub(x, 1.5, alpha=2),
     ],
 )
-def test_operations_that_need_decomposing(
-    function: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_operations_that_need_decomposing(function: Callable[..., Any], tmp_path: Path) -> None:
     compare(Call(function), tmp_path / "m.onnx", (torch.randn(4, 8),), (torch.randn(3, 8),))
 
 
@@ -139,7 +137,9 @@ def test_names_axes_and_metadata(tmp_path: Path) -> None:
         "encoder.2/Gemm/Add",
     ]
     assert {t.name for t in graph.initializer} >= {
-        "encoder.0.weight", "encoder.0.weight.scale", "encoder.0.weight.zero_point",
+        "encoder.0.weight",
+        "encoder.0.weight.scale",
+        "encoder.0.weight.zero_point",
         "encoder.0.bias",
     }
     dims = [value.type.tensor_type.shape.dim[0].dim_param for value in graph.input]

@@ -36,7 +36,10 @@ def check(program: Program, path: Path, *inputs: Tensor, **options: Any) -> int:
 def stack(width: int) -> nn.Sequential:
     """Columns: ``width`` and 72, which no usual group divides; with and without bias."""
     return nn.Sequential(
-        nn.Linear(width, 72), nn.ReLU(), nn.Linear(72, 40, bias=False), nn.Tanh(),
+        nn.Linear(width, 72),
+        nn.ReLU(),
+        nn.Linear(72, 40, bias=False),
+        nn.Tanh(),
         nn.Linear(40, 8),
     )
 
@@ -54,8 +57,14 @@ def test_every_product_fuses_and_is_exact(bits: Any, columns: int, tmp_path: Pat
 @pytest.mark.parametrize("shape", [(64,), (4, 64), (2, 3, 64), (2, 3, 2, 64)])
 def test_inputs_of_any_rank_with_clamps_behind(shape: tuple[int, ...], tmp_path: Path) -> None:
     model = nn.Sequential(
-        nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 24, bias=False), nn.ReLU6(),
-        nn.Linear(24, 24, bias=False), nn.ReLU(), nn.Linear(24, 8), nn.Hardtanh(),
+        nn.Linear(64, 24),
+        nn.ReLU(),
+        nn.Linear(24, 24, bias=False),
+        nn.ReLU6(),
+        nn.Linear(24, 24, bias=False),
+        nn.ReLU(),
+        nn.Linear(24, 8),
+        nn.Hardtanh(),
     )
     program = quantized(captured(model, torch.randn(*shape)), IntGrid(4, 16))
     assert check(program, tmp_path / "m.onnx", torch.randn(*shape)) == 4

@@ -79,9 +79,7 @@ class TiedTable(nn.Module):
 
 
 @pytest.mark.parametrize("width", [64, 72])
-def test_a_table_is_looked_up_as_codes_and_shared_with_the_head(
-    width: int, tmp_path: Path
-) -> None:
+def test_a_table_is_looked_up_as_codes_and_shared_with_the_head(width: int, tmp_path: Path) -> None:
     program = quantized(
         captured(TiedTable(96, width), torch.randint(0, 96, (2, 5))), IntGrid(8, -1, True)
     )

@@ -68,7 +68,9 @@ def test_heads_are_shared_where_that_is_what_repetition_means(
     example = inputs(3, 5, 7)
     axes = {0: "batch", 2: "length"}
     dynamic = {
-        "query": {0: "batch", 2: "rows"}, "key": axes, "value": axes,
+        "query": {0: "batch", 2: "rows"},
+        "key": axes,
+        "value": axes,
         "mask": {0: "batch", 2: "rows", 3: "length"},
     }
     program = captured(Attend(repeat), *example, dynamic=dynamic)

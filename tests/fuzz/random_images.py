@@ -49,9 +49,7 @@ class RandomImageNet(nn.Module):
         modes: Any = ("zeros", "reflect", "replicate", "circular")
         mode: Any = self.random.choice(modes) if padding else "zeros"
         return self._part(
-            nn.Conv2d(
-                CHANNELS, CHANNELS, size, stride, padding, groups=groups, padding_mode=mode
-            )
+            nn.Conv2d(CHANNELS, CHANNELS, size, stride, padding, groups=groups, padding_mode=mode)
         )
 
     def _transposed(self) -> Step:

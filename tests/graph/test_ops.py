@@ -58,7 +58,11 @@ def picks(source: str) -> Iterator[tuple[str, int]]:
             if isinstance(node, ast.ClassDef) and owner == "the module":
                 owners[-1] = ("the module", node)
             if isinstance(node, ast.Attribute) and node.attr in (
-                "args", "kwargs", "update_arg", "update_kwarg", "normalized_arguments",
+                "args",
+                "kwargs",
+                "update_arg",
+                "update_kwarg",
+                "normalized_arguments",
             ):
                 yield owner, node.lineno
             if (

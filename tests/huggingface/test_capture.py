@@ -161,13 +161,19 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[AwqcError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), UsageError, "config.json is missing"),
     "no json": (lambda f: (f / "config.json").write_text("{"), UsageError, "not readable as JSON"),
     "adapter": (
-        lambda f: (f / "adapter_config.json").write_text("{}"), UsageError, "merge_and_unload"
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        UsageError,
+        "merge_and_unload",
     ),
     "adapter's weights": (
-        lambda f: (f / "adapter_model.safetensors").touch(), UsageError, "merge_and_unload"
+        lambda f: (f / "adapter_model.safetensors").touch(),
+        UsageError,
+        "merge_and_unload",
     ),
     "adapter alone": (
-        lambda f: (f / "config.json").rename(f / "adapter_config.json"), UsageError, "an adapter"
+        lambda f: (f / "config.json").rename(f / "adapter_config.json"),
+        UsageError,
+        "an adapter",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), UsageError, "no weights"),
     "lost shard": (break_shards, UsageError, "model-00002-of-00002.safetensors"),

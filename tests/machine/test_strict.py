@@ -25,8 +25,6 @@ def test_a_fallback_is_told() -> None:
 
 
 @pytest.mark.parametrize(("value", "strict"), [("1", True), ("0", False), ("", False)])
-def test_the_environment_decides(
-    value: str, strict: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_decides(value: str, strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STRICT, value)
     assert is_strict() == strict

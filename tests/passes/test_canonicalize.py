@@ -74,7 +74,10 @@ def test_a_matrix_that_is_read_twice_keeps_its_first_form() -> None:
 def test_expressions_of_constants_are_computed_once() -> None:
     model = Apply(
         lambda m, x: functional.linear(x, m.w + m.up @ m.down) * (1 + m.g),
-        w=torch.randn(6, 8), up=torch.randn(6, 2), down=torch.randn(2, 8), g=torch.randn(6),
+        w=torch.randn(6, 8),
+        up=torch.randn(6, 2),
+        down=torch.randn(2, 8),
+        g=torch.randn(6),
     )
     program, changes = canonical(model, torch.randn(3, 8))
     assert targets(program) == [aten.linear.default, aten.mul.Tensor]
@@ -221,9 +224,7 @@ def test_einsum_of_two_activations_becomes_a_product(equation: str) -> None:
 @pytest.mark.parametrize("form", ["matrix", "offsets", "ends"])
 def test_bags_become_lookups(form: str, padding: int | None, mode: str) -> None:
     torch.manual_seed(0)
-    bag = nn.EmbeddingBag(
-        11, 8, mode=mode, padding_idx=padding, include_last_offset=form == "ends"
-    )
+    bag = nn.EmbeddingBag(11, 8, mode=mode, padding_idx=padding, include_last_offset=form == "ends")
     ids, offsets = torch.randint(0, 11, (5, 4)), None
     if form == "matrix":
         ids[1] = 10

@@ -256,9 +256,9 @@ def test_rows_outside_a_mask_do_not_matter() -> None:
             assert torch.equal(run.run(*inputs)[0], wanted), node.name
 
 
-@pytest.mark.parametrize("form", [
-    "einsum", "summed", "rows", "transposed", "broadcast", "from_the_end"
-])
+@pytest.mark.parametrize(
+    "form", ["einsum", "summed", "rows", "transposed", "broadcast", "from_the_end"]
+)
 def test_matrices_that_an_index_picks_have_scales_of_their_own(form: str) -> None:
     sites = by_weight(prove(Picked(form), torch.randn(6, WIDTH)))
     assert set(sites["router.weight"].edits) >= {"norm.weight", "router.weight"}
@@ -289,7 +289,9 @@ def test_picked_matrices_are_quantized_and_exported() -> None:
 
 def test_a_matrix_a_sequence_and_a_sum_over_matrices() -> None:
     example = (
-        torch.randn(3, 5, WIDTH), torch.tensor([2, 0, 2]), torch.randint(0, EXPERTS, (3, 2, 1))
+        torch.randn(3, 5, WIDTH),
+        torch.tensor([2, 0, 2]),
+        torch.randint(0, EXPERTS, (3, 2, 1)),
     )
     program = capture_module(Adapters().eval(), example)
     (wanted,) = program.run(program.example)
@@ -317,7 +319,10 @@ def test_an_expert_that_saw_no_token_is_said(model: type[nn.Module]) -> None:
     )
     sites = {site["name"]: site for site in compiled.report["sites"]}
     assert [sites[f"downs.{index}"]["status"] for index in range(EXPERTS)] == [
-        "folded", "folded", "folded", "refused"
+        "folded",
+        "folded",
+        "folded",
+        "refused",
     ]
     assert sites["downs.3"]["reason"].startswith("no calibration data reached it")
     assert compiled.report["verify"]["comparisons"][0]["exact"]["rel"] < 1e-5

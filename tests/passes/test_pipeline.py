@@ -150,9 +150,7 @@ def test_a_code_beyond_its_bits_is_found() -> None:
         ("zero_point", torch.zeros(32, 3, dtype=torch.uint8), "0.weight"),
     ],
 )
-def test_qparams_that_do_not_fit_are_found(
-    field: str, value: torch.Tensor, message: str
-) -> None:
+def test_qparams_that_do_not_fit_are_found(field: str, value: torch.Tensor, message: str) -> None:
     program = run(captured("mlp"), "canonicalize,quantize-weights")
     step = QuantizeWeights()
     check_invariants(program, step)

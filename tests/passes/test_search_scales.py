@@ -64,9 +64,7 @@ def test_outlier_channels_gain_much() -> None:
     """The case that AWQ is for: a few channels carry the output."""
     x = torch.randn(1, 400, 64)
     x[..., :2] *= 50
-    part = Part(
-        torch.randn(1, 32, 64), torch.arange(64).unsqueeze(0), observed(x), IntGrid(4, 64)
-    )
+    part = Part(torch.randn(1, 32, 64), torch.arange(64).unsqueeze(0), observed(x), IntGrid(4, 64))
     search = Search([part], 64, 256)
     best = search.run(20)
     assert best.loss < 0.4 * search.nearest

@@ -22,9 +22,7 @@ def checked(expression: sympy.Basic) -> None:
 
 
 INTEGERS = st.recursive(
-    st.one_of(
-        st.sampled_from([*SIZES, UNBACKED]), st.integers(-(2**40), 2**40).map(sympy.Integer)
-    ),
+    st.one_of(st.sampled_from([*SIZES, UNBACKED]), st.integers(-(2**40), 2**40).map(sympy.Integer)),
     lambda deeper: st.one_of(
         st.builds(lambda a, b: a + b, deeper, deeper),
         st.builds(lambda a, b: a - b, deeper, deeper),

@@ -96,9 +96,7 @@ def argument(content: Any, **value: Any) -> None:
         (lambda c: c.update(torch_version="'"), "a name"),
     ],
 )  # fmt: skip
-def test_what_is_not_as_declared(
-    files: Files, change: Callable[[Any], Any], message: str
-) -> None:
+def test_what_is_not_as_declared(files: Files, change: Callable[[Any], Any], message: str) -> None:
     edit(files, MODEL, change)
     with pytest.raises((NotAllowedError, DamagedError), match=message):
         program(files)

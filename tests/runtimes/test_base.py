@@ -123,9 +123,7 @@ def test_what_does_not_fit_is_told(runtime: str, decoder: Decoder, tmp_path: Pat
         find_runtime(runtime).open_model(damaged, exact=True)
 
 
-def test_a_file_of_the_folder_is_a_runtime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_the_folder_is_a_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"onnxruntime", "torch-int4"} < set(runtime_names())
     assert {"base", "generate", "loading", "session-file"}.isdisjoint(runtime_names())
     opens = "import nothing_here\n\n\ndef open_model(file): ...\n"

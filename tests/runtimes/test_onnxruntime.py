@@ -21,7 +21,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled folder with both forms."""
     target = tmp_path_factory.mktemp("runtime") / "out"
     awqc.compile(
-        model("mlp"), (inputs("mlp"),), formats=("ort", "onnx"), provider="cpu",
+        model("mlp"),
+        (inputs("mlp"),),
+        formats=("ort", "onnx"),
+        provider="cpu",
         output_dir=target,
     )
     return target

@@ -28,8 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled folder that OpenVINO has verified."""
     target = tmp_path_factory.mktemp("openvino") / "out"
     awqc.compile(
-        model("gated"), (inputs("gated"),), verify_with=("onnxruntime", "openvino"),
-        effort="fast", provider="cpu", output_dir=target,
+        model("gated"),
+        (inputs("gated"),),
+        verify_with=("onnxruntime", "openvino"),
+        effort="fast",
+        provider="cpu",
+        output_dir=target,
     )
     return target
 
@@ -57,8 +61,13 @@ def test_exact_products_are_in_float32(folder: Path) -> None:
 
 def test_weights_without_a_kernel_are_named(tmp_path: Path) -> None:
     awqc.compile(
-        model("conv"), (inputs("conv"),), exclude=["11.weight"], verify_with="openvino",
-        effort="fast", provider="cpu", output_dir=tmp_path / "out",
+        model("conv"),
+        (inputs("conv"),),
+        exclude=["11.weight"],
+        verify_with="openvino",
+        effort="fast",
+        provider="cpu",
+        output_dir=tmp_path / "out",
     )
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     (found,) = report["verify"]["comparisons"]
@@ -92,8 +101,12 @@ def test_a_model_that_it_does_not_take_is_not_published(tmp_path: Path) -> None:
     refused = r"model\.onnx: openvino does not load it: .*\(48\)"
     with pytest.raises(VerificationError, match=refused):
         awqc.compile(
-            model("conv"), (inputs("conv"),), verify_with="openvino", effort="fast",
-            provider="cpu", output_dir=tmp_path / "out",
+            model("conv"),
+            (inputs("conv"),),
+            verify_with="openvino",
+            effort="fast",
+            provider="cpu",
+            output_dir=tmp_path / "out",
         )
     assert not (tmp_path / "out").exists()
 

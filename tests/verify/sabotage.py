@@ -136,9 +136,9 @@ def packing(module: Any) -> Callable[[Patch, float], None]:
         def wrong(codes: Tensor, bits: int) -> Tensor:
             flat = codes.flatten().clone()
             count = math.ceil(size * flat.numel())
-            chosen = torch.randperm(
-                flat.numel(), generator=torch.Generator().manual_seed(0)
-            )[:count]
+            chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[
+                :count
+            ]
             flat[chosen] = flat[chosen] ^ (1 << (bits - 1))
             packed: Tensor = pack(flat.reshape(codes.shape), bits)
             return packed
@@ -186,6 +186,7 @@ DAMAGES: dict[str, tuple[Callable[[Patch, float], None], str, str]] = {
     "rounding: rows in another order": (permuting, "pt2", "share of rows"),
 }
 """By name: what does it, the format that is compiled to, and what its size means."""
+
 
 @cache
 def subject(name: str) -> tuple[Program, list[Batch]]:

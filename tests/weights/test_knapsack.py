@@ -110,6 +110,4 @@ def test_a_budget_holds_for_what_is_stored(tmp_path: Path) -> None:
 def test_a_recipe_repeats_the_widths() -> None:
     result = compiled(avg_bits=8.0)
     again = compiled(recipe=result.folder)
-    assert (again.folder / "model.onnx").read_bytes() == (
-        result.folder / "model.onnx"
-    ).read_bytes()
+    assert (again.folder / "model.onnx").read_bytes() == (result.folder / "model.onnx").read_bytes()

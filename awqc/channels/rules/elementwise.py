@@ -96,8 +96,13 @@ def _scale_free(value: float) -> bool:
 
 # (a + b) / s = a / s + b / s
 @rule(
-    aten.add.Tensor, aten.sub.Tensor, aten.add_.Tensor, aten.rsub.Tensor, aten.add.Scalar,
-    aten.sub.Scalar, aten.rsub.Scalar,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.add_.Tensor,
+    aten.rsub.Tensor,
+    aten.add.Scalar,
+    aten.sub.Scalar,
+    aten.rsub.Scalar,
 )
 def add(flow: Flow, node: Node) -> None:
     """Both operands absorb; a constant that is not zero cannot."""
@@ -130,8 +135,15 @@ def shape_only(flow: Flow, node: Node) -> None:
 
 # x / s > 0  is  x > 0
 @rule(
-    aten.gt.Scalar, aten.ge.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.eq.Scalar,
-    aten.ne.Scalar, aten.sign.default, aten.isnan.default, aten.isinf.default,
+    aten.gt.Scalar,
+    aten.ge.Scalar,
+    aten.lt.Scalar,
+    aten.le.Scalar,
+    aten.eq.Scalar,
+    aten.ne.Scalar,
+    aten.sign.default,
+    aten.isnan.default,
+    aten.isinf.default,
 )
 def sign(flow: Flow, node: Node) -> None:
     """Only the sign of the operand matters; a comparison with another number is refused."""
@@ -143,7 +155,10 @@ def sign(flow: Flow, node: Node) -> None:
 
 # min(a / s, b / s) = min(a, b) / s
 @rule(
-    aten.maximum.default, aten.minimum.default, aten.fmax.default, aten.fmin.default,
+    aten.maximum.default,
+    aten.minimum.default,
+    aten.fmax.default,
+    aten.fmin.default,
     aten.hypot.default,
 )
 def extreme(flow: Flow, node: Node) -> None:

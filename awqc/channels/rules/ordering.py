@@ -16,8 +16,12 @@ aten = torch.ops.aten
 
 # sort(x / s) = sort(x) / s with s constant along the axis: the order stays
 @rule(
-    aten.sort.default, aten.sort.stable, aten.msort.default, aten.topk.default,
-    aten.cummax.default, aten.cummin.default,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.msort.default,
+    aten.topk.default,
+    aten.cummax.default,
+    aten.cummin.default,
 )
 def ordered(flow: Flow, node: Node) -> None:
     """The values carry the labels of the operand; the numbers of elements carry none."""
@@ -44,7 +48,11 @@ def element_of_rank(flow: Flow, node: Node) -> None:
 
 # a / s > b / s  is  a > b
 @rule(
-    aten.gt.Tensor, aten.ge.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.eq.Tensor,
+    aten.gt.Tensor,
+    aten.ge.Tensor,
+    aten.lt.Tensor,
+    aten.le.Tensor,
+    aten.eq.Tensor,
     aten.ne.Tensor,
 )
 def compare(flow: Flow, node: Node) -> None:

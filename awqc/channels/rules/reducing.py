@@ -87,11 +87,25 @@ _spatial(
 
 # sum(x / s) = sum(x) / s with s constant along the summed axes
 @rule(
-    aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default,
-    aten.amin.default, aten.max.dim, aten.min.dim, aten.max.default, aten.min.default,
-    aten.nansum.default, aten.nanmean.default, aten.median.default, aten.std.dim,
-    aten.std.correction, aten.std.default, aten.linalg_vector_norm.default,
-    aten.norm.ScalarOpt_dim, aten.norm.ScalarOpt_dim_dtype,
+    aten.mean.dim,
+    aten.mean.default,
+    aten.sum.dim_IntList,
+    aten.sum.default,
+    aten.amax.default,
+    aten.amin.default,
+    aten.max.dim,
+    aten.min.dim,
+    aten.max.default,
+    aten.min.default,
+    aten.nansum.default,
+    aten.nanmean.default,
+    aten.median.default,
+    aten.std.dim,
+    aten.std.correction,
+    aten.std.default,
+    aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim,
+    aten.norm.ScalarOpt_dim_dtype,
 )
 def reduction(flow: Flow, node: Node) -> None:
     """Sums, means, extremes, norms and deviations along axes."""
@@ -102,8 +116,10 @@ def reduction(flow: Flow, node: Node) -> None:
         flow.pin(x, f"{describe(node)} counts what is not zero")
         return
     given = argument(node, "dim") if has_argument(node.target, "dim") else None
-    axes = list(range(rank)) if not given and given != 0 else (
-        [given] if isinstance(given, int) else list(given)
+    axes = (
+        list(range(rank))
+        if not given and given != 0
+        else ([given] if isinstance(given, int) else list(given))
     )
     axes = [axis % rank for axis in axes]
     result = flow.outputs(node).get(0)
@@ -226,5 +242,3 @@ def _same_along_rows(mask: Any) -> bool:
         if mask.meta["val"].shape[-1:] == (1,):
             return True
     return False
-
-

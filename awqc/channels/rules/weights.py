@@ -16,6 +16,8 @@ from awqc.graph.families import CONVOLUTIONS, TRANSPOSED
 from awqc.graph.ops import argument, leading_arguments
 
 aten = torch.ops.aten
+
+
 # (x / s) (W s)^T = x W^T          x (W / s)^T + b / s = y / s
 @rule(aten.linear.default)
 def linear(flow: Flow, node: Node) -> None:
@@ -162,7 +164,8 @@ def depthwise_alternatives(flow: Flow, node: Node) -> list[Alternative]:
         Alternative(x, _narrowed(flow, out - b, flow.shapes.shape(x)[-1 - spatial]).reshape(at)),
     ]
     return [
-        option for option in options
+        option
+        for option in options
         if bool((option.labels != 0).any()) and (option.node is not weight or absorbs(flow, weight))
     ]
 
@@ -191,9 +194,7 @@ def _assign_channels(flow: Flow, node: Any, spatial: int, labels: Tensor) -> Non
     flow.assign(node, labels.reshape([-1 if i == axis else 1 for i in range(rank)]))
 
 
-def _weight_labels(
-    flow: Flow, weight: Any, spatial: int, groups: int, transposed: bool
-) -> Tensor:
+def _weight_labels(flow: Flow, weight: Any, spatial: int, groups: int, transposed: bool) -> Tensor:
     """Labels of a weight as ``(groups, rows, columns)``, the same for all of a kernel.
 
     An axis along which they agree has size 1, if there is one group.
@@ -205,9 +206,7 @@ def _weight_labels(
     return labels.transpose(1, 2) if transposed else labels
 
 
-def _assign_weight(
-    flow: Flow, weight: Any, labels: Tensor, spatial: int, transposed: bool
-) -> None:
+def _assign_weight(flow: Flow, weight: Any, labels: Tensor, spatial: int, transposed: bool) -> None:
     """Give a weight labels ``(groups, rows or 1, columns or 1)``."""
     labels = labels.transpose(1, 2) if transposed else labels
     groups = labels.shape[0]

@@ -13,9 +13,7 @@ SHRINKS = (0.9, 0.8, 0.7)
 STEPS = (0.9, 0.95, 1.05)
 
 
-def search_ranges(
-    matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch.dtype
-) -> Grid:
+def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch.dtype) -> Grid:
     """The grid ``(rows, groups)`` for ``matrix`` ``(rows, columns)``.
 
     A group's range is its minimum and maximum, shrunk together and then each end alone, as

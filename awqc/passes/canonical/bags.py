@@ -123,9 +123,7 @@ class _Bags:
         ones = self._call(aten.ones_like.default, ids, dtype=torch.int64)
         last = self._call(aten.cumsum.default, ones, 0)
         starts = self._call(aten.unsqueeze.default, offsets, 0)
-        started = self._call(
-            aten.gt.Tensor, self._call(aten.unsqueeze.default, last, 1), starts
-        )
+        started = self._call(aten.gt.Tensor, self._call(aten.unsqueeze.default, last, 1), starts)
         count = self._call(aten.sum.dim_IntList, started, [1])
         return self._call(aten.sub.Scalar, count, 1)
 

@@ -91,9 +91,7 @@ def _as_norm(program: Program, node: Node) -> tuple[Tensor, Tensor, Node] | None
 def _fold(program: Program, call: Node, factor: Tensor, shift: Tensor) -> None:
     _, weight, bias = leading_arguments(call, 3)
     value = program.weight(str(weight.target))
-    program.set_weight(
-        str(weight.target), value * factor.reshape(-1, *[1] * (value.ndim - 1))
-    )
+    program.set_weight(str(weight.target), value * factor.reshape(-1, *[1] * (value.ndim - 1)))
     if bias is not None:
         old = program.weight(str(bias.target))
         program.set_weight(str(bias.target), old * factor + shift)

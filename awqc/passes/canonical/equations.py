@@ -29,9 +29,10 @@ def write_out_einsums(program: Program) -> list[Change]:
         given = str(argument(node, "equation")).replace(" ", "")
         values = list(argument(node, "tensors"))
         equation = _spelled(given, [value.meta["val"].ndim for value in values])
-        if equation is None or ((",".join(equation[0]) + "->" + equation[1], len(values)) == (
-            given, 2
-        ) and not _summed_alone(*equation)):
+        if equation is None or (
+            (",".join(equation[0]) + "->" + equation[1], len(values)) == (given, 2)
+            and not _summed_alone(*equation)
+        ):
             continue
         node.replace_all_uses_with(_by_twos(program, node, values, *equation))
         program.graph.erase_node(node)
@@ -71,9 +72,7 @@ def _summed_alone(terms: list[str], out: str) -> list[tuple[int, str]]:
     ]
 
 
-def _by_twos(
-    program: Program, node: Node, values: list[Node], terms: list[str], out: str
-) -> Node:
+def _by_twos(program: Program, node: Node, values: list[Node], terms: list[str], out: str) -> Node:
     for index, letter in _summed_alone(terms, out):
         axis = terms[index].index(letter)
         values[index] = program.call_op(node, aten.sum.dim_IntList, values[index], [axis])

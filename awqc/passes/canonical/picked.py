@@ -143,8 +143,12 @@ class _Product:
             summed, made = (column, row) if column in term else (row, column)
             others = {c for c in term if c is not None} - {summed, *batch}
             simple = (
-                summed in term and summed not in out and made in out and made not in term
-                and others <= set(out) and set(out) <= {*batch, *others, made}
+                summed in term
+                and summed not in out
+                and made in out
+                and made not in term
+                and others <= set(out)
+                and set(out) <= {*batch, *others, made}
             )
             if simple:
                 transposed = summed == row
@@ -232,7 +236,8 @@ class _Writer:
         shape = value.meta["val"].shape
         kept = {*product.batch, product.summed}
         dropped = [
-            c for c, size in zip(letters, shape, strict=True)
+            c
+            for c, size in zip(letters, shape, strict=True)
             if c is not None and c not in kept and isinstance(size, int) and size == 1
         ]
         for axis in reversed(range(len(letters))):

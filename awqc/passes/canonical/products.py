@@ -87,8 +87,11 @@ def _einsum(program: Program, node: Node) -> Node | None:
     made = [c for c in w_term if c not in summed]
     kept = [c for c in x_term if c not in summed]
     simple = (
-        bool(summed) and set(made).isdisjoint(kept) and sorted(result) == sorted(kept + made)
-        and len(set(w_term)) == len(w_term) and len(set(x_term)) == len(x_term)
+        bool(summed)
+        and set(made).isdisjoint(kept)
+        and sorted(result) == sorted(kept + made)
+        and len(set(w_term)) == len(w_term)
+        and len(set(x_term)) == len(x_term)
     )
     if not simple:
         return None

@@ -29,9 +29,7 @@ class Parts:
 
     def zero_of(self, codes: Tensor, group_size: int) -> Tensor | None:
         """The zero points with which ``codes`` give the weight's value exactly."""
-        return recovered_zero_points(
-            codes, self.scale, self.zero_point, self.value, group_size
-        )
+        return recovered_zero_points(codes, self.scale, self.zero_point, self.value, group_size)
 
 
 def drop_checks(program: Program) -> None:

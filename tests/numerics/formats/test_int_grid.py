@@ -86,9 +86,7 @@ def test_codes_are_those_of_the_reference(case: tuple[Tensor, IntGrid]) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(cases(), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
-def test_all_ways_to_dequantize_agree(
-    case: tuple[Tensor, IntGrid], dtype: torch.dtype
-) -> None:
+def test_all_ways_to_dequantize_agree(case: tuple[Tensor, IntGrid], dtype: torch.dtype) -> None:
     weight, g = case[0].to(dtype), case[1]
     q = quantize(weight, weight.shape[0], g)
     direct = q.dequantize()
@@ -117,9 +115,7 @@ def test_error_is_at_most_half_a_step(case: tuple[Tensor, IntGrid]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.sampled_from([2, 4, 8]), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**16)
-)
+@given(st.sampled_from([2, 4, 8]), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**16))
 def test_pack_and_unpack_are_inverse(bits: int, rows: int, columns: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 2**bits, (rows, columns), generator=generator, dtype=torch.uint8)

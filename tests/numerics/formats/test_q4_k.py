@@ -83,9 +83,7 @@ def test_any_bytes_mean_what_they_mean_in_gguf(rows: int, supers: int, seed: int
     assert torch.equal(found[1], minima)
     stored = QuantizedWeight(FORM, tensors, (rows, supers * 256))
     assert torch.equal(stored.dequantize(), read(stored))
-    assert {role: tuple(t.shape) for role, t in tensors.items()} == FORM.layout(
-        rows, supers * 256
-    )
+    assert {role: tuple(t.shape) for role, t in tensors.items()} == FORM.layout(rows, supers * 256)
     assert FORM.nbytes(rows, supers * 256, torch.float16) == gguf_blocks(stored).numel()
 
 
