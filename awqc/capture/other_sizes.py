@@ -9,7 +9,7 @@ import sympy
 from torch import nn
 
 from awqc.capture.agreement import difference, tolerance
-from awqc.probes.axes import FreeAxes, Sizes, free_axes
+from awqc.probes.axes import FreeAxes, Sizes, free_axes, unchecked
 from awqc.probes.resized import resized_batch
 from awqc.probes.sizes import Attempt, attempts, breaking
 from awqc.program import Batch, Program
@@ -42,6 +42,11 @@ def find_disagreement(module: nn.Module, program: Program) -> Disagreement | Non
     """
     axes = free_axes(program)
     if axes is None:
+        if name := next((str(n.target) for n in program.graph.nodes if unchecked(n)), None):
+            program.tell(
+                f"the model was compared at the example's sizes alone: {name} reads memory "
+                "without a look at the bounds, and sizes that are made up could end the process"
+            )
         return None
     trial = _Trial(module, program, axes)
     return next(trial.run(), None)
