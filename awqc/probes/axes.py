@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,20 +74,17 @@ def free_axes(program: Program) -> FreeAxes | None:
     if any(unchecked(node) for node in program.graph.nodes):
         return None
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    shapes = {s.name: tuple(_expression(size) for size in s.shape) for s in program.inputs}
     example: dict[sympy.Symbol, int] = {}
     places: dict[sympy.Symbol, tuple[str, int]] = {}
     own: dict[sympy.Symbol, sympy.Expr] = {}
-    for spec, node in zip(program.inputs, placeholders, strict=True):
-        for axis, (size, traced) in enumerate(zip(spec.shape, shape_of(node), strict=True)):
-            if _expression(traced).is_Symbol:
-                name = sympy.Symbol(str(size), integer=True, positive=True)
-                own.setdefault(_expression(traced), name)
-                example.setdefault(name, program.example[spec.name].shape[axis])
-                places.setdefault(name, (spec.name, axis))
-    shapes = {
-        spec.name: tuple(_expression(size).xreplace(own) for size in shape_of(node))
-        for spec, node in zip(program.inputs, placeholders, strict=True)
-    }
+    for (name, shape), node in zip(shapes.items(), placeholders, strict=True):
+        for axis, (size, traced) in enumerate(zip(shape, shape_of(node), strict=True)):
+            if size.is_Symbol and size not in example:
+                example[size] = program.example[name].shape[axis]
+                places[size] = (name, axis)
+            if isinstance(traced, torch.SymInt) and traced.node.expr.is_Symbol:
+                own.setdefault(traced.node.expr, size)
     symbols = {
         symbol for shape in shapes.values() for size in shape for symbol in size.free_symbols
     }
@@ -125,8 +123,10 @@ def _numbers(program: Program) -> Iterator[int]:
             yield from (size for size in shape_of(node) if isinstance(size, int))
 
 
-def _expression(size: int | torch.SymInt) -> sympy.Expr:
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+def _expression(size: int | str) -> sympy.Expr:
+    names = re.findall(r"[A-Za-z_]\w*", str(size))
+    symbols = {name: sympy.Symbol(name, integer=True, positive=True) for name in names}
+    return sympy.sympify(size, locals=symbols)
 
 
 def unchecked(node: Node) -> bool:
