@@ -28,6 +28,7 @@ from awqc.weights.jobs import (
     run_job,
 )
 from awqc.weights.rounding_error import measure
+from awqc.weights.rounding_proof import prove_rounding
 from awqc.weights.sequential import round_in_sequence
 from awqc.weights.stored import store
 
@@ -54,6 +55,7 @@ class QuantizeWeights(Pass):
     once. ``keep-float`` keeps the float values of low-bit weights for tune-scales.
     ``codes`` is a folder whose codes are taken instead (see `awqc.artifacts.recipe_codes`).
     Refuses: weights that something else reads as well, and depthwise convolutions.
+    Proves: no row is much further from the float one than the nearest values of its grid.
     Source: GPTQ, arXiv 2210.17323, in the scaled space.
     """
 
@@ -122,6 +124,9 @@ class QuantizeWeights(Pass):
         ranks = _ranks(program, formats)
 
         def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
+            if codes is None:  # Those of a recipe may be tuned, and are no rounding of this pass.
+                for name, quantized in made.items():
+                    prove_rounding(program, name, linears.get(name), quantized)
             return [
                 (name, quantized, measure(program, name, linears.get(name), quantized))
                 for name, quantized in made.items()

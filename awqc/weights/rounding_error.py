@@ -26,10 +26,13 @@ def measure(
     """
     weight = program.weight(name)
     matrix = weight.reshape(weight.shape[0], -1)
-    blocks = 1 if linear is None else linear.blocks
-    judge = _judge(program, linear)
+    product = product_of(program, linear)
+
+    def judge(rows: Tensor, block: int) -> float:
+        return 0.0 if product is None else float(product(rows, block).square().sum())
+
     totals = torch.zeros(4, dtype=torch.float64)
-    for block, start, stop in _pieces(len(matrix), blocks, rows_at_once(matrix)):
+    for block, start, stop in pieces(matrix, linear):
         kept = matrix[start:stop].float()
         error = quantized.some(start, stop).float() - kept
         sums = [kept.square().sum(), error.square().sum(), judge(kept, block), judge(error, block)]
@@ -38,22 +41,23 @@ def measure(
     return WeightError(math.sqrt(lost / size) if size > 0 else 0.0, decibel(signal, noise))
 
 
-def _judge(program: Program, linear: Linear | None) -> Callable[[Tensor, int], float]:
-    """What rows of one block give on the calibration data, as energy; 0 where there is none."""
+Product = Callable[[Tensor, int], Tensor]
+"""``(rows of one block, that block) -> (rows, samples)``: what they give on calibration data."""
+
+
+def product_of(program: Program, linear: Linear | None) -> Product | None:
+    """What rows of the weight of ``linear`` give on the calibration data; None without data."""
     statistics = None if linear is None else program.findings.statistics.get(linear.node.name)
     if linear is None or statistics is None:
-        return lambda rows, block: 0.0
+        return None
     scale = column_scale(program, linear)
-
-    def judge(rows: Tensor, block: int) -> float:
-        return float(((rows / scale[block]) @ statistics.factor[block].T).square().sum())
-
-    return judge
+    return lambda rows, block: (rows / scale[block]) @ statistics.factor[block].T
 
 
-def _pieces(rows: int, blocks: int, at_once: int) -> Iterator[tuple[int, int, int]]:
-    """Cuts of ``rows`` that cross no block: ``(block, start, stop)``."""
-    size = rows // blocks
+def pieces(matrix: Tensor, linear: Linear | None) -> Iterator[tuple[int, int, int]]:
+    """Cuts of the rows of ``matrix`` that cross no block: ``(block, start, stop)``."""
+    blocks = 1 if linear is None else linear.blocks
+    size, at_once = len(matrix) // blocks, rows_at_once(matrix)
     for block in range(blocks):
         for start in range(block * size, (block + 1) * size, at_once):
             yield block, start, min(start + at_once, (block + 1) * size)

@@ -217,8 +217,8 @@ seen the damage. How outputs are compared is in
 
 The size is a relative error of numbers, or the share of codes or rows that are wrong (one code and
 two rows at least). Damage to an exporter or to a fold is compared with a program that is right.
-Rounding makes the quantized model itself: what it does wrong looks like a loss against the
-original, of which `max_loss` allows half, so only large damage is told from it.
+Rounding makes the quantized model itself, so that nothing beside it shows a fault of it: each row
+is measured against the nearest values of its own grid (`awqc/weights/rounding_proof.py`).
 
 | damage | size means | """
 

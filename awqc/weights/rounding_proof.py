@@ -1,0 +1,104 @@
+"""Proof, by numbers alone, that rounding did what it is for.
+
+What rounds a weight makes the model that everything afterwards is compared with, so a fault of it
+looks like a loss. Here each row is measured against what needs no search: the values of the same
+grid that are nearest to the float weights. The error of a row's product on the calibration data,
+or of the row itself where there is none, must not be far beyond theirs. Compensating and searching
+make it less; what is left open is for rounding in sequence, which looks at other data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from awqc.errors import InvariantError
+from awqc.graph.linears import Linear
+from awqc.numerics.formats.base import QuantizedWeight
+from awqc.program import Program
+from awqc.weights.rounding_error import pieces, product_of
+
+MOST_WEIGHT, MOST_ROW = 2.0, 8.0
+"""Largest energy of the errors, over that of the nearest values: of a weight, and of a row."""
+FLOOR = 1e-2
+"""Share of a mean row's error that is added to each row's: some are exact by chance."""
+
+
+def prove_rounding(
+    program: Program, name: str, linear: Linear | None, quantized: QuantizedWeight
+) -> None:
+    """Check ``quantized`` against the float weight ``name``, row by row.
+
+    ``linear`` is a product that reads the weight; None for an embedding table.
+
+    Raises:
+        InvariantError: names the weight and the row.
+    """
+    weight = program.weight(name)
+    matrix = weight.reshape(weight.shape[0], -1)
+    product = product_of(program, linear)
+    errors: list[Tensor] = []
+    least: list[Tensor] = []
+    for block, start, stop in pieces(matrix, linear):
+        kept, held = matrix[start:stop].float(), _rows(quantized, start, stop)
+        for found, values in (
+            (errors, held.dequantize()),
+            (least, nearest_values(held, kept)),
+        ):
+            error = values - kept if product is None else product(values - kept, block)
+            found.append(error.double().square().sum(-1))
+    check_rows(name, torch.cat(errors), torch.cat(least))
+
+
+def _rows(quantized: QuantizedWeight, start: int, stop: int) -> QuantizedWeight:
+    """Rows of the matrix, in float32, in which its grid is exact."""
+    cut = {role: tensor[start:stop] for role, tensor in quantized.tensors.items()}
+    return replace(quantized, tensors=cut, shape=(stop - start, quantized.columns)).to(
+        torch.float32
+    )
+
+
+def nearest_values(quantized: QuantizedWeight, matrix: Tensor) -> Tensor:
+    """The values of the grids of ``quantized`` that are nearest to the rows of ``matrix``.
+
+    A value is affine in its code, so two of them tell the grid: those of the first code, and of
+    all bits set.
+    """
+    packed = quantized.format.roles[0]
+    ends = []
+    for bits in (0x00, 0xFF):
+        codes = torch.full_like(quantized.tensors[packed], bits)
+        ends.append(quantized.with_tensors({packed: codes}))
+    last = float(ends[1].codes.max())
+    low, high = (end.dequantize().reshape(matrix.shape).double() for end in ends)
+    step = (high - low) / last
+    codes = torch.where(step == 0, 0, (matrix - low) / torch.where(step == 0, 1, step))
+    return (low + codes.round().clamp(0, quantized.format.levels - 1) * step).float()
+
+
+def check_rows(name: str, errors: Tensor, least: Tensor) -> None:
+    """Refuse a weight that was not rounded as it should be.
+
+    Args:
+        name: of the weight.
+        errors: energy of each row's error.
+        least: the same of the nearest values.
+
+    Raises:
+        InvariantError: names the weight and the row.
+    """
+    whole = float(errors.sum()), float(least.sum())
+    if whole[0] > MOST_WEIGHT * whole[1] * (1 + FLOOR) + torch.finfo(torch.float32).tiny:
+        raise InvariantError(
+            f"{name}: rounding leaves {whole[0] / max(whole[1], 1e-300):.3g} times the error of "
+            f"the nearest values on its grid; {MOST_WEIGHT:g} is allowed. Please report it"
+        )
+    allowed = MOST_ROW * least + FLOOR * whole[1] / len(least)
+    worst = int((errors - allowed).argmax())
+    if errors[worst] > allowed[worst]:
+        raise InvariantError(
+            f"{name}: rounding leaves row {worst} with {float(errors[worst] / allowed[worst]):.3g} "
+            f"times the error that its grid explains. Please report it"
+        )
