@@ -62,7 +62,10 @@ class FreeAxes:
 def breaks(condition: sympy.Basic, sizes: Sizes) -> bool:
     """Whether ``condition`` does not hold for ``sizes``; where it stays open, it does."""
     values = {symbol: sympy.Integer(size) for symbol, size in sizes.items()}
-    return bool(condition.xreplace(values) == sympy.false)
+    try:
+        return bool(condition.xreplace(values) == sympy.false)
+    except ZeroDivisionError:  # a remainder of a size that is cut into parts larger than itself
+        return True
 
 
 def free_axes(program: Program) -> FreeAxes | None:
