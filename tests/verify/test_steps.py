@@ -104,7 +104,7 @@ def test_a_form_that_ignores_its_past_is_found(tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "model.onnx")
     for node in model.graph.node:
         node.input[:] = ["unread" if name == "past" else name for name in node.input]
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "zero"))
     model.graph.node.insert(0, helper.make_node("Mul", ["past", "zero"], ["unread"]))
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(VerificationError, match=r"with one token behind 4 the onnx form"):

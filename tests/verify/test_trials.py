@@ -44,7 +44,7 @@ def divide_by(model: onnx.ModelProto, axis: int, example: int) -> None:
     name = model.graph.output[0].name
     for node in model.graph.node:
         node.output[:] = ["honest" if each == name else each for each in node.output]
-    size = numpy_helper.from_array(np.float32(example), "example")
+    size = numpy_helper.from_array(np.array(example, np.float32), "example")
     model.graph.initializer.append(size)
     model.graph.node.extend([
         helper.make_node("Shape", [model.graph.input[0].name], ["size"], start=axis, end=axis + 1),
@@ -64,10 +64,11 @@ def test_a_form_that_is_right_at_the_examples_size_alone_is_found(
     assert len(trials) == 3
     run(program, DEFAULT, data)
     FORMATS["onnx"](program, tmp_path, {})
-    check = lambda: check_limits(  # noqa: E731 - said twice below
-        verify(program, reference, tmp_path, provider="cpu", trials=trials),
-        torch.float32, None, "model",
-    )  # fmt: skip
+
+    def check() -> None:
+        found = verify(program, reference, tmp_path, provider="cpu", trials=trials)
+        check_limits(found, torch.float32, None, "model")
+
     check()
     model = onnx.load(tmp_path / "model.onnx")
     divide_by(model, axis, example)
