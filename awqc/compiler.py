@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
 from awqc.verify.published import check_published, warm_up
-from awqc.verify.reference import Reference, take_reference
+from awqc.verify.reference import Reference, in_dtypes, take_reference
 from awqc.verify.steps import step_trials
 from awqc.verify.trials import Trial, take_trials
 from awqc.verify.verification import Verification, verify
@@ -325,19 +325,14 @@ def _verify(
 ) -> Verification:
     """Measure the exported model against the program that it was written from."""
     judged = _judged(program, final)
-    batches = tuple(_in_dtype(judged, batch) for batch in reference.batches)
+    batches = tuple(in_dtypes(judged, batch) for batch in reference.batches)
     wanted = Reference(batches, reference.outputs)
-    other = [replace(trial, batch=_in_dtype(judged, trial.batch)) for trial in trials]
-    return verify(judged, wanted, folder, options.verify_with, provider, other)
+    return verify(judged, wanted, folder, options.verify_with, provider, trials)
 
 
 def _judged(program: Program, final: Program) -> Program:
     """What ONNX forms were written from."""
     return program if program.source_dtype == torch.bfloat16 else final
-
-
-def _in_dtype(program: Program, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs}
 
 
 def _describe(data: CalibrationData) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def free_form(node: Node) -> Callable[..., Any] | None:
         return roll if varies else None
     if node.target is aten.chunk.default:
         varies = isinstance(shape_of(argument(node, "self"))[argument(node, "dim")], SymInt)
-        return partial(cut, count=len(node.meta["val"])) if varies else None
+        return partial(cut_evenly, count=len(node.meta["val"])) if varies else None
     if node.target not in (*MEANS, *LARGEST_OF):
         return None
     counts = list(argument(node, "output_size"))
@@ -82,7 +82,7 @@ def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
     return x
 
 
-def cut(x: Tensor, chunks: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
+def cut_evenly(x: Tensor, chunks: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
     """``torch.chunk``, of which ``count`` come: slices of one size, the last may be shorter."""
     size = (x.shape[dim] + chunks - 1) // chunks
     return tuple(aten.slice.Tensor(x, dim, i * size, (i + 1) * size) for i in range(count))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from awqc.graph.nodes import results_of
 from awqc.program import Batch, Program
 from awqc.verify.gaps import Gaps
 from awqc.verify.text_quality import TextQuality
@@ -23,8 +24,7 @@ def _constant_outputs(program: Program) -> set[str]:
     for node in program.graph.nodes:
         if not reached.isdisjoint(node.all_input_nodes):
             reached.add(node)
-    (made,) = program.graph.output_node().args
-    assert isinstance(made, tuple | list)
+    made = results_of(program.graph)
     return {name for name, node in zip(program.outputs, made, strict=True) if node not in reached}
 
 

@@ -45,10 +45,14 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
     return Reference(tuple(taken), tuple(outputs))
 
 
+def in_dtypes(program: Program, batch: Batch) -> Batch:
+    """``batch`` as ``program`` takes it: of a model in another dtype it has the same values."""
+    return {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs}
+
+
 def _run(program: Program, batch: Batch) -> tuple[Tensor, ...]:
     try:
-        # An original in another dtype than the compiled model takes the same values in its own.
-        return program.run({spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs})
+        return program.run(in_dtypes(program, batch))
     except (IndexError, RuntimeError, ValueError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
         raise CalibrationError(

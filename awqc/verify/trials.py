@@ -17,6 +17,7 @@ from awqc.probes.resized import padded_batches, resized_batch
 from awqc.probes.sizes import Attempt, attempts, breaking
 from awqc.program import Batch, Program
 from awqc.verify.gap import Gap
+from awqc.verify.reference import in_dtypes
 
 Outputs = tuple[Tensor, ...]
 MOST_LOSS = 0.5
@@ -83,7 +84,7 @@ def _padded(program: Program) -> Iterator[Trial]:
 
 def _run(program: Program, batch: Batch) -> Outputs | None:
     try:
-        return program.run(batch)
+        return program.run(in_dtypes(program, batch))
     except Exception:  # noqa: BLE001 - sizes that were not asked for may be refused
         return None
 

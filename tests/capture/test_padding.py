@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,12 +17,9 @@ class Encoder(nn.Module):
         last = nn.LayerNorm(32) if norm else None
         if last is not None:
             nn.init.normal_(last.bias)
-        self.encoder = nn.TransformerEncoder(
-            cast(nn.TransformerEncoderLayer, encoder_layer(False)),
-            1,
-            last,
-            enable_nested_tensor=nested,
-        )
+        layer = encoder_layer(False)
+        assert isinstance(layer, nn.TransformerEncoderLayer)
+        self.encoder = nn.TransformerEncoder(layer, 1, last, enable_nested_tensor=nested)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         h: Tensor = self.encoder(x, src_key_padding_mask=padding)
