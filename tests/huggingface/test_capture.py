@@ -18,6 +18,7 @@ from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
 from benchmarks.models import ModelUnavailableError, minilm, smollm2
+from tests.huggingface.test_language_models import families
 from tests.tiny_language_models import (
     DECODERS,
     ENCODERS,
@@ -47,7 +48,7 @@ def run_in_steps(program: Program, ids: Tensor, steps: list[int]) -> Tensor:
     return torch.cat(logits, dim=1)
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", families(DECODERS))
 def test_a_decoder_in_steps_is_the_original_at_once(kind: str, tmp_path: Path) -> None:
     original = save_decoder(kind, tmp_path)
     program = load_folder(tmp_path)

@@ -32,7 +32,10 @@ from tests.tiny_language_models import (
 
 EXPORT_TOLERANCE = 1e-5
 STEP_TOLERANCE = 2e-5
-REPEATED = {"mistral", "gemma3_text", "gptj", "electra"}
+REPEATED = {
+    *("mistral", "gemma3_text", "gptj", "gpt_neox", "gpt_bigcode", "opt", "olmo2", "cohere"),
+    *("electra", "albert", "roberta"),
+}
 """Families that add little to the others here: slow."""
 
 # By family: the products that read attention's output, and how many channels share a scale.
