@@ -12,8 +12,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.fuzz import files, graphs
 from tests.fuzz.finds import FILES, GRAPHS
 
-CASES = 120
-EXAMPLES = 40
+CASES = 100
+EXAMPLES = 30
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.fallbacks,
+    # As on the command line; zipfile warns of the damage itself.
+    pytest.mark.filterwarnings("ignore"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return files.make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.mark.slow
 def test_damaged_files_end_in_a_message(corpus: Path, tmp_path: Path) -> None:
     cases = islice(files.cases(seed=1), CASES)
     codes = Counter(files.check(case, corpus, tmp_path / "case") for case in cases)
@@ -29,7 +35,6 @@ def test_damaged_files_end_in_a_message(corpus: Path, tmp_path: Path) -> None:
     assert codes[2] > CASES // 10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", FILES, ids=str)
 def test_files_that_were_found(case: files.Case, corpus: Path, tmp_path: Path) -> None:
     files.check(case, corpus, tmp_path / "case")
@@ -50,14 +55,11 @@ def compare(graph: graphs.Graph) -> None:
     compared.append(graphs.check(graph))
 
 
-@pytest.mark.slow
-@pytest.mark.fallbacks
 def test_random_graphs_are_the_same_everywhere() -> None:
     compare()
     assert sum(outcome.sizes > 1 for outcome in compared) > EXAMPLES // 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS, ids=str)
 def test_graphs_that_were_found(graph: graphs.Graph) -> None:
     graphs.check(graph)
