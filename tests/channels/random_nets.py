@@ -13,16 +13,35 @@ Step = Callable[[Tensor], Tensor]
 WIDTH = 8
 
 
-class RandomNet(nn.Module):
-    """Steps chosen by name; each maps ``(batch, tokens, WIDTH)`` to the same."""
+class Parts(nn.Module):
+    """A network of random parts; a seed decides what names leave open."""
 
-    def __init__(self, names: list[str], seed: int, from_tokens: bool) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         self.random = random.Random(seed)
         torch.manual_seed(seed)
+        self.parts = nn.ModuleList()
+
+    def _build(self, name: str) -> Step:
+        step: Step = getattr(self, f"_{name}")()
+        return step
+
+    def _part(self, module: nn.Module) -> nn.Module:
+        """Keep ``module``, with parameters that are not those of an identity."""
+        for parameter in module.parameters():
+            with torch.no_grad():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        self.parts.append(module)
+        return module
+
+
+class RandomNet(Parts):
+    """Steps chosen by name; each maps ``(batch, tokens, WIDTH)`` to the same."""
+
+    def __init__(self, names: list[str], seed: int, from_tokens: bool) -> None:
+        super().__init__(seed)
         self.table = nn.Embedding(11, WIDTH) if from_tokens else None
         self.entry = nn.Linear(WIDTH, WIDTH)
-        self.parts = nn.ModuleList()
         self.steps = [(name, self._build(name)) for name in names]
         self.head = nn.Linear(WIDTH, 11, bias=False)
         if self.table is not None and self.random.random() < 0.4:
@@ -34,17 +53,6 @@ class RandomNet(nn.Module):
             x = step(x)
         out: Tensor = self.head(x)
         return out
-
-    def _build(self, name: str) -> Step:
-        step: Step = getattr(self, f"_{name}")()
-        return step
-
-    def _part(self, module: nn.Module) -> nn.Module:
-        for parameter in module.parameters():
-            with torch.no_grad():
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        self.parts.append(module)
-        return module
 
     def _linear(self, n: int = WIDTH, k: int = WIDTH) -> nn.Module:
         return self._part(nn.Linear(k, n, bias=self.random.random() < 0.5))

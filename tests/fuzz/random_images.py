@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Step = Callable[[Tensor], Tensor]
+from tests.channels.random_nets import Parts, Step
+
 CHANNELS = 8
 
 
-class RandomImageNet(nn.Module):
+class RandomImageNet(Parts):
     """Steps chosen by name; each maps ``(batch, CHANNELS, height, width)`` to four axes again."""
 
     def __init__(self, names: list[str], seed: int) -> None:
-        super().__init__()
-        self.random = random.Random(seed)
-        torch.manual_seed(seed)
+        super().__init__(seed)
         self.entry = nn.Conv2d(3, CHANNELS, 3, padding=1)
-        self.parts = nn.ModuleList()
-        self.steps: list[Step] = [getattr(self, f"_{name}")() for name in names]
+        self.steps = [self._build(name) for name in names]
         self.head = nn.Conv2d(CHANNELS, 5, 1)
         self.pooled = self.random.random() < 0.3
 
@@ -33,13 +29,6 @@ class RandomImageNet(nn.Module):
             x = step(x)
         out: Tensor = self.head(x)
         return out.mean((2, 3)) if self.pooled else out
-
-    def _part(self, module: nn.Module) -> nn.Module:
-        for parameter in module.parameters():
-            with torch.no_grad():
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        self.parts.append(module)
-        return module
 
     def _conv(self) -> Step:
         groups = self.random.choice([1, 2, CHANNELS])
