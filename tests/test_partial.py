@@ -74,7 +74,8 @@ def test_blocks_that_trace_are_compiled(tmp_path: Path) -> None:
 
 
 def test_another_flag_than_compiled_for_is_refused() -> None:
-    result = compile_partial(Branching(), (torch.randn(2, 16),), formats=("onnx",), num_samples=2)
+    batches = [(torch.randn(4, 16),) for _ in range(3)]
+    result = compile_partial(Branching(), (torch.randn(2, 16),), batches, formats=("pt2",))
     with pytest.raises(UsageError, match="was compiled for"):
         result.module.get_submodule("blocks.0")(torch.randn(2, 32), gain=2.0)
 
