@@ -22,6 +22,7 @@ from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
+from awqc.capture.stand_ins import has_narrow, put_back, stand_ins
 from awqc.errors import UsageError
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
@@ -72,15 +73,17 @@ def capture_module(
 
     def capture(fixed: frozenset[Axis]) -> Program:
         exported, example = _export_any(module, call, axes, fixed)
-        return program_from_exported(
+        program = program_from_exported(
             exported,
             name=name,
             example=example,
             states=states,
             output_names=output_names,
             axis_names={k: {a: n for a, n in v.items() if n} for k, v in axes.items()},
-            copy=copy,
+            copy=copy and not has_narrow(module),
         )
+        put_back(module, program)
+        return program
 
     with quiet_libraries():
         program = capture(frozenset())
@@ -341,7 +344,7 @@ def _export_any(
 
 
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
-    with torch.no_grad():
+    with torch.no_grad(), stand_ins(module):
         try:
             return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
         except RuntimeError as error:

@@ -12,7 +12,8 @@ import torch
 
 from awqc.artifacts.json_files import read_json
 from awqc.errors import CaptureError, UsageError, spelled
-from awqc.huggingface.mapped import map_each
+from awqc.huggingface.mapped import main_dtype, map_each
+from awqc.huggingface.skeleton import in_float32
 from awqc.huggingface.trust import (
     TRUST,
     check_config,
@@ -102,15 +103,16 @@ class HFFolder(Origin):
     def model(self, auto_class: Any) -> tuple[Any, list[str]]:
         """The float model, in float32 and eval mode, and tensors that it has no place for.
 
-        Float32 safetensors stay in their file.
+        Safetensors stay in their file: those in half precision are `Narrow`.
 
         Raises:
             CaptureError: transformers could not load it, or tensors are missing.
         """
+        dtype = torch.float32 if self.gguf_file else main_dtype(self.path)
         with reporting(f"{self.path}: the model could not be loaded"):
             model, info = auto_class.from_pretrained(
                 self.path,
-                dtype=torch.float32,
+                dtype=dtype,
                 output_loading_info=True,
                 weights_only=True,
                 **self.options(),
@@ -122,6 +124,9 @@ class HFFolder(Origin):
                 f"weights ({', '.join(missing[:3])}…); they would be random. Complete the "
                 f"folder, or give the task that the weights were made for ({spelled('task')})"
             )
+        if dtype is not torch.float32:
+            with reporting(f"{self.path}: the model could not be made in float32"):
+                model = in_float32(model)
         map_each(model, self.path)
         return model.eval(), sorted(info["unexpected_keys"])
 
