@@ -228,15 +228,10 @@ def _compile(
         reference = take_reference(program, data.held_out)
         trials = take_trials(program)
         step_trials(program, "the original")
-    records: list[LayerRecord] = []
-    body.run(
-        program,
-        data.batches,
-        observe,
-        lambda last: records.append(LayerRecord(last, reference.batches[0])),
-    )
+    record, watched = LayerRecord(), reference.batches[0]
+    body.run(program, data.batches, observe, record.take, watched)
     timing.update(pipeline.timing)
-    layers = records[0].layers(program) if records else []
+    layers = record.layers(program, watched)
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):

@@ -6,7 +6,7 @@ learns something gives the program a new record (`awqc.program.Program.learn`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from awqc.graph.sites import Site, SiteScale
-from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.statistics import Statistics
 
 
@@ -46,6 +46,31 @@ class Fact(Enum):
 
 Facts = frozenset[Fact]
 NO_FACTS: Facts = frozenset()
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What becomes of each weight.
+
+    Attributes:
+        formats: of the weights that are quantized, by name.
+        tables: names of those that are embedding tables, shared with a product or not.
+        refused: why the others are left in float, by name.
+        fallbacks: why some have another format than the one asked for by name.
+    """
+
+    formats: Mapping[str, WeightFormat]
+    tables: frozenset[str]
+    refused: Mapping[str, str]
+    fallbacks: Mapping[str, str]
+
+    def of(self, names: Set[str]) -> Decisions:
+        """What becomes of the weights called ``names``."""
+        formats, refused, fallbacks = (
+            {name: each for name, each in known.items() if name in names}
+            for known in (self.formats, self.refused, self.fallbacks)
+        )
+        return Decisions(formats, self.tables & names, refused, fallbacks)
 
 
 @dataclass(frozen=True)
@@ -107,6 +132,8 @@ class Findings:
 
     Attributes:
         facts: what later passes may rely on.
+        settled: what becomes of each weight, where that was settled for a whole of which this is
+            a part.
         sites: where scales may go, from insert-observers or load-scales.
         statistics: of what each product reads, by the product's node name, from calibrate.
         allocation: widths of weights that differ from the request, from allocate-bits.
@@ -119,6 +146,7 @@ class Findings:
     """
 
     facts: Facts = NO_FACTS
+    settled: Decisions | None = None
     sites: tuple[Site, ...] = ()
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     allocation: Allocation | None = None

@@ -221,23 +221,26 @@ class Program:
         return replace(self, graph_module=copy.deepcopy(self.graph_module))
 
     def parameters(self) -> dict[str, Tensor]:
-        """All tensors that the graph reads, by name."""
+        """All tensors that the graph reads, by name, as they are kept: see `awqc.machine.narrow`."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
-        return {name: self.weight(name) for name in names}
+        return {name: self._kept(name) for name in names}
 
     def weight(self, name: str) -> Tensor:
-        """The tensor called ``name`` (a dotted path).
+        """The tensor called ``name`` (a dotted path), in the dtype that the graph reads.
 
         Raises:
             UnsupportedGraphError: there is none.
         """
+        return self._kept(name).detach()
+
+    def _kept(self, name: str) -> Tensor:
         module, _, leaf = name.rpartition(".")
         try:
             value = getattr(self.graph_module.get_submodule(module), leaf)
         except AttributeError:
             raise UnsupportedGraphError(f"{self.name}: the graph has no tensor {name!r}") from None
         assert isinstance(value, Tensor), name
-        return value.detach()
+        return value
 
     def set_weight(self, name: str, value: Tensor) -> None:
         """Store ``value`` under ``name``, making the modules on the way if they are missing.

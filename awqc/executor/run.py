@@ -6,7 +6,7 @@ A pass asks: it never runs the whole model, and never says when memory is to be 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.executor.replay import Values, walk
-from awqc.executor.segments import Segment, whole
 from awqc.executor.sweep import sweep
 from awqc.machine.memory import give_back, trim
 from awqc.machine.progress import track
@@ -35,12 +34,14 @@ class Run:
     Attributes:
         batches: the calibration data.
         reference: what the program gave for its `check_batch` before the first pass.
-        cut: into which segments a program is cut, to be run one after another.
+        onward: names of outputs that are wanted for each batch, by what comes after this program.
+        made: these outputs, after `observe`.
     """
 
     batches: tuple[Batch, ...] = ()
     reference: tuple[Tensor, ...] = ()
-    cut: Callable[[Program], Sequence[Segment]] = whole
+    onward: tuple[str, ...] = ()
+    made: list[Batch] = field(default_factory=list)
 
     def referring_to(self, program: Program) -> Run:
         """This run with what ``program`` gives now as the reference."""
@@ -60,7 +61,7 @@ class Run:
         what: str,
     ) -> None:
         """Let the modules that ``calls`` call see all batches; see `sweep`."""
-        sweep(program, self.batches, self.cut(program), calls, device, start, finish, what)
+        self.made[:] = sweep(program, self.batches, calls, device, start, finish, what, self.onward)
 
     def side_by_side(
         self,

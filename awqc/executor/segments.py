@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from awqc.graph.linears import find_linears
 from awqc.program import Program
 
 FEW = 8
-"""Values that may live at a cut: a decoder carries a stream, two rotations and a mask."""
+"""Tensors that may live at a cut: a decoder carries a stream, two rotations and a mask."""
+SMALLEST = 2**23
+"""Elements of weights in a segment, 32 MB in float32; smaller ones cost time and save little."""
+
+SIZES = (int, torch.SymInt)
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,40 @@ def whole(program: Program) -> list[Segment]:
     return [Segment(tuple(program.graph.nodes))]
 
 
-def cut(program: Program, few: int = FEW) -> list[Segment]:
-    """The program in as many segments as it has places to cut.
+def cut(program: Program, few: int = FEW, smallest: int = SMALLEST) -> list[Segment]:
+    """The program in segments of at least ``smallest`` elements of weights each.
 
-    A place is a position in the graph's order inside no site's span (from the first reader of
-    a tensor that its scales change to the last of its products) where at most ``few`` values
-    live; of those that no product lies between, the one with the fewest. Each segment has a
-    product; a program without such a place is one segment.
+    A place to cut is a position in the graph's order inside no site's span (from the first reader
+    of a tensor that its scales change to the last of its products) where at most ``few`` tensors
+    live that are not merely returned; of those that no product lies between, the one with the
+    fewest. Each segment has a product; a program without such a place is one segment.
     """
+    return _joined(_finest(program, few), smallest)
+
+
+def _joined(segments: list[Segment], smallest: int) -> list[Segment]:
+    """Neighbours in one, until each but the last reads ``smallest`` elements of weights."""
+    found: list[Segment] = []
+    pending: tuple[Node, ...] = ()
+    for segment in segments:
+        pending += segment.nodes
+        if weights_read(pending) >= smallest:
+            found.append(Segment(pending))
+            pending = ()
+    if pending:
+        found.append(Segment(pending))
+    return found
+
+
+def weights_read(nodes: Iterable[Node]) -> int:
+    """Elements of the tensors of a program that ``nodes`` read, each tensor once."""
+    reads = {each for node in nodes for each in node.all_input_nodes if is_weight(each)}
+    sizes = {str(each.target): each.meta["val"].numel() for each in reads}
+    return sum(sizes.values())
+
+
+def _finest(program: Program, few: int) -> list[Segment]:
+    """As many segments as there are places to cut."""
     nodes = list(program.graph.nodes)
     places = {node: place for place, node in enumerate(nodes)}
     live = _live(nodes, places)
@@ -66,12 +97,17 @@ def is_weight(node: Node) -> bool:
 
 
 def _live(nodes: list[Node], places: dict[Node, int]) -> list[int]:
-    """How many values are made at or before each position and read after it; inputs count not."""
+    """How many tensors are made at or before each position and computed with after it.
+
+    Inputs do not count, nor does what is returned, nor sizes.
+    """
     change = [0] * (len(nodes) + 1)
     for node in nodes:
-        if not is_weight(node) and node.op != "placeholder" and node.users:
+        readers = [places[user] for user in node.users if user.op != "output"]
+        made = not is_weight(node) and node.op != "placeholder"
+        if made and readers and not isinstance(node.meta.get("val"), SIZES):
             change[places[node]] += 1
-            change[max(places[user] for user in node.users)] -= 1
+            change[max(readers)] -= 1
     found, count = [], 0
     for step in change[:-1]:
         count += step

@@ -1,8 +1,8 @@
-"""Running batches through a program, segment by segment, for those who look on."""
+"""Running batches through a program for those who look on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from mmap import mmap
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from awqc.executor.segments import Segment, is_weight
+from awqc.graph.nodes import results_of
 from awqc.machine.devices import place
 from awqc.machine.memory import forget, trim, unchanged_maps
 from awqc.machine.progress import track
@@ -21,58 +21,41 @@ FORGET = "_forget"
 FORGETS = 8
 """How often in a batch mapped weights leave memory: an eighth of them is there at once."""
 
-Values = dict[Node, Any]
-"""What lives between two segments, for one batch."""
-
 
 @torch.no_grad()
 def sweep(
     program: Program,
     batches: Sequence[Batch],
-    segments: Sequence[Segment],
     calls: Collection[Node],
     device: torch.device,
     start: Callable[[Tensor | None], None],
     finish: Callable[[int], None],
     what: str,
-) -> None:
-    """Run all batches through each segment in turn; only what ``calls`` read is computed.
+    keep: Collection[str] = (),
+) -> list[Batch]:
+    """Run all batches through ``program``; only what ``calls`` read, and what is kept, is computed.
 
     Args:
         program: the graph, which stays as it is.
         batches: what goes in.
-        segments: all of the graph, in order.
         calls: calls of modules that look at values.
         device: where it is computed.
         start: called before a batch with the mask of its tokens, where it has one.
         finish: called after a batch, with its index.
         what: the words beside the progress bar.
+        keep: names of outputs that are returned for each batch.
     """
-    needed = _needed(calls)
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    live: list[Values] = [
-        {node: batch[spec.name] for node, spec in zip(inputs, program.inputs, strict=True)}
-        for batch in batches
-    ]
-    working = [
-        nodes
-        for segment in segments
-        if (nodes := [node for node in segment.nodes if node in needed and not _given(node)])
-    ]
-    steps = iter(track(range(len(working) * len(batches)), what))
-    for index, nodes in enumerate(working):
-        later = {node for rest in working[index + 1 :] for node in rest}
-        piece = _Piece(program, nodes, later, device)
-        for number, batch in enumerate(batches):
-            next(steps)
-            mask = batch.get(program.mask_input) if program.mask_input else None
-            start(None if mask is None else mask.to(device).bool())
-            live[number] = piece.run(live[number])
-            trim()
-            finish(number)
-        piece.let_go()
-    for _ in steps:
-        pass
+    made = dict(zip(program.outputs, results_of(program.graph), strict=True))
+    piece = _Piece(program, calls, {name: made[name] for name in keep}, device)
+    found = []
+    for number, batch in enumerate(track(batches, what)):
+        mask = batch.get(program.mask_input) if program.mask_input else None
+        start(None if mask is None else mask.to(device).bool())
+        found.append(piece.run(batch))
+        trim()
+        finish(number)
+    piece.let_go()
+    return found
 
 
 def _needed(calls: Collection[Node]) -> set[Node]:
@@ -86,47 +69,34 @@ def _needed(calls: Collection[Node]) -> set[Node]:
     return found
 
 
-def _given(node: Node) -> bool:
-    return node.op == "placeholder" or is_weight(node)
-
-
 class _Piece:
-    """The nodes of one segment as a module: what lives before them in, what lives after out."""
+    """What some calls and results need of a program, as a module."""
 
     def __init__(
-        self, program: Program, nodes: list[Node], later: set[Node], device: torch.device
+        self,
+        program: Program,
+        calls: Collection[Node],
+        kept: Mapping[str, Node],
+        device: torch.device,
     ) -> None:
-        inside = set(nodes)
-        reads = dict.fromkeys(operand for node in nodes for operand in node.all_input_nodes)
-        self._read = [node for node in reads if not is_weight(node) and node not in inside]
-        self._made = [node for node in nodes if later & set(node.users)]
-        self._later, self._device = later, device
-        self._module = self._build(program, nodes)
+        self._inputs, self._kept, self._device = program.inputs, kept, device
+        self._module = self._build(program, _needed([*calls, *kept.values()]))
         _forget_weights_on_the_way(self._module)
         if device.type != "cpu":
             place(self._module, device)
 
-    def _build(self, program: Program, nodes: list[Node]) -> GraphModule:
+    def _build(self, program: Program, needed: set[Node]) -> GraphModule:
         graph, copies = Graph(), {}
-        for node in self._read:
-            copies[node] = graph.placeholder(node.name)
-        for node in nodes:
-            for operand in node.all_input_nodes:
-                if operand not in copies:
-                    copies[operand] = graph.node_copy(operand)
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output(tuple(copies[node] for node in self._made))
+        for node in program.graph.nodes:
+            if node.op == "placeholder" or (node in needed and node.op != "output"):
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(tuple(copies[node] for node in self._kept.values()))
         return GraphModule(program.graph_module, graph)
 
-    def run(self, values: Values) -> Values:
-        """What lives after the segment, of what lives before it."""
-        found = self._module(*(self._there(values[node]) for node in self._read))
-        made = dict(zip(self._made, found, strict=True))
-        return {
-            node: value
-            for node, value in {**values, **made}.items()
-            if not self._later.isdisjoint(node.users)
-        }
+    def run(self, batch: Batch) -> Batch:
+        """What is kept, for ``batch``."""
+        found = self._module(*(self._there(batch[spec.name]) for spec in self._inputs))
+        return dict(zip(self._kept, found, strict=True))
 
     def _there(self, value: Any) -> Any:
         """``value``, which may be a tuple, on the device."""

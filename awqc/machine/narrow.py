@@ -106,6 +106,7 @@ _AS_STORED = {
     Tensor.dim,
     Tensor.numel,
     Tensor.stride,
+    Tensor.storage_offset,
     Tensor.is_floating_point,
     Tensor.is_complex,
     Tensor.is_contiguous,

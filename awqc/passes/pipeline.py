@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from awqc.executor.run import Run
-from awqc.executor.segments import Segment, whole
+from awqc.executor.segments import Segment, cut
 from awqc.findings import NO_FACTS, Fact, Facts
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
@@ -19,6 +19,7 @@ from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.fold_scales import FoldScales
+from awqc.passes.in_segments import run_in_segments, segment_passes
 from awqc.passes.insert_observers import InsertObservers
 from awqc.passes.invariants import check_invariants
 from awqc.passes.load_scales import LoadScales
@@ -112,14 +113,23 @@ class Pipeline:
         program: Program,
         batches: Sequence[Batch] = (),
         observe: Observe | None = None,
-        before_quantization: Callable[[Program], None] = lambda program: None,
-        cut: Callable[[Program], Sequence[Segment]] = whole,
+        before_quantization: Callable[[Program, Batch], None] = lambda program, watched: None,
+        watched: Batch | None = None,
+        cut: Callable[[Program], Sequence[Segment]] = cut,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
-        ``batches`` are the calibration data, ``observe`` is called after each pass, and
-        ``before_quantization`` is called with the last program that is still float. Batches are
-        run through the segments that ``cut`` makes, one segment after another.
+        Where ``cut`` makes several segments of it, passes that can go through one segment after
+        another do.
+
+        Args:
+            program: what is edited.
+            batches: the calibration data.
+            observe: called after each pass, each of which then works on the whole.
+            before_quantization: called with the last program that is still float, or with each
+                segment of it, and with what ``watched`` is there.
+            watched: a batch for that.
+            cut: gives the segments.
 
         Raises:
             UsageError: other facts hold of ``program``, and a pass cannot run.
@@ -129,31 +139,44 @@ class Pipeline:
         for step in self.passes:
             if isinstance(step, QuantizeWeights):
                 program.quantization = step.spec
-        run = Run(tuple(batches), cut=cut)
+        run = Run(tuple(batches))
         changes: list[Change] = []
         run.settle()
-        for step in self.passes:
+        steps = list(self.passes)
+        while steps:
+            group = () if observe is not None else segment_passes(steps)
+            segments = cut(program) if group else []
+            if len(segments) > 1:
+                del steps[: len(group)]
+                changes += run_in_segments(
+                    group, program, run, segments, self._apply, before_quantization, watched
+                )
+                run = replace(run, reference=())
+                continue
+            step = steps.pop(0)
             if not step.keeps_output:
                 run = replace(run, reference=())
             elif not run.reference:
                 run = run.referring_to(program)
-            if Fact.CODES in step.gives:
-                before_quantization(program)
-            started = time.perf_counter()
+            if Fact.CODES in step.gives and watched is not None:
+                before_quantization(program, watched)
             before = program.clone() if observe is not None else None
-            made = step.apply(program, run)
-            program.tidy()
-            program.learn(facts=after(step, program.findings.facts))
-            check_invariants(program, step, run)
-            run.settle()
-            self._took(step, time.perf_counter() - started)
+            made = self._apply(step, program, run)
             if observe is not None and before is not None:
                 observe(step, before, program, made)
             changes += made
         return changes
 
-    def _took(self, step: Pass, seconds: float) -> None:
-        self.timing[step.name] = self.timing.get(step.name, 0.0) + seconds
+    def _apply(self, step: Pass, program: Program, run: Run) -> list[Change]:
+        """Run one pass, and all that must hold after it."""
+        started = time.perf_counter()
+        made = step.apply(program, run)
+        program.tidy()
+        program.learn(facts=after(step, program.findings.facts))
+        check_invariants(program, step, run)
+        run.settle()
+        self.timing[step.name] = self.timing.get(step.name, 0.0) + time.perf_counter() - started
+        return made
 
     def with_pass(self, step: Pass, before: type[Any]) -> Pipeline:
         """This pipeline with ``step`` in front of each pass of class ``before``.

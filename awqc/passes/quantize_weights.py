@@ -103,9 +103,9 @@ class QuantizeWeights(Pass):
             program.tell(f"{count} weights are not in {self.spec.weight_format}: {why}")
         found = program.findings
         program.learn(
-            quantized=codes,
-            errors=errors,
-            floats=floats,
+            quantized={**found.quantized, **codes},
+            errors={**found.errors, **errors},
+            floats={**found.floats, **floats},
             skipped={**found.skipped, **decisions.refused},
             # Nothing that follows rounds anew, and moments are large.
             statistics={k: replace(each, gram=None) for k, each in found.statistics.items()},

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from awqc.graph.families import CONVOLUTIONS
-from awqc.graph.linears import find_linears
+from awqc.graph.linears import Linear, find_linears
 from awqc.numerics.decibel import decibel
 from awqc.program import Batch, Program
 
@@ -49,18 +49,23 @@ class Layer:
 class LayerRecord:
     """Remembers what float layers give, to be compared when they are quantized.
 
-    Made on the program after folding and before quantization: folding rescales what flows
+    Taken of the program after folding and before quantization: folding rescales what flows
     between layers, so that values can only be compared behind it.
     """
 
-    def __init__(self, program: Program, batch: Batch) -> None:
-        self._batch = batch
-        self._outputs = _layer_outputs(program, batch)
-        self._linears = {linear.weight_name: linear for linear in find_linears(program.graph)}
+    def __init__(self) -> None:
+        self._outputs: dict[str, Tensor] = {}
+        self._linears: dict[str, Linear] = {}
 
-    def layers(self, program: Program) -> list[Layer]:
-        """One entry for each quantized weight, in graph order."""
-        outputs = _layer_outputs(program, self._batch)
+    def take(self, program: Program, batch: Batch) -> None:
+        """Remember what the layers of ``program``, or of a part of it, give for ``batch``."""
+        self._outputs |= _layer_outputs(program, batch)
+        for linear in find_linears(program.graph):
+            self._linears[linear.weight_name] = linear
+
+    def layers(self, program: Program, batch: Batch) -> list[Layer]:
+        """One entry for each quantized weight; ``batch`` is what the float layers were given."""
+        outputs = _layer_outputs(program, batch) if self._outputs else {}
         return [self._layer(program, name, outputs) for name in program.findings.quantized]
 
     def _layer(self, program: Program, name: str, outputs: dict[str, Tensor]) -> Layer:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from awqc.findings import Decisions
 from awqc.graph.linears import Linear, as_linear, find_linears
 from awqc.graph.nodes import results_of
 from awqc.graph.ops import argument
@@ -26,31 +26,17 @@ SMALLEST_TABLE = 4096
 """Elements below which an embedding table is not worth the operations that unpack it."""
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """What becomes of each weight.
-
-    Attributes:
-        formats: of the weights that are quantized, by name.
-        tables: names of those that are embedding tables, shared with a product or not.
-        refused: why the others are left in float, by name.
-        fallbacks: why some have another format than the one asked for by name.
-    """
-
-    formats: dict[str, WeightFormat]
-    tables: frozenset[str]
-    refused: dict[str, str]
-    fallbacks: dict[str, str]
-
-
 def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     """What becomes of every weight of ``program`` that could be quantized.
 
-    ``spec`` is the request; None: the program's own.
+    ``spec`` is the request; None: the program's own. What was settled for a whole, of which the
+    program is a part, holds.
 
     Raises:
         UsageError: a pattern of the request fits no tensor.
     """
+    if program.findings.settled is not None:
+        return program.findings.settled
     spec = spec or program.quantization
     check_fits(spec.exclude, program.parameters().keys(), program.name)
     heads = head_weights(program)

@@ -22,12 +22,14 @@ def merge_reads(program: Program) -> list[Change]:
     """One ``get_attr`` a tensor, whatever names it goes by."""
     first: dict[Any, Node] = {}
     changes = []
+    tensors = program.parameters()
     for node in list(program.graph.nodes):
         if node.op != "get_attr":
             continue
         name = str(node.target)
-        value = program.weight(name)
-        same = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        value = tensors[name]
+        place = (value.untyped_storage().data_ptr(), value.storage_offset())
+        same = (*place, value.shape, value.stride(), value.dtype)
         key = name if value.numel() == 0 else same
         if key in first:
             node.replace_all_uses_with(first[key])
