@@ -221,7 +221,7 @@ class Program:
         return replace(self, graph_module=copy.deepcopy(self.graph_module))
 
     def parameters(self) -> dict[str, Tensor]:
-        """All tensors that the graph reads, by name, as they are kept: see `awqc.machine.narrow`."""
+        """All tensors that the graph reads, by name; they may be kept in half precision."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
         return {name: self._kept(name) for name in names}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from awqc.graph.linears import find_linears
+from awqc.graph.linears import as_linear, find_linears
 from awqc.program import Program
 
 FEW = 8
@@ -127,6 +127,11 @@ def _inside(program: Program, places: dict[Node, int]) -> set[int]:
         touched = [place for name in site.edits for place in readers.get(name, ())]
         touched += [names[reader.node] for reader in site.readers if reader.node in names]
         found.update(_between(touched))
+    for node in program.graph.nodes:
+        if node.op == "call_module":  # an observer, which belongs to what reads the same
+            readers = [user for read in node.all_input_nodes for user in read.users]
+            products = [places[user] for user in readers if as_linear(user) is not None]
+            found.update(_between([places[node], *products]))
     return found
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from awqc.executor.parts import Part, Parts
 from awqc.executor.run import Run
+from awqc.executor.sections import Section, Sections
 from awqc.executor.segments import Segment
 from awqc.findings import Fact
 from awqc.graph.linears import find_linears
@@ -71,7 +71,7 @@ class _Stream:
     check: Batch
     watched: Batch | None
 
-    def go_on(self, part: Part, run: Run, needed: set[str]) -> None:
+    def go_on(self, part: Section, run: Run, needed: set[str]) -> None:
         """Past ``part``, of which ``run`` holds what it made; what is not ``needed`` is let go."""
         outputs = dict(zip(part.program.outputs, run.reference, strict=True))
         self.check = _kept({**self.check, **outputs}, needed)
@@ -104,7 +104,7 @@ def run_in_segments(
             ``watched`` is there.
         watched: a batch.
     """
-    parts = Parts(program, segments)
+    parts = Sections(program, segments)
     settled = decide(program)
     stream = _Stream([dict(batch) for batch in run.batches], dict(program.check_batch()), watched)
     changes: list[Change] = []
@@ -133,7 +133,7 @@ def run_in_segments(
     return changes
 
 
-def _watch(stream: _Stream, part: Part) -> Batch | None:
+def _watch(stream: _Stream, part: Section) -> Batch | None:
     """What is watched behind ``part``."""
     if stream.watched is None:
         return None

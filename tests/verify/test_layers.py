@@ -8,29 +8,30 @@ import pytest
 import torch
 
 from awqc.passes.pipeline import DEFAULT, parse_pipeline
-from awqc.program import Program
+from awqc.program import Batch, Program
 from awqc.verify.layers import LayerRecord
 from tests.tiny import calibration, captured, relative
 
 
 def recorded(program: Program, spec: str = DEFAULT) -> tuple[Program, LayerRecord, Program]:
     """The last float program, what was recorded of it, and the quantized one."""
-    kept: list[tuple[Program, LayerRecord]] = []
-    parse_pipeline(spec).run(
-        program,
-        calibration(program),
-        before_quantization=lambda last: kept.append(
-            (last.clone(), LayerRecord(last, last.example))
-        ),
-    )
-    return (*kept[0], program)
+    floats: list[Program] = []
+    record = LayerRecord()
+
+    def take(last: Program, batch: Batch) -> None:
+        floats.append(last.clone())
+        record.take(last, batch)
+
+    pipeline = parse_pipeline(spec)
+    pipeline.run(program, calibration(program), before_quantization=take, watched=program.example)
+    return floats[0], record, program
 
 
 def test_numbers_are_those_of_the_definition() -> None:
     program = captured("mlp")
     data = torch.cat([batch[program.inputs[0].name] for batch in calibration(program)])
     before, record, after = recorded(program)
-    layers = record.layers(after)
+    layers = record.layers(after, after.example)
     assert [layer.name for layer in layers] == ["0.weight", "2.weight", "4.weight"]
     first, *_, last = layers
     old, new = before.weight("0.weight"), after.findings.quantized["0.weight"].dequantize()
@@ -50,7 +51,7 @@ def test_numbers_are_those_of_the_definition() -> None:
 
 def test_every_quantized_weight_has_a_layer(program: Program) -> None:
     _, record, after = recorded(program)
-    layers = record.layers(after)
+    layers = record.layers(after, after.example)
     assert [layer.name for layer in layers] == list(after.findings.quantized)
     for layer in layers:
         assert layer.output_sqnr_db is not None
@@ -60,6 +61,6 @@ def test_every_quantized_weight_has_a_layer(program: Program) -> None:
 
 def test_without_statistics_the_layers_own_error_is_unknown() -> None:
     _, record, after = recorded(captured("mlp"), "canonicalize,quantize-weights")
-    for layer in record.layers(after):
+    for layer in record.layers(after, after.example):
         assert layer.output_sqnr_db is None
         assert layer.accumulated_sqnr_db is not None

@@ -22,7 +22,7 @@ from awqc.program import Batch, InputSpec, Interface, Program
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """One segment of a program.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part:
     onward: tuple[str, ...]
 
 
-class Parts:
+class Sections:
     """The segments of a program, one after another.
 
     Args:
@@ -69,7 +69,7 @@ class Parts:
         others = {n for i, nodes in enumerate(self._segments) if i != index for n in _read(nodes)}
         return _read(self._segments[index]) - others
 
-    def part(self, index: int, example: Batch) -> Part:
+    def part(self, index: int, example: Batch) -> Section:
         """The segment as a program; ``example`` holds what lives before it."""
         program, nodes = self._program, self._segments[index]
         inside = set(nodes)
@@ -95,7 +95,7 @@ class Parts:
             findings=self._findings(inside),
             notes=(),
         )
-        return Part(made, tuple(self._name(node) for node in given))
+        return Section(made, tuple(self._name(node) for node in given))
 
     def needed(self, index: int) -> set[str]:
         """Names of the values that segments after this one read, and of the mask."""
