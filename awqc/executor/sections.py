@@ -124,7 +124,7 @@ class Sections:
         program.findings = _merged(program.findings, [part.findings for part in self._done])
 
     def _name(self, node: Node) -> str:
-        return self._names.get(node, node.name)
+        return self._names.get(node) or str(node.name)
 
     def _module(self, nodes: list[Node], taken: list[Node], results: list[Node]) -> GraphModule:
         graph, copies = Graph(), {}
@@ -232,7 +232,7 @@ class _Whole:
 def _merged(before: Findings, parts: Sequence[Findings]) -> Findings:
     """What is known of the whole, given what is known of each part."""
     sites = {site.name: site for part in parts for site in part.sites}
-    together: dict[str, dict[str, Any]] = {}
+    together: dict[str, Any] = {}
     for key in ("scales", "statistics", "quantized", "errors", "floats", "skipped"):
         together[key] = dict(getattr(before, key))
         for part in parts:

@@ -129,8 +129,8 @@ def _inside(program: Program, places: dict[Node, int]) -> set[int]:
         found.update(_between(touched))
     for node in program.graph.nodes:
         if node.op == "call_module":  # an observer, which belongs to what reads the same
-            readers = [user for read in node.all_input_nodes for user in read.users]
-            products = [places[user] for user in readers if as_linear(user) is not None]
+            users = [user for read in node.all_input_nodes for user in read.users]
+            products = [places[user] for user in users if as_linear(user) is not None]
             found.update(_between([places[node], *products]))
     return found
 

@@ -86,7 +86,8 @@ class _Piece:
             place(self._module, device)
 
     def _build(self, program: Program, needed: set[Node]) -> GraphModule:
-        graph, copies = Graph(), {}
+        graph = Graph()
+        copies: dict[Node, Node] = {}
         for node in program.graph.nodes:
             if node.op == "placeholder" or (node in needed and node.op != "output"):
                 copies[node] = graph.node_copy(node, copies.__getitem__)

@@ -10,7 +10,7 @@ import torch
 
 from awqc.errors import UsageError
 from awqc.executor.run import NO_DATA, Run
-from awqc.findings import Allocation, Fact, Facts
+from awqc.findings import Allocation, Decisions, Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.machine.progress import track
 from awqc.machine.strict import fall_back
@@ -19,7 +19,7 @@ from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.quantizing import fake_quantize, quantize
 from awqc.passes.base import Change, Pass
 from awqc.program import Batch, Program
-from awqc.weights.decisions import Decisions, decide
+from awqc.weights.decisions import decide
 from awqc.weights.knapsack import Item, allocate, curve, totals
 from awqc.weights.rounding_error import measure
 from awqc.weights.tuning.derivatives import why_no_derivative

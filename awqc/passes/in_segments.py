@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 from awqc.executor.run import Run
 from awqc.executor.sections import Section, Sections
@@ -28,7 +29,7 @@ from awqc.passes.search_scales import SearchScales
 from awqc.program import Batch, Program
 from awqc.weights.decisions import decide
 
-ORDER = (Calibrate, SearchScales, FoldScales, QuantizeWeights)
+ORDER: tuple[type[Any], ...] = (Calibrate, SearchScales, FoldScales, QuantizeWeights)
 """What one segment goes through; nothing in it looks beyond the segment."""
 
 LEARNED = frozenset({Fact.STATISTICS, Fact.MOMENTS, Fact.SAMPLES})
@@ -48,7 +49,7 @@ def segment_passes(steps: Sequence[Pass]) -> tuple[Pass, ...]:
     return found if len(found) == len(ORDER) else ()
 
 
-def _fits(pair: tuple[Pass, type[Pass]]) -> bool:
+def _fits(pair: tuple[Pass, type[Any]]) -> bool:
     step, kind = pair
     if isinstance(step, Calibrate) and step.stats:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -113,7 +113,7 @@ class QuantizeWeights(Pass):
         return changes
 
     def _quantize(
-        self, program: Program, run: Run, formats: dict[str, WeightFormat]
+        self, program: Program, run: Run, formats: Mapping[str, WeightFormat]
     ) -> Iterator[tuple[str, QuantizedWeight, WeightError]]:
         """Every weight with what became of it and what that costs, as they are made."""
         codes = read_codes(Path(self.codes)) if self.codes else None
@@ -153,7 +153,7 @@ class QuantizeWeights(Pass):
             yield from results
 
 
-def _ranks(program: Program, formats: dict[str, WeightFormat]) -> dict[str, tuple[int, ...]]:
+def _ranks(program: Program, formats: Mapping[str, WeightFormat]) -> dict[str, tuple[int, ...]]:
     """The order of weights, whatever rounds them: that of the graph, readers of a value together.
 
     Large ones come last: by then the others' float values are gone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -128,7 +129,7 @@ def _parts(
     program: Program,
     site: Site,
     linears: dict[str, Linear],
-    formats: dict[str, WeightFormat],
+    formats: Mapping[str, WeightFormat],
 ) -> list[Part]:
     """The products of ``site`` that are to be quantized and were seen in calibration."""
     parts = []

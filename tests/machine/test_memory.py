@@ -75,7 +75,7 @@ def test_mapped_weights_leave_memory_while_batches_run(tmp_path: Path) -> None:
     values.numpy().tofile(path)
     net = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
     for index, linear in enumerate(net):
-        stored = StoredTensor(path, (width, width), index * 4 * width**2)
+        stored = StoredTensor(path, torch.float32, (width, width), index * 4 * width**2)
         linear.weight = nn.Parameter(stored.map())
     program = capture_module(net, (torch.randn(4, width),), copy=False)
     run = Run(tuple({"input": torch.randn(4, width)} for _ in range(3)))
