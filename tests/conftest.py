@@ -33,6 +33,12 @@ def pytest_configure() -> None:
     os.environ[STRICT] = "1"
 
 
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: collections, of which loading a model asks one, pass it by.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> Iterator[None]:
     """One seed for each test, which leaves derivatives and the dtype as it found them."""

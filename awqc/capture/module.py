@@ -24,6 +24,7 @@ from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
 from awqc.capture.stand_ins import has_narrow, put_back, stand_ins
 from awqc.errors import UsageError
+from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 
@@ -346,12 +347,12 @@ def _export_any(
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
     with torch.no_grad(), stand_ins(module):
         try:
-            return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
+            return trace_module(module, *call, shapes, strict=strict)
         except RuntimeError as error:
             if UNKNOWN not in str(error):
                 raise
             return_plain_outputs(module)
-            return torch.export.export(module, *call, dynamic_shapes=shapes, strict=strict)
+            return trace_module(module, *call, shapes, strict=strict)
 
 
 def _check_runs(module: nn.Module, call: _Call) -> None:

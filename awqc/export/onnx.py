@@ -30,10 +30,10 @@ from awqc.export.onnx_tidy import (
     simplify,
     strip_metadata,
 )
+from awqc.export.onnx_translator import translate
 from awqc.export.onnx_weights import WeightPlacer
 from awqc.export.whole_numbers import why_not_onnx
 from awqc.graph.rewriting import TracingError
-from awqc.machine.process import quiet_libraries
 from awqc.machine.strict import fall_back
 from awqc.program import Program
 from awqc.weights.unscaled import cell_weights, quantized_names
@@ -140,7 +140,7 @@ def _translate(program: Program, lowered: Lowered, opset: int) -> Any:
     weights = [f"awqc.weight.{index}" for index in range(len(lowered.weights))]
     names = [*weights, *(spec.name for spec in program.inputs)]
     try:
-        translated = _run_translator(lowered, opset, names)
+        translated = translate(lowered.exported, opset, names, lowered.outputs)
     except torch.onnx.OnnxExporterError as error:
         translated = _translate_whole(program, opset, names, _refusal(lowered, error))
     model = translated.model
@@ -167,27 +167,12 @@ def _translate_whole(
     """The general way, which decomposes the whole graph, slowly; ``error``: why it is taken."""
     whole = lower(program, ExportedProgram)
     try:
-        translated = _run_translator(whole, opset, names)
+        translated = translate(whole.exported, opset, names, whole.outputs)
     except torch.onnx.OnnxExporterError as failure:
         raise ExportError(f"{program.name}: no ONNX form: {_root_cause(failure)}") from failure
     note = "written as ONNX by torch's own decompositions, for node by node it could not be: "
     why = str(error) if isinstance(error, TracingError) else _root_cause(error)
     fall_back(program.tell, note + why, error)
-    return translated
-
-
-def _run_translator(lowered: Lowered, opset: int, input_names: list[str]) -> torch.onnx.ONNXProgram:
-    with quiet_libraries():
-        translated = torch.onnx.export(
-            lowered.exported,
-            dynamo=True,
-            optimize=False,
-            opset_version=opset,
-            input_names=input_names,
-            output_names=list(lowered.outputs),
-            verbose=False,
-        )
-    assert translated is not None
     return translated
 
 

@@ -10,6 +10,7 @@ import torch
 
 from awqc.calling import dynamic_shapes, example_call, restore_calls
 from awqc.errors import ExportError
+from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
 
@@ -43,7 +44,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     module, shapes = restore_calls(program), dynamic_shapes(program)
     try:
         with torch.no_grad(), quiet_libraries():
-            exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
+            exported = trace_module(module, args, kwargs, shapes)
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}

@@ -1,4 +1,7 @@
-"""Read a whole archive, or its weights alone."""
+"""Read a whole archive, or its weights alone.
+
+Torch's deserializer imports its compiler, for seconds; it is imported when an archive is read.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 from torch._export.serde import schema
-from torch._export.serde.serialize import ExportedProgramDeserializer
 from torch.export import ExportedProgram
 
 from awqc.pt2.example import read_example
@@ -23,6 +25,8 @@ def read_program(path: Path) -> ExportedProgram:
         DamagedError: it is not as torch writes it.
         OSError, zipfile.BadZipFile: it cannot be read.
     """
+    from torch._export.serde.serialize import ExportedProgramDeserializer
+
     with open_members(path) as members:
         record = read_record(schema.ExportedProgram, members.read(MODEL), MODEL)
         example = read_example(members)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._export.serde import schema
-from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
 from awqc.pt2.failures import DamagedError, NotAllowedError
 from awqc.pt2.fields import read_record
@@ -40,6 +39,8 @@ def read_tensors(members: Members, folder: str) -> dict[str, Tensor]:
 
 def _tensor(storage: Tensor, payload: schema.PayloadMeta, name: str) -> Tensor:
     """``storage``, uint8, seen with the shape, strides and dtype that ``payload`` tells."""
+    from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
+
     meta = payload.tensor_meta
     assert meta is not None
     if meta.layout != schema.Layout.Strided or meta.dtype not in _SERIALIZE_TO_TORCH_DTYPE:
