@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from awqc.graph.linears import find_linears
@@ -66,10 +67,11 @@ def is_weight(node: Node) -> bool:
 
 
 def _live(nodes: list[Node], places: dict[Node, int]) -> list[int]:
-    """How many values are made at or before each position and read after it; inputs count not."""
+    """How many tensors are made at or before each position and read after it; inputs count not."""
     change = [0] * (len(nodes) + 1)
     for node in nodes:
-        if not is_weight(node) and node.op != "placeholder" and node.users:
+        number = isinstance(node.meta.get("val"), torch.SymInt | int)
+        if not is_weight(node) and node.op != "placeholder" and node.users and not number:
             change[places[node]] += 1
             change[max(places[user] for user in node.users)] -= 1
     found, count = [], 0

@@ -28,6 +28,7 @@ from awqc.passes.search_scales import SearchScales
 from awqc.passes.spelling import build, read, spell_all
 from awqc.passes.tune_scales import TuneScales
 from awqc.program import Batch, Program
+from awqc.weights.tuning.teacher import take_teacher
 
 PASSES: dict[str, type[Any]] = {
     cls.name: cls
@@ -140,6 +141,8 @@ class Pipeline:
             if Fact.CODES in step.gives:
                 before_quantization(program)
             started = time.perf_counter()
+            if isinstance(step, QuantizeWeights) and step.needs_teacher(program):
+                program.learn(teacher=take_teacher(program, self._learned_from(batches)))
             before = program.clone() if observe is not None else None
             made = step.apply(program, run)
             program.tidy()
@@ -151,6 +154,11 @@ class Pipeline:
                 observe(step, before, program, made)
             changes += made
         return changes
+
+    def _learned_from(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Those of ``batches`` that these passes tune on; all, where others will."""
+        tuning = [step for step in self.passes if isinstance(step, TuneScales)]
+        return tuning[0].chosen(batches) if tuning else batches
 
     def _took(self, step: Pass, seconds: float) -> None:
         self.timing[step.name] = self.timing.get(step.name, 0.0) + seconds

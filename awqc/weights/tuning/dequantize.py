@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,3 +45,28 @@ def dequantize(weight: QuantizedWeight, tuned: Mapping[str, Tensor]) -> Tensor:
         weight, tuple(tuned), *tuned.values()
     )
     return result
+
+
+@dataclass(frozen=True)
+class TunedWeight:
+    """A quantized weight with other tensors for some roles, of which its value is made when asked.
+
+    Attributes:
+        weight: the codes, and what is not tuned.
+        tuned: by role.
+    """
+
+    weight: QuantizedWeight
+    tuned: Mapping[str, Tensor]
+
+    def whole(self) -> Tensor:
+        """The weight, in its shape; gradients flow to ``tuned``."""
+        return dequantize(self.weight, self.tuned)
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Rows ``ids`` of a table ``(rows, columns)``: ``(*ids.shape, columns)``."""
+        wanted, places = ids.unique(return_inverse=True)
+        rows = {role: tensor[wanted] for role, tensor in self.weight.tensors.items()}
+        some = QuantizedWeight(self.weight.format, rows, (len(wanted), self.weight.columns))
+        tuned = {role: tensor[wanted] for role, tensor in self.tuned.items()}
+        return dequantize(some, tuned)[places]
