@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ class Spool:
 
     def __init__(self, bound: int = BOUND) -> None:
         self._left = bound
-        self._file: IO[bytes] | None = None
+        self._file: _File | None = None
 
     def keep(self, value: Any) -> Kept:
         """Keep ``value``: a tensor, a tuple of tensors, or a number.
@@ -73,24 +75,46 @@ class Spool:
 
     def _write(self, tensor: Tensor) -> _Place:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # it outlives this call
-        place = _Place(self._file, self._file.seek(0, 2), tensor.dtype, tuple(tensor.shape))
-        self._file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            self._file = _File()
+        return _Place(
+            self._file, self._file.append(_bytes(tensor)), tensor.dtype, tuple(tensor.shape)
+        )
+
+
+class _File:
+    """A temporary file that is closed when nobody holds it."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # it outlives this call
+        weakref.finalize(self, self._file.close)
+
+    def append(self, data: memoryview) -> int:
+        """Write ``data`` at the end; returns where it begins."""
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
         self._file.flush()
-        return place
+        return offset
+
+    def read_into(self, data: memoryview, offset: int) -> None:
+        """Fill ``data`` with what was written at ``offset``."""
+        self._file.seek(offset)
+        self._file.readinto(data)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 @dataclass(frozen=True)
 class _Place:
     """Where a tensor lies in a file."""
 
-    file: IO[bytes]
+    file: _File
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     def load(self) -> Tensor:
         read = torch.empty(self.shape, dtype=self.dtype)
-        self.file.seek(self.offset)
-        self.file.readinto(memoryview(read.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[attr-defined]  # typeshed's IO lacks it
+        self.file.read_into(_bytes(read), self.offset)
         return read
