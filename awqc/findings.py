@@ -10,8 +10,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
+from typing import Any, Protocol
 
 from torch import Tensor
+from torch.fx import GraphModule
 
 from awqc.graph.sites import Site, SiteScale
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
@@ -35,8 +37,8 @@ class Fact(Enum):
     """The scales of sites are chosen."""
     CODES = "codes"
     """Weights are quantized."""
-    FLOATS = "floats"
-    """The float values of quantized weights are kept."""
+    TEACHER = "float-outputs"
+    """What the float model gives for the data is kept, as far as something is to be tuned."""
     HALF = "half-casts"
     """The program was made to compute in half precision."""
 
@@ -66,11 +68,12 @@ class Decisions:
 
     def of(self, names: Set[str]) -> Decisions:
         """What becomes of the weights called ``names``."""
-        formats, refused, fallbacks = (
-            {name: each for name, each in known.items() if name in names}
-            for known in (self.formats, self.refused, self.fallbacks)
+        return Decisions(
+            {name: form for name, form in self.formats.items() if name in names},
+            self.tables & names,
+            {name: why for name, why in self.refused.items() if name in names},
+            {name: why for name, why in self.fallbacks.items() if name in names},
         )
-        return Decisions(formats, self.tables & names, refused, fallbacks)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,47 @@ class Tuning:
     reason: str = ""
 
 
+class Keeping(Protocol):
+    """A value that lies in memory or elsewhere."""
+
+    def load(self) -> Any:
+        """The value: a tensor, a tuple of tensors, or a number."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the float model makes of one batch, up to its last piece.
+
+    Attributes:
+        batch: the inputs by name.
+        values: what the last piece reads, each kept somewhere.
+    """
+
+    batch: Mapping[str, Tensor]
+    values: tuple[Keeping, ...]
+
+    def load(self) -> list[Any]:
+        """The values that the last piece reads."""
+        return [value.load() for value in self.values]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What gives the outputs of the float model without its weights, the last ones excepted.
+
+    Attributes:
+        head: the last piece of the float model: takes what a lesson loads, then ``weights``;
+            gives the outputs that count.
+        weights: the weights of its products.
+        lessons: batches of the calibration data, in order.
+    """
+
+    head: GraphModule
+    weights: tuple[Tensor, ...]
+    lessons: tuple[Lesson, ...]
+
+
 @dataclass(frozen=True)
 class Findings:
     """What passes have learned. Mappings cannot be written to; tensors are not, by agreement.
@@ -139,7 +183,7 @@ class Findings:
         allocation: widths of weights that differ from the request, from allocate-bits.
         scales: what the search chose, by site name, from search-scales or load-scales.
         quantized: the quantized weights by name, from quantize-weights.
-        floats: float values of quantized weights by name, kept where a later pass needs them.
+        teacher: what the float model gives, kept by quantize-weights where a later pass needs it.
         errors: what rounding did to them, by name.
         tuning: what tuning their scales did, from tune-scales.
         skipped: weights and nodes left alone, with the reason.
@@ -152,7 +196,7 @@ class Findings:
     allocation: Allocation | None = None
     scales: Mapping[str, SiteScale] = field(default_factory=dict)
     quantized: Mapping[str, QuantizedWeight] = field(default_factory=dict)
-    floats: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher: Teacher | None = None
     errors: Mapping[str, WeightError] = field(default_factory=dict)
     tuning: Tuning | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)

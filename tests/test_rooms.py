@@ -54,7 +54,7 @@ MAY_USE: dict[str, str] = {
     "__init__": "compiler errors partial runtimes",
     "pt2": "",
     "findings": "graph numerics",
-    "executor": "findings graph machine program",
+    "executor": "errors findings graph machine program",
     "bundle": "artifacts compiler data errors machine numerics options passes program runtimes "
     "verify",
 }

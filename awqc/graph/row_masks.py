@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import operator
+import sys
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from awqc.graph.families import SPLITS
-from awqc.graph.ops import argument, first_argument
+from awqc.graph.families import CASTS, COPIES, DROPOUTS, LAYER_NORMS, SPLITS
+from awqc.graph.ops import argument, first_argument, has_argument
 
 aten = torch.ops.aten
+
+REDUCED = (aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.var.correction)
+"""Operations over the axes ``dim``, which ``keepdim`` keeps."""
+
+NORMALIZED = (aten.softmax.int, aten._softmax.default, aten.log_softmax.int)
+"""Operations along the axis ``dim``."""
+
+SAME = (*CASTS, *COPIES, *DROPOUTS)
 
 
 def selecting_masks(graph: Graph) -> dict[Node, Node]:
@@ -57,14 +66,35 @@ def by_row(node: Node, source: Node) -> bool:
         return False
     if target is operator.getitem:
         return source.target in SPLITS and by_row(source, first_argument(source))
-    if target is aten.linear.default:
-        others = argument(node, "weight"), argument(node, "bias")
-        return argument(node, "input") is source and source not in others
-    if target in (*SPLITS, aten.slice.Tensor):
+    if target in (aten.linear.default, *LAYER_NORMS):
+        names = [name for name in ("weight", "bias") if has_argument(target, name)]
+        apart = source not in [argument(node, name) for name in names]
+        by_last = target is aten.linear.default or len(argument(node, "normalized_shape")) == 1
+        return argument(node, "input") is source and apart and by_last
+    if target in (*SPLITS, aten.slice.Tensor, *NORMALIZED, *REDUCED):
         if first_argument(node) is not source:
             return False
-        return argument(node, "dim") in (-1, source.meta["val"].ndim - 1)
+        return _along_rows(node, source) or _is_all(node)
+    if target in SAME:
+        return first_argument(node) is source and same_rows(node, source)
     return torch.Tag.pointwise in getattr(target, "tags", ()) and same_rows(node, source)
+
+
+def _along_rows(node: Node, source: Node) -> bool:
+    """Whether the call ``node`` works along the last axis of ``source``, which stays an axis."""
+    if node.target in REDUCED and not argument(node, "keepdim"):
+        return False
+    dim = argument(node, "dim")
+    axes = dim if isinstance(dim, list | tuple) else [dim]
+    return len(axes) == 1 and axes[0] in (-1, source.meta["val"].ndim - 1)
+
+
+def _is_all(node: Node) -> bool:
+    """Whether ``node`` is a slice that leaves nothing out, however long the axis is."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    start, end, step = (argument(node, name) for name in ("start", "end", "step"))
+    return start in (0, None) and step == 1 and (end is None or end == sys.maxsize)
 
 
 def same_rows(first: Node, second: Node) -> bool:

@@ -29,6 +29,7 @@ from awqc.passes.search_scales import SearchScales
 from awqc.passes.spelling import build, read, spell_all
 from awqc.passes.tune_scales import TuneScales
 from awqc.program import Batch, Program
+from awqc.weights.tuning.teacher import take_teacher
 
 PASSES: dict[str, type[Any]] = {
     cls.name: cls
@@ -148,6 +149,7 @@ class Pipeline:
             segments = cut(program) if group else []
             if len(segments) > 1:
                 del steps[: len(group)]
+                self._teach(program, group[-1], batches)
                 changes += run_in_segments(
                     group, program, run, segments, self._apply, before_quantization, watched
                 )
@@ -160,6 +162,7 @@ class Pipeline:
                 run = run.referring_to(program)
             if Fact.CODES in step.gives and watched is not None:
                 before_quantization(program, watched)
+            self._teach(program, step, batches)
             before = program.clone() if observe is not None else None
             made = self._apply(step, program, run)
             if observe is not None and before is not None:
@@ -175,8 +178,21 @@ class Pipeline:
         program.learn(facts=after(step, program.findings.facts))
         check_invariants(program, step, run)
         run.settle()
-        self.timing[step.name] = self.timing.get(step.name, 0.0) + time.perf_counter() - started
+        self._took(step, started)
         return made
+
+    def _teach(self, program: Program, step: Pass, batches: Sequence[Batch]) -> None:
+        """Keep what the float ``program`` gives, where ``step`` makes codes that will be tuned."""
+        if isinstance(step, QuantizeWeights) and step.needs_teacher(program):
+            started = time.perf_counter()
+            tuning = [each for each in self.passes if isinstance(each, TuneScales)]
+            chosen = tuning[0].chosen(batches) if tuning else batches
+            program.learn(teacher=take_teacher(program, chosen))
+            self._took(step, started)
+
+    def _took(self, step: Pass, started: float) -> None:
+        seconds = time.perf_counter() - started
+        self.timing[step.name] = self.timing.get(step.name, 0.0) + seconds
 
     def with_pass(self, step: Pass, before: type[Any]) -> Pipeline:
         """This pipeline with ``step`` in front of each pass of class ``before``.

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
-
 from awqc.artifacts.names import ARCHIVE
 from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, weight_of_codes
 from awqc.executor.run import NO_DATA, Run
@@ -52,7 +50,7 @@ class QuantizeWeights(Pass):
     need the grams of calibration, and round to nearest what calibration did not see.
     ``sequential`` takes these grams anew, for each weight from what the part of the model before it
     gives once it is quantized: one more pass over the calibration batches, all of them held at
-    once. ``keep-float`` keeps the float values of low-bit weights for tune-scales.
+    once. ``keep-float`` keeps what tune-scales needs of the float model.
     ``codes`` is a folder whose codes are taken instead (see `awqc.artifacts.recipe_codes`).
     Refuses: weights that something else reads as well, and depthwise convolutions.
     Proves: no row is much further from the float one than the nearest values of its grid.
@@ -81,21 +79,23 @@ class QuantizeWeights(Pass):
 
     @property
     def gives(self) -> Facts:
-        """Float values only where they are kept."""
-        return frozenset({Fact.CODES, Fact.FLOATS} if self.keep_float else {Fact.CODES})
+        """A teacher only where one is kept."""
+        return frozenset({Fact.CODES, Fact.TEACHER} if self.keep_float else {Fact.CODES})
+
+    def needs_teacher(self, program: Program) -> bool:
+        """Whether there will be something for tune-scales to do after this pass."""
+        formats = decide(program, self.spec).formats if self.keep_float else {}
+        return not all(each.fine for each in formats.values())
 
     def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Quantize every weight that is not refused."""
         decisions = decide(program, self.spec)
         codes: QuantizedWeights = {}
         errors: dict[str, WeightError] = {}
-        floats: dict[str, Tensor] = {}
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
         for name, quantized, error in self._quantize(program, run, decisions.formats):
             codes[name], errors[name] = quantized, error
-            if self.keep_float and not quantized.format.fine:
-                floats[name] = program.weight(name)
             store(program, reads[name], quantized)
             why = decisions.fallbacks.get(name)
             changes.append(Change(name, str(quantized.format) + (f", since {why}" if why else "")))
@@ -105,7 +105,6 @@ class QuantizeWeights(Pass):
         program.learn(
             quantized={**found.quantized, **codes},
             errors={**found.errors, **errors},
-            floats={**found.floats, **floats},
             skipped={**found.skipped, **decisions.refused},
             # Nothing that follows rounds anew, and moments are large.
             statistics={k: replace(each, gram=None) for k, each in found.statistics.items()},

@@ -89,12 +89,12 @@ def test_every_fact_has_a_pass_that_gives_it(fact: Fact) -> None:
         ),
         (
             "canonicalize,quantize-weights,tune-scales",
-            "tune-scales needs floats, which quantize-weights{keep-float=true} gives: write "
+            "tune-scales needs float-outputs, which quantize-weights{keep-float=true} gives: write "
             "canonicalize,quantize-weights{keep-float=true},tune-scales",
         ),
         (
             "quantize-weights{keep-float=true},tune-scales,tune-scales",
-            "tune-scales needs floats, which quantize-weights{keep-float=true} gives and "
+            "tune-scales needs float-outputs, which quantize-weights{keep-float=true} gives and "
             "tune-scales ends: leave one tune-scales out",
         ),
         (

@@ -38,12 +38,14 @@ def data(program: Program, batches: int = 40) -> Run:
     return Run(tuple({name: torch.randn(32, 40, generator=generator)} for _ in range(batches)))
 
 
-def quantized(allocation: Allocation | None = None) -> Program:
+def quantized(allocation: Allocation | None = None) -> tuple[Program, Run]:
+    """The program with its codes, and the data that it was quantized with."""
     torch.manual_seed(0)
     program = capture_module(Net(), (torch.randn(4, 40),))
     program.learn(allocation=allocation)
-    parse_pipeline(PASSES).run(program)
-    return program
+    run = data(program)
+    parse_pipeline(PASSES).run(program, run.batches)
+    return program, run
 
 
 def far(program: Program, seed: int = 9) -> float:
@@ -57,16 +59,16 @@ def far(program: Program, seed: int = 9) -> float:
 
 
 def test_other_data_comes_closer_and_codes_stay() -> None:
-    program = quantized()
+    program, run = quantized()
     before = far(program)
     codes = program.findings.quantized["up.weight"].tensors["packed"].clone()
-    changes = TuneScales(rate=0.003, step=2).apply(program, data(program))
+    changes = TuneScales(rate=0.003, step=2).apply(program, run)
     assert not changes[0].refused
     assert far(program) < 0.95 * before
     weight = program.findings.quantized["up.weight"]
     assert torch.equal(weight.tensors["packed"], codes)
     assert torch.equal(program.weight("up.weight.scale"), weight.tensors["scale"])
-    assert program.findings.floats == {}
+    assert program.findings.teacher is None
 
 
 def test_factors_of_a_named_format_are_tuned() -> None:
@@ -76,7 +78,7 @@ def test_factors_of_a_named_format_are_tuned() -> None:
     name = program.inputs[0].name
     run = Run(batches=tuple({name: torch.randn(32, 256)} for _ in range(30)))
     passes = "canonicalize,quantize-weights{weight-format=Q4_K,keep-float=true}"
-    parse_pipeline(passes).run(program)
+    parse_pipeline(passes).run(program, run.batches)
     before = program.findings.quantized
     x = torch.randn(64, 256)
 
@@ -97,29 +99,30 @@ def test_factors_of_a_named_format_are_tuned() -> None:
 
 
 def test_scales_that_do_not_help_are_dropped() -> None:
-    program = quantized()
+    program, run = quantized()
     before = program.findings.quantized
-    changes = TuneScales(rate=0.9).apply(program, data(program))
+    changes = TuneScales(rate=0.9).apply(program, run)
     assert changes[0].refused
     assert all(program.findings.quantized[name] is weight for name, weight in before.items())
 
 
 def test_scales_of_8_bit_codes_stay() -> None:
-    program = quantized(allocation=Allocation({"down.weight": 8}))
+    program, run = quantized(allocation=Allocation({"down.weight": 8}))
     before = program.findings.quantized
-    changes = TuneScales(rate=0.003).apply(program, data(program))
+    changes = TuneScales(rate=0.003).apply(program, run)
     assert not changes[0].refused
     assert program.findings.quantized["down.weight"] is before["down.weight"]
     assert program.findings.quantized["up.weight"] is not before["up.weight"]
 
 
-def test_without_floats_or_data_it_refuses() -> None:
-    program = quantized()
-    program.learn(floats={})
-    with pytest.raises(UsageError, match="keep-float"):
-        TuneScales().apply(program, data(program))
-    with pytest.raises(UsageError, match="calibration data"):
-        TuneScales().apply(quantized())
+def test_without_a_teacher_or_the_data_that_it_knows_it_refuses() -> None:
+    program, run = quantized()
+    other = data(program)
+    teacher = program.findings.teacher
+    for given, taught in ((run, None), (Run(), teacher), (other, teacher)):
+        program.learn(teacher=taught)
+        with pytest.raises(UsageError, match=r"keep-float.* calibration data"):
+            TuneScales().apply(program, given)
 
 
 @pytest.mark.parametrize("columns", [32, 40])
@@ -141,7 +144,7 @@ def test_gradients_are_those_of_dequantizing(columns: int, symmetric: bool) -> N
 
 
 def test_logits_count_by_divergence_and_others_by_their_size() -> None:
-    program = quantized()
+    program, _ = quantized()
     now, then = torch.randn(6, 24), torch.randn(6, 24)
     relative = float((now - then).square().sum() / then.square().sum())
     assert float(distance(program, {}, (now,), (then,))) == pytest.approx(relative)
@@ -154,7 +157,7 @@ def test_logits_count_by_divergence_and_others_by_their_size() -> None:
 
 
 def test_the_gradient_of_divergence_is_autograds() -> None:
-    program = quantized()
+    program, _ = quantized()
     program.task = Task(head_outputs=program.outputs)
     now, then = torch.randn(2, 70, 24, requires_grad=True), torch.randn(2, 70, 24)
     (3 * distance(program, {}, (now,), (then,))).backward()

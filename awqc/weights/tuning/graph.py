@@ -12,10 +12,7 @@ from awqc.weights.stored import dequantizing_calls
 
 
 class WeightFunction:
-    """The graph of ``program`` with the results of some nodes as arguments, by name.
-
-    For a quantized program these are `quantized_calls`, for a float one `weight_reads`.
-    """
+    """The graph of ``program`` with the results of some nodes as arguments, by name."""
 
     def __init__(self, program: Program, slots: Mapping[str, Node]) -> None:
         self._names = tuple(slots)

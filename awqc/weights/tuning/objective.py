@@ -10,7 +10,8 @@ from torch import Tensor
 
 from awqc.program import Batch, Program
 
-ROWS = 128
+ELEMENTS = 2**20
+"""Logits whose divergence is computed at once."""
 TINY = 1e-12
 
 
@@ -23,24 +24,33 @@ def distance(
     outputs by ``|y - t|^2 / |t|^2``. Carried states and padding do not count.
     """
     states = program.scaled_outputs()
-    mask = batch[program.mask_input].bool() if program.mask_input else None
-    if mask is not None and mask.all():
-        mask = None
     total = torch.zeros(())
     for name, now, then in zip(program.outputs, outputs, wanted, strict=True):
         if name in states or not now.is_floating_point() or now.numel() == 0:
             continue
-        if mask is not None and now.ndim > mask.ndim and now.shape[: mask.ndim] == mask.shape:
+        mask = counting(program, batch, now.shape)
+        if mask is not None:
             now, then = now[mask], then[mask]
         if name in program.head_outputs:
-            total = total + _divergence(now.flatten(0, -2), then.flatten(0, -2))
+            now, then = now.flatten(0, -2), then.flatten(0, -2)
+            total = total + divergence(now, then) / max(len(now), 1)
         else:
             total = total + (now - then).square().sum() / then.square().sum().clamp(min=TINY)
     return total
 
 
+def counting(program: Program, batch: Batch, shape: Sequence[int]) -> Tensor | None:
+    """Which of the first axes of an output of ``shape`` are no padding; None: all are."""
+    if not program.mask_input:
+        return None
+    mask = batch[program.mask_input].bool()
+    if mask.all() or len(shape) <= mask.ndim or tuple(shape[: mask.ndim]) != tuple(mask.shape):
+        return None
+    return mask
+
+
 class _Divergence(torch.autograd.Function):
-    """Mean KL(then || now) over rows, a slice of rows at a time.
+    """KL(then || now), summed over rows, a slice of rows at a time.
 
     Its gradient is the difference of the two softmaxes: one tensor of the logits' size is all
     that is kept, where autograd would keep four.
@@ -51,25 +61,25 @@ class _Divergence(torch.autograd.Function):
         """``now`` and ``then`` are logits ``(rows, vocabulary)``."""
         gradients = torch.empty_like(now) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=now.dtype)
-        for first in range(0, len(now), ROWS):
-            part = slice(first, first + ROWS)
+        rows = max(1, ELEMENTS // max(now.shape[-1], 1))
+        for first in range(0, len(now), rows):
+            part = slice(first, first + rows)
             log_now, log_then = now[part].log_softmax(-1), then[part].log_softmax(-1)
             likely = log_then.exp()
             total += (likely * (log_then - log_now)).sum()
             if gradients is not None:
                 torch.sub(log_now.exp_(), likely, out=gradients[part])
-        ctx.rows = max(len(now), 1)
         ctx.save_for_backward(gradients)
-        mean: Tensor = total / ctx.rows
-        return mean
+        return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """``(softmax(now) - softmax(then)) / rows``."""
+        """``softmax(now) - softmax(then)``."""
         gradient: Tensor = ctx.saved_tensors[0]
-        return gradient.mul_(gradients[0] / ctx.rows), None
+        return gradient.mul_(gradients[0]), None
 
 
-def _divergence(now: Tensor, then: Tensor) -> Tensor:
+def divergence(now: Tensor, then: Tensor) -> Tensor:
+    """KL(then || now) of logits ``(rows, vocabulary)``, summed over rows."""
     result: Tensor = _Divergence.apply(now, then)  # type: ignore[no-untyped-call]  # torch declares no types for apply
     return result

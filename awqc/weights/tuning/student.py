@@ -1,0 +1,181 @@
+"""The quantized model as it learns: a piece at a time is in memory, forward and backward.
+
+forward     each piece without a gradient; what lives between pieces is kept
+head        the last piece, with gradients, in slices of rows where it can be
+backward    from the last piece to the first: forward again, with gradients, and back
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from awqc.executor.spool import BOUND, Kept, Spool
+from awqc.findings import Lesson, Teacher
+from awqc.program import Batch, Program
+from awqc.weights.tuning.dequantize import TunedWeight
+from awqc.weights.tuning.objective import distance
+from awqc.weights.tuning.outline import outline
+from awqc.weights.tuning.pieces import Piece, Values, cut_up, inputs_of
+from awqc.weights.tuning.rows import ELEMENTS, Rows, sum_divergence
+from awqc.weights.tuning.scales import TunedScales
+
+WEIGHT_COPIES = 3
+"""Dequantized weights of a piece, their gradients, and activations of about that size."""
+LOGIT_COPIES = 5
+"""A slice of the student's logits and of the teacher's, their gradient, and what it is made of."""
+
+Live = dict[Node, Kept]
+Gradients = dict[Node, dict[int, Tensor]]
+"""Of values that live between pieces, by the place of a tensor in the value."""
+
+
+class Student:
+    """Runs the quantized ``program`` with the tuned ``scales`` against ``teacher``."""
+
+    def __init__(self, program: Program, teacher: Teacher, scales: TunedScales) -> None:
+        self._teacher, self._scales = teacher, scales
+        self._seen = outline(program)
+        *self._first, self._head = cut_up(self._seen, program.findings.quantized)
+        self._moving = _moving(self._seen, set(scales.names))
+        self._rows = Rows.of(self._seen, self._head.module.graph, len(self._head.reads))
+        reads = len(teacher.head.graph.find_nodes(op="placeholder")) - len(teacher.weights)
+        self._taught_rows = Rows.of(self._seen, teacher.head.graph, reads)
+
+    def bytes_needed(self, lesson: Lesson) -> int:
+        """Memory for a step, at least: the largest piece, and what lives between all of them."""
+        pieces = [WEIGHT_COPIES * self._weight_bytes(piece) for piece in self._first]
+        if self._rows is None or self._taught_rows is None:
+            pieces.append(WEIGHT_COPIES * self._weight_bytes(self._head))
+        else:
+            pieces.append(2 * self._weight_bytes(self._head) + LOGIT_COPIES * 4 * ELEMENTS)
+        tensors = [each for each in pytree.tree_leaves(lesson.load()) if isinstance(each, Tensor)]
+        stream = sum(tensor.nbytes for tensor in tensors)
+        return max(pieces) + min(BOUND, len(self._first) * stream)
+
+    def _weight_bytes(self, piece: Piece) -> int:
+        """Bytes of the weights that ``piece`` takes, in float32."""
+        return sum(4 * prod(self._scales.shape(name)) for name in piece.matrices)
+
+    @torch.no_grad()
+    def distance(self, lesson: Lesson) -> float:
+        """From the teacher's outputs, with scales as they would be stored."""
+        live = self._forward(lesson.batch, stored=True)
+        values = {node: live[node].load() for node in self._head.reads}
+        return self._at_head(lesson, values, stored=True, share=0)
+
+    @torch.no_grad()
+    def learn(self, lesson: Lesson, share: int) -> None:
+        """Add the gradient of the distance, divided by ``share``, to those of the changes."""
+        live = self._forward(lesson.batch, stored=False)
+        values, gradients = self._opened(self._head, live), Gradients()
+        with torch.enable_grad():
+            self._at_head(lesson, values, stored=False, share=share)
+        self._collect(values, gradients)
+        for piece in reversed(self._first):
+            if not gradients.keys().isdisjoint(piece.makes):
+                self._backward(piece, live, gradients)
+            for node in piece.makes:
+                live.pop(node)
+                gradients.pop(node, None)
+
+    def _forward(self, batch: Batch, stored: bool) -> Live:
+        """What lives between the pieces."""
+        spool = Spool()
+        live = {node: Kept.of(value) for node, value in inputs_of(self._seen, batch).items()}
+        for piece in self._first:
+            values = {node: live[node].load() for node in piece.reads}
+            made = piece(values, *self._weights(piece, stored))
+            live |= {node: spool.keep(value) for node, value in made.items()}
+        return live
+
+    def _weights(self, piece: Piece, stored: bool) -> tuple[list[Tensor], list[TunedWeight]]:
+        weights = [self._scales.weight(name, stored) for name in piece.matrices]
+        tables = [self._scales.weight(name, stored) for name in piece.tables]
+        return [weight.whole() for weight in weights], tables
+
+    def _at_head(self, lesson: Lesson, values: Values, stored: bool, share: int) -> float:
+        """The distance; with ``share``, its gradient flows to ``values`` and to the changes."""
+        matrices, tables = self._weights(self._head, stored)
+        if self._rows is None or self._taught_rows is None:
+            made = self._head(values, matrices, tables)
+            outputs = [made[node] for node in self._head.makes]
+            loss = distance(self._seen, lesson.batch, outputs, self._taught(lesson.load()))
+            return _descend(loss, share)
+        leaves = [each.detach().requires_grad_(each.requires_grad) for each in matrices]
+        taught, total = lesson.load(), 0.0
+        read = [values[node] for node in self._head.reads]
+        for part, rows in self._rows.slices(lesson.batch, read):
+            then = self._taught(self._taught_rows.pick(taught, part))
+            picked = dict(zip(self._head.reads, self._rows.pick(read, part), strict=True))
+            made = self._head(picked, leaves, tables)
+            now = [made[node] for node in self._head.makes]
+            total += _descend(sum_divergence(now, then) / rows, share)
+        for whole, leaf in zip(matrices, leaves, strict=True):
+            if leaf.grad is not None:
+                whole.backward(leaf.grad)
+        return total
+
+    @torch.no_grad()
+    def _taught(self, values: list[Any]) -> tuple[Tensor, ...]:
+        """The teacher's outputs, of what its head reads."""
+        return tuple(self._teacher.head(*values, *self._teacher.weights))
+
+    def _opened(self, piece: Piece, live: Live) -> Values:
+        """What ``piece`` reads; gradients arrive where something tuned went into it."""
+        return {
+            node: pytree.tree_map(_leaf, live[node].load())
+            if node in self._moving
+            else live[node].load()
+            for node in piece.reads
+        }
+
+    def _backward(self, piece: Piece, live: Live, gradients: Gradients) -> None:
+        """Bring the gradients of what ``piece`` makes to what it reads, and to the changes."""
+        values = self._opened(piece, live)
+        with torch.enable_grad():
+            made = piece(values, *self._weights(piece, stored=False))
+        pairs = [
+            (leaf, gradients[node][place])
+            for node, value in made.items()
+            for place, leaf in enumerate(pytree.tree_leaves(value))
+            if place in gradients.get(node, {}) and leaf.requires_grad
+        ]
+        if pairs:
+            torch.autograd.backward(*zip(*pairs, strict=True))
+        self._collect(values, gradients)
+
+    def _collect(self, values: Values, gradients: Gradients) -> None:
+        """Add what arrived at ``values`` to ``gradients``."""
+        for node, value in values.items():
+            for place, leaf in enumerate(pytree.tree_leaves(value)):
+                if isinstance(leaf, Tensor) and leaf.grad is not None:
+                    found = gradients.setdefault(node, {})
+                    found[place] = found[place] + leaf.grad if place in found else leaf.grad
+
+
+def _descend(loss: Tensor, share: int) -> float:
+    if share and loss.requires_grad:
+        (loss / share).backward()  # type: ignore[no-untyped-call]  # torch declares no types
+    return float(loss.detach())
+
+
+def _leaf(value: Any) -> Any:
+    """``value`` as the end of a gradient, if it can be."""
+    floats = isinstance(value, Tensor) and value.is_floating_point()
+    return value.detach().requires_grad_() if floats else value
+
+
+def _moving(seen: Program, tuned: set[str]) -> set[Node]:
+    """The nodes whose values depend on a weight that is tuned."""
+    found: set[Node] = set()
+    for node in seen.graph.nodes:
+        own = node.op == "get_attr" and str(node.target) in tuned
+        if own or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found

@@ -1,0 +1,50 @@
+"""What the float model gives, recorded while its weights are still there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from awqc.executor.spool import Kept, Spool
+from awqc.findings import Lesson, Teacher
+from awqc.graph.linears import find_linears
+from awqc.program import Batch, Program
+from awqc.weights.tuning.outline import outline
+from awqc.weights.tuning.pieces import Piece, cut_up, inputs_of
+
+
+def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
+    """What the float ``program``, which stays as it is, gives for ``batches``.
+
+    One forward pass each, up to the last place where the program is cut. The weights of what is
+    behind it are referred to, not copied. Any program with the same outputs will do, before
+    folding or after it.
+    """
+    seen = outline(program)
+    weights = {name: program.weight(name) for name in _multiplied(seen)}
+    head = cut_up(seen, weights)[-1]
+    *first, _ = cut_up(seen, ())
+    spool = Spool()
+    lessons = tuple(Lesson(batch, _record(seen, first, head, batch, spool)) for batch in batches)
+    return Teacher(head.module, tuple(weights[name] for name in head.matrices), lessons)
+
+
+def _multiplied(seen: Program) -> list[str]:
+    return [linear.weight_name for linear in find_linears(seen.graph)]
+
+
+@torch.no_grad()
+def _record(
+    seen: Program, first: Sequence[Piece], head: Piece, batch: Batch, spool: Spool
+) -> tuple[Kept, ...]:
+    """What ``head`` reads where ``batch`` comes in, of what ``first`` make of it."""
+    values = inputs_of(seen, batch)
+    later = [set(head.reads).union(*(p.reads for p in first[n:])) for n in range(1, len(first) + 1)]
+    for piece, needed in zip(first, later, strict=True):
+        values |= piece(values)
+        values = {node: value for node, value in values.items() if node in needed}
+    return tuple(
+        Kept.of(values[node]) if node.op == "placeholder" else spool.keep(values[node])
+        for node in head.reads
+    )
