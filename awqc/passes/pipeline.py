@@ -141,8 +141,7 @@ class Pipeline:
             if Fact.CODES in step.gives:
                 before_quantization(program)
             started = time.perf_counter()
-            if isinstance(step, QuantizeWeights) and step.needs_teacher(program):
-                program.learn(teacher=take_teacher(program, self._learned_from(batches)))
+            self._teach(step, program, batches)
             before = program.clone() if observe is not None else None
             made = step.apply(program, run)
             program.tidy()
@@ -155,10 +154,11 @@ class Pipeline:
             changes += made
         return changes
 
-    def _learned_from(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Those of ``batches`` that these passes tune on; all, where others will."""
-        tuning = [step for step in self.passes if isinstance(step, TuneScales)]
-        return tuning[0].chosen(batches) if tuning else batches
+    def _teach(self, step: Pass, program: Program, batches: Sequence[Batch]) -> None:
+        """Keep what the float ``program`` gives where ``step`` will make codes that are tuned."""
+        tuning = next((each for each in self.passes if isinstance(each, TuneScales)), None)
+        if tuning and isinstance(step, QuantizeWeights) and step.needs_teacher(program):
+            program.learn(teacher=take_teacher(program, tuning.chosen(batches)))
 
     def _took(self, step: Pass, seconds: float) -> None:
         self.timing[step.name] = self.timing.get(step.name, 0.0) + seconds

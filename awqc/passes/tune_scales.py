@@ -90,7 +90,7 @@ class TuneScales(Pass):
                 "data: run it in the same compile"
             )
         scales = TunedScales(program)
-        student = Student(program, teacher, scales)
+        student = Student(program, teacher, scales, run.trim)
         needed = student.bytes_needed(lessons[0])
         if needed > (free := available()):
             return Tuning(False, reason=_too_large(needed, free))
@@ -144,6 +144,6 @@ def _judge(student: Student, lessons: Sequence[Lesson]) -> float:
 
 def _too_large(needed: int, free: int) -> str:
     return (
-        f"gradients through the model need at least {needed / 1e9:.1f} GB, "
-        f"{free / 1e9:.1f} GB are free"
+        f"gradients through the model need at least {needed / 1e6:.1f} MB, "
+        f"{free / 1e6:.1f} MB are free"
     )
