@@ -42,7 +42,8 @@ class TuneScales(Pass):
     Rounding treats each product alone; this follows the gradient of the distance between the
     model's outputs and the float model's, over calibration batches. What the format of a
     weight lets tune is tuned; codes stay, and so do scales of codes of `FINE` bits. Some batches
-    are held back: where the tuned scales are no better on these, the old ones stay too.
+    are held back: where the tuned scales are no better on these, the old ones stay too. One piece
+    of the model is in memory at a time, forward and backward.
     Options: ``share`` of the calibration batches that is used (but at least `FEWEST`), ``step``
     of them a step, ``rate``, the relative change of a scale in a step (Adam).
     Requires: quantize-weights{keep-float=true}, calibration data.
