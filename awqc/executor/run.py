@@ -91,6 +91,10 @@ class Run:
             if count % OFTEN == 0:
                 give_back()
 
+    def trim(self) -> None:
+        """Give back what is free; weights that are mapped from a file stay in memory."""
+        trim()
+
     def settle(self) -> None:
         """Give back what a pass no longer needs."""
         trim()

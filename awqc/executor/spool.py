@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
 
-BOUND = 2**28
+BOUND = 2**27
 """Bytes in memory, beyond which values go to the file."""
 
 

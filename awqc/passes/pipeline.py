@@ -182,13 +182,12 @@ class Pipeline:
         return made
 
     def _teach(self, program: Program, step: Pass, batches: Sequence[Batch]) -> None:
-        """Keep what the float ``program`` gives, where ``step`` makes codes that will be tuned."""
-        if isinstance(step, QuantizeWeights) and step.needs_teacher(program):
+        """Keep what the float ``program`` gives where ``step`` will make codes that are tuned."""
+        tuning = next((each for each in self.passes if isinstance(each, TuneScales)), None)
+        if tuning and isinstance(step, QuantizeWeights) and step.needs_teacher(program):
             started = time.perf_counter()
-            tuning = [each for each in self.passes if isinstance(each, TuneScales)]
-            chosen = tuning[0].chosen(batches) if tuning else batches
-            program.learn(teacher=take_teacher(program, chosen))
-            self._took(step, started)
+            program.learn(teacher=take_teacher(program, tuning.chosen(batches)))
+            self._took(tuning, started)
 
     def _took(self, step: Pass, started: float) -> None:
         seconds = time.perf_counter() - started

@@ -42,7 +42,8 @@ class TuneScales(Pass):
     Rounding treats each product alone; this follows the gradient of the distance between the
     model's outputs and the float model's, over calibration batches. What the format of a
     weight lets tune is tuned; codes stay, and so do scales of codes of `FINE` bits. Some batches
-    are held back: where the tuned scales are no better on these, the old ones stay too.
+    are held back: where the tuned scales are no better on these, the old ones stay too. One piece
+    of the model is in memory at a time, forward and backward.
     Options: ``share`` of the calibration batches that is used (but at least `FEWEST`), ``step``
     of them a step, ``rate``, the relative change of a scale in a step (Adam).
     Requires: quantize-weights{keep-float=true}, calibration data.
@@ -90,7 +91,7 @@ class TuneScales(Pass):
                 "data: run it in the same compile"
             )
         scales = TunedScales(program)
-        student = Student(program, teacher, scales)
+        student = Student(program, teacher, scales, run.trim)
         needed = student.bytes_needed(lessons[0])
         if needed > (free := available()):
             return Tuning(False, reason=_too_large(needed, free))
@@ -144,6 +145,6 @@ def _judge(student: Student, lessons: Sequence[Lesson]) -> float:
 
 def _too_large(needed: int, free: int) -> str:
     return (
-        f"gradients through the model need at least {needed / 1e9:.1f} GB, "
-        f"{free / 1e9:.1f} GB are free"
+        f"gradients through the model need at least {needed / 1e6:.1f} MB, "
+        f"{free / 1e6:.1f} MB are free"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -9,17 +11,21 @@ from torch import nn
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
 from awqc.executor.run import Run
-from awqc.findings import Allocation
+from awqc.findings import Allocation, Teacher
 from awqc.machine.strict import FallbackError
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.quantizing import quantize
 from awqc.passes.pipeline import parse_pipeline
 from awqc.passes.tune_scales import TuneScales
-from awqc.program import Program, Task
-from awqc.weights.tuning.dequantize import dequantize
+from awqc.program import Batch, Program, Task
+from awqc.weights.tuning.dequantize import TunedWeight, dequantize
 from awqc.weights.tuning.objective import distance
+from awqc.weights.tuning.scales import TunedScales
+from awqc.weights.tuning.student import Student
+from awqc.weights.tuning.teacher import take_teacher
 
-PASSES = "canonicalize,quantize-weights{bits=3,group-size=16,keep-float=true}"
+CODES = "quantize-weights{bits=3,group-size=16,keep-float=true}"
+TUNED = f"canonicalize,{CODES},tune-scales"
 
 
 class Net(nn.Module):
@@ -44,8 +50,15 @@ def quantized(allocation: Allocation | None = None) -> tuple[Program, Run]:
     program = capture_module(Net(), (torch.randn(4, 40),))
     program.learn(allocation=allocation)
     run = data(program)
-    parse_pipeline(PASSES).run(program, run.batches)
-    return program, run
+    return with_codes(program, run, CODES), run
+
+
+def with_codes(program: Program, run: Run, codes: str) -> Program:
+    """``program`` as tune-scales finds it in a pipeline."""
+    parse_pipeline("canonicalize").run(program)
+    program.learn(teacher=take_teacher(program, run.batches))
+    parse_pipeline(codes).run(program, run.batches)
+    return program
 
 
 def far(program: Program, seed: int = 9) -> float:
@@ -77,8 +90,7 @@ def test_factors_of_a_named_format_are_tuned() -> None:
     program = capture_module(model, (torch.randn(4, 256),))
     name = program.inputs[0].name
     run = Run(batches=tuple({name: torch.randn(32, 256)} for _ in range(30)))
-    passes = "canonicalize,quantize-weights{weight-format=Q4_K,keep-float=true}"
-    parse_pipeline(passes).run(program, run.batches)
+    with_codes(program, run, "quantize-weights{weight-format=Q4_K,keep-float=true}")
     before = program.findings.quantized
     x = torch.randn(64, 256)
 
@@ -125,6 +137,49 @@ def test_without_a_teacher_or_the_data_that_it_knows_it_refuses() -> None:
             TuneScales().apply(program, given)
 
 
+def test_where_memory_is_short_it_says_how_much_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times the larger weight, and one value that lives between the two products."""
+    program, run = quantized()
+    teacher, before = program.findings.teacher, program.findings.quantized
+    assert teacher is not None
+    needed = Student(program, teacher, TunedScales(program)).bytes_needed(teacher.lessons[0])
+    assert needed == 4 * (3 * 96 * 40 + 32 * 96)
+    monkeypatch.setattr("awqc.passes.tune_scales.available", lambda: needed - 1)
+    (change,) = TuneScales().apply(program, run)
+    assert change.refused
+    assert change.what == (
+        "stay, gradients through the model need at least 0.1 MB, 0.1 MB are free"
+    )
+    assert program.findings.quantized is before
+    program.learn(teacher=teacher)
+    monkeypatch.setattr("awqc.passes.tune_scales.available", lambda: needed)
+    assert not TuneScales(rate=0.003).apply(program, run)[0].refused
+
+
+TAUGHT = [("bits=3", 0.1, 7), ("bits=3", 0.5, 20), ("bits=8", 1.0, None)]
+
+
+@pytest.mark.parametrize(("bits", "share", "count"), TAUGHT)
+def test_the_pipeline_records_what_will_be_used(
+    bits: str, share: float, count: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batches, and none where no weight is to be tuned or nobody tunes."""
+    taken: list[Sequence[Batch]] = []
+
+    def noted(program: Program, batches: Sequence[Batch]) -> Teacher:
+        taken.append(batches)
+        return take_teacher(program, batches)
+
+    monkeypatch.setattr("awqc.passes.pipeline.take_teacher", noted)
+    codes = f"canonicalize,quantize-weights{{{bits},group-size=16,keep-float=true}}"
+    for spec in (codes, f"{codes},tune-scales{{share={share}}}"):
+        program = capture_module(Net(), (torch.randn(4, 40),))
+        run = data(program)
+        parse_pipeline(spec).run(program, run.batches)
+        assert program.findings.teacher is None
+    assert taken == ([] if count is None else [run.batches[:count]])
+
+
 @pytest.mark.parametrize("columns", [32, 40])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_gradients_are_those_of_dequantizing(columns: int, symmetric: bool) -> None:
@@ -141,6 +196,24 @@ def test_gradients_are_those_of_dequantizing(columns: int, symmetric: bool) -> N
     assert plain.grad is not None
     assert torch.allclose(scale.grad, plain.grad, atol=1e-5)
     assert torch.equal(dequantize(weight, weight.tensors), weight.dequantize())
+
+
+def test_rows_that_are_looked_up_are_those_of_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their gradients; large weights are made and gone through a few rows at a time."""
+    weight = quantize(torch.randn(9, 32), 9, IntGrid(4, 16))
+    ids = torch.tensor([[4, 0, 4], [8, 8, 1]])
+    upstream = torch.randn(2, 3, 32)
+    scales = [weight.tensors["scale"].clone().requires_grad_() for _ in range(2)]
+    dequantize(weight, {"scale": scales[0]})[ids].backward(upstream)
+    monkeypatch.setattr("awqc.weights.tuning.dequantize.ELEMENTS", 64)
+    tuned = TunedWeight(weight, {"scale": scales[1]})
+    assert torch.equal(tuned.whole(), weight.dequantize())
+    rows = tuned.look_up(ids)
+    assert torch.equal(rows, weight.dequantize()[ids])
+    rows.backward(upstream)
+    assert scales[0].grad is not None
+    assert scales[1].grad is not None
+    torch.testing.assert_close(scales[1].grad, scales[0].grad)
 
 
 def test_logits_count_by_divergence_and_others_by_their_size() -> None:
@@ -185,7 +258,7 @@ REASON = "the operation aten::copy has no derivative"
 def test_without_a_derivative_scales_stay_and_the_reason_is_said() -> None:
     torch.manual_seed(0)
     program = capture_module(Copying(), (torch.randn(4, 40),))
-    parse_pipeline(f"{PASSES},tune-scales").run(program, data(program).batches)
+    parse_pipeline(TUNED).run(program, data(program).batches)
     found = program.findings.tuning
     assert found is not None
     assert (found.kept, found.reason) == (False, REASON)
@@ -206,4 +279,4 @@ def test_without_a_derivative_widths_follow_the_error_of_each_weight() -> None:
 def test_where_no_fallback_is_allowed_it_is_an_error() -> None:
     program = capture_module(Copying(), (torch.randn(4, 40),))
     with pytest.raises(FallbackError, match=REASON):
-        parse_pipeline(f"{PASSES},tune-scales").run(program, data(program).batches)
+        parse_pipeline(TUNED).run(program, data(program).batches)

@@ -7,6 +7,7 @@ backward    from the last piece to the first: forward again, with gradients, and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import Any
 
@@ -27,6 +28,8 @@ from awqc.weights.tuning.scales import TunedScales
 
 WEIGHT_COPIES = 3
 """Dequantized weights of a piece, their gradients, and activations of about that size."""
+OFTEN = 8
+"""Pieces after which memory is given back."""
 LOGIT_COPIES = 5
 """A slice of the student's logits and of the teacher's, their gradient, and what it is made of."""
 
@@ -36,10 +39,19 @@ Gradients = dict[Node, dict[int, Tensor]]
 
 
 class Student:
-    """Runs the quantized ``program`` with the tuned ``scales`` against ``teacher``."""
+    """Runs the quantized ``program`` with the tuned ``scales`` against ``teacher``.
 
-    def __init__(self, program: Program, teacher: Teacher, scales: TunedScales) -> None:
-        self._teacher, self._scales = teacher, scales
+    ``trim`` is called now and then, to give back memory that is free.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        teacher: Teacher,
+        scales: TunedScales,
+        trim: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._teacher, self._scales, self._trim = teacher, scales, trim
         self._seen = outline(program)
         *self._first, self._head = cut_up(self._seen, program.findings.quantized)
         self._moving = _moving(self._seen, set(scales.names))
@@ -77,7 +89,7 @@ class Student:
         with torch.enable_grad():
             self._at_head(lesson, values, stored=False, share=share)
         self._collect(values, gradients)
-        for piece in reversed(self._first):
+        for piece in self._trimming(reversed(self._first)):
             if not gradients.keys().isdisjoint(piece.makes):
                 self._backward(piece, live, gradients)
             for node in piece.makes:
@@ -88,11 +100,18 @@ class Student:
         """What lives between the pieces."""
         spool = Spool()
         live = {node: Kept.of(value) for node, value in inputs_of(self._seen, batch).items()}
-        for piece in self._first:
+        for piece in self._trimming(self._first):
             values = {node: live[node].load() for node in piece.reads}
             made = piece(values, *self._weights(piece, stored))
             live |= {node: spool.keep(value) for node, value in made.items()}
         return live
+
+    def _trimming(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        for count, piece in enumerate(pieces):
+            if count % OFTEN == 0:
+                self._trim()
+            yield piece
+        self._trim()
 
     def _weights(self, piece: Piece, stored: bool) -> tuple[list[Tensor], list[TunedWeight]]:
         weights = [self._scales.weight(name, stored) for name in piece.matrices]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from awqc.executor.segments import whole as one_segment
 from awqc.findings import Lesson
 from awqc.program import Batch, Program, Task
 from awqc.weights.tuning import rows, student
@@ -20,9 +21,10 @@ from awqc.weights.tuning.outline import outline
 from awqc.weights.tuning.pieces import cut_up
 from awqc.weights.tuning.scales import TunedScales
 from awqc.weights.tuning.student import Student
+from awqc.weights.tuning.teacher import take_teacher
 from tests.tiny import GatedBlock, GroupedAttention, calibration, capture, captured, run
 
-CODES = "canonicalize,quantize-weights{bits=3,group-size=16,keep-float=true}"
+CODES = "quantize-weights{bits=3,group-size=16}"
 VOCABULARY, WIDTH, TOKENS = 160, 32, 7
 
 
@@ -88,10 +90,10 @@ def language(tied: bool = True) -> Made:
 
 
 def made(program: Program, batches: list[Batch]) -> Made:
-    floats = run(program.clone(), "canonicalize")
-    run(program, CODES, batches)
-    teacher = program.findings.teacher
-    assert teacher is not None
+    floats = run(program, "canonicalize").clone()
+    teacher = take_teacher(program, batches)
+    program.learn(teacher=teacher)
+    run(program, CODES)
     return Made(program, floats, teacher.lessons)
 
 
@@ -153,7 +155,7 @@ def test_gradients_are_those_of_the_whole_model(
     monkeypatch.setattr(rows, "ELEMENTS", 3 * VOCABULARY)
     found = model(name)
     if pieces == "one":
-        monkeypatch.setattr("awqc.weights.tuning.pieces.cut", lambda program: [_all(program)])
+        monkeypatch.setattr("awqc.weights.tuning.pieces.cut", one_segment)
     learning, scales = learner(found)
     wanted = [torch.zeros_like(each, requires_grad=True) for each in scales.parameters()]
     for lesson in found.lessons:
@@ -165,12 +167,6 @@ def test_gradients_are_those_of_the_whole_model(
         assert then.grad is not None
         assert then.grad.abs().max() > 0
         torch.testing.assert_close(now.grad, then.grad, rtol=1e-4, atol=1e-7)
-
-
-def _all(program: Program) -> object:
-    from awqc.executor.segments import whole as one
-
-    return one(program)[0]
 
 
 @pytest.mark.parametrize("name", list(MODELS))
