@@ -14,15 +14,10 @@ from torch import Tensor
 
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.onnx_packed import Rows, rows_at_once
 from awqc.numerics.packing import pack
 
 Make = Callable[[], Tensor]
-Rows = Callable[[int, int], Tensor]
-"""Makes rows ``start`` to ``stop`` of uint8 codes, one a byte; ``start`` is a multiple of 8."""
-
-CODES_AT_ONCE = 2**22
-"""Codes of a weight that lie unpacked in memory, one a byte."""
-
 FLOATS = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
@@ -115,7 +110,7 @@ def _packed(shape: Sequence[int], rows: Rows, bits: int) -> NDArray[Any]:
     """``rows`` of a tensor of ``shape``, of which the lowest ``bits`` count, packed in order."""
     count, width = shape[0], prod(shape[1:])
     packed = np.empty(-(-count * width * bits // 8), np.uint8)
-    step = max(1, CODES_AT_ONCE // max(8 * width, 1)) * 8  # 8 rows end where a byte ends
+    step = rows_at_once(width)  # these end where a byte ends
     place = 0
     for start in range(0, count, step):
         part = rows(start, min(start + step, count)) & (2**bits - 1)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from awqc.export.onnx_codes import (
     TWO_BIT_OPSET,
-    Rows,
     code_tensor,
     columns_of,
     float_tensor,
@@ -27,6 +26,7 @@ from awqc.export.onnx_codes import (
 from awqc.export.onnx_tables import is_lookup, place_lookup
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.onnx_packed import Rows
 
 CLAMPS = frozenset({"Relu", "Clip"})
 DOMAIN = ""
