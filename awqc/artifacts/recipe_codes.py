@@ -15,10 +15,11 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
+from awqc.artifacts.safetensors_file import Unwritten, write_safetensors
 from awqc.errors import UsageError, spelled
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.formats.int_grid import IntGrid, weight_of_bytes
@@ -84,13 +85,15 @@ def write_codes(program: Program, folder: Path) -> None:
     if (folder / ARCHIVE).exists():
         return
     models = [OnnxFile(path) for path in _onnx_files(folder)]
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Unwritten] = {}
     for name, quantized in program.findings.quantized.items():
         if any(_holds(model, name, quantized) for model in models):
             continue
-        tensors |= {f"{name}.{role}": value for role, value in quantized.tensors.items()}
+        tensors |= {
+            f"{name}.{role}": Unwritten.of(value) for role, value in quantized.tensors.items()
+        }
     if tensors:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / CODES_FILE)
+        write_safetensors(tensors, folder / CODES_FILE)
 
 
 def _holds(model: Codes, name: str, quantized: QuantizedWeight) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from awqc.errors import UsageError
 from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.onnx_packed import StoredCodes
 from awqc.numerics.onnx_types import WIDTHS
 from awqc.numerics.packing import unpack
 
@@ -191,11 +192,8 @@ def _codes(codes: Array, groups: list[Array], bits: int, block: int, form: IntGr
 
 def _unsigned(tensor: Any) -> Array:
     """Codes as uint8; signed ones are moved up by half of their range."""
-    values = tensor.numpy()
-    if tensor.dtype.is_signed():
-        values = values.astype(np.int8).view(np.uint8)
-        return np.asarray(values + np.uint8(2 ** (WIDTHS[tensor.dtype] - 1)))
-    return np.asarray(values.astype(np.uint8))
+    codes = StoredCodes.of(tensor).rows(0, tensor.shape[0])
+    return np.asarray(codes.numpy().reshape(tensor.shape.numpy()))
 
 
 def _unpack(packed: Array, bits: int, columns: int) -> Array:

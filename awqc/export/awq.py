@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from awqc.artifacts.safetensors_file import Unwritten
 from awqc.errors import ExportError, spelled
-from awqc.export.serving import ServingFormat
-from awqc.numerics.formats.base import QuantizedWeight
-from awqc.numerics.formats.int_grid import Bits, zero_points
+from awqc.export.serving import Held, ServingFormat
+from awqc.numerics.formats.int_grid import Bits, IntGrid, zero_points
+from awqc.numerics.packing import words_of
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -32,26 +33,24 @@ class Awq(ServingFormat):
     rows: ClassVar[int] = 8
     dtype: ClassVar[torch.dtype | None] = torch.float16
 
-    def tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+    def tensors(self, held: Held) -> dict[str, Unwritten]:
         """``qweight``, ``qzeros`` and ``scales``.
 
-        Raises:
-            ExportError: a scale is beyond float16.
+        Making the scales raises an `ExportError` where one is beyond float16.
         """
-        scales = weight.tensors["scale"].t().to(torch.float16)
-        if not (scales.isfinite() & (scales > 0)).all():
-            raise ExportError(
-                "awq holds scales in float16, and one of them is beyond it; compile with "
-                f"{spelled('dtype', 'float16')}, so that scales are chosen within it"
-            )
+        rows, columns, groups = held.rows, held.columns, held.groups
         return {
-            "qweight": pack_columns(weight.codes.t()),
-            "qzeros": pack_columns(zero_points(weight).t()),
-            "scales": scales.contiguous(),
+            "qweight": Unwritten(
+                torch.int32, (columns, rows // 8), lambda: pack_columns(held.weight().codes.t())
+            ),
+            "qzeros": Unwritten(
+                torch.int32, (groups, rows // 8), lambda: pack_columns(_zeros(held).t())
+            ),
+            "scales": Unwritten(torch.float16, (groups, rows), lambda: _scales(held)),
         }
 
     def config(
-        self, weights: Mapping[str, QuantizedWeight], group_size: int, floats: Sequence[str]
+        self, forms: Mapping[str, IntGrid], group_size: int, floats: Sequence[str]
     ) -> dict[str, Any]:
         """As AutoAWQ writes it."""
         return {
@@ -64,9 +63,21 @@ class Awq(ServingFormat):
         }
 
 
+def _zeros(held: Held) -> Tensor:
+    return zero_points(held.weight())
+
+
+def _scales(held: Held) -> Tensor:
+    scales = held.weight().tensors["scale"].t().to(torch.float16)
+    if not (scales.isfinite() & (scales > 0)).all():
+        raise ExportError(
+            "awq holds scales in float16, and one of them is beyond it; compile with "
+            f"{spelled('dtype', 'float16')}, so that scales are chosen within it"
+        )
+    return scales.contiguous()
+
+
 def pack_columns(codes: Tensor) -> Tensor:
     """4-bit codes ``(rows, columns)`` as int32 ``(rows, columns / 8)``, in `ORDER`."""
-    lanes = codes.to(torch.int64).reshape(codes.shape[0], -1, 8)[..., list(ORDER)]
-    words = (lanes << torch.arange(0, 32, 4)).sum(dim=-1)
-    # The upper half of uint32 are the negative numbers of int32.
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+    lanes = codes.reshape(codes.shape[0], -1, 8)
+    return words_of([lanes[..., place] for place in ORDER], 4)

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from awqc.export.serving import ServingFormat, kind
-from awqc.numerics.formats.base import QuantizedWeight
-from awqc.numerics.formats.int_grid import Bits, zero_points
+from awqc.artifacts.safetensors_file import Unwritten
+from awqc.export.serving import Held, ServingFormat
+from awqc.numerics.formats.int_grid import Bits, IntGrid, zero_points
+from awqc.numerics.packing import words_of
 
 
 class CompressedTensors(ServingFormat):
@@ -29,27 +30,39 @@ class CompressedTensors(ServingFormat):
     bits: ClassVar[tuple[Bits, ...]] = (4, 8)
     rows: ClassVar[int] = 1
 
-    def tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+    def tensors(self, held: Held) -> dict[str, Unwritten]:
         """``weight_packed``, ``weight_scale``, ``weight_shape`` and, if any, the zero points."""
-        (bits, symmetric), codes = kind(weight), weight.codes
+        rows, columns, bits = held.rows, held.columns, held.form.bits
         made = {
-            "weight_packed": pack_words(codes, bits),
-            "weight_scale": weight.tensors["scale"].contiguous(),
-            "weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
+            "weight_packed": Unwritten(
+                torch.int32,
+                (rows, -(-columns * bits // 32)),
+                lambda: pack_words(held.weight().codes, bits),
+            ),
+            "weight_scale": Unwritten(
+                held.source.tensors["scale"].dtype,
+                (rows, held.groups),
+                lambda: held.weight().tensors["scale"],
+            ),
+            "weight_shape": Unwritten.of(torch.tensor([rows, columns], dtype=torch.int64)),
         }
-        if not symmetric:
-            zeros = pack_words(zero_points(weight).t(), bits)
-            made["weight_zero_point"] = zeros.t().contiguous()
+        if not held.form.symmetric:
+            made["weight_zero_point"] = Unwritten(
+                torch.int32,
+                (-(-rows * bits // 32), held.groups),
+                lambda: pack_words(zero_points(held.weight()).t(), bits).t(),
+            )
         return made
 
     def config(
-        self, weights: Mapping[str, QuantizedWeight], group_size: int, floats: Sequence[str]
+        self, forms: Mapping[str, IntGrid], group_size: int, floats: Sequence[str]
     ) -> dict[str, Any]:
         """A group for each width; its linears are named where there are several."""
-        widths = sorted({kind(weight) for weight in weights.values()})
+        kinds = {name: (form.bits, form.symmetric) for name, form in forms.items()}
+        widths = sorted(set(kinds.values()))
         groups = {}
         for index, (bits, symmetric) in enumerate(widths):
-            own = [name for name, w in weights.items() if kind(w) == (bits, symmetric)]
+            own = [name for name, kind in kinds.items() if kind == (bits, symmetric)]
             groups[f"group_{index}"] = {
                 "targets": ["Linear"] if len(widths) == 1 else own,
                 "weights": {
@@ -76,7 +89,6 @@ class CompressedTensors(ServingFormat):
 def pack_words(codes: Tensor, bits: int) -> Tensor:
     """Codes ``(rows, columns)`` as int32 ``(rows, ceil(columns * bits / 32))``."""
     lanes = 32 // bits
-    padded = torch.nn.functional.pad(codes.to(torch.int64), (0, -codes.shape[1] % lanes))
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % lanes))
     grouped = padded.reshape(codes.shape[0], -1, lanes)
-    words = (grouped << torch.arange(0, 32, bits)).sum(dim=-1)
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+    return words_of(list(grouped.unbind(-1)), bits)

@@ -38,8 +38,10 @@ from awqc.machine.strict import fall_back
 from awqc.program import Program
 from awqc.weights.unscaled import cell_weights, quantized_names
 
-MAX_INLINE_BYTES = 1_800_000_000
-"""Weights beyond this go to a file of their own: a protobuf file ends at 2 GiB."""
+MAX_INLINE_BYTES = 2**27
+"""Weights beyond this go to a file of their own, which is written a tensor at a time and mapped
+where it is opened: a protobuf lies in memory as a whole, twice while it is written, and ends at
+2 GiB."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from awqc.export.whole_numbers import int_grid
-from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.onnx_packed import Rows, rows_at_once
 from awqc.numerics.packing import pack
+
+Make = Callable[[], Tensor]
+FLOATS = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+}
 
 FUSABLE_BLOCKS = (256, 128, 64, 32, 16)
 MIN_OPSET = 21
@@ -45,27 +57,64 @@ def code_type(form: WeightFormat, opset: int) -> tuple[ir.DataType, int]:
     return ir.DataType[f"{prefix}{bits}"], bits
 
 
-def code_tensor(codes: Tensor, form: WeightFormat, opset: int) -> Any:
+def code_tensor(name: str, shape: Sequence[int], rows: Rows, form: WeightFormat, opset: int) -> Any:
     """Codes (or zero points, which have the same type) as a tensor of the narrow type.
 
-    ``codes`` are uint8, one a byte, of any shape; ONNX packs them in row-major order.
+    It holds nothing: its content is made each time that it is asked for, from ``rows``, a few
+    rows at once. ONNX packs in row-major order, of tensors of any ``shape``.
     """
     dtype, bits = code_type(form, opset)
     grid = int_grid(form)
-    stored = codes.contiguous()
-    if grid.symmetric:
-        offset = 2**bits - grid.midpoint
-        stored = ((stored.to(torch.int16) + offset) % 2**bits).to(torch.uint8)
-    if bits == 8:
-        array = stored.numpy()
-        return ir.Tensor(array.view("int8") if grid.symmetric else array)
-    packed = pack(stored.reshape(1, -1), bits).reshape(-1).numpy()
-    return ir.PackedTensor(packed, dtype, shape=ir.Shape(codes.shape))
+    offset = 2**bits - grid.midpoint if grid.symmetric else 0
+
+    def make() -> Any:
+        stored = _packed(shape, lambda start, stop: rows(start, stop) + offset, bits)
+        if bits < 8:
+            return ir.PackedTensor(stored, dtype, shape=ir.Shape(shape))
+        return ir.Tensor(stored.view("int8" if grid.symmetric else "uint8").reshape(shape))
+
+    return ir.LazyTensor(make, dtype, ir.Shape(shape), name=name)
 
 
-def float_tensor(tensor: Tensor) -> Any:
-    """Scales as an ONNX tensor of the same dtype."""
-    tensor = tensor.contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return ir.Tensor(tensor.view(torch.uint16).numpy(), dtype=ir.DataType.BFLOAT16)
-    return ir.Tensor(tensor.numpy())
+def float_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, make: Make) -> Any:
+    """Scales, which ``make`` makes, as an ONNX tensor of the same dtype that holds nothing."""
+
+    def made() -> Any:
+        tensor = make().contiguous()
+        if dtype is torch.bfloat16:
+            return ir.Tensor(tensor.view(torch.uint16).numpy(), dtype=ir.DataType.BFLOAT16)
+        return ir.Tensor(tensor.numpy())
+
+    return ir.LazyTensor(made, FLOATS[dtype], ir.Shape(shape), name=name)
+
+
+def rows_of(weight: QuantizedWeight) -> Rows:
+    """Codes of rows of ``weight``: ``(stop - start, columns)``."""
+    packed = weight.tensors["packed"]
+    return lambda start, stop: weight.format.codes({"packed": packed[start:stop]}, weight.columns)
+
+
+def columns_of(weight: QuantizedWeight) -> Rows:
+    """Codes of columns of ``weight``, as rows: ``(stop - start, rows)``."""
+    packed = weight.tensors["packed"]
+    per_byte = 8 // int_grid(weight.format).storage_bits
+
+    def rows(start: int, stop: int) -> Tensor:
+        cut = packed[:, start // per_byte : -(-stop // per_byte)]
+        return weight.format.codes({"packed": cut}, stop - start).T
+
+    return rows
+
+
+def _packed(shape: Sequence[int], rows: Rows, bits: int) -> NDArray[Any]:
+    """``rows`` of a tensor of ``shape``, of which the lowest ``bits`` count, packed in order."""
+    count, width = shape[0], prod(shape[1:])
+    packed = np.empty(-(-count * width * bits // 8), np.uint8)
+    step = rows_at_once(width)  # these end where a byte ends
+    place = 0
+    for start in range(0, count, step):
+        part = rows(start, min(start + step, count)) & (2**bits - 1)
+        content = pack(part.reshape(1, -1), bits).reshape(-1)
+        packed[place : place + len(content)] = content.numpy()
+        place += len(content)
+    return packed

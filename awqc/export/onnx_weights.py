@@ -9,16 +9,24 @@ DequantizeLinear and initializers of its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor
 
-from awqc.export.onnx_codes import TWO_BIT_OPSET, code_tensor, float_tensor, fusable_block
+from awqc.export.onnx_codes import (
+    TWO_BIT_OPSET,
+    code_tensor,
+    columns_of,
+    float_tensor,
+    fusable_block,
+    rows_of,
+)
 from awqc.export.onnx_tables import is_lookup, place_lookup
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.onnx_packed import Rows
 
 CLAMPS = frozenset({"Relu", "Clip"})
 DOMAIN = ""
@@ -64,25 +72,20 @@ class WeightPlacer:
 
     def _place_table(self, value: Any) -> None:
         """Look rows up in the codes; products that share the table share its initializers."""
-        weight = self.weight
-        tensors = [
-            code_tensor(weight.codes, self.format, self.opset),
-            float_tensor(self.scale[:, 0]),
-        ]
-        tensors[0].name, tensors[1].name = self.name, f"{self.name}.scale"
-        codes, scale = (self._initializer(tensor) for tensor in tensors)
+        matrix = (self.weight.rows, self.weight.columns)
+        codes = self._initializer(self._codes(self.name, matrix, rows_of(self.weight)))
+        scale = self._initializer(self._row_scale(f"{self.name}.scale"))
         self.copies += 1
         for reader, index in list(value.uses()):
             if is_lookup(reader, index):
-                place_lookup(self.graph, reader, codes, scale, tensors[1].dtype)
+                place_lookup(self.graph, reader, codes, scale, scale.dtype)
         readers = [reader for reader, _ in value.uses()]
         if readers:
             first = _first(self.graph, readers)
-            shape = tuple(weight.shape)
-            own = float_tensor(self.scale[:, 0])
-            own.name = f"{self.name}.head_scale"
+            own = self._row_scale(f"{self.name}.head_scale")
             type_ = ir.TensorType(own.dtype)
             inputs = [codes, self._initializer(own)]  # a scale with two readers does not fuse
+            shape = tuple(self.weight.shape)
             dequantized = self._node("DequantizeLinear", inputs, first, type_, shape, {"axis": 0})
             for reader, index in list(value.uses()):
                 reader.replace_input_with(index, dequantized)
@@ -148,31 +151,31 @@ class WeightPlacer:
 
     def _matrix_value(self, reader: Any) -> Any:
         """The weight as ``[in_features, out_features]``, made just before ``reader``."""
-        group_size, codes = self.format.group_size, self.weight.codes.T
+        group_size, turned = self.format.group_size, columns_of(self.weight)
+        shape = (self.weight.columns, self.rows)
         if group_size == -1:
-            scale, zero_point = self.scale[:, 0], _column(self.zero_point)
-            return self._dequantize(reader, codes, scale, zero_point, {"axis": 1})
+            groups = (self.rows,)
+            return self._dequantize(reader, shape, turned, groups, _first_column, {"axis": 1})
         block = fusable_block(group_size)
-        blocks = -(-codes.shape[0] // block)
+        blocks = -(-self.weight.columns // block)
 
         def spread(groups: Tensor) -> Tensor:
             return groups.repeat_interleave(group_size // block, dim=1)[:, :blocks].T
 
-        zero_point = None if self.zero_point is None else spread(self.zero_point)
         attributes = {"axis": 0, "block_size": block}
-        return self._dequantize(reader, codes, spread(self.scale), zero_point, attributes)
+        return self._dequantize(reader, shape, turned, (blocks, self.rows), spread, attributes)
 
     def _shaped_value(self, reader: Any) -> Any:
         """The weight in its own shape, made just before ``reader``."""
-        weight, shape = self.weight, self.weight.shape
-        if self.scale.shape[1] == 1:
-            codes = weight.codes.reshape(shape) if shape[0] == self.scale.shape[0] else None
-            if codes is not None:
-                scale, zero_point = self.scale[:, 0], _column(self.zero_point)
-                return self._dequantize(reader, codes, scale, zero_point, {"axis": 0})
+        weight, shape, codes = self.weight, self.weight.shape, rows_of(self.weight)
+        if self.scale.shape[1] == 1 and shape[0] == weight.rows:
+            groups = (weight.rows,)
+            return self._dequantize(reader, shape, codes, groups, _first_column, {"axis": 0})
         attributes = {"axis": 1, "block_size": self.format.width(weight.columns)}
-        value = self._dequantize(reader, weight.codes, self.scale, self.zero_point, attributes)
-        if tuple(weight.codes.shape) == tuple(shape):
+        matrix = (weight.rows, weight.columns)
+        groups = tuple(self.scale.shape)
+        value = self._dequantize(reader, matrix, codes, groups, lambda each: each, attributes)
+        if matrix == tuple(shape):
             return value
         target = ir.tensor(list(shape), dtype=ir.DataType.INT64, name=f"{self.name}.shape")
         return self._node("Reshape", [value, self._initializer(target)], reader, value.type, shape)
@@ -180,25 +183,38 @@ class WeightPlacer:
     def _dequantize(
         self,
         reader: Any,
-        codes: Tensor,
-        scale: Tensor,
-        zero_point: Tensor | None,
+        shape: Sequence[int],
+        codes: Rows,
+        groups: Sequence[int],
+        laid_out: Callable[[Tensor], Tensor],
         attributes: dict[str, int],
     ) -> Any:
-        tensors = {
-            "": code_tensor(codes, self.format, self.opset),
-            "scale": float_tensor(scale),
-        }
-        if zero_point is not None:
-            tensors["zero_point"] = code_tensor(zero_point, self.format, self.opset)
-        for role, tensor in tensors.items():
-            copy = f"copy{self.copies}" if self.copies else ""
-            tensor.name = ".".join(part for part in (self.name, copy, role) if part)
+        """``codes`` of ``shape``; ``laid_out`` makes tensors of shape ``groups`` of the groups'."""
+        copy = f"copy{self.copies}" if self.copies else ""
         self.copies += 1
-        inputs = [self._initializer(tensor) for tensor in tensors.values()]
+
+        def name(role: str) -> str:
+            return ".".join(part for part in (self.name, copy, role) if part)
+
+        scale, zeros = self.scale, self.zero_point
+        tensors = [
+            self._codes(name(""), shape, codes),
+            float_tensor(name("scale"), groups, scale.dtype, lambda: laid_out(scale)),
+        ]
+        if zeros is not None:
+            cut: Rows = lambda start, stop: laid_out(zeros)[start:stop]  # noqa: E731
+            tensors.append(self._codes(name("zero_point"), groups, cut))
+        inputs = [self._initializer(tensor) for tensor in tensors]
         type_ = ir.TensorType(inputs[1].dtype)
-        shape = tuple(codes.shape)
-        return self._node("DequantizeLinear", inputs, reader, type_, shape, attributes)
+        return self._node("DequantizeLinear", inputs, reader, type_, tuple(shape), attributes)
+
+    def _codes(self, name: str, shape: Sequence[int], rows: Rows) -> Any:
+        return code_tensor(name, shape, rows, self.format, self.opset)
+
+    def _row_scale(self, name: str) -> Any:
+        """The one scale that each row has."""
+        scale = self.scale
+        return float_tensor(name, (len(scale),), scale.dtype, lambda: _first_column(scale))
 
     def _initializer(self, tensor: Any) -> Any:
         value = ir.Value(
@@ -262,5 +278,5 @@ def _first(graph: Any, nodes: list[Any]) -> Any:
     return next(node for node in graph if node in wanted)
 
 
-def _column(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor[:, 0]
+def _first_column(tensor: Tensor) -> Tensor:
+    return tensor[:, 0]

@@ -23,7 +23,7 @@ import onnx_ir.passes.common as passes
 
 from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
-from awqc.export.ort_weights import SCALES, matmul_nbits, read_matrix, unsigned, why_not
+from awqc.export.ort_weights import SCALES, matmul_nbits, read_matrix, table_codes, why_not
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.onnx_types import WIDTHS
 
@@ -136,7 +136,7 @@ class Rewriter:
         if found is None:
             return
         product, scale = found
-        codes = unsigned(gather.inputs[0])
+        codes = table_codes(gather.inputs[0].const_value)
         name = str(gather.inputs[0].name)
         block = max(SMALLEST_BLOCK, 1 << (codes.shape[1] - 1).bit_length())
         inputs = [

@@ -6,8 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from awqc.numerics.onnx_packed import content_of
 
 PAGE = 4096
 INLINE_BYTES = 1024
@@ -36,7 +39,7 @@ class DataFile:
         """A tensor called ``name``: in the file, or in the model where it is small."""
         if array.nbytes <= INLINE_BYTES:
             return ir.Tensor(array, name=name)
-        content = array.tobytes()
+        content = np.ascontiguousarray(array)
         return self._place(name, content, ir.DataType.from_numpy(array.dtype), array.shape)
 
     def move(self, tensor: Any) -> Any:
@@ -44,9 +47,10 @@ class DataFile:
         inside = isinstance(tensor, ir.ExternalTensor) and Path(tensor.path) == self.path
         if inside or tensor.nbytes <= INLINE_BYTES:
             return tensor
-        return self._place(tensor.name, tensor.tobytes(), tensor.dtype, tuple(tensor.shape))
+        return self._place(tensor.name, content_of(tensor), tensor.dtype, tuple(tensor.shape))
 
-    def _place(self, name: str, content: bytes, dtype: Any, shape: tuple[int, ...]) -> Any:
+    def _place(self, name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> Any:
+        content = memoryview(array).cast("B")
         digest = hashlib.sha256(content).digest()
         if digest not in self._places:
             self._file.seek(-(-self._file.tell() // PAGE) * PAGE)

@@ -13,11 +13,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from awqc.export.onnx_codes import FUSABLE_BLOCKS
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.onnx_packed import StoredCodes, packed_rows
 from awqc.numerics.onnx_types import WIDTHS
 from awqc.numerics.packing import pack
 
@@ -55,28 +57,36 @@ def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
     summed = 1 if transposed else 0
     if dequantize.attributes.get_int("axis", 1) % 2 != (summed if block else 1 - summed):
         return None
-    codes = unsigned(dequantize.inputs[0])
+    codes = StoredCodes.of(dequantize.inputs[0].const_value)
     scale = dequantize.inputs[1].const_value.numpy()
-    zeros = unsigned(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
-    if not transposed:
-        codes = codes.T
+    zeros = _whole(dequantize.inputs[2].const_value) if len(dequantize.inputs) > 2 else None
+    count, width = dequantize.inputs[0].shape
+    if transposed:
+        packed, shape = packed_rows(codes.rows, count, width, bits), (count, width)
+    else:
+        packed, shape = packed_rows(codes.turned, width, count, bits), (width, count)
     if block:
         matrices = (scale, zeros) if transposed else (scale.T, None if zeros is None else zeros.T)
-        return _weight(codes, *matrices, bits, block)
-    blocks = -(-codes.shape[1] // PER_CHANNEL_BLOCK)
+        return _weight(packed, shape, *matrices, bits, block)
+    blocks = -(-shape[1] // PER_CHANNEL_BLOCK)
     spread = np.repeat(scale[:, None], blocks, axis=1)
     spread_zeros = None if zeros is None else np.repeat(zeros[:, None], blocks, axis=1)
-    return _weight(codes, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
+    return _weight(packed, shape, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
 
 
 def _weight(
-    codes: Array, scale: Array, zeros: Array | None, bits: Any, block: int
+    packed: Tensor,
+    shape: tuple[int, int],
+    scale: Array,
+    zeros: Array | None,
+    bits: Any,
+    block: int,
 ) -> QuantizedWeight:
     form = IntGrid(bits, block, zeros is None)
-    tensors = {"packed": _pack(codes, bits), "scale": _tensor(scale)}
+    tensors = {"packed": packed, "scale": _tensor(scale)}
     if zeros is not None:
         tensors["zero_point"] = _tensor(zeros)
-    return QuantizedWeight(form, tensors, codes.shape)
+    return QuantizedWeight(form, tensors, shape)
 
 
 def matmul_nbits(
@@ -95,19 +105,16 @@ def matmul_nbits(
     return (codes, weight.tensors["scale"].numpy(), zeros), attributes
 
 
-def unsigned(value: Any) -> Array:
-    """Codes of an initializer as uint8, one a byte; signed ones are moved up by the midpoint."""
-    bits = WIDTHS[value.dtype]
-    codes = value.const_value.numpy()
-    if value.dtype.is_signed():
-        moved = codes.astype(np.int16) + 2 ** (bits - 1)
-        return np.asarray(moved.astype(np.uint8))
-    return np.asarray(codes.astype(np.uint8))
+def table_codes(tensor: Any) -> Array:
+    """Codes of a table ``(rows, columns)`` of 8 bits, unsigned."""
+    codes = StoredCodes.of(tensor)
+    return packed_rows(codes.rows, *tensor.shape, 8).numpy()
 
 
-def _pack(codes: Array, bits: int) -> torch.Tensor:
-    return pack(_tensor(codes), bits).contiguous()
+def _whole(tensor: Any) -> Array:
+    """Zero points as uint8, in their shape."""
+    return StoredCodes.of(tensor).rows(0, tensor.shape[0]).numpy().reshape(tensor.shape.numpy())
 
 
-def _tensor(array: Array) -> torch.Tensor:
+def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))  # a copy: a file's memory is read-only

@@ -10,12 +10,15 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from awqc.artifacts.safetensors_file import Unwritten, write_safetensors
 from awqc.errors import ExportError, UsageError, spelled
 from awqc.export.whole_numbers import int_grid
 from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
@@ -28,6 +31,38 @@ from awqc.program import Program
 
 GROUP_SIZES = (128, 64, 32)
 """What the engines have kernels for, largest first."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A weight as a checkpoint holds it: nothing is made before it is asked for.
+
+    Attributes:
+        source: the program's own.
+        form: the width and the groups that the checkpoint has.
+    """
+
+    source: QuantizedWeight
+    form: IntGrid
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return self.source.rows
+
+    @property
+    def columns(self) -> int:
+        """Input channels."""
+        return self.source.columns
+
+    @property
+    def groups(self) -> int:
+        """Of each row."""
+        return self.form.groups(self.columns)
+
+    def weight(self) -> QuantizedWeight:
+        """The weight in ``form``."""
+        return regrouped(self.source, self.form.group_size, self.form.bits)
 
 
 class ServingFormat(ABC):
@@ -46,17 +81,17 @@ class ServingFormat(ABC):
     dtype: ClassVar[torch.dtype | None] = None
 
     @abstractmethod
-    def tensors(self, weight: QuantizedWeight) -> dict[str, Tensor]:
-        """What stands in place of ``weight``, by the last part of its name.
+    def tensors(self, held: Held) -> dict[str, Unwritten]:
+        """What stands in place of a weight, by the last part of its name.
 
-        ``weight`` is an `IntGrid` of a width in `bits`, in groups that divide its columns.
+        Its width is one of `bits`, and its groups divide its columns.
         """
 
     @abstractmethod
     def config(
-        self, weights: Mapping[str, QuantizedWeight], group_size: int, floats: Sequence[str]
+        self, forms: Mapping[str, IntGrid], group_size: int, floats: Sequence[str]
     ) -> dict[str, Any]:
-        """``quantization_config``: ``weights`` by module, ``floats`` modules left in float."""
+        """``quantization_config``: ``forms`` by module, ``floats`` modules left in float."""
 
     def width(self, form: WeightFormat) -> Bits | None:
         """The width in which codes of ``form`` are stored, if any."""
@@ -98,30 +133,24 @@ def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
         if reason is not None:
             told = {f"{name} ({form.name})": f"written in float: {reason}"}
             program.learn(skipped={**program.findings.skipped, **told})
-            checkpoint.state[name].copy_(checkpoint.folded[name])
     group_size = next(s for s in GROUP_SIZES if all(_fits(program, name, s) for name in held))
-    codes = {
-        name.removesuffix(".weight"): _stored(program.findings.quantized[name], group_size, form)
-        for name in held
-    }
     folder.mkdir(parents=True, exist_ok=True)
     dtype = form.dtype or program.source_dtype
-    _write_weights(checkpoint, codes, form, folder, dtype)
+    stored = {
+        name.removesuffix(".weight"): _held(program.findings.quantized[name], group_size, form)
+        for name in held
+    }
+    _write_weights(checkpoint, stored, form, folder, dtype)
     linears = [n for n, m in checkpoint.model.named_modules() if isinstance(m, nn.Linear)]
-    floats = [name for name in linears if name not in codes]
-    return _write_config(program, folder, form.config(codes, group_size, floats), dtype)
+    floats = [name for name in linears if name not in stored]
+    forms = {name: weight.form for name, weight in stored.items()}
+    return _write_config(program, folder, form.config(forms, group_size, floats), dtype)
 
 
-def _stored(weight: QuantizedWeight, group_size: int, form: ServingFormat) -> QuantizedWeight:
+def _held(weight: QuantizedWeight, group_size: int, form: ServingFormat) -> Held:
     width = form.width(weight.format)
     assert width is not None
-    return regrouped(weight, group_size, width)
-
-
-def kind(weight: QuantizedWeight) -> tuple[int, bool]:
-    """Width of its codes, and whether there are no zero points."""
-    form = int_grid(weight.format)
-    return form.bits, form.symmetric
+    return Held(weight, IntGrid(width, group_size, int_grid(weight.format).symmetric))
 
 
 def _fits(program: Program, name: str, group_size: int) -> bool:
@@ -160,42 +189,55 @@ def _refuse(checkpoint: Checkpoint, name: str, program: Program, form: ServingFo
 
 def _write_weights(
     checkpoint: Checkpoint,
-    codes: Mapping[str, QuantizedWeight],
+    stored: Mapping[str, Held],
     form: ServingFormat,
     folder: Path,
     dtype: torch.dtype,
 ) -> None:
-    state: dict[str, Tensor] = {}
+    state: dict[str, Unwritten] = {}
     written: set[int] = set()
     for name, value in checkpoint.state.items():
         if value.numel() and value.data_ptr() in written:
             continue  # tied: written under its first name
         written.add(value.data_ptr())
         module = name.removesuffix(".weight")
-        if module in codes and name != module:
-            packed = form.tensors(codes[module])
-            state |= {
-                f"{module}.{leaf}": tensor.to(dtype) if tensor.is_floating_point() else tensor
-                for leaf, tensor in packed.items()
-            }
+        if module in stored and name != module:
+            for leaf, tensor in form.tensors(stored[module]).items():
+                state[f"{module}.{leaf}"] = _in_dtype(tensor, dtype)
         elif value.is_floating_point():
-            state[name] = value.to(dtype)
-            if not state[name].isfinite().all():
-                raise ExportError(f"{name}: has values beyond {dtype}, in which {form.name} is")
+            make = partial(_float, checkpoint, name, dtype, form)
+            state[name] = Unwritten(dtype, tuple(value.shape), make)
         else:
-            state[name] = value
+            state[name] = Unwritten.of(value)
     _save(state, folder)
 
 
-def _save(state: Mapping[str, Tensor], folder: Path) -> None:
+def _in_dtype(tensor: Unwritten, dtype: torch.dtype) -> Unwritten:
+    if not tensor.dtype.is_floating_point:
+        return tensor
+    return Unwritten(dtype, tensor.shape, lambda: tensor.make().to(dtype))
+
+
+def _float(checkpoint: Checkpoint, name: str, dtype: torch.dtype, form: ServingFormat) -> Tensor:
+    """A tensor that the format has in float."""
+    value = checkpoint.tensor(name, dtype, quantized=False)
+    if not value.isfinite().all():
+        raise ExportError(f"{name}: has values beyond {dtype}, in which {form.name} is")
+    return value
+
+
+def _save(state: Mapping[str, Unwritten], folder: Path) -> None:
     """Write safetensors, in shards with an index where they are large."""
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
-    split = split_torch_state_dict_into_shards(dict(state))
+    shapes = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        for name, tensor in state.items()
+    }
+    split = split_torch_state_dict_into_shards(shapes)
     for file, names in split.filename_to_tensors.items():
-        tensors = {name: state[name].contiguous() for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        tensors = {name: state[name] for name in names}
+        write_safetensors(tensors, folder / file, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,11 @@ def unpack(packed: Tensor, storage_bits: int, columns: int) -> Tensor:
     mask = 2**storage_bits - 1
     lanes = [(packed >> (lane * storage_bits)) & mask for lane in range(per_byte)]
     return torch.stack(lanes, dim=-1).flatten(-2)[..., :columns]
+
+
+def words_of(lanes: Sequence[Tensor], bits: int) -> Tensor:
+    """Codes in int32 words, those of the first lane in the lowest ``bits``; all of one shape."""
+    words = lanes[0].to(torch.int32)
+    for place, lane in enumerate(lanes[1:], 1):
+        words |= lane.to(torch.int32) << (place * bits)  # the top bit is the sign
+    return words

@@ -15,14 +15,14 @@ def regrouped(weight: QuantizedWeight, group_size: int, bits: Bits) -> Quantized
     form = weight.format
     assert isinstance(form, IntGrid)
     wider = IntGrid(bits, group_size, form.symmetric)
-    codes = weight.codes
-    if form.symmetric:
-        codes = codes + (wider.midpoint - form.midpoint)
+    lift = wider.midpoint - form.midpoint if form.symmetric else 0
+    packed = weight.tensors["packed"]
+    if lift or wider.storage_bits != form.storage_bits:
+        packed = pack(weight.codes + lift, wider.storage_bits).contiguous()
     # A ragged last group is shorter: its repeats are cut off.
     groups, repeats = weight.columns // group_size, form.width(weight.columns) // group_size
     held = {"scale": weight.tensors["scale"]}
     if not form.symmetric:
         held["zero_point"] = zero_points(weight)
     spread = {r: t.repeat_interleave(repeats, dim=1)[:, :groups] for r, t in held.items()}
-    packed = pack(codes, wider.storage_bits).contiguous()
     return QuantizedWeight(wider, {"packed": packed, **spread}, weight.shape)
