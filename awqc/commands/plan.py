@@ -12,6 +12,7 @@ from awqc.channels.analysis import find_sites
 from awqc.compiler import open_as_asked, prepare, used_files
 from awqc.data.load import DataSource
 from awqc.errors import worded
+from awqc.executor.segments import cut, weights_read
 from awqc.numerics.request import QuantizationSpec
 from awqc.options.chosen_passes import request_of
 from awqc.options.compile_options import on_command_line, parse_options
@@ -23,7 +24,10 @@ from awqc.weights.decisions import decide
 
 
 def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
-    """Sites, weights to be quantized, and weights left alone; ``program`` is canonicalized."""
+    """Sites, weights to be quantized, weights left alone, and weights a segment reads.
+
+    ``program`` is canonicalized.
+    """
     Canonicalize().apply(program)
     program.tidy()
     decisions = decide(program, spec)
@@ -37,6 +41,7 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
         for name, form in decisions.formats.items()
     ]
     sites = find_sites(program, exclude=skipped.__contains__)
+    program.learn(sites=tuple(sites))
     return {
         "model": program.name,
         "inputs": [str(spec) for spec in program.inputs],
@@ -44,6 +49,7 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
         "sites": [describe_site(site, None) for site in sites],
         "layers": layers,
         "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
+        "segments": [weights_read(segment.nodes) for segment in cut(program)],
     }
 
 
@@ -81,6 +87,11 @@ def print_plan(
     out.print(
         f"{folds} of {len(plan['sites'])} sites fold; {len(plan['layers'])} weights would be "
         f"quantized, {len(plan['skipped'])} left in float"
+    )
+    segments = plan["segments"]
+    out.print(
+        f"{len(segments)} segment{'s' if len(segments) > 1 else ''}, one in memory at a time; the "
+        f"largest reads {max(segments) / 1e6:.1f} million weights"
     )
     if target is not None:
         out.print(f"would write {target}")

@@ -97,7 +97,7 @@ class _Piece:
     def run(self, batch: Batch) -> Batch:
         """What is kept, for ``batch``."""
         found = self._module(*(self._there(batch[spec.name]) for spec in self._inputs))
-        return dict(zip(self._kept, found, strict=True))
+        return {name: _back(value) for name, value in zip(self._kept, found, strict=True)}
 
     def _there(self, value: Any) -> Any:
         """``value``, which may be a tuple, on the device."""
@@ -111,6 +111,11 @@ class _Piece:
                 part._parameters.clear()
                 part._buffers.clear()
         self._module._modules.pop(FORGET, None)
+
+
+def _back(value: Any) -> Any:
+    """``value``, which may be a tuple, in ordinary memory."""
+    return pytree.tree_map(lambda leaf: _to(leaf, torch.device("cpu")), value)
 
 
 def _to(leaf: Any, device: torch.device) -> Any:

@@ -231,6 +231,7 @@ def test_explain(work: Path) -> None:
     shown = awqc("explain", "model.pt", cwd=work)
     assert shown.returncode == 0
     assert "2 of 3 sites fold; 3 weights would be quantized" in shown.stdout
+    assert "1 segment, one in memory at a time" in shown.stdout
     assert "the model's own input" in shown.stdout
 
 
