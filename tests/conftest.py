@@ -12,6 +12,7 @@ import torch
 
 from awqc.machine.strict import STRICT
 from awqc.program import Program
+from tests.processes import Processes
 from tests.tiny import MODELS, captured
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,6 +55,14 @@ def _fixed_seed() -> Iterator[None]:
 def _fallbacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("fallbacks"):
         monkeypatch.delenv(STRICT)
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Starts processes of awqc."""
+    made = Processes(tmp_path_factory.mktemp("processes"))
+    yield made
+    made.end()
 
 
 @pytest.fixture(params=list(MODELS))

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,8 @@ from awqc.errors import UsageError
 from awqc.partial import compile_partial
 from awqc.sources.source import load_program
 from tests.commands.test_cli import COMMAND, environment, fill
+from tests.fork_server import NOBODY
+from tests.processes import COMMAND_LINE, Processes
 from tests.test_partial import Branching
 from tests.tiny import inputs, model
 
@@ -196,11 +197,14 @@ def test_what_a_compile_read_is_not_replaced_when_it_is_saved_later(work: Path) 
     [("TERM", "run"), ("HUP", "_flush"), ("TERM", "publish"), ("INT", "publish")],
 )
 def test_a_signal_cleans_up_and_the_message_is_true(
-    name: str, moment: str, work: Path, tmp_path: Path
+    name: str, moment: str, work: Path, tmp_path: Path, processes: Processes
 ) -> None:
     """The signal comes from a pass, and later while the result is being published."""
     before = state(work)
-    done = signalled(name, moment, work, tmp_path)
+    bits = ("--bits", "8" if moment == "publish" else "4")
+    env = environment(TMPDIR=str(tmp_path))
+    arguments = [name, moment, *QUICK, *bits, "-o", "out"]
+    done = processes.start(DRIVER, arguments, cwd=work, env=env).wait()
     assert done.returncode == (130 if name == "INT" else 143), done.stderr
     how = "interrupted" if name == "INT" else "terminated"
     wrote = "out had been" if moment == "publish" else "nothing"
@@ -231,36 +235,13 @@ main(sys.argv[3:])
 """
 
 
-def signalled(
-    name: str, moment: str, work: Path, scratch: Path
-) -> subprocess.CompletedProcess[str]:
-    def defaults() -> None:
-        for each in ("TERM", "HUP", "INT"):
-            signal.signal(getattr(signal, f"SIG{each}"), signal.SIG_DFL)
-
-    bits = ("--bits", "8" if moment == "publish" else "4")
-    return subprocess.run(
-        [sys.executable, "-c", DRIVER, name, moment, *QUICK, *bits, "-o", "out"],
-        cwd=work,
-        env=environment(TMPDIR=str(scratch)),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=defaults,
-    )
-
-
-def test_a_hangup_that_is_ignored_stays_ignored(work: Path, tmp_path: Path) -> None:
+def test_a_hangup_that_is_ignored_stays_ignored(
+    work: Path, tmp_path: Path, processes: Processes
+) -> None:
     """As under nohup."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, "HUP", "run", *QUICK, "-o", "out"],
-        cwd=work,
-        env=environment(TMPDIR=str(tmp_path)),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )
+    env = environment(TMPDIR=str(tmp_path))
+    arguments = ["HUP", "run", *QUICK, "-o", "out"]
+    done = processes.start(DRIVER, arguments, cwd=work, env=env, ignore=["SIGHUP"]).wait()
     assert done.returncode == 0, done.stderr
 
 
@@ -270,19 +251,16 @@ def test_python_keeps_its_own_signal_handlers() -> None:
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
 
 
-@pytest.mark.parametrize("options", ["--json", "--print-changed 2>&1"])
-def test_an_output_that_nobody_reads_is_no_failure(options: str, work: Path) -> None:
-    """``| true`` ends at once: the first thing that is printed meets a closed pipe."""
-    command = f"{' '.join([*COMMAND, *QUICK])} --bits 8 -o out {options}"
-    done = subprocess.run(
-        ["bash", "-c", f"({command}; echo $? >code) | true"],
-        cwd=work,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (work / "code").read_text() == "0\n", done.stderr
+@pytest.mark.parametrize("streams", [["stdout"], ["stdout", "stderr"]], ids=" ".join)
+def test_an_output_that_nobody_reads_is_no_failure(
+    streams: list[str], work: Path, processes: Processes
+) -> None:
+    """As with ``| true``: the first thing that is printed meets a closed pipe."""
+    option = "--json" if streams == ["stdout"] else "--print-changed"
+    arguments = [*QUICK, "--bits", "8", "-o", "out", option]
+    unread = dict.fromkeys(streams, NOBODY)
+    done = processes.start(COMMAND_LINE, arguments, cwd=work, env=environment(), **unread).wait()
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     assert '"bits": 8' in (work / "out" / "recipe.json").read_text()
@@ -294,12 +272,12 @@ def test_an_output_that_is_closed_is_no_failure(work: Path) -> None:
     assert done.returncode == 0
 
 
-def test_a_report_that_cannot_be_printed_is_told_with_what_was_written(work: Path) -> None:
-    command = f"{' '.join([*COMMAND, *QUICK])} --bits 8 -o out --json >/dev/full"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=work, env=environment(), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+def test_a_report_that_cannot_be_printed_is_told_with_what_was_written(
+    work: Path, processes: Processes
+) -> None:
+    arguments = [*QUICK, "--bits", "8", "-o", "out", "--json"]
+    full = {"stdout": "/dev/full"}
+    done = processes.start(COMMAND_LINE, arguments, cwd=work, env=environment(), **full).wait()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 import torch
 
 from awqc.cli import run
+from tests.processes import COMMAND_LINE, Processes
 from tests.tiny import mlp
 
 COMMAND = [sys.executable, "-m", "awqc"]
@@ -161,7 +161,7 @@ def test_a_failed_run_keeps_the_earlier_output(work: Path) -> None:
     assert set(work.iterdir()) == names
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nothing(tmp_path: Path, processes: Processes) -> None:
     fill(tmp_path)
     # Enough data that the compile is still at work when the signal comes.
     data = np.random.default_rng(0).normal(size=(60_000, 16)).astype(np.float32)
@@ -169,43 +169,28 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     args = ["compile", "model.pt", "--calib", "data.npz", "--dump-dir", "dumps"]
-    process = subprocess.Popen(
-        [*COMMAND, *args],
-        cwd=tmp_path,
-        env=environment(TMPDIR=str(scratch)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Shells start what runs in the background with interrupts ignored, and so its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    env = environment(TMPDIR=str(scratch))
+    process = processes.start(COMMAND_LINE, args, cwd=tmp_path, env=env)
     until = time.monotonic() + 60
     while not (tmp_path / "dumps" / "00-canonicalize.txt").exists():
         assert time.monotonic() < until
-        assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "awqc: interrupted; dumps had been written"
-    assert "Traceback" not in err
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait()
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.splitlines()[-1] == "awqc: interrupted; dumps had been written"
+    assert "Traceback" not in done.stderr
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"model.pt", "data.npz", "dumps", "scratch"}
     assert not list(scratch.glob("awqc-*"))
 
 
-def test_a_disk_that_takes_no_more_leaves_nothing(work: Path) -> None:
+def test_a_disk_that_takes_no_more_leaves_nothing(work: Path, processes: Processes) -> None:
     before = content(work / "model-awq")
     names = set(work.iterdir())
-    result = subprocess.run(
-        [*COMMAND, "compile", "model.pt", "--calib", "data.npz", "--formats", "pt2"],
-        cwd=work,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
-    )
+    args = ["compile", "model.pt", "--calib", "data.npz", "--formats", "pt2"]
+    process = processes.start(COMMAND_LINE, args, cwd=work, env=environment(), file_size=4096)
+    result = process.wait()
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert "could not be written" in result.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,16 @@ from awqc.cli import run
 from awqc.demo.data import load_task
 from awqc.demo.walk import parse_dims
 from awqc.errors import UsageError
+from tests.commands.test_cli import awqc
 
 FLOAT_POINTS = 0.01
-
-
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "awqc", "demo", *arguments],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of the demonstration with little training."""
     path = tmp_path_factory.mktemp("demo") / "out"
-    done = demo("--epochs", "12", "-o", str(path))
+    done = awqc("demo", "--epochs", "12", "-o", path, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     (path / "stdout.txt").write_text(done.stdout)
     return path

@@ -11,12 +11,14 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from awqc.artifacts.scratch import scratch_folder
 from awqc.capture.module import DynamicAxes, capture_module
 from awqc.graph.linears import find_linears
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.quantizing import quantize
 from awqc.program import Program
+from awqc.verify.fresh import FRESH
 from awqc.weights.stored import store
 
 
@@ -52,6 +54,17 @@ def run_onnx(path: Path, feeds: Mapping[str, Tensor], level: int = 1) -> list[Te
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
     return [torch.from_numpy(np.asarray(value)) for value in session.run(None, arrays)]
+
+
+def in_torch_alone(archive: Path, *inputs: Tensor) -> list[Tensor]:
+    """Outputs of the archive in a process that holds nothing of awqc."""
+    with scratch_folder() as folder:
+        given, made = folder / "inputs.pt", folder / "outputs.pt"
+        torch.save([list(inputs)], given)
+        job = {"kind": "torch", "path": str(archive), "inputs": str(given), "outputs": str(made)}
+        assert FRESH.ask(job) is None
+        (outputs,) = torch.load(made)
+    return list(outputs)
 
 
 def relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,16 +16,8 @@ from awqc.export.onnx import export_onnx
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.formats.q4_k import Q4K
 from awqc.runtimes.torch_int4 import load
-from tests.export.quantizing import captured, quantized
+from tests.export.quantizing import captured, in_torch_alone, quantized
 from tests.tiny import relative
-
-ALONE = """
-import sys, torch
-sys.modules["awqc"] = None
-x, wanted = torch.load(sys.argv[2])
-(found,) = [torch.export.load(sys.argv[1]).module()(x)]
-assert torch.equal(found, wanted), (found - wanted).abs().max()
-"""
 
 
 class Net(nn.Module):
@@ -76,13 +66,10 @@ def test_compensating_lowers_the_loss(compiles: dict[str, awqc.Compiled]) -> Non
     assert errors["default"] < 0.8 * errors["fast"]
 
 
-def test_the_archive_runs_with_torch_alone(
-    compiles: dict[str, awqc.Compiled], tmp_path: Path
-) -> None:
+def test_the_archive_runs_with_torch_alone(compiles: dict[str, awqc.Compiled]) -> None:
     result, x = compiles["default"], torch.randn(5, 256)
-    torch.save((x, result.graph_module(x)), tmp_path / "case.pt")
-    command = [sys.executable, "-c", ALONE, str(result.folder / "model.pt2")]
-    subprocess.run([*command, str(tmp_path / "case.pt")], check=True, cwd=tmp_path)
+    (found,) = in_torch_alone(result.folder / "model.pt2", x)
+    assert torch.equal(found, result.graph_module(x))
 
 
 def test_torchs_own_kernels_leave_it_to_plain_operations(
