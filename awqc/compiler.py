@@ -279,7 +279,7 @@ def _final(program: Program, closing: Pipeline, observe: Observe | None) -> Prog
     """The program in the dtype that it is to compute in; ``program`` itself stays float32."""
     if not closing.passes:
         return program
-    final = program.clone()
+    final = program.variant()
     closing.run(final, observe=observe)
     return final
 

@@ -220,6 +220,12 @@ class Program:
         """
         return replace(self, graph_module=copy.deepcopy(self.graph_module))
 
+    def variant(self) -> Program:
+        """As `clone`, with the same tensors: one is put in place of another, none is changed."""
+        module = self.graph_module
+        same = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        return replace(self, graph_module=copy.deepcopy(module, same))
+
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that the graph reads, by name; they may be kept in half precision."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")

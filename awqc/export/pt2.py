@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
@@ -32,15 +34,14 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     """Write ``program`` to ``path``, called as the caller's module was.
 
     Dequantizing is traced into plain aten operations on the packed codes: the archive
-    needs no awqc, and holds no float copy of a quantized weight. Dynamic axes stay so.
+    needs no awqc, and holds no float copy of a quantized weight. Dynamic axes stay so. Weights
+    are written one after the other.
 
     Raises:
         ExportError: torch cannot export the graph.
         OSError: ``path`` cannot be written.
     """
     args, kwargs = example_call(program)
-    # In memory first: torch's own writer ends the whole process where the disk is full.
-    archive = io.BytesIO()
     module, shapes = restore_calls(program), dynamic_shapes(program)
     try:
         with torch.no_grad(), quiet_libraries():
@@ -48,12 +49,54 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
-            torch.export.save(exported, archive)
+            with path.open("wb") as file:
+                written = _Patient(file)
+                torch.export.save(exported, written)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ExportError(
             f"{program.name}: torch.export could not write the quantized graph: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
-    path.write_bytes(archive.getbuffer())
+    if written.failure is not None:
+        raise written.failure
     return ExportedPt2(path, tuple(program.findings.quantized))
+
+
+class _Patient(io.RawIOBase):
+    """A file to which writing never fails; what went wrong is kept, and nothing is written then.
+
+    torch's writer ends the whole process where a file that it writes to raises.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        """As files have it."""
+        return True
+
+    def seekable(self) -> bool:
+        """As files have it."""
+        return True
+
+    def write(self, content: Any) -> int:
+        """All of ``content``, or nothing."""
+        return self._unless_failed(lambda: self._file.write(content), len(content))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As files have it."""
+        return self._unless_failed(lambda: self._file.seek(offset, whence), offset)
+
+    def flush(self) -> None:
+        """As files have it."""
+        self._unless_failed(lambda: self._file.flush() or 0, 0)
+
+    def _unless_failed(self, act: Callable[[], int], otherwise: int) -> int:
+        if self.failure is None:
+            try:
+                return act()
+            except OSError as error:
+                self.failure = error
+        return otherwise
