@@ -146,7 +146,7 @@ class Lesson:
         values: what the last piece reads, each kept somewhere.
     """
 
-    batch: Mapping[str, Tensor]
+    batch: dict[str, Tensor]
     values: tuple[Keeping, ...]
 
     def load(self) -> list[Any]:

@@ -7,7 +7,7 @@ backward    from the last piece to the first: forward again, with gradients, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -124,13 +124,14 @@ class Student:
         if self._rows is None or self._taught_rows is None:
             made = self._head(values, matrices, tables)
             outputs = [made[node] for node in self._head.makes]
-            loss = distance(self._seen, lesson.batch, outputs, self._taught(lesson.load()))
-            return _descend(loss, share)
+            wanted = self._taught(lesson.load(), self._teacher.weights)
+            return _descend(distance(self._seen, lesson.batch, outputs, wanted), share)
         leaves = [each.detach().requires_grad_(each.requires_grad) for each in matrices]
+        wide = [weight.detach() for weight in self._teacher.weights]
         taught, total = lesson.load(), 0.0
         read = [values[node] for node in self._head.reads]
         for part, rows in self._rows.slices(lesson.batch, read):
-            then = self._taught(self._taught_rows.pick(taught, part))
+            then = self._taught(self._taught_rows.pick(taught, part), wide)
             picked = dict(zip(self._head.reads, self._rows.pick(read, part), strict=True))
             made = self._head(picked, leaves, tables)
             now = [made[node] for node in self._head.makes]
@@ -141,9 +142,9 @@ class Student:
         return total
 
     @torch.no_grad()
-    def _taught(self, values: list[Any]) -> tuple[Tensor, ...]:
+    def _taught(self, values: list[Any], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The teacher's outputs, of what its head reads."""
-        return tuple(self._teacher.head(*values, *self._teacher.weights))
+        return tuple(self._teacher.head(*values, *weights))
 
     def _opened(self, piece: Piece, live: Live) -> Values:
         """What ``piece`` reads; gradients arrive where something tuned went into it."""
@@ -159,14 +160,14 @@ class Student:
         values = self._opened(piece, live)
         with torch.enable_grad():
             made = piece(values, *self._weights(piece, stored=False))
-        pairs = [
-            (leaf, gradients[node][place])
-            for node, value in made.items()
-            for place, leaf in enumerate(pytree.tree_leaves(value))
-            if place in gradients.get(node, {}) and leaf.requires_grad
-        ]
-        if pairs:
-            torch.autograd.backward(*zip(*pairs, strict=True))
+        ends, upstream = [], []
+        for node, value in made.items():
+            for place, leaf in enumerate(pytree.tree_leaves(value)):
+                if place in gradients.get(node, {}) and leaf.requires_grad:
+                    ends.append(leaf)
+                    upstream.append(gradients[node][place])
+        if ends:
+            torch.autograd.backward(ends, upstream)
         self._collect(values, gradients)
 
     def _collect(self, values: Values, gradients: Gradients) -> None:

@@ -22,16 +22,13 @@ def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
     folding or after it.
     """
     seen = outline(program)
-    weights = {name: program.weight(name) for name in _multiplied(seen)}
+    held = program.parameters()
+    weights = {linear.weight_name: held[linear.weight_name] for linear in find_linears(seen.graph)}
     head = cut_up(seen, weights)[-1]
     *first, _ = cut_up(seen, ())
     spool = Spool()
     lessons = tuple(Lesson(batch, _record(seen, first, head, batch, spool)) for batch in batches)
     return Teacher(head.module, tuple(weights[name] for name in head.matrices), lessons)
-
-
-def _multiplied(seen: Program) -> list[str]:
-    return [linear.weight_name for linear in find_linears(seen.graph)]
 
 
 @torch.no_grad()
