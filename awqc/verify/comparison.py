@@ -15,8 +15,8 @@ from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
-from awqc.verify.pieces import Reader
 from awqc.verify.reference import Reference
+from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import SizeGap, Trial, try_form
 
@@ -125,7 +125,7 @@ def _measure(
     program: Program, reference: Reference, quantized: Sequence[Outputs], model: LoadedModel
 ) -> _Measured:
     found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
-    read = Reader(program, partial(_run, model))
+    read = PieceReader(program, partial(_run, model))
     for piece, wanted, near in zip(reference.pieces, reference.outputs, quantized, strict=True):
         outputs, batch = read(piece), piece.batch
         gather(program, found.near, outputs, near, batch, states=True)

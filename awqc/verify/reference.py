@@ -10,8 +10,8 @@ from torch import Tensor
 
 from awqc.errors import CalibrationError
 from awqc.program import Batch, Program
-from awqc.verify.pieces import Piece, Reader, cut
-from awqc.verify.spool import Spool
+from awqc.verify.text_pieces import PieceReader, TextPiece, in_pieces
+from awqc.verify.waiting import WaitingOutputs
 
 MAX_REFERENCE_ELEMENTS = 40_000_000
 """Elements of outputs that are kept, 160 MB in float32."""
@@ -27,7 +27,7 @@ class Reference:
         count: of batches.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
     outputs: tuple[tuple[Tensor, ...], ...]
     count: int
 
@@ -48,19 +48,19 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
     Raises:
         CalibrationError: the model fails on a batch.
     """
-    taken: list[Piece] = []
+    taken: list[TextPiece] = []
     outputs: list[tuple[Tensor, ...]] = []
-    spool = Spool()
+    waiting = WaitingOutputs()
     elements = count = 0
     for batch in batches:
         if taken and elements >= MAX_REFERENCE_ELEMENTS:
             break
-        read = Reader(program, partial(_run, program))
-        for piece in cut(program, batch):
+        read = PieceReader(program, partial(_run, program))
+        for piece in in_pieces(program, batch):
             made = read(piece)
             taken.append(piece)
             elements += sum(value.numel() for value in made)
-            outputs.append(spool.keep(made))
+            outputs.append(waiting.keep(made))
         count += 1
     return Reference(tuple(taken), tuple(outputs), count)
 

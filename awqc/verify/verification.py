@@ -21,12 +21,12 @@ from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.verify.comparison import Comparison, compare, forms_in
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
-from awqc.verify.pieces import Reader
 from awqc.verify.reference import Reference
-from awqc.verify.spool import Spool
 from awqc.verify.steps import step_trials
+from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import Trial, quantized_trials
+from awqc.verify.waiting import WaitingOutputs
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def verify(
     """
     cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
     quantized: list[tuple[Tensor, ...]] = []
-    spool, read = Spool(), Reader(program, program.run)
+    waiting, read = WaitingOutputs(), PieceReader(program, program.run)
     for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
         outputs, batch = read(piece), piece.batch
-        quantized.append(spool.keep(outputs))
+        quantized.append(waiting.keep(outputs))
         gather(program, cost, outputs, wanted, batch, states=False)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)

@@ -21,7 +21,7 @@ Run = Callable[[Batch], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """Some of the tokens of a batch.
 
     Attributes:
@@ -33,12 +33,12 @@ class Piece:
     continues: bool = False
 
 
-def cut(program: Program, batch: Batch) -> Iterator[Piece]:
+def in_pieces(program: Program, batch: Batch) -> Iterator[TextPiece]:
     """``batch`` whole, or in pieces whose logits have `MOST_LOGITS` elements at most."""
     ids = batch.get("input_ids")
     length = 0 if ids is None else _length(program, batch, ids)
     if ids is None or length >= ids.shape[1]:
-        yield Piece(batch)
+        yield TextPiece(batch)
         return
     states = {name for name, _ in program.states}
     for start in range(0, ids.shape[1], length):
@@ -49,7 +49,7 @@ def cut(program: Program, batch: Batch) -> Iterator[Piece]:
                 given |= {} if start else {name: value}
             else:  # a mask covers what was read before as well
                 given[name] = value[:, 0 if name == program.mask_input else start : stop]
-        yield Piece(given, start > 0)
+        yield TextPiece(given, start > 0)
 
 
 def _length(program: Program, batch: Batch, ids: Tensor) -> int:
@@ -68,7 +68,7 @@ def _length(program: Program, batch: Batch, ids: Tensor) -> int:
     return max(1, MOST_LOGITS // (len(ids) * int(vocabulary)))
 
 
-class Reader:
+class PieceReader:
     """Runs pieces in order, each behind the states that the one before it left."""
 
     def __init__(self, program: Program, run: Run) -> None:
@@ -77,7 +77,7 @@ class Reader:
         self._run = run
         self._left: Batch = {}
 
-    def __call__(self, piece: Piece) -> tuple[Tensor, ...]:
+    def __call__(self, piece: TextPiece) -> tuple[Tensor, ...]:
         """What the model gives for ``piece``."""
         outputs = self._run({**piece.batch, **(self._left if piece.continues else {})})
         self._left = {name: outputs[place] for name, place in self._places.items()}

@@ -12,9 +12,9 @@ from torch import Tensor
 from awqc.export.formats import FORMATS
 from awqc.passes.pipeline import DEFAULT
 from awqc.program import Batch, Program
-from awqc.verify import pieces
-from awqc.verify.pieces import Reader, cut
+from awqc.verify import text_pieces
 from awqc.verify.reference import take_reference
+from awqc.verify.text_pieces import PieceReader, in_pieces
 from awqc.verify.verification import Verification, verify
 from tests.tiny import run
 from tests.verify.test_steps import captured_decoder
@@ -31,7 +31,7 @@ def held_out() -> Batch:
 
 
 def few_tokens(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    monkeypatch.setattr(pieces, "MOST_LOGITS", 2 * VOCABULARY * tokens)
+    monkeypatch.setattr(text_pieces, "MOST_LOGITS", 2 * VOCABULARY * tokens)
 
 
 @pytest.mark.parametrize("tokens", [1, 4, TOKENS])
@@ -39,8 +39,8 @@ def test_pieces_give_what_the_whole_gives(tokens: int, monkeypatch: pytest.Monke
     program, batch = captured_decoder(), held_out()
     wanted = program.run(batch)
     few_tokens(monkeypatch, tokens)
-    read = Reader(program, program.run)
-    made = [read(piece) for piece in cut(program, batch)]
+    read = PieceReader(program, program.run)
+    made = [read(piece) for piece in in_pieces(program, batch)]
     assert len(made) == -(-TOKENS // tokens)
     assert max(logits.shape[1] for logits, _ in made) == tokens
     text = batch["attention_mask"].bool()  # padding sees nothing, and gives anything
@@ -63,7 +63,7 @@ def test_what_cannot_read_on_is_read_whole(
     program, batch = captured_decoder(), held_out()
     spoil(program, batch)
     few_tokens(monkeypatch, 2)
-    assert [piece.batch is batch for piece in cut(program, batch)] == [True]
+    assert [piece.batch is batch for piece in in_pieces(program, batch)] == [True]
 
 
 def test_the_numbers_are_those_of_whole_texts(

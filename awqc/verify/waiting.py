@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from awqc.artifacts.scratch import ScratchFolder
+from awqc.errors import UsageError
 from awqc.machine.memory import map_private
 
 LARGE = 2**22
@@ -16,8 +18,8 @@ LARGE = 2**22
 _ALIGNED = 64
 
 
-class Spool:
-    """Holds tensors; its file goes when neither it nor a process needs it any more."""
+class WaitingOutputs:
+    """Holds tensors in a temporary file, whose name goes with it."""
 
     def __init__(self) -> None:
         self._folder: ScratchFolder | None = None
@@ -27,9 +29,17 @@ class Spool:
         """``tensors`` with the same values; large ones are read from the file when touched.
 
         Raises:
-            OSError: the file cannot be written.
+            UsageError: the file cannot be written.
         """
-        return tuple(self._keep(t) if t.nbytes >= LARGE else t for t in tensors)
+        try:
+            return tuple(self._keep(t) if t.nbytes >= LARGE else t for t in tensors)
+        except OSError as error:
+            size = sum(tensor.nbytes for tensor in tensors) / 1e6
+            raise UsageError(
+                f"{tempfile.gettempdir()}: {size:.0f} MB of outputs that are to be compared could "
+                f"not be written: {error.strerror or error}; make room there, or name another "
+                "folder in the environment variable TMPDIR"
+            ) from error
 
     def _keep(self, tensor: Tensor) -> Tensor:
         if self._folder is None:
