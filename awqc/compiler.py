@@ -53,7 +53,7 @@ from awqc.verify.layers import LayerRecord
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
 from awqc.verify.published import check_published, warm_up
-from awqc.verify.reference import Reference, in_dtypes, take_reference
+from awqc.verify.reference import Reference, take_reference
 from awqc.verify.steps import step_trials
 from awqc.verify.trials import Trial, take_trials
 from awqc.verify.verification import Verification, verify
@@ -320,8 +320,7 @@ def _verify(
 ) -> Verification:
     """Measure the exported model against the program that it was written from."""
     judged = _judged(program, final)
-    batches = tuple(in_dtypes(judged, batch) for batch in reference.batches)
-    wanted = Reference(batches, reference.outputs)
+    wanted = reference.in_dtypes(judged)
     return verify(judged, wanted, folder, options.verify_with, provider, trials)
 
 

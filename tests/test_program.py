@@ -78,3 +78,20 @@ def test_short_names_are_those_of_the_records() -> None:
         assert getattr(program, name) is getattr(program.interface, name)
     program.task = Task("x", ("y",))
     assert (program.mask_input, program.head_outputs) == ("x", ("y",))
+
+
+def test_a_variant_shares_tensors_and_no_node() -> None:
+    """Codes of a program that is to compute in another dtype lie in memory once."""
+    program = run(captured("gated"), QUANTIZED)
+    before = {name: value.clone() for name, value in program.parameters().items()}
+    other = program.variant()
+    assert not set(program.graph.nodes) & set(other.graph.nodes)
+    assert places(other.graph_module) == places(program.graph_module)
+    run(other, "convert-dtype{dtype=float16}")
+    packed = [name for name in before if name.endswith(".packed")]
+    assert packed
+    for name in packed:
+        assert other.weight(name).data_ptr() == program.weight(name).data_ptr()
+    after = program.parameters()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert {value.dtype for value in other.parameters().values()} >= {torch.float16}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from awqc.export.onnx_codes import FUSABLE_BLOCKS
+from awqc.export.onnx_codes import FUSABLE_BLOCKS, rows_of
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.formats.int_grid import IntGrid
@@ -97,7 +97,12 @@ def matmul_nbits(
     blocks = form.groups(columns)
     packed = weight.tensors["packed"]
     if missing := blocks * form.group_size - columns:
-        packed = pack(torch.nn.functional.pad(weight.codes, (0, missing)), form.bits)
+        rows = rows_of(weight)
+
+        def filled(start: int, stop: int) -> Tensor:
+            return torch.nn.functional.pad(rows(start, stop), (0, missing))
+
+        packed = packed_rows(filled, weight.rows, columns + missing, form.bits)
     held = weight.tensors.get("zero_point")
     zeros = None if held is None else pack(held, form.bits).contiguous().numpy()
     codes = packed.contiguous().numpy().reshape(weight.rows, blocks, -1)

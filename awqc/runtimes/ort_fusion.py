@@ -59,6 +59,7 @@ def _optimized(path: Path, target: Path, providers: Sequence[str]) -> onnx.Graph
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it is not run
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_file_name", f"{target.name}.data"
     )

@@ -10,10 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
+from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.reference import Reference
+from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import SizeGap, Trial, try_form
 
@@ -84,32 +87,52 @@ def compare(
         VerificationError: the runtime does not load or run the file.
     """
     opener = find_runtime(runtime)
-    gaps, texts = {}, {}
-    sizes: tuple[SizeGap, ...] = ()
-    for key in ("exact", "default"):
-        model = opener.open_model(file, exact=key == "exact", provider=provider)
-        gaps[key], texts[key] = gaps_of(program), TextQuality()
-        original = gaps_of(program)
-        for batch, wanted, near in zip(
-            reference.batches, reference.outputs, quantized, strict=True
-        ):
-            outputs = model.run(fed(model, batch))
-            gather(program, gaps[key], outputs, near, batch, states=True)
-            gather(program, original, outputs, wanted, batch, states=False)
-            judge(program, texts[key], outputs, batch, wanted)
-        if key == "exact":
-            sizes = try_form(program, partial(_run, model), f"the {form} form in {runtime}", trials)
+
+    def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
+        what = f"the {form} form in {runtime}"
+        found = _measure(program, reference, quantized, model)
+        return found, try_form(program, partial(_run, model), what, trials)
+
+    # The first model is gone before the second is opened: each holds all weights.
+    exact, sizes = try_exactly(opener.open_model(file, exact=True, provider=provider))
+    give_back()
+    model = opener.open_model(file, exact=False, provider=provider)
+    default = _measure(program, reference, quantized, model)
+    texts = {"exact": exact.text, "default": default.text}
     return Comparison(
         runtime=runtime,
         form=form,
         provider=model.provider,
-        exact=gaps["exact"].distance(),
-        default=gaps["default"].distance(),
-        original=original.loss(),
+        exact=exact.near.distance(),
+        default=default.near.distance(),
+        original=default.original.loss(),
         kernels=model.kernels(),
         text={key: text.as_dict() for key, text in texts.items() if text.tokens} or None,
         sizes=sizes,
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """How far a model is from the quantized program, ``near``, and from the original."""
+
+    near: Gaps
+    original: Gaps
+    text: TextQuality
+
+
+def _measure(
+    program: Program, reference: Reference, quantized: Sequence[Outputs], model: LoadedModel
+) -> _Measured:
+    found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
+    read = PieceReader(program, partial(_run, model))
+    for piece, wanted, near in zip(reference.pieces, reference.outputs, quantized, strict=True):
+        outputs, batch = read(piece), piece.batch
+        gather(program, found.near, outputs, near, batch, states=True)
+        gather(program, found.original, outputs, wanted, batch, states=False)
+        judge(program, found.text, outputs, batch, wanted)
+        give_back()
+    return found
 
 
 def _run(model: LoadedModel, batch: Batch) -> Outputs:

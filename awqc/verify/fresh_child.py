@@ -13,10 +13,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 IDLE = 60.0
+AT_ONCE = 2**22
+"""Values of a weight that are looked at together."""
+Parts = tuple[int, int, Iterator[tuple[int, Any]]]
+"""Rows and columns of a weight, and its columns a few at a time: the first's number, and they."""
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """The nibble of an int32 in which AutoAWQ holds the first, second, … of eight channels."""
 
@@ -65,18 +71,18 @@ def read_checkpoint(job: dict[str, Any]) -> None:
 
     folder = Path(job["path"])
     quantization = json.loads((folder / "config.json").read_text("utf-8"))["quantization_config"]
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}  # each is read when it is called
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= read_safetensors(file)
     awq = quantization["quant_method"] == "awq"
     leaf = ".qweight" if awq else ".weight_packed"
     made: dict[str, Any] = {}
     for name in [name.removesuffix(leaf) for name in tensors if name.endswith(leaf)]:
-        own = {key: tensors.pop(f"{name}.{key}") for key in _LEAVES if f"{name}.{key}" in tensors}
-        weight = awq_weight(own, quantization) if awq else packed_weight(own, quantization, name)
-        left, right = directions(*weight.shape)
-        made[f"{name}.left"], made[f"{name}.right"] = left @ weight, weight @ right
-    bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+        keys = [key for key in _LEAVES if f"{name}.{key}" in tensors]
+        own = {key: tensors.pop(f"{name}.{key}")() for key in keys}
+        parts = awq_parts(own, quantization) if awq else packed_parts(own, quantization, name)
+        made[f"{name}.left"], made[f"{name}.right"] = products(parts)
+    bad = [name for name, read in tensors.items() if not np.isfinite(read()).all()]
     if bad:
         raise ValueError(f"{bad[0]} holds values that are not finite")
     np.savez(job["outputs"], **made)
@@ -88,6 +94,20 @@ _LEAVES = (
 )  # fmt: skip
 
 
+def products(parts: Parts) -> tuple[Any, Any]:
+    """``left @ W`` and ``W @ right``, of a weight whose columns come a few at a time."""
+    import numpy as np
+
+    rows, columns, pieces = parts
+    left, right = directions(rows, columns)
+    before, behind = np.zeros(columns), np.zeros(rows)
+    for start, piece in pieces:
+        stop = start + piece.shape[1]
+        before[start:stop] = left @ piece
+        behind += piece @ right[start:stop]
+    return before, behind
+
+
 def directions(rows: int, columns: int) -> tuple[Any, Any]:
     """Vectors whose products with a weight change wherever it changes."""
     import numpy as np
@@ -96,21 +116,30 @@ def directions(rows: int, columns: int) -> tuple[Any, Any]:
     return generator.standard_normal(rows), generator.standard_normal(columns)
 
 
-def awq_weight(own: dict[str, Any], quantization: dict[str, Any]) -> Any:
+def awq_parts(own: dict[str, Any], quantization: dict[str, Any]) -> Parts:
     """``W[n, k] = (qweight[k, n] - qzeros[k // group, n]) * scales[k // group, n]``."""
     import numpy as np
 
-    group = quantization["group_size"]
-    codes, zeros = (
-        np.stack([(own[key].view(np.uint32) >> np.uint32(4 * place)) & 15 for place in AWQ_PLACES],
-                 axis=-1).reshape(len(own[key]), -1).astype(np.float64)
-        for key in ("qweight", "qzeros")
-    )  # fmt: skip
-    zeros, scales = (np.repeat(part, group, axis=0) for part in (zeros, own["scales"]))
-    return ((codes - zeros) * scales).T
+    group, columns = quantization["group_size"], len(own["qweight"])
+
+    def unpack(words: Any) -> Any:
+        lanes = [(words.view(np.uint32) >> np.uint32(4 * place)) & 15 for place in AWQ_PLACES]
+        return np.stack(lanes, axis=-1).reshape(len(words), -1).astype(np.float64)
+
+    def pieces() -> Iterator[tuple[int, Any]]:
+        for start in range(0, columns, step_of(group, own["scales"].shape[1])):
+            stop = min(start + step_of(group, own["scales"].shape[1]), columns)
+            some = slice(start // group, -(-stop // group))
+            zeros, scales = (
+                np.repeat(part, group, axis=0)[: stop - start]
+                for part in (unpack(own["qzeros"][some]), own["scales"][some])
+            )
+            yield start, ((unpack(own["qweight"][start:stop]) - zeros) * scales).T
+
+    return own["scales"].shape[1], columns, pieces()
 
 
-def packed_weight(own: dict[str, Any], quantization: dict[str, Any], name: str) -> Any:
+def packed_parts(own: dict[str, Any], quantization: dict[str, Any], name: str) -> Parts:
     """``W[n, k] = (code - zero) * scale``; zero is the middle of the codes where none is stored."""
     import numpy as np
 
@@ -121,39 +150,52 @@ def packed_weight(own: dict[str, Any], quantization: dict[str, Any], name: str) 
     )  # fmt: skip
     bits, group = weights["num_bits"], weights["group_size"]
     rows, columns = (int(size) for size in own["weight_shape"])
+    lanes = 32 // bits
 
     def unpack(words: Any, count: int) -> Any:
         shifts = np.arange(0, 32, bits, dtype=np.uint32)
-        lanes = (words.view(np.uint32)[..., None] >> shifts) & np.uint32(2**bits - 1)
-        return lanes.reshape(len(words), -1)[:, :count].astype(np.float64)
+        codes = (np.ascontiguousarray(words).view(np.uint32)[..., None] >> shifts) & (2**bits - 1)
+        return codes.reshape(len(words), -1)[:, :count].astype(np.float64)
 
-    codes = unpack(own["weight_packed"], columns)
-    zeros: Any = 2.0 ** (bits - 1)
-    if "weight_zero_point" in own:
-        packed = np.ascontiguousarray(own["weight_zero_point"].T)
-        zeros = np.repeat(unpack(packed, rows).T, group, axis=1)
-    return (codes - zeros) * np.repeat(own["weight_scale"], group, axis=1)
+    def pieces() -> Iterator[tuple[int, Any]]:
+        for start in range(0, columns, step_of(group, rows)):
+            stop = min(start + step_of(group, rows), columns)
+            some = slice(start // group, -(-stop // group))
+            codes = unpack(
+                own["weight_packed"][:, start // lanes : -(-stop // lanes)], stop - start
+            )
+            zeros: Any = 2.0 ** (bits - 1)
+            if "weight_zero_point" in own:
+                zeros = unpack(own["weight_zero_point"][:, some].T, rows).T
+                zeros = np.repeat(zeros, group, axis=1)[:, : stop - start]
+            scale = np.repeat(own["weight_scale"][:, some], group, axis=1)[:, : stop - start]
+            yield start, (codes - zeros) * scale
+
+    return rows, columns, pieces()
+
+
+def step_of(group: int, rows: int) -> int:
+    """Columns of a weight that are looked at together: whole groups."""
+    return max(1, AT_ONCE // (rows * group)) * group
 
 
 def read_safetensors(file: Path) -> dict[str, Any]:
-    """The arrays of a file: the size of a header, the header in JSON, then the bytes."""
+    """What reads each array of a file: the size of a header, the header in JSON, the bytes."""
     import numpy as np
 
     content = np.memmap(file, np.uint8, "r")
     size = int(content[:8].view(np.uint64)[0])
     header = json.loads(content[8 : 8 + size].tobytes())
-    arrays = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
+
+    def read(entry: dict[str, Any]) -> Any:
         start, end = (8 + size + offset for offset in entry["data_offsets"])
-        raw = content[start:end].tobytes()
         if entry["dtype"] == "BF16":  # the upper half of a float32
-            array = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+            array = (content[start:end].view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         else:
-            array = np.frombuffer(raw, _DTYPES[entry["dtype"]])
-        arrays[name] = array.reshape(entry["shape"])
-    return arrays
+            array = content[start:end].view(_DTYPES[entry["dtype"]])
+        return array.reshape(entry["shape"])
+
+    return {name: partial(read, header[name]) for name in header if name != "__metadata__"}
 
 
 _DTYPES = {

@@ -81,7 +81,7 @@ class Gap:
             raise VerificationError(
                 f"an output has shape {tuple(now.shape)}, the reference {tuple(reference.shape)}"
             )
-        if mask is not None and reference.shape[: mask.ndim] == mask.shape:
+        if mask is not None and reference.shape[: mask.ndim] == mask.shape and not mask.all():
             now, reference = now[mask], reference[mask]
         if now.numel() == 0:
             return

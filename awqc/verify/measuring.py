@@ -41,7 +41,7 @@ def gather(
 
     Tokens that the mask of ``batch`` marks as padding do not count.
     """
-    mask = batch[program.mask_input].bool() if program.mask_input else None
+    mask = _mask(program, batch)
     carried = program.scaled_outputs()
     for name, value, reference in zip(program.outputs, now, wanted, strict=True):
         if states or name not in carried:
@@ -63,6 +63,15 @@ def judge(
     if ids is None or not program.head_outputs or not program.states:
         return
     index = program.outputs.index(program.head_outputs[0])
-    mask = batch[program.mask_input] if program.mask_input else torch.ones_like(ids)
-    mask = mask[:, mask.shape[1] - ids.shape[1] :]  # it covers a past as well, which comes first
+    mask = _mask(program, batch)
+    mask = torch.ones_like(ids) if mask is None else mask
     quality.add(outputs[index], ids, mask, None if original is None else original[index])
+
+
+def _mask(program: Program, batch: Batch) -> Tensor | None:
+    """Which of the tokens of ``batch`` are text."""
+    if program.mask_input is None:
+        return None
+    mask, ids = batch[program.mask_input].bool(), batch.get("input_ids")
+    # It covers a past as well, which comes first.
+    return mask if ids is None else mask[:, mask.shape[1] - ids.shape[1] :]

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
 from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import VerificationError
 from awqc.export.formats import SERVING
+from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.fresh import FRESH
-from awqc.verify.fresh_child import directions
+from awqc.verify.fresh_child import AT_ONCE, directions
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_near
 from awqc.verify.measuring import gaps_of, gather
@@ -37,6 +39,7 @@ INT8_MAY_MOVE = (2.0, 0.05)
 """Onnxruntime's own form rounds activations to int8: how many times what was measured in this
 process an output may differ, and how much it may differ in any case, relative to its variation."""
 
+Array = NDArray[Any]
 Outputs = Sequence[Sequence[Tensor]]
 
 
@@ -194,9 +197,7 @@ def _check_checkpoint(program: Program, folder: Path, shown: str) -> None:
                                 "compared; write onnx or pt2 instead")  # fmt: skip
     for module in sorted(modules):
         quantized = program.findings.quantized[f"{module}.weight"].to(torch.float32)
-        weight = quantized.dequantize().double().numpy()
-        left, right = directions(*weight.shape)
-        for side, wanted in (("left", left @ weight), ("right", weight @ right)):
+        for side, wanted in zip(("left", "right"), _products(quantized), strict=True):
             found = products[f"{module}.{side}"]
             moved = float("inf")
             if found.shape == wanted.shape:
@@ -207,3 +208,16 @@ def _check_checkpoint(program: Program, folder: Path, shown: str) -> None:
                     f"model: read by the format's rule it differs by {moved:.2g}; rounding "
                     f"explains {CODES_TOLERANCE:g}; please report it"
                 )
+
+
+def _products(weight: QuantizedWeight) -> tuple[Array, Array]:
+    """The products of `directions` with ``weight``, in float64, a few rows at a time."""
+    left, right = directions(weight.rows, weight.columns)
+    before, behind = np.zeros(weight.columns), np.zeros(weight.rows)
+    step = max(1, AT_ONCE // weight.columns)
+    for start in range(0, weight.rows, step):
+        stop = min(start + step, weight.rows)
+        part = weight.some(start, stop).double().numpy()
+        before += left[start:stop] @ part
+        behind[start:stop] = part @ right
+    return before, behind

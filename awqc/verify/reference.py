@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
 from awqc.errors import CalibrationError
 from awqc.program import Batch, Program
+from awqc.verify.text_pieces import PieceReader, TextPiece, in_pieces
+from awqc.verify.waiting import WaitingOutputs
 
 MAX_REFERENCE_ELEMENTS = 40_000_000
 """Elements of outputs that are kept, 160 MB in float32."""
@@ -19,12 +22,24 @@ class Reference:
     """Outputs of the original model on held-out batches.
 
     Attributes:
-        batches: the inputs.
-        outputs: the outputs for each batch.
+        pieces: the inputs: whole batches, or the pieces of one after the other.
+        outputs: the outputs for each piece.
+        count: of batches.
     """
 
-    batches: tuple[Batch, ...]
+    pieces: tuple[TextPiece, ...]
     outputs: tuple[tuple[Tensor, ...], ...]
+    count: int
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """Inputs that need no states from before: of each batch all of it, or its first piece."""
+        return tuple(piece.batch for piece in self.pieces if not piece.continues)
+
+    def in_dtypes(self, program: Program) -> Reference:
+        """The same for ``program``, which may take its inputs in other dtypes."""
+        pieces = (replace(each, batch=in_dtypes(program, each.batch)) for each in self.pieces)
+        return replace(self, pieces=tuple(pieces))
 
 
 def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
@@ -33,21 +48,27 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
     Raises:
         CalibrationError: the model fails on a batch.
     """
-    taken: list[Batch] = []
+    taken: list[TextPiece] = []
     outputs: list[tuple[Tensor, ...]] = []
-    elements = 0
+    waiting = WaitingOutputs()
+    elements = count = 0
     for batch in batches:
         if taken and elements >= MAX_REFERENCE_ELEMENTS:
             break
-        taken.append(batch)
-        outputs.append(_run(program, batch))
-        elements += sum(value.numel() for value in outputs[-1])
-    return Reference(tuple(taken), tuple(outputs))
+        read = PieceReader(program, partial(_run, program))
+        for piece in in_pieces(program, batch):
+            made = read(piece)
+            taken.append(piece)
+            elements += sum(value.numel() for value in made)
+            outputs.append(waiting.keep(made))
+        count += 1
+    return Reference(tuple(taken), tuple(outputs), count)
 
 
 def in_dtypes(program: Program, batch: Batch) -> Batch:
     """``batch`` as ``program`` takes it: of a model in another dtype it has the same values."""
-    return {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs}
+    given = {spec.name: spec.dtype for spec in program.inputs if spec.name in batch}
+    return {name: batch[name].to(dtype) for name, dtype in given.items()}
 
 
 def _run(program: Program, batch: Batch) -> tuple[Tensor, ...]:

@@ -38,16 +38,14 @@ class TextQuality:
         ``mask`` is 0 on padding; ``reference`` holds another model's logits.
         """
         judged = (mask[:, 1:] != 0) & (mask[:, :-1] != 0)
-        targets = ids[:, 1:][judged]
-        rows = logits[:, :-1][judged]
-        wanted = None if reference is None else reference[:, :-1][judged]
-        for start in range(0, len(targets), ROWS):
-            part = slice(start, start + ROWS)
-            scores = torch.log_softmax(rows[part].float(), dim=-1)
-            self.loss -= float(scores.gather(1, targets[part, None]).sum())
+        rows, places = judged.nonzero(as_tuple=True)
+        for some, at in zip(rows.split(ROWS), places.split(ROWS), strict=True):
+            targets = ids[some, at + 1]
+            scores = torch.log_softmax(logits[some, at].float(), dim=-1)
+            self.loss -= float(scores.gather(1, targets[:, None]).sum())
             self.tokens += len(scores)
-            if wanted is not None:
-                self._compare(scores, torch.log_softmax(wanted[part].float(), dim=-1))
+            if reference is not None:
+                self._compare(scores, torch.log_softmax(reference[some, at].float(), dim=-1))
 
     def _compare(self, scores: Tensor, wanted: Tensor) -> None:
         self.divergence += float((wanted.exp() * (wanted - scores)).sum())

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from awqc.machine.memory import give_back
 from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
 from awqc.runtimes.session_file import MODEL, TUNED
@@ -20,8 +23,10 @@ from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
 from awqc.verify.reference import Reference
 from awqc.verify.steps import step_trials
+from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import Trial, quantized_trials
+from awqc.verify.waiting import WaitingOutputs
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,15 @@ def verify(
             sizes.
     """
     cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
-    quantized = []
-    for batch, wanted in zip(reference.batches, reference.outputs, strict=True):
-        outputs = program.run(batch)
-        quantized.append(outputs)
+    quantized: list[tuple[Tensor, ...]] = []
+    waiting, read = WaitingOutputs(), PieceReader(program, program.run)
+    for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
+        outputs, batch = read(piece), piece.batch
+        quantized.append(waiting.keep(outputs))
         gather(program, cost, outputs, wanted, batch, states=False)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)
+        give_back()
     near = (
         *quantized_trials(program, trials, cost.rel),
         *step_trials(program, "the quantized model"),
@@ -111,7 +118,7 @@ def verify(
     return Verification(
         original=cost.loss(),
         comparisons=comparisons,
-        batches=len(reference.batches),
+        batches=reference.count,
         text={name: text.as_dict() for name, text in texts.items() if text.tokens} or None,
         notes=list(notes_on(cost, comparisons)),
         ort=_ort(folder),

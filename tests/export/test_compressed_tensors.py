@@ -14,7 +14,6 @@ from awqc.compiler import Compiled
 from awqc.export.compressed_tensors import CompressedTensors, pack_words
 from awqc.huggingface.tokens import token_batch
 from awqc.numerics.formats.int_grid import IntGrid
-from awqc.numerics.quantizing import quantize
 from awqc.program import Program
 from tests.huggingface.test_language_models import compile_folder, random_ids
 from tests.tiny_language_models import save_decoder, save_tokenizer
@@ -97,8 +96,7 @@ def test_words_are_packed_as_the_package_packs_them(bits: int) -> None:
 
 def test_linears_of_several_widths_are_named() -> None:
     forms = {"a": IntGrid(4, 32, True), "b": IntGrid(8, 32)}
-    held = {name: quantize(torch.randn(8, 32), 8, form) for name, form in forms.items()}
-    made = CompressedTensors().config(held, 32, ["head"])
+    made = CompressedTensors().config(forms, 32, ["head"])
     groups = made["config_groups"].values()
     assert [group["targets"] for group in groups] == [["a"], ["b"]]
     assert [group["weights"]["symmetric"] for group in groups] == [True, False]

@@ -85,3 +85,10 @@ def test_archive_keeps_calls_and_dynamic_axes(tmp_path: Path) -> None:
     found, wanted = loaded(*args, **call), restore_calls(program)(*args, **call)
     torch.testing.assert_close(found["out"], wanted["out"])
     assert found["nothing"] is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is full")
+def test_a_full_disk_is_an_error_that_can_be_caught() -> None:
+    program = quantized(captured(nn.Linear(64, 64), torch.randn(2, 64)), IntGrid(4, 32))
+    with pytest.raises(OSError, match="No space left"):
+        export_pt2(program, Path("/dev/full"))
