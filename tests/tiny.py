@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +127,17 @@ def calibration(program: Program, batches: int = 4) -> list[Batch]:
     return [_noisy(program.example, generator) for _ in range(batches)]
 
 
+@cache
+def _captured(name: str) -> tuple[Program, Tensor]:
+    """The program, and the state of random numbers after its capture."""
+    return capture(model(name), inputs(name)), torch.get_rng_state()
+
+
 def captured(name: str) -> Program:
-    return capture(model(name), inputs(name))
+    """A copy of the program of a model, which is captured once; what is drawn next is the same."""
+    program, state = _captured(name)
+    torch.set_rng_state(state)
+    return program.clone()
 
 
 def _noisy(batch: Batch, generator: torch.Generator) -> Batch:

@@ -167,7 +167,9 @@ def test_table_and_head_get_the_width_that_was_asked_for(
 ) -> None:
     tied, head_bits, embed_bits = asked
     save_decoder("llama", tmp_path, tie_word_embeddings=tied, num_hidden_layers=1)
-    program, compiled = compile_folder(tmp_path, head_bits=head_bits, embed_bits=embed_bits)
+    program, compiled = compile_folder(
+        tmp_path, head_bits=head_bits, embed_bits=embed_bits, effort="fast"
+    )
     check_verification(compiled.report, loss=0.3)
     outside = [name for name in program.findings.quantized if ".layers." not in name]
     widths = [program.findings.quantized[name].format.describe()["bits"] for name in outside]
