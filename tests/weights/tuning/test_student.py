@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awqc.executor.segments import whole as one_segment
+from awqc.executor.segments import whole as whole_of
 from awqc.findings import Lesson
 from awqc.program import Batch, Program, Task
 from awqc.weights.tuning import rows, student
@@ -155,7 +155,7 @@ def test_gradients_are_those_of_the_whole_model(
     monkeypatch.setattr(rows, "ELEMENTS", 3 * VOCABULARY)
     found = model(name)
     if pieces == "one":
-        monkeypatch.setattr("awqc.weights.tuning.pieces.cut", one_segment)
+        monkeypatch.setattr("awqc.weights.tuning.pieces.cut", lambda seen, smallest: whole_of(seen))
     learning, scales = learner(found)
     wanted = [torch.zeros_like(each, requires_grad=True) for each in scales.parameters()]
     for lesson in found.lessons:
