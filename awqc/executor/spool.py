@@ -85,7 +85,7 @@ class _File:
     """A temporary file that is closed when nobody holds it."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # it outlives this call
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it outlives this call
         weakref.finalize(self, self._file.close)
 
     def append(self, data: memoryview) -> int:

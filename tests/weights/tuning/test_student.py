@@ -198,7 +198,7 @@ def test_one_piece_of_weights_is_dequantized_at_a_time(monkeypatch: pytest.Monke
     original = Student._weights
 
     def noted(self: Student, piece: object, stored: bool) -> object:
-        weights, tables = original(self, piece, stored)  # type: ignore[arg-type]
+        weights, tables = original(self, piece, stored)  # type: ignore[arg-type]  # as the method takes it
         shapes.append({tuple(weight.shape) for weight in weights})
         return weights, tables
 
