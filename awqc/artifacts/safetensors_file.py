@@ -84,4 +84,4 @@ def write_safetensors(
             made = tensors[name].make().detach().contiguous()
             assert (made.dtype, tuple(made.shape)) == (tensors[name].dtype, tensors[name].shape)
             if made.numel():
-                file.write(memoryview(made.reshape(-1).view(torch.uint8).numpy()))
+                file.write(made.reshape(-1).view(torch.uint8).numpy().data)

@@ -169,8 +169,8 @@ class WeightPlacer:
         """The weight in its own shape, made just before ``reader``."""
         weight, shape, codes = self.weight, self.weight.shape, rows_of(self.weight)
         if self.scale.shape[1] == 1 and shape[0] == weight.rows:
-            groups = (weight.rows,)
-            return self._dequantize(reader, shape, codes, groups, _first_column, {"axis": 0})
+            one = (weight.rows,)
+            return self._dequantize(reader, shape, codes, one, _first_column, {"axis": 0})
         attributes = {"axis": 1, "block_size": self.format.width(weight.columns)}
         matrix = (weight.rows, weight.columns)
         groups = tuple(self.scale.shape)

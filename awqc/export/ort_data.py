@@ -50,7 +50,7 @@ class DataFile:
         return self._place(tensor.name, content_of(tensor), tensor.dtype, tuple(tensor.shape))
 
     def _place(self, name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> Any:
-        content = memoryview(array).cast("B")
+        content = array.data.cast("B")
         digest = hashlib.sha256(content).digest()
         if digest not in self._places:
             self._file.seek(-(-self._file.tell() // PAGE) * PAGE)

@@ -113,7 +113,8 @@ def matmul_nbits(
 def table_codes(tensor: Any) -> Array:
     """Codes of a table ``(rows, columns)`` of 8 bits, unsigned."""
     codes = StoredCodes.of(tensor)
-    return packed_rows(codes.rows, *tensor.shape, 8).numpy()
+    rows, columns = tensor.shape
+    return packed_rows(codes.rows, rows, columns, 8).numpy()
 
 
 def _whole(tensor: Any) -> Array:

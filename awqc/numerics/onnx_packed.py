@@ -62,7 +62,8 @@ class StoredCodes:
         return self._unsigned(cut, stop - start).T
 
     def _unsigned(self, packed: Tensor, columns: int) -> Tensor:
-        return (unpack(packed, self.bits, columns) + self.lift) & (2**self.wide - 1)
+        codes: Tensor = (unpack(packed, self.bits, columns) + self.lift) & (2**self.wide - 1)
+        return codes
 
 
 def content_of(tensor: Any) -> NDArray[Any]:

@@ -43,7 +43,7 @@ def in_pieces(program: Program, batch: Batch) -> Iterator[TextPiece]:
     states = {name for name, _ in program.states}
     for start in range(0, ids.shape[1], length):
         stop = min(start + length, ids.shape[1])
-        given = {}
+        given: Batch = {}
         for name, value in batch.items():
             if name in states:
                 given |= {} if start else {name: value}

@@ -49,7 +49,7 @@ class WaitingOutputs:
         content = tensor.detach().contiguous().reshape(-1)
         with path.open("r+b" if self._end else "wb") as file:
             file.seek(place)
-            file.write(memoryview(content.view(torch.uint8).numpy()))
+            file.write(content.view(torch.uint8).numpy().data)
         self._end = place + tensor.nbytes
         mapped = map_private(path, place, tensor.nbytes)
         return torch.frombuffer(mapped, dtype=tensor.dtype).reshape(tensor.shape)
