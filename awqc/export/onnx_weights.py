@@ -202,8 +202,7 @@ class WeightPlacer:
             float_tensor(name("scale"), groups, scale.dtype, lambda: laid_out(scale)),
         ]
         if zeros is not None:
-            cut: Rows = lambda start, stop: laid_out(zeros)[start:stop]  # noqa: E731
-            tensors.append(self._codes(name("zero_point"), groups, cut))
+            tensors.append(self._codes(name("zero_point"), groups, _rows_of(laid_out(zeros))))
         inputs = [self._initializer(tensor) for tensor in tensors]
         type_ = ir.TensorType(inputs[1].dtype)
         return self._node("DequantizeLinear", inputs, reader, type_, tuple(shape), attributes)
@@ -243,6 +242,11 @@ class WeightPlacer:
         node.outputs[0].shape = ir.Shape(shape)
         self.graph.insert_before(reader, node)
         return node.outputs[0]
+
+
+def _rows_of(whole: Tensor) -> Rows:
+    """Those of a tensor that is there as a whole."""
+    return lambda start, stop: whole[start:stop]
 
 
 def _is_transpose(node: Any) -> bool:

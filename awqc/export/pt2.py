@@ -51,7 +51,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
             with path.open("wb") as file:
                 written = _Patient(file)
-                torch.export.save(exported, written)
+                torch.export.save(exported, written)  # type: ignore[arg-type]  # IO enough
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ExportError(

@@ -88,6 +88,11 @@ FILLS: dict[Any, str] = {
 }
 """Calls that make a tensor of one number, and what they call that number."""
 
+REDUCTIONS: Family = (
+    aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
+)  # fmt: skip
+"""Sums, means and extremes over the axes ``dim``, which ``keepdim`` keeps."""
+
 LAYER_NORMS: Family = (aten.layer_norm.default, aten.rms_norm.default)
 """Norms over trailing axes, which their weight has."""
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from awqc.graph.families import CASTS, COPIES, DROPOUTS, LAYER_NORMS, SPLITS
+from awqc.graph.families import CASTS, COPIES, DROPOUTS, LAYER_NORMS, REDUCTIONS, SPLITS
 from awqc.graph.ops import argument, first_argument, has_argument
 
 aten = torch.ops.aten
 
-REDUCED = (aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.var.correction)
+REDUCED = (*REDUCTIONS, aten.var.correction)
 """Operations over the axes ``dim``, which ``keepdim`` keeps."""
 
 NORMALIZED = (aten.softmax.int, aten._softmax.default, aten.log_softmax.int)

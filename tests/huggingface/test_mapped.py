@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from awqc.executor.segments import cut
+from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.mapped import main_dtype, map_each, stored_tensors
+from awqc.huggingface.tokens import token_batch
 from awqc.machine.narrow import Narrow
+from awqc.passes.pipeline import parse_pipeline
+from tests.passes.test_in_segments import GPTQ
 from tests.tiny_language_models import DECODERS, VOCABULARY, save_decoder
 
 
@@ -92,3 +98,27 @@ def test_places_in_a_file_are_those_of_its_header(tmp_path: Path) -> None:
     for name, stored in found.items():
         assert stored.dtype == tensors[name].dtype
         assert torch.equal(stored.map(), tensors[name])
+
+
+def test_a_compile_of_bfloat16_gives_the_codes_of_the_same_values_in_float32(
+    tmp_path: Path,
+) -> None:
+    """Segment by segment, with weights that are widened only while they are read."""
+    saved("llama", tmp_path / "half", torch.bfloat16, tie_word_embeddings=True)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    half.float().save_pretrained(tmp_path / "wide")
+    made = []
+    for name in ("half", "wide"):
+        program = load_folder(tmp_path / name)
+        ids = torch.randint(VOCABULARY, (4, 6), generator=torch.Generator().manual_seed(0))
+        batches = [token_batch(program, rows) for rows in ids.split(1)]
+        parse_pipeline(GPTQ).run(program, batches, cut=partial(cut, smallest=1))
+        made.append(program)
+    one, other = (program.findings.quantized for program in made)
+    assert len(one) > 10
+    assert one.keys() == other.keys()
+    for weight, twin in zip(one.values(), other.values(), strict=True):
+        for role, tensor in weight.tensors.items():
+            assert torch.equal(tensor, twin.tensors[role])
+    kept = made[0].parameters().values()
+    assert not any(isinstance(value, Narrow) and value.ndim > 1 for value in kept)

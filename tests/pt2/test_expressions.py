@@ -17,8 +17,15 @@ UNBACKED = sympy.Symbol("u0", integer=True)
 FLOAT = sympy.Symbol("zf1")
 
 
+def rebuilt(expression: sympy.Basic) -> sympy.Basic:
+    """The same, made anew: torch leaves some minima of numbers as they are inside of a maximum."""
+    if not expression.args:
+        return expression
+    return expression.func(*map(rebuilt, expression.args))
+
+
 def checked(expression: sympy.Basic) -> None:
-    assert read_expression(sympy.srepr(expression)) == expression
+    assert read_expression(sympy.srepr(expression)) in (expression, rebuilt(expression))
 
 
 INTEGERS = st.recursive(

@@ -85,9 +85,12 @@ def test_the_numbers_are_those_of_whole_texts(
     few_tokens(monkeypatch, tokens)
     made: list[Tensor] = []
     own = Program.run
-    monkeypatch.setattr(
-        Program, "run", lambda self, batch: (made.append(batch["input_ids"]), own(self, batch))[1]
-    )
+
+    def listening(program: Program, batch: Batch) -> tuple[Tensor, ...]:
+        made.append(batch["input_ids"])
+        return own(program, batch)
+
+    monkeypatch.setattr(Program, "run", listening)
     parts = verified()
     assert max(ids.shape[1] for ids in made[:-4]) <= tokens  # what follows are `step_trials`
     assert parts.batches == whole.batches == 2

@@ -11,7 +11,7 @@ from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
 from awqc.channels.rules.elementwise import same
 from awqc.channels.rules.moving import picked_axes
-from awqc.graph.families import CASTS, COPIES
+from awqc.graph.families import CASTS, COPIES, REDUCTIONS
 from awqc.graph.ops import argument, first_argument, has_argument, leading_arguments
 
 aten = torch.ops.aten
@@ -87,12 +87,9 @@ _spatial(
 
 # sum(x / s) = sum(x) / s with s constant along the summed axes
 @rule(
-    aten.mean.dim,
+    *REDUCTIONS,
     aten.mean.default,
-    aten.sum.dim_IntList,
     aten.sum.default,
-    aten.amax.default,
-    aten.amin.default,
     aten.max.dim,
     aten.min.dim,
     aten.max.default,

@@ -25,6 +25,9 @@ def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
     held = program.parameters()
     weights = {linear.weight_name: held[linear.weight_name] for linear in find_linears(seen.graph)}
     head = cut_up(seen, weights)[-1]
+    if head.tables:  # of a program in one piece: what is looked up in stays in the piece
+        weights = {name: each for name, each in weights.items() if name not in head.tables}
+        head = cut_up(seen, weights)[-1]
     *first, _ = cut_up(seen, ())
     spool = Spool()
     lessons = tuple(Lesson(batch, _record(seen, first, head, batch, spool)) for batch in batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from awqc.executor import spool
 from awqc.findings import Teacher
@@ -12,7 +12,7 @@ from awqc.program import Program
 from awqc.weights.tuning import teacher as module
 from awqc.weights.tuning.teacher import take_teacher
 from tests.executor.test_segments import decoder
-from tests.tiny import SEARCHED, calibration, captured, run
+from tests.tiny import SEARCHED, calibration, capture, captured, run
 
 MODELS = ("mlp", "gated", "attention", "postnorm", "conv")
 
@@ -67,3 +67,23 @@ def test_beyond_the_bound_what_it_knows_lies_in_a_file(monkeypatch: pytest.Monke
     far = take_teacher(program, batches)
     for now, then in zip(told(far), near, strict=True):
         torch.testing.assert_close(now, then, rtol=0, atol=0)
+
+
+def test_a_table_that_the_only_piece_looks_up_in_stays_in_it() -> None:
+    """A head that is the table as well, in a program with no place to cut."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(48, 16), nn.Linear(16, 48, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.table(ids)))
+            return out
+
+    program = run(capture(Tied().eval(), torch.arange(6).reshape(2, 3)), "canonicalize")
+    batch = {program.inputs[0].name: torch.tensor([[1, 5, 7]])}
+    teacher = take_teacher(program, [batch])
+    (taught,) = teacher.head(*teacher.lessons[0].load(), *teacher.weights)
+    assert torch.equal(taught, program.run(batch)[0])
