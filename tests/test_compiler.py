@@ -16,8 +16,10 @@ from awqc.artifacts.publish import staging
 from awqc.capture.module import capture_module
 from awqc.compiler import Compiled, compile
 from awqc.errors import CalibrationError, ExportError, UsageError, VerificationError
+from awqc.executor import segments
 from awqc.runtimes.onnxruntime import EXACT as EXACT_LEVEL
 from awqc.runtimes.onnxruntime import Session, why_no_cuda
+from tests.executor.test_segments import Decoder
 from tests.tiny import MODELS, inputs, model, relative
 
 KEYS = {
@@ -224,3 +226,24 @@ def test_calibration_data_may_be_whole_arrays() -> None:
     program = capture_module(model("mlp"), (inputs("mlp"),))
     result = compile(program, calib={program.inputs[0].name: x.numpy()}, effort="fast")
     assert result.report["calibration"]["source"] == "the calibration data"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_in_segments_compiles_and_is_verified(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All the way, with tuned scales; the layers are those of the model in one piece."""
+    torch.manual_seed(0)
+    model, x = Decoder().eval().to(dtype), torch.randn(2, 5, 32).to(dtype)
+    batches = [(torch.randn(2, 5, 32).to(dtype),) for _ in range(9)]
+    found = []
+    for smallest in (2**23, 1):
+        monkeypatch.setattr(segments, "SMALLEST", smallest)
+        found.append(compile(model, (x,), batches, formats=("onnx",), group_size=16).report)
+    whole, cut_up = found
+    assert len(cut_up["layers"]) > 8
+    for one, other in zip(whole["layers"], cut_up["layers"], strict=True):
+        assert (one["name"], one["bytes"]) == (other["name"], other["bytes"])
+        assert other["accumulated_sqnr_db"] == pytest.approx(one["accumulated_sqnr_db"], abs=0.1)
+    assert whole["sites"] == cut_up["sites"]
+    assert cut_up["recipe"] == whole["recipe"]

@@ -35,15 +35,15 @@ def whole(program: Program) -> list[Segment]:
     return [Segment(tuple(program.graph.nodes))]
 
 
-def cut(program: Program, few: int = FEW, smallest: int = SMALLEST) -> list[Segment]:
-    """The program in segments of at least ``smallest`` elements of weights each.
+def cut(program: Program, few: int = FEW, smallest: int | None = None) -> list[Segment]:
+    """The program in segments of at least ``smallest`` elements of weights each, or `SMALLEST`.
 
     A place to cut is a position in the graph's order inside no site's span (from the first reader
     of a tensor that its scales change to the last of its products) where at most ``few`` tensors
     live that are not merely returned; of those that no product lies between, the one with the
     fewest. Each segment has a product; a program without such a place is one segment.
     """
-    return _joined(_finest(program, few), smallest)
+    return _joined(_finest(program, few), SMALLEST if smallest is None else smallest)
 
 
 def _joined(segments: list[Segment], smallest: int) -> list[Segment]:

@@ -24,6 +24,7 @@ from awqc.numerics.statistics import Statistics
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.fold_scales import FoldScales
+from awqc.passes.order import after
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
 from awqc.program import Batch, Program
@@ -127,6 +128,10 @@ def run_in_segments(
         parts.finish(part.program)
         run.settle()
     parts.join()
+    facts = program.findings.facts
+    for step in steps[:-1]:
+        facts = after(step, facts)
+    program.learn(facts=facts)
     rest = set(settled.formats) - set(program.findings.quantized)
     program.learn(settled=replace(settled.of(rest), fallbacks=settled.fallbacks))
     changes += apply(steps[-1], program, replace(run, reference=()))

@@ -29,7 +29,7 @@ def outline(program: Program) -> Program:
         if node in calls:
             copies[node] = graph.create_node("get_attr", calls[node], name=node.name)
             copies[node].meta["val"] = node.meta["val"]
-        elif node.op != "output":
+        elif node.op not in ("output", "call_module"):  # observers are none of its business
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in counted.values()))
     graph.eliminate_dead_code()
