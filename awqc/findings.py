@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule
@@ -129,29 +129,17 @@ class Tuning:
     reason: str = ""
 
 
-class Keeping(Protocol):
-    """A value that lies in memory or elsewhere."""
-
-    def load(self) -> Any:
-        """The value: a tensor, a tuple of tensors, or a number."""
-        ...
-
-
 @dataclass(frozen=True)
 class Lesson:
     """What the float model makes of one batch, up to its last piece.
 
     Attributes:
         batch: the inputs by name.
-        values: what the last piece reads, each kept somewhere.
+        values: what the last piece reads.
     """
 
     batch: dict[str, Tensor]
-    values: tuple[Keeping, ...]
-
-    def load(self) -> list[Any]:
-        """The values that the last piece reads."""
-        return [value.load() for value in self.values]
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -159,7 +147,7 @@ class Teacher:
     """What gives the outputs of the float model without its weights, the last ones excepted.
 
     Attributes:
-        head: the last piece of the float model: takes what a lesson loads, then ``weights``;
+        head: the last piece of the float model: takes the values of a lesson, then ``weights``;
             gives the outputs that count.
         weights: the weights of its products.
         lessons: batches of the calibration data, in order.

@@ -27,7 +27,7 @@ MAY_USE: dict[str, str] = {
     "artifacts": "errors graph numerics program pt2",
     "channels": "graph machine program",
     "probes": "graph program",
-    "weights": "errors executor findings graph numerics program",
+    "weights": "errors executor findings graph machine numerics program",
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
     "capture": "artifacts calling errors graph kv_cache machine probes program pt2",
     "huggingface": "artifacts capture errors graph kv_cache machine program",
@@ -54,7 +54,7 @@ MAY_USE: dict[str, str] = {
     "__init__": "compiler errors partial runtimes",
     "pt2": "",
     "findings": "graph numerics",
-    "executor": "errors findings graph machine program",
+    "executor": "findings graph machine program",
     "bundle": "artifacts compiler data errors machine numerics options passes program runtimes "
     "verify",
 }

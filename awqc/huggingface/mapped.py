@@ -47,7 +47,8 @@ class StoredTensor:
 
     def map(self) -> Tensor:
         """The tensor, read when it is touched; changes to it stay private."""
-        mapped = map_private(self.path, self.offset, self.nbytes)
+        with self.path.open("rb") as file:
+            mapped = map_private(file, self.offset, self.nbytes)
         return torch.frombuffer(mapped, dtype=self.dtype).reshape(self.shape)
 
 

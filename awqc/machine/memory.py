@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 
 def available() -> int:
@@ -27,13 +28,15 @@ def release() -> None:
     trim()
 
 
-def map_private(path: Path, offset: int, length: int) -> memoryview:
-    """``length`` bytes of a file from ``offset``, read when touched; changes stay in memory."""
+def map_private(file: BinaryIO, offset: int, length: int) -> memoryview:
+    """``length`` bytes of a file from ``offset``, read when touched; changes stay in memory.
+
+    The file may be closed afterwards.
+    """
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    with path.open("rb") as file:
-        mapped = mmap.mmap(
-            file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start
-        )
+    mapped = mmap.mmap(
+        file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start
+    )
     _MAPS.add(mapped)
     return memoryview(mapped)[offset - start :]
 

@@ -20,6 +20,7 @@ from awqc.executor.segments import Segment
 from awqc.findings import Fact
 from awqc.graph.linears import find_linears
 from awqc.machine.progress import track
+from awqc.machine.spool import Spool
 from awqc.numerics.statistics import Statistics
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
@@ -35,6 +36,9 @@ ORDER: tuple[type[Any], ...] = (Calibrate, SearchScales, FoldScales, QuantizeWei
 
 LEARNED = frozenset({Fact.STATISTICS, Fact.MOMENTS, Fact.SAMPLES})
 """What is forgotten of a segment when it is done."""
+
+BOUND = 2**28
+"""Bytes of calibration values between two segments that stay in memory; others go to a file."""
 
 Apply = Callable[[Pass, Program, Run], list[Change]]
 """Runs one pass on a program, with all that belongs to it."""
@@ -77,8 +81,10 @@ class _Stream:
         """Past ``part``, of which ``run`` holds what it made; what is not ``needed`` is let go."""
         outputs = dict(zip(part.program.outputs, run.reference, strict=True))
         self.check = _kept({**self.check, **outputs}, needed)
+        spool = Spool("activations between two segments", BOUND)
         for number, made in enumerate(run.made):
-            self.batches[number] = _kept({**self.batches[number], **made}, needed)
+            self.batches[number] = _kept({**self.batches[number], **spool.keep(made)}, needed)
+            run.made[number] = {}
 
 
 def _kept(values: Batch, needed: set[str]) -> Batch:

@@ -9,12 +9,14 @@ from functools import partial
 from torch import Tensor
 
 from awqc.errors import CalibrationError
+from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.verify.text_pieces import PieceReader, TextPiece, in_pieces
-from awqc.verify.waiting import WaitingOutputs
 
 MAX_REFERENCE_ELEMENTS = 40_000_000
 """Elements of outputs that are kept, 160 MB in float32."""
+LARGE = 2**22
+"""Bytes of an output from which on it waits in a file."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Reference:
         return replace(self, pieces=tuple(pieces))
 
 
+def waiting_outputs() -> Spool:
+    """Keeps outputs until they are compared: large ones in a file, which the system can drop."""
+    return Spool("outputs that are to be compared", small=LARGE)
+
+
 def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
     """Run the original on as many batches as fit into memory, at least one.
 
@@ -50,7 +57,7 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
     """
     taken: list[TextPiece] = []
     outputs: list[tuple[Tensor, ...]] = []
-    waiting = WaitingOutputs()
+    waiting = waiting_outputs()
     elements = count = 0
     for batch in batches:
         if taken and elements >= MAX_REFERENCE_ELEMENTS:

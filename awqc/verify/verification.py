@@ -21,12 +21,11 @@ from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.verify.comparison import Comparison, compare, forms_in
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
-from awqc.verify.reference import Reference
+from awqc.verify.reference import Reference, waiting_outputs
 from awqc.verify.steps import step_trials
 from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import Trial, quantized_trials
-from awqc.verify.waiting import WaitingOutputs
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def verify(
     """
     cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
     quantized: list[tuple[Tensor, ...]] = []
-    waiting, read = WaitingOutputs(), PieceReader(program, program.run)
+    waiting, read = waiting_outputs(), PieceReader(program, program.run)
     for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
         outputs, batch = read(piece), piece.batch
         quantized.append(waiting.keep(outputs))

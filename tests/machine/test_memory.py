@@ -36,7 +36,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def numbers(path: Path, first: int = 0) -> np.ndarray:
-    return np.frombuffer(map_private(path, 4 * first, 4 * (COUNT - first)), np.float32)
+    with path.open("rb") as file:
+        return np.frombuffer(map_private(file, 4 * first, 4 * (COUNT - first)), np.float32)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from awqc.executor.spool import BOUND, Kept, Spool
 from awqc.findings import Lesson, Teacher
+from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.weights.tuning.dequantize import TunedWeight
 from awqc.weights.tuning.objective import distance
@@ -25,6 +25,7 @@ from awqc.weights.tuning.outline import outline
 from awqc.weights.tuning.pieces import Piece, Values, cut_up, inputs_of
 from awqc.weights.tuning.rows import ELEMENTS, Rows, sum_divergence
 from awqc.weights.tuning.scales import TunedScales
+from awqc.weights.tuning.teacher import ACTIVATIONS, BOUND
 
 WEIGHT_COPIES = 3
 """Dequantized weights of a piece, their gradients, and activations of about that size."""
@@ -33,7 +34,6 @@ OFTEN = 8
 LOGIT_COPIES = 5
 """A slice of the student's logits and of the teacher's, their gradient, and what it is made of."""
 
-Live = dict[Node, Kept]
 Gradients = dict[Node, dict[int, Tensor]]
 """Of values that live between pieces, by the place of a tensor in the value."""
 
@@ -66,7 +66,7 @@ class Student:
             pieces.append(WEIGHT_COPIES * self._weight_bytes(self._head))
         else:
             pieces.append(2 * self._weight_bytes(self._head) + LOGIT_COPIES * 4 * ELEMENTS)
-        tensors = [each for each in pytree.tree_leaves(lesson.load()) if isinstance(each, Tensor)]
+        tensors = [each for each in pytree.tree_leaves(lesson.values) if isinstance(each, Tensor)]
         stream = sum(tensor.nbytes for tensor in tensors)
         return max(pieces) + min(BOUND, len(self._first) * stream)
 
@@ -78,7 +78,7 @@ class Student:
     def distance(self, lesson: Lesson) -> float:
         """From the teacher's outputs, with scales as they would be stored."""
         live = self._forward(lesson.batch, stored=True)
-        values = {node: live[node].load() for node in self._head.reads}
+        values = {node: live[node] for node in self._head.reads}
         return self._at_head(lesson, values, stored=True, share=0)
 
     @torch.no_grad()
@@ -96,12 +96,12 @@ class Student:
                 live.pop(node)
                 gradients.pop(node, None)
 
-    def _forward(self, batch: Batch, stored: bool) -> Live:
+    def _forward(self, batch: Batch, stored: bool) -> Values:
         """What lives between the pieces."""
-        spool = Spool()
-        live = {node: Kept.of(value) for node, value in inputs_of(self._seen, batch).items()}
+        spool = Spool(ACTIVATIONS, BOUND)
+        live = inputs_of(self._seen, batch)
         for piece in self._trimming(self._first):
-            values = {node: live[node].load() for node in piece.reads}
+            values = {node: live[node] for node in piece.reads}
             made = piece(values, *self._weights(piece, stored))
             live |= {node: spool.keep(value) for node, value in made.items()}
         return live
@@ -124,11 +124,11 @@ class Student:
         if self._rows is None or self._taught_rows is None:
             made = self._head(values, matrices, tables)
             outputs = [made[node] for node in self._head.makes]
-            wanted = self._taught(lesson.load(), self._teacher.weights)
+            wanted = self._taught(list(lesson.values), self._teacher.weights)
             return _descend(distance(self._seen, lesson.batch, outputs, wanted), share)
         leaves = [each.detach().requires_grad_(each.requires_grad) for each in matrices]
         wide = [weight.detach() for weight in self._teacher.weights]
-        taught, total = lesson.load(), 0.0
+        taught, total = list(lesson.values), 0.0
         read = [values[node] for node in self._head.reads]
         for part, rows in self._rows.slices(lesson.batch, read):
             then = self._taught(self._taught_rows.pick(taught, part), wide)
@@ -146,16 +146,14 @@ class Student:
         """The teacher's outputs, of what its head reads."""
         return tuple(self._teacher.head(*values, *weights))
 
-    def _opened(self, piece: Piece, live: Live) -> Values:
+    def _opened(self, piece: Piece, live: Values) -> Values:
         """What ``piece`` reads; gradients arrive where something tuned went into it."""
         return {
-            node: pytree.tree_map(_leaf, live[node].load())
-            if node in self._moving
-            else live[node].load()
+            node: pytree.tree_map(_leaf, live[node]) if node in self._moving else live[node]
             for node in piece.reads
         }
 
-    def _backward(self, piece: Piece, live: Live, gradients: Gradients) -> None:
+    def _backward(self, piece: Piece, live: Values, gradients: Gradients) -> None:
         """Bring the gradients of what ``piece`` makes to what it reads, and to the changes."""
         values = self._opened(piece, live)
         with torch.enable_grad():

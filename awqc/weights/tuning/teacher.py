@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from awqc.executor.spool import Kept, Spool
 from awqc.findings import Lesson, Teacher
 from awqc.graph.linears import find_linears
+from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.weights.tuning.outline import outline
 from awqc.weights.tuning.pieces import Piece, cut_up, inputs_of
+
+ACTIVATIONS = "activations"
+BOUND = 2**27
+"""Bytes of them that stay in memory; others go to a file."""
 
 
 def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
@@ -29,7 +34,7 @@ def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
         weights = {name: each for name, each in weights.items() if name not in head.tables}
         head = cut_up(seen, weights)[-1]
     *first, _ = cut_up(seen, ())
-    spool = Spool()
+    spool = Spool(ACTIVATIONS, BOUND)
     lessons = tuple(Lesson(batch, _record(seen, first, head, batch, spool)) for batch in batches)
     return Teacher(head.module, tuple(weights[name] for name in head.matrices), lessons)
 
@@ -37,7 +42,7 @@ def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
 @torch.no_grad()
 def _record(
     seen: Program, first: Sequence[Piece], head: Piece, batch: Batch, spool: Spool
-) -> tuple[Kept, ...]:
+) -> tuple[Any, ...]:
     """What ``head`` reads where ``batch`` comes in, of what ``first`` make of it."""
     values = inputs_of(seen, batch)
     later = [set(head.reads).union(*(p.reads for p in first[n:])) for n in range(1, len(first) + 1)]
@@ -45,6 +50,6 @@ def _record(
         values |= piece(values)
         values = {node: value for node, value in values.items() if node in needed}
     return tuple(
-        Kept.of(values[node]) if node.op == "placeholder" else spool.keep(values[node])
+        values[node] if node.op == "placeholder" else spool.keep(values[node])
         for node in head.reads
     )

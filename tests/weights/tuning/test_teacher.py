@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awqc.executor import spool
 from awqc.findings import Teacher
 from awqc.program import Program
 from awqc.weights.tuning import teacher as module
@@ -20,7 +19,7 @@ MODELS = ("mlp", "gated", "attention", "postnorm", "conv")
 def told(teacher: Teacher) -> list[tuple[Tensor, ...]]:
     """The outputs that the teacher tells, a batch after the other."""
     with torch.no_grad():
-        return [tuple(teacher.head(*each.load(), *teacher.weights)) for each in teacher.lessons]
+        return [tuple(teacher.head(*each.values, *teacher.weights)) for each in teacher.lessons]
 
 
 def made(name: str) -> Program:
@@ -63,7 +62,7 @@ def test_beyond_the_bound_what_it_knows_lies_in_a_file(monkeypatch: pytest.Monke
     program = made("decoder")
     batches = calibration(program, 2)
     near = told(take_teacher(program, batches))
-    monkeypatch.setattr(module, "Spool", lambda: spool.Spool(bound=0))
+    monkeypatch.setattr(module, "BOUND", 0)
     far = take_teacher(program, batches)
     for now, then in zip(told(far), near, strict=True):
         torch.testing.assert_close(now, then, rtol=0, atol=0)
@@ -85,5 +84,5 @@ def test_a_table_that_the_only_piece_looks_up_in_stays_in_it() -> None:
     program = run(capture(Tied().eval(), torch.arange(6).reshape(2, 3)), "canonicalize")
     batch = {program.inputs[0].name: torch.tensor([[1, 5, 7]])}
     teacher = take_teacher(program, [batch])
-    (taught,) = teacher.head(*teacher.lessons[0].load(), *teacher.weights)
+    (taught,) = teacher.head(*teacher.lessons[0].values, *teacher.weights)
     assert torch.equal(taught, program.run(batch)[0])
