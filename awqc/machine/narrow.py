@@ -21,8 +21,9 @@ class Narrow(nn.Parameter):
     """A parameter that is stored narrower than it is read.
 
     To whoever computes with it, it is a float32 tensor: each operation gets a float32 copy, which
-    goes when the operation ends. It says that its dtype is float32; its shape and its place in
-    memory are those of what is stored. It cannot be written to, so that copies of it are itself.
+    goes when the operation ends. It says that its dtype is float32; its shape, its place in
+    memory and its size in bytes are those of what is stored. It cannot be written to, so that
+    copies of it are itself.
 
     >>> stored = Narrow.of(torch.ones(2, 3, dtype=torch.bfloat16))
     >>> stored.dtype, (stored @ torch.ones(3)).dtype
@@ -98,6 +99,7 @@ _AS_STORED = {
             "is_cuda",
             "grad",
             "grad_fn",
+            "nbytes",
         )
     ),
     Tensor.requires_grad.__set__,  # type: ignore[attr-defined]  # as above
@@ -105,6 +107,7 @@ _AS_STORED = {
     Tensor.size,
     Tensor.dim,
     Tensor.numel,
+    Tensor.element_size,
     Tensor.stride,
     Tensor.storage_offset,
     Tensor.is_floating_point,

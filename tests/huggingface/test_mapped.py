@@ -18,6 +18,7 @@ from awqc.huggingface.mapped import main_dtype, map_each, stored_tensors
 from awqc.huggingface.tokens import token_batch
 from awqc.machine.narrow import Narrow
 from awqc.passes.pipeline import parse_pipeline
+from awqc.report.content import stored_bytes
 from tests.passes.test_in_segments import GPTQ
 from tests.tiny_language_models import DECODERS, VOCABULARY, save_decoder
 
@@ -122,3 +123,11 @@ def test_a_compile_of_bfloat16_gives_the_codes_of_the_same_values_in_float32(
             assert torch.equal(tensor, twin.tensors[role])
     kept = made[0].parameters().values()
     assert not any(isinstance(value, Narrow) and value.ndim > 1 for value in kept)
+
+
+def test_the_size_of_the_original_is_that_of_its_checkpoint(tmp_path: Path) -> None:
+    saved("llama", tmp_path, torch.bfloat16)
+    program = load_folder(tmp_path)
+    weights = sum(value.numel() for value in program.graph_module.parameters())
+    buffers = sum(value.nbytes for value in program.graph_module.buffers())
+    assert 0 <= stored_bytes(program) - 2 * weights <= buffers

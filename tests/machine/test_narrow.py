@@ -57,6 +57,7 @@ def test_it_says_that_it_is_float32_and_lies_where_it_was() -> None:
     narrow = Narrow.of(stored)
     assert (narrow.dtype, narrow.shape, narrow.numel()) == (torch.float32, (5, 4), 20)
     assert narrow.is_floating_point()
+    assert (narrow.nbytes, narrow.element_size()) == (40, 2)
     assert narrow.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
     assert narrow.stored().dtype is torch.bfloat16
     assert not narrow.requires_grad
