@@ -229,7 +229,7 @@ class Program:
     def parameters(self) -> dict[str, Tensor]:
         """All tensors that the graph reads, by name; they may be kept in half precision."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
-        return {name: self._kept(name) for name in names}
+        return {name: self.kept(name) for name in names}
 
     def weight(self, name: str) -> Tensor:
         """The tensor called ``name`` (a dotted path), in the dtype that the graph reads.
@@ -237,9 +237,14 @@ class Program:
         Raises:
             UnsupportedGraphError: there is none.
         """
-        return self._kept(name).detach()
+        return self.kept(name).detach()
 
-    def _kept(self, name: str) -> Tensor:
+    def kept(self, name: str) -> Tensor:
+        """The tensor called ``name`` as it is kept, which may be in half precision.
+
+        Raises:
+            UnsupportedGraphError: there is none.
+        """
         module, _, leaf = name.rpartition(".")
         try:
             value = getattr(self.graph_module.get_submodule(module), leaf)

@@ -20,14 +20,17 @@ from awqc.findings import Findings
 from awqc.graph.nodes import results_of
 from awqc.program import Batch, InputSpec, Interface, Program
 
+CUT = "at cut: "
+
 
 @dataclass(frozen=True)
 class Section:
     """One segment of a program.
 
     Attributes:
-        program: the segment as a program; its inputs and outputs are values of the whole, those
-            that the whole takes and returns under the names that they have there.
+        program: the segment as a program; its inputs and outputs are values of the whole. Those
+            that the whole takes and returns have the names that they have there, others that of
+            their node behind `CUT`, which no name of an input or output begins with.
         onward: names of the outputs that later segments read.
     """
 
@@ -119,12 +122,18 @@ class Sections:
         for part in self._done:
             whole.append(part)
         program = self._program
+        for node, names in self._returned.items():
+            if node.op == "placeholder":
+                whole.made.update(dict.fromkeys(names, whole.made[self._names[node]]))
+            elif is_weight(node):
+                value = program.kept(str(node.target))
+                whole.made.update(dict.fromkeys(names, whole.read(node, value)))
         whole.graph.output(tuple(whole.made[name] for name in program.outputs))
         program.graph_module = GraphModule(whole.tensors, whole.graph)
         program.findings = _merged(program.findings, [part.findings for part in self._done])
 
     def _name(self, node: Node) -> str:
-        return self._names.get(node) or str(node.name)
+        return self._names.get(node) or f"{CUT}{node.name}"
 
     def _module(self, nodes: list[Node], taken: list[Node], results: list[Node]) -> GraphModule:
         graph, copies = Graph(), {}
@@ -184,7 +193,7 @@ def _spec(node: Node) -> InputSpec:
     value = node.meta.get("val")
     shape = value.shape if isinstance(value, Tensor) else ()
     sizes = tuple(size if isinstance(size, int) else str(size) for size in shape)
-    return InputSpec(node.name, getattr(value, "dtype", None), sizes)  # type: ignore[arg-type]  # a size has no dtype
+    return InputSpec(f"{CUT}{node.name}", getattr(value, "dtype", None), sizes)  # type: ignore[arg-type]  # a size has no dtype
 
 
 class _Whole:
@@ -211,13 +220,13 @@ class _Whole:
         held = _tensors(part.graph_module, part.graph)
         for node in part.graph.nodes:
             if node.op == "get_attr":
-                copies[node] = self._read(node, held[str(node.target)])
+                copies[node] = self.read(node, held[str(node.target)])
             elif node.op == "call_function":
                 copies[node] = self.graph.node_copy(node, copies.__getitem__)
         for name, node in zip(part.outputs, results_of(part.graph), strict=True):
             self.made[name] = copies[node]
 
-    def _read(self, node: Node, value: Any) -> Node:
+    def read(self, node: Node, value: Any) -> Node:
         """One node for each tensor, under a name that no other tensor has."""
         name, count = str(node.target), 0
         while self.tensors.setdefault(name, value) is not value:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import Interpreter
 
-from awqc.executor.sections import Sections
+from awqc.executor.sections import CUT, Sections
 from awqc.executor.segments import cut, weights_read
 from awqc.machine.narrow import Narrow
 from awqc.program import Program
@@ -81,7 +81,7 @@ def _values(program: Program) -> dict[str, torch.Tensor]:
     class Recorder(Interpreter):
         def run_node(self, n: torch.fx.Node) -> object:
             value = super().run_node(n)
-            kept.setdefault(n.name, value)
+            kept.setdefault(f"{CUT}{n.name}", value)
             return value
 
     Recorder(program.graph_module).run(*program.example.values())

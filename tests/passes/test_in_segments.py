@@ -87,6 +87,33 @@ def test_segments_give_the_same_bits_as_the_whole(make: Callable[[], Program], s
     assert torch.equal(first, second)
 
 
+class Returning(nn.Module):
+    """Returns its input and a constant, and another value under the name of a node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Decoder()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        made = self.body(x)
+        return {"given": x, "linear": made, "linear_5": made + 1, "scale": self.scale}
+
+
+def returning() -> Program:
+    torch.manual_seed(0)
+    return capture(Returning().eval(), torch.randn(2, 5, 32))
+
+
+def test_what_is_returned_is_what_the_whole_returns() -> None:
+    nodes = {node.name for node in returning().graph.nodes}
+    assert {"linear", "linear_5"} <= nodes & set(returning().outputs)
+    one, other = learned(returning, GPTQ, whole), learned(returning, GPTQ, FINEST)
+    assert one.outputs == other.outputs
+    for first, second in zip(one.run(one.example), other.run(other.example), strict=True):
+        assert torch.equal(first, second)
+
+
 def test_what_was_learned_of_a_segment_is_forgotten() -> None:
     found = learned(decoder, GPTQ, FINEST).findings
     assert not found.statistics
