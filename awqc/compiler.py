@@ -36,6 +36,7 @@ from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
+from awqc.machine.in_rows import in_slices
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.options import Options, parse_options
@@ -260,7 +261,9 @@ def _compile(
 def _check_weights(program: Program) -> None:
     """Refuse a model whose matrices are damaged before anything is computed."""
     for name, weight in program.graph_module.named_parameters():
-        if weight.ndim > 1 and weight.is_floating_point() and not weight.isfinite().all():
+        if weight.ndim < 2 or not weight.is_floating_point():
+            continue
+        if not all(part.isfinite().all() for part in in_slices(weight)):
             raise UnsupportedGraphError(
                 f"{program.name}: the weight {name} holds NaN or infinite values; "
                 "give a model whose weights are finite"

@@ -20,7 +20,7 @@ MAY_USE: dict[str, str] = {
     "errors": "",
     "kv_cache": "",
     "machine": "errors",
-    "numerics": "errors",
+    "numerics": "errors machine",
     "graph": "",
     "program": "errors findings graph numerics",
     "calling": "graph program",

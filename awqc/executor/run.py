@@ -17,6 +17,7 @@ from awqc.executor.replay import Values, walk
 from awqc.executor.sweep import sweep
 from awqc.machine.memory import give_back, trim
 from awqc.machine.progress import track
+from awqc.machine.spool import Spool
 from awqc.machine.threads import parallel_map
 from awqc.program import Batch, Program
 
@@ -36,12 +37,14 @@ class Run:
         reference: what the program gave for its `check_batch` before the first pass.
         onward: names of outputs that are wanted for each batch, by what comes after this program.
         made: these outputs, after `observe`.
+        spool: where what passes make is kept, if much is expected.
     """
 
     batches: tuple[Batch, ...] = ()
     reference: tuple[Tensor, ...] = ()
     onward: tuple[str, ...] = ()
     made: list[Batch] = field(default_factory=list)
+    spool: Spool | None = None
 
     def referring_to(self, program: Program) -> Run:
         """This run with what ``program`` gives now as the reference."""
@@ -90,6 +93,11 @@ class Run:
             trim()
             if count % OFTEN == 0:
                 give_back()
+
+    def keep(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``tensors`` that stay until the end of the compile; some may go to a file."""
+        kept = dict(tensors)
+        return kept if self.spool is None else self.spool.keep(kept)
 
     def trim(self) -> None:
         """Give back what is free; weights that are mapped from a file stay in memory."""

@@ -29,6 +29,7 @@ from awqc.errors import ExportError
 from awqc.export.decompose import LocalProgram
 from awqc.graph.nodes import fake_like, module_path, results_of
 from awqc.graph.ops import put_in_order
+from awqc.machine.narrow import widened
 from awqc.program import Program
 from awqc.weights.stored import StoredWeight, dequantizing_calls, is_dequantizing
 
@@ -90,7 +91,7 @@ class _Lowering:
                 self.made[node] = node  # read by `StoredWeight.load` only
                 continue
             if name not in by_name:
-                value = self.program.weight(name)
+                value = widened(self.program.weight(name))
                 by_name[name] = self._placeholder(
                     f"p_{name.replace('.', '_')}",
                     InputKind.BUFFER,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Graph, Node
@@ -61,6 +62,8 @@ def fake_like(value: Tensor, anchor: Node) -> Tensor:
     for node in anchor.graph.nodes:
         mode = fake_mode_of(node.meta.get("val"))
         if mode is not None:
-            fake: Tensor = mode.from_tensor(value, static_shapes=True)
-            return fake
+            with mode:
+                return torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device=value.device
+                )
     return value

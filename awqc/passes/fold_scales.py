@@ -12,6 +12,7 @@ from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.sites import Site, scale_factor
+from awqc.machine.narrow import scaled
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
 
@@ -62,7 +63,7 @@ class FoldScales(Pass):
                 for name, labels in site.edits.items():
                     value = program.weight(name)
                     factor = scale_factor(labels, found.scale)
-                    program.set_weight(name, (value.float() * factor).to(value.dtype))
+                    program.set_weight(name, scaled(value, factor))
                 changes.append(Change(site.name, f"{found.candidate} into {', '.join(site.edits)}"))
                 sites.append(site.with_status("folded"))
         program.learn(sites=tuple(sites))
@@ -91,9 +92,9 @@ def _insert(program: Program, site: Site, scale: Tensor) -> bool:
     dtype = program.weight(first.weight_name).dtype
     name = program.fresh_name(f"{first.name}.input_scale")
     read = program.add_weight(name, (1 / scale).to(dtype).reshape(shape), first.node)
-    scaled = program.call_op(first.node, aten.mul.Tensor, first.input, read)
+    product = program.call_op(first.node, aten.mul.Tensor, first.input, read)
     for linear in linears:
-        linear.node.replace_input_with(linear.input, scaled)
+        linear.node.replace_input_with(linear.input, product)
     for weight_name, linear in {linear.weight_name: linear for linear in linears}.items():
         _scale_columns(program, weight_name, linear, scale)
     return True
@@ -102,5 +103,4 @@ def _insert(program: Program, site: Site, scale: Tensor) -> bool:
 def _scale_columns(program: Program, name: str, linear: Linear, scale: Tensor) -> None:
     value = program.weight(name)
     factor = scale[linear.column_channels()].unsqueeze(1)
-    scaled = linear.matrix(value).float() * factor
-    program.set_weight(name, scaled.to(value.dtype).reshape(value.shape))
+    program.set_weight(name, scaled(linear.matrix(value), factor).reshape(value.shape))

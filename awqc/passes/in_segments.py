@@ -40,6 +40,9 @@ LEARNED = frozenset({Fact.STATISTICS, Fact.MOMENTS, Fact.SAMPLES})
 BOUND = 2**28
 """Bytes of calibration values between two segments that stay in memory; others go to a file."""
 
+CODES_BOUND = 2**27
+"""Bytes of quantized weights that stay in memory; others go to a file."""
+
 Apply = Callable[[Pass, Program, Run], list[Change]]
 """Runs one pass on a program, with all that belongs to it."""
 
@@ -116,12 +119,14 @@ def run_in_segments(
     settled = decide(program)
     stream = _Stream([dict(batch) for batch in run.batches], dict(program.check_batch()), watched)
     changes: list[Change] = []
+    run = replace(run, spool=Spool("quantized weights", CODES_BOUND))
     for index in track(range(len(parts)), "segments"):
         own = parts.own_weights(index)
         part = parts.part(index, stream.check)
         part.program.learn(settled=settled.of(own))
         last = index == len(parts) - 1
-        here = Run(tuple(stream.batches), onward=() if last else part.onward)
+        onward = () if last else part.onward
+        here = Run(tuple(stream.batches), onward=onward, spool=run.spool)
         here = here.referring_to(part.program)
         passed = _watch(stream, part)
         for step in steps:

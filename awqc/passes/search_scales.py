@@ -142,7 +142,7 @@ def _parts(
         weight = program.weight(linear.weight_name)
         parts.append(
             Part(
-                weight=linear.matrix(weight).float(),
+                weight=linear.matrix(weight),
                 classes=reader.classes[linear.column_channels()],
                 statistics=statistics[reader.node],
                 format=formats[linear.weight_name],

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from awqc.machine.in_rows import LARGE
 from awqc.numerics.formats.base import WeightFormat, from_groups, to_groups
 from awqc.numerics.ort_int8 import input_loss, kernel_block
 from awqc.numerics.quantizing import fake_quantize, rows_at_once
@@ -24,7 +25,7 @@ class Part:
     """One product of a site.
 
     Attributes:
-        weight: float32 ``(blocks, rows, columns)``.
+        weight: ``(blocks, rows, columns)``, some of which at a time are made float32.
         classes: int64 ``(blocks, columns)``, the scale of each column, -1 for none.
         statistics: of the input matrix.
         format: how the weight will be quantized.
@@ -52,13 +53,13 @@ class Part:
         if total <= count:
             return self
         chosen = torch.linspace(0, total - 1, count).round().long()
-        return replace(self, weight=self.weight[:, chosen])
+        return replace(self, weight=self.weight[:, chosen].float())
 
     def loss(self, scale: Tensor | None) -> float:
         """``|| (Q(W s) / s - W) F^T ||^2``, `numerics.statistics`, times the share of tokens."""
         factor = None if scale is None else self.column_scale(scale)
         parts = self.weight.split(rows_at_once(self.weight), dim=1)
-        return self.share * sum(self._loss(weight, factor) for weight in parts)
+        return self.share * sum(self._loss(weight.float(), factor) for weight in parts)
 
     def _loss(self, weight: Tensor, factor: Tensor | None) -> float:
         if factor is None:
@@ -161,9 +162,17 @@ class Search:
 
 def _relative_weight(part: Part) -> Tensor:
     """Mean of |w| over rows, relative to the largest in its group: ``(blocks, columns)``."""
-    grouped = to_groups(part.weight.abs(), part.format)
+    rows = max(1, LARGE // part.weight.shape[-1])
+    total = sum(_relative(weight.float(), part.format) for weight in part.weight.split(rows, dim=1))
+    assert isinstance(total, Tensor)
+    return total / part.weight.shape[1]
+
+
+def _relative(weight: Tensor, form: WeightFormat) -> Tensor:
+    """The sum over some rows."""
+    grouped = to_groups(weight.abs(), form)
     peak = grouped.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    return from_groups(grouped / peak, part.weight.shape[-1]).mean(dim=1)
+    return from_groups(grouped / peak, weight.shape[-1]).sum(dim=1)
 
 
 def _around(

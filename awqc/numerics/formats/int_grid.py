@@ -27,6 +27,7 @@ from awqc.numerics.formats.base import (
     from_groups,
     to_groups,
 )
+from awqc.numerics.formats.lazy import lazily
 from awqc.numerics.grid import Grid
 from awqc.numerics.packing import pack, unpack
 
@@ -37,6 +38,7 @@ FINE = 8
 """Bits from which on rounding to nearest leaves next to nothing to gain."""
 
 
+@lazily
 def dequantize_packed(
     packed: Tensor,
     scale: Tensor,

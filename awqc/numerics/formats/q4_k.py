@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from awqc.numerics.formats.base import QuantizedWeight, Tensors, WeightFormat
+from awqc.numerics.formats.lazy import lazily
 from awqc.numerics.grid import Grid
 
 SUPER = 256
@@ -31,6 +32,7 @@ SMALLEST, LARGEST = 2.0**-24, 65280.0
 """Factors that float16 holds, and the largest of them that bfloat16 holds as well."""
 
 
+@lazily
 def dequantize_q4_k(
     packed: Tensor, block_scales: Tensor, d: Tensor, dmin: Tensor, shape: list[int]
 ) -> Tensor:
