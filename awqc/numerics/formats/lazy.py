@@ -1,7 +1,7 @@
 """Large quantized weights, of which a few rows at a time are dequantized.
 
-A program calls a format's operation where it needs a weight, and gives what comes of it to a product
-or a lookup. The weight of a large table or head need not be there whole for either.
+A program calls a format's operation where it needs a weight, and gives what comes of it to a
+product or a lookup. The weight of a large table or head need not be there whole for either.
 """
 
 from __future__ import annotations
