@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from awqc.errors import CalibrationError, UsageError
-from awqc.machine.memory import available
+from awqc.machine.room import available
 
 _KINDS = "an .npz, a .safetensors, or a .pt file with a dict of tensors"
 

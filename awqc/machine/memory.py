@@ -1,4 +1,4 @@
-"""Memory: how much is there, and giving freed memory back to the system."""
+"""Giving freed memory back to the system."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
-
-
-def available() -> int:
-    """Bytes that can still be taken; a very large number where the system does not tell."""
-    path = Path("/proc/meminfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return sys.maxsize
 
 
 def release() -> None:

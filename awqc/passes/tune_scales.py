@@ -13,8 +13,8 @@ from torch import Tensor
 from awqc.errors import UsageError
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts, Lesson, Teacher, Tuning
-from awqc.machine.memory import available
 from awqc.machine.progress import track
+from awqc.machine.room import available
 from awqc.machine.strict import fall_back
 from awqc.numerics.formats.int_grid import FINE
 from awqc.passes.base import Change, Pass
