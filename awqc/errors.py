@@ -123,6 +123,10 @@ class InvariantError(AwqcError):
     """A pass broke a promise that the pipeline checks after each pass."""
 
 
+class RankError(AwqcError):
+    """Another process of the same compile failed, or is gone."""
+
+
 class ExportError(AwqcError):
     """An artifact could not be written."""
 

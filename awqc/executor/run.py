@@ -17,6 +17,7 @@ from awqc.executor.replay import Values, walk
 from awqc.executor.sweep import sweep
 from awqc.machine.memory import give_back, trim
 from awqc.machine.progress import track
+from awqc.machine.ranks import ALONE, Ranks
 from awqc.machine.spool import Spool
 from awqc.machine.threads import parallel_map
 from awqc.program import Batch, Program
@@ -38,6 +39,7 @@ class Run:
         onward: names of outputs that are wanted for each batch, by what comes after this program.
         made: these outputs, after `observe`.
         spool: where what passes make is kept, if much is expected.
+        ranks: the processes that work on the same; each has its own ``batches``.
     """
 
     batches: tuple[Batch, ...] = ()
@@ -45,6 +47,7 @@ class Run:
     onward: tuple[str, ...] = ()
     made: list[Batch] = field(default_factory=list)
     spool: Spool | None = None
+    ranks: Ranks = ALONE
 
     def referring_to(self, program: Program) -> Run:
         """This run with what ``program`` gives now as the reference."""
@@ -87,8 +90,12 @@ class Run:
         walk(program, [*self.batches, *self.batches], weights, stops, own, both)
 
     def each(self, work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
-        """Results of ``work`` for ``items``, in order; memory is given back in between."""
-        for count, result in enumerate(track(parallel_map(work, items), what, len(items)), 1):
+        """Results of ``work`` for ``items``, in order; memory is given back in between.
+
+        Items are shared out among the ranks; each of them gets all results.
+        """
+        results = self.ranks.each(lambda own: parallel_map(work, own), items)
+        for count, result in enumerate(track(results, what, len(items)), 1):
             yield result
             trim()
             if count % OFTEN == 0:

@@ -22,10 +22,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from awqc.machine.ranks import Ranks
+
 EXACT_COLUMNS = 256
 SAMPLES_A_BATCH = 8
 GRAM_TOKENS = 2
 GRAM_FOLD = 8
+RANK_SEEDS = 2**32
+"""How far the seeds of two ranks lie apart."""
 LARGEST = 1e16
 """Activations beyond this cannot be squared and summed in float32."""
 
@@ -68,6 +72,7 @@ class Accumulator:
         self._rows = rows
         self.gram = gram
         self._gram: Tensor | None = None
+        self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
         self._tokens = 0
         self._exact = False
@@ -82,6 +87,41 @@ class Accumulator:
         """Rows seen so far."""
         return self._tokens
 
+    def set_rank(self, ranks: Ranks) -> None:
+        """Draw other signs than other ranks, which see other tokens."""
+        if ranks.index:
+            self._generator.manual_seed(self._seed + ranks.index * RANK_SEEDS)
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Take in what the other ranks saw, as they take in what this one did."""
+        if ranks.count == 1:
+            return
+        shapes = ranks.gather(None if self._abs_max is None else tuple(self._abs_max.shape))
+        shape = next((each for each in shapes if each is not None), None)
+        if shape is None:
+            return
+        self._begin(*shape)
+        assert self._abs_sum is not None
+        assert self._abs_max is not None
+        assert self._moments is not None
+        ranks.total(self._abs_sum)
+        ranks.largest(self._abs_max)
+        ranks.total(self._moments)
+        if self.gram and not self._exact:
+            if self._gram is None:
+                self._gram = torch.zeros(*shape, shape[-1])
+            ranks.total(self._gram)
+        seen = ranks.gather((self._tokens, self._sample))
+        self._tokens = sum(tokens for tokens, _ in seen)
+        self._sample = [each for _, sample in seen for each in sample]
+
+    def _begin(self, blocks: int, columns: int) -> None:
+        if self._abs_max is None:
+            self._exact = columns <= EXACT_COLUMNS
+            self._abs_sum = torch.zeros(blocks, columns, dtype=torch.float64)
+            self._abs_max = torch.zeros(blocks, columns)
+            self._moments = torch.zeros(blocks, columns if self._exact else self._rows, columns)
+
     def add(self, x: Tensor) -> bool:
         """Take in ``x``; returns whether it could be (no NaN, nothing beyond `LARGEST`)."""
         if x.shape[1] == 0:
@@ -91,12 +131,10 @@ class Accumulator:
         peak = magnitude.amax(dim=1)
         if not bool((peak <= LARGEST).all()):
             return False
-        if self._abs_sum is None or self._abs_max is None or self._moments is None:
-            blocks, _, columns = x.shape
-            self._exact = columns <= EXACT_COLUMNS
-            self._abs_sum = torch.zeros(blocks, columns, dtype=torch.float64)
-            self._abs_max = torch.zeros(blocks, columns)
-            self._moments = torch.zeros(blocks, columns if self._exact else self._rows, columns)
+        self._begin(x.shape[0], x.shape[2])
+        assert self._abs_sum is not None
+        assert self._abs_max is not None
+        assert self._moments is not None
         self._abs_sum += magnitude.sum(dim=1).double().cpu()
         self._abs_max = torch.maximum(self._abs_max, peak.cpu())
         if self._exact:
@@ -167,7 +205,7 @@ class Accumulator:
             abs_max=self._abs_max,
             factor=factor,
             gram=gram,
-            sample=torch.cat(self._sample, dim=1) if self._sample else None,
+            sample=torch.cat(self._sample, dim=1)[:, : self.samples] if self._sample else None,
         )
 
 

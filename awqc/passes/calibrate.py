@@ -53,9 +53,13 @@ class Calibrate(Pass):
         if path is not None and path.exists():
             changes = _read(program, path, list(observers.values()))
         else:
+            for observer in observers.values():
+                observer.accumulator.set_rank(run.ranks)
             _look(program, run, observers, parse_device(self.device))
+            for observer in observers.values():
+                observer.accumulator.add_up(run.ranks)
             changes = _finish(program, observers.values())
-            if path is not None:
+            if path is not None and run.ranks.writes:
                 write_statistics(program, path, _unseen(program, observers.values()))
         for call in observers:
             program.graph.erase_node(call)

@@ -126,7 +126,7 @@ def run_in_segments(
         part.program.learn(settled=settled.of(own))
         last = index == len(parts) - 1
         onward = () if last else part.onward
-        here = Run(tuple(stream.batches), onward=onward, spool=run.spool)
+        here = replace(run, batches=tuple(stream.batches), reference=(), onward=onward, made=[])
         here = here.referring_to(part.program)
         passed = _watch(stream, part)
         for step in steps:

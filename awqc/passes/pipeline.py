@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from awqc.errors import UsageError, spelled
 from awqc.executor.run import Run
 from awqc.executor.segments import Segment, cut
 from awqc.findings import NO_FACTS, Fact, Facts
+from awqc.machine.ranks import ALONE, Ranks
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
@@ -117,6 +119,7 @@ class Pipeline:
         before_quantization: Callable[[Program, Batch], None] = lambda program, watched: None,
         watched: Batch | None = None,
         cut: Callable[[Program], Sequence[Segment]] = cut,
+        ranks: Ranks = ALONE,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
@@ -131,6 +134,7 @@ class Pipeline:
                 segment of it, and with what ``watched`` is there.
             watched: a batch for that.
             cut: gives the segments.
+            ranks: processes that do the same, and share the batches and the work.
 
         Raises:
             UsageError: other facts hold of ``program``, and a pass cannot run.
@@ -140,7 +144,8 @@ class Pipeline:
         for step in self.passes:
             if isinstance(step, QuantizeWeights):
                 program.quantization = step.spec
-        run = Run(tuple(batches))
+        self._check_ranks(ranks, len(batches))
+        run = Run(tuple(ranks.share(batches)), ranks=ranks)
         changes: list[Change] = []
         run.settle()
         steps = list(self.passes)
@@ -149,7 +154,7 @@ class Pipeline:
             segments = cut(program) if group else []
             if len(segments) > 1:
                 del steps[: len(group)]
-                self._teach(program, group[-1], batches)
+                self._teach(program, group[-1], run)
                 changes += run_in_segments(
                     group, program, run, segments, self._apply, before_quantization, watched
                 )
@@ -162,13 +167,28 @@ class Pipeline:
                 run = run.referring_to(program)
             if Fact.CODES in step.gives and watched is not None:
                 before_quantization(program, watched)
-            self._teach(program, step, batches)
+            self._teach(program, step, run)
             before = program.clone() if observe is not None else None
             made = self._apply(step, program, run)
             if observe is not None and before is not None:
                 observe(step, before, program, made)
             changes += made
         return changes
+
+    def _check_ranks(self, ranks: Ranks, batches: int) -> None:
+        """Refuse what several ranks cannot share."""
+        if ranks.count == 1:
+            return
+        if batches < ranks.count:
+            raise UsageError(
+                f"{ranks.count} ranks share {batches} calibration batches; start at most "
+                f"{max(1, batches)} of them, or give more data"
+            )
+        if any(isinstance(step, QuantizeWeights) and step.sequential for step in self.passes):
+            raise UsageError(
+                f"{spelled('sequential')} looks at all batches at once, which several ranks "
+                "cannot share; start one process, or leave it out"
+            )
 
     def _apply(self, step: Pass, program: Program, run: Run) -> list[Change]:
         """Run one pass, and all that must hold after it."""
@@ -181,12 +201,12 @@ class Pipeline:
         self._took(step, started)
         return made
 
-    def _teach(self, program: Program, step: Pass, batches: Sequence[Batch]) -> None:
+    def _teach(self, program: Program, step: Pass, run: Run) -> None:
         """Keep what the float ``program`` gives where ``step`` will make codes that are tuned."""
         tuning = next((each for each in self.passes if isinstance(each, TuneScales)), None)
         if tuning and isinstance(step, QuantizeWeights) and step.needs_teacher(program):
             started = time.perf_counter()
-            program.learn(teacher=take_teacher(program, tuning.chosen(batches)))
+            program.learn(teacher=take_teacher(program, tuning.chosen(run.batches, run.ranks)))
             self._took(tuning, started)
 
     def _took(self, step: Pass, started: float) -> None:

@@ -14,6 +14,7 @@ from awqc.errors import UsageError
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts, Lesson, Teacher, Tuning
 from awqc.machine.progress import track
+from awqc.machine.ranks import ALONE, Ranks
 from awqc.machine.room import available
 from awqc.machine.strict import fall_back
 from awqc.numerics.formats.int_grid import FINE
@@ -77,14 +78,15 @@ class TuneScales(Pass):
         reason = f"stay, {found.reason}" + (f": {told}" if told else "")
         return [Change("scales", reason, refused=True)]
 
-    def chosen(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Those of the calibration batches that are used."""
-        return batches[: max(FEWEST, round(self.share * len(batches)))]
+    def chosen(self, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Sequence[Batch]:
+        """Those of this rank's calibration batches that are used."""
+        wanted = max(FEWEST, round(self.share * ranks.count * len(batches)))
+        return batches[: -(-wanted // ranks.count)]
 
     def _tune(self, program: Program, run: Run, teacher: Teacher | None) -> Tuning:
         if all(weight.format.fine for weight in program.findings.quantized.values()):
             return Tuning(False, reason=f"no weight has fewer than {FINE} bits")
-        lessons = self._lessons(run.batches, teacher)
+        lessons = self._lessons(run, teacher)
         if not lessons or teacher is None:
             raise UsageError(
                 "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
@@ -93,36 +95,46 @@ class TuneScales(Pass):
         scales = TunedScales(program)
         student = Student(program, teacher, scales, run.trim)
         needed = student.bytes_needed(lessons[0])
-        if needed > (free := available()):
+        free = available()
+        if any(run.ranks.gather(needed > free)):
             return Tuning(False, reason=_too_large(needed, free))
         held_back = min(JUDGES, max(1, len(lessons) // JUDGED), len(lessons) // 2)
         judging, training = lessons[:held_back] or lessons, lessons[held_back:]
-        before = _judge(student, judging)
+        before = _judge(student, judging, run.ranks)
         try:
-            self._train(student, scales.parameters(), training)
+            self._train(student, scales.parameters(), training, run.ranks)
         except RuntimeError as error:
             reason = why_no_derivative(error)
             if reason is None:
                 raise
             fall_back(program.tell, f"scales are not tuned: {reason}", error)
             return Tuning(False, before=before, after=before, reason=reason)
-        after = _judge(student, judging)
+        after = _judge(student, judging, run.ranks)
         if not after < before:
             return Tuning(False, len(training), before, after, "tuning does not help")
         scales.store(program)
         return Tuning(True, len(training), before, after)
 
-    def _lessons(self, batches: Sequence[Batch], teacher: Teacher | None) -> Sequence[Lesson]:
-        """What the teacher tells of the batches that are used; nothing, if it knows others."""
-        chosen = self.chosen(batches)
+    def _lessons(self, run: Run, teacher: Teacher | None) -> Sequence[Lesson]:
+        """What the teacher tells of the batches that are used; nothing, if it knows others.
+
+        As many on each rank.
+        """
+        chosen = self.chosen(run.batches, run.ranks)
+        chosen = chosen[: min(run.ranks.gather(len(chosen)))]
         lessons = teacher.lessons[: len(chosen)] if teacher else ()
         known = [lesson.batch for lesson in lessons]
         return lessons if list(map(id, known)) == list(map(id, chosen)) else ()
 
-    def _train(self, student: Student, changes: list[Tensor], lessons: Sequence[Lesson]) -> None:
-        """Descend over all lessons once, ``step`` of them at a time."""
+    def _train(
+        self, student: Student, changes: list[Tensor], lessons: Sequence[Lesson], ranks: Ranks
+    ) -> None:
+        """Descend over all lessons once, ``step`` of them at a time, on each rank as many.
+
+        Several ranks take fewer steps, and as much longer ones, each along their mean gradient.
+        """
         steps = -(-len(lessons) // self.step)
-        optimizer = torch.optim.Adam(changes, lr=self.rate, betas=(0.9, 0.95))
+        optimizer = torch.optim.Adam(changes, lr=self.rate * ranks.count, betas=(0.9, 0.95))
 
         def schedule(index: int) -> float:
             return min(1.0, (index + 1) / WARM_UP) * max(LAST_RATE, 1 - index / steps)
@@ -131,15 +143,26 @@ class TuneScales(Pass):
         for index in track(range(steps), "tune scales"):
             chosen = lessons[index * self.step : (index + 1) * self.step]
             for lesson in chosen:
-                student.learn(lesson, len(chosen))
+                student.learn(lesson, len(chosen) * ranks.count)
+            _add_up(changes, ranks)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
 
 
-def _judge(student: Student, lessons: Sequence[Lesson]) -> float:
+def _add_up(changes: list[Tensor], ranks: Ranks) -> None:
+    """Sum the gradients of all ranks."""
+    if ranks.count > 1:
+        for change in changes:
+            change.grad = ranks.total(
+                torch.zeros_like(change) if change.grad is None else change.grad
+            )
+
+
+def _judge(student: Student, lessons: Sequence[Lesson], ranks: Ranks) -> float:
     """Geometric mean of the distances: one batch with a large one does not decide."""
-    found = [max(student.distance(lesson), TINY) for lesson in lessons]
+    own = [max(student.distance(lesson), TINY) for lesson in lessons]
+    found = [distance for each in ranks.gather(own) for distance in each]
     return math.exp(sum(map(math.log, found)) / len(found))
 
 
