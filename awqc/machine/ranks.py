@@ -1,7 +1,7 @@
-"""Several processes that work on one compile: which of them this is, and what they tell each other.
+"""Several processes that work on one compile: which one this is, and what they tell each other.
 
-``torchrun`` starts them and says in the environment who is who; torch.distributed connects them. One
-process alone is one rank, and tells nobody anything.
+``torchrun`` starts them and says in the environment who is who; torch.distributed connects them.
+One process alone is one rank, and tells nobody anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -86,7 +85,7 @@ class Ranks:
             try:
                 if start + self.index < len(items):
                     result = next(own)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - told to the others, then raised
                 failure = error
             answers = self.gather((result, None if failure is None else str(failure)))
             if failure is not None:
