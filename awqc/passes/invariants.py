@@ -10,6 +10,8 @@ from torch import Tensor
 from awqc.errors import InvariantError, spelled
 from awqc.executor.run import NO_DATA, Run
 from awqc.graph.linears import find_linears
+from awqc.machine.in_rows import steps
+from awqc.numerics.formats.base import QuantizedWeight
 from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
 from awqc.program import Program
@@ -82,10 +84,20 @@ def _qparams_fit(program: Program, step: Pass, run: Run) -> None:
                     f"after {step.name}: {name} has {role} {found}, needs {expected}"
                 )
         fresh = step.name == "quantize-weights"
-        if fresh and int(quantized.codes.max()) >= form.levels:
+        if fresh and _largest_code(quantized) >= form.levels:
             raise InvariantError(f"after {step.name}: {name} has a code beyond its bits")
         if (fault := form.fault(tensors)) is not None:
             raise InvariantError(f"after {step.name}: {name} has {fault}")
+
+
+def _largest_code(quantized: QuantizedWeight) -> int:
+    """The largest code, or what no code can pass where every pattern of bits is one."""
+    bits = 8 * quantized.tensors[quantized.format.roles[0]].shape[1] // max(1, quantized.columns)
+    if 2**bits <= quantized.format.levels:
+        return quantized.format.levels - 1
+    starts = steps(quantized.rows, quantized.columns)
+    parts = (quantized.part(start, start + starts.step) for start in starts)
+    return max(int(part.codes.max()) for part in parts)
 
 
 def _outputs_are_unchanged(program: Program, step: Pass, run: Run) -> None:

@@ -9,8 +9,6 @@ make it less; what is left open is for rounding in sequence, which looks at othe
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -43,7 +41,8 @@ def prove_rounding(
     errors: list[Tensor] = []
     least: list[Tensor] = []
     for block, start, stop in pieces(matrix, linear):
-        kept, held = matrix[start:stop].float(), _rows(quantized, start, stop)
+        # In float32 its grid is exact.
+        kept, held = matrix[start:stop].float(), quantized.part(start, stop).to(torch.float32)
         for found, values in (
             (errors, held.dequantize()),
             (least, nearest_values(held, kept)),
@@ -51,14 +50,6 @@ def prove_rounding(
             error = values - kept if product is None else product(values - kept, block)
             found.append(error.double().square().sum(-1))
     check_rows(name, torch.cat(errors), torch.cat(least))
-
-
-def _rows(quantized: QuantizedWeight, start: int, stop: int) -> QuantizedWeight:
-    """Rows of the matrix, in float32, in which its grid is exact."""
-    cut = {role: tensor[start:stop] for role, tensor in quantized.tensors.items()}
-    return replace(quantized, tensors=cut, shape=(stop - start, quantized.columns)).to(
-        torch.float32
-    )
 
 
 def nearest_values(quantized: QuantizedWeight, matrix: Tensor) -> Tensor:

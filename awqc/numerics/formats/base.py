@@ -157,10 +157,15 @@ class QuantizedWeight:
         held = [self.tensors.get(role) for role in self.format.roles]
         return self.format.operation(*held, list(self.shape), *self.format.constants)
 
-    def some(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` of the matrix that this stands for."""
+    def part(self, start: int, stop: int) -> QuantizedWeight:
+        """Rows ``start`` to ``stop`` of the matrix that this stands for, as a matrix."""
         cut = {role: tensor[start:stop] for role, tensor in self.tensors.items()}
-        return QuantizedWeight(self.format, cut, (stop - start, self.columns)).dequantize()
+        count = min(stop, self.rows) - start
+        return QuantizedWeight(self.format, cut, (count, self.columns))
+
+    def some(self, start: int, stop: int) -> Tensor:
+        """The same, dequantized."""
+        return self.part(start, stop).dequantize()
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """This weight with other tensors for some roles."""
