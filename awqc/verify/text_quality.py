@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 ROWS = 256
+"""Predictions that are judged at once, at most."""
+ELEMENTS = 2**23
+"""Logits that are judged at once: several float32 tensors of that size are there for a moment."""
 
 
 @dataclass
@@ -39,7 +42,8 @@ class TextQuality:
         """
         judged = (mask[:, 1:] != 0) & (mask[:, :-1] != 0)
         rows, places = judged.nonzero(as_tuple=True)
-        for some, at in zip(rows.split(ROWS), places.split(ROWS), strict=True):
+        count = max(1, min(ROWS, ELEMENTS // max(1, logits.shape[-1])))
+        for some, at in zip(rows.split(count), places.split(count), strict=True):
             targets = ids[some, at + 1]
             scores = torch.log_softmax(logits[some, at].float(), dim=-1)
             self.loss -= float(scores.gather(1, targets[:, None]).sum())
