@@ -24,24 +24,29 @@ class Columns:
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _pivot: Tensor | None = None
 
-    def add(self, difference: Tensor, moved: Tensor, reference: Tensor, valid: Tensor) -> None:
-        """Take in rows; what is not ``valid`` is zero in all the others.
+    def add(
+        self, difference: Tensor, moved: Tensor, reference: Tensor, valid: Tensor | None
+    ) -> None:
+        """Take in rows; what is not ``valid`` is zero in all the others (None: all is).
 
         ``moved`` is the reference less some number.
         """
         if not 1 < moved.shape[-1] <= MOST_COLUMNS:
             return
         if self._pivot is None:
-            self._pivot = moved[0]
+            self._pivot = moved[0].clone()
         if self._pivot.shape[0] != moved.shape[-1]:
-            self._pivot, self._sums = moved[0], {}  # an axis that varies has no columns
-        near = torch.where(valid, moved - self._pivot, 0)
+            self._pivot, self._sums = moved[0].clone(), {}  # an axis that varies has no columns
+        near = moved - self._pivot
+        if valid is not None:
+            near = torch.where(valid, near, 0)
+        count = torch.tensor(float(len(near))) if valid is None else valid.double().sum(0)
         fresh = {
-            "noise": difference.square(), "sum": near, "square": near.square(),
-            "size": reference.square(), "count": valid.double(),
+            "noise": difference.square().sum(0), "sum": near.sum(0), "square": near.square().sum(0),
+            "size": reference.square().sum(0), "count": count.double(),
         }  # fmt: skip
         for name, values in fresh.items():
-            self._sums[name] = self._sums.get(name, 0.0) + values.sum(0)
+            self._sums[name] = self._sums.get(name, 0.0) + values
 
     def worst(self, variation: float, rounding: float) -> float | None:
         """The largest measure; ``rounding`` is relative to a column's magnitude.

@@ -104,33 +104,40 @@ class Gap:
 
     def _add(self, now: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take in rows, in float64; of each row the root mean squares `_add_rows` takes."""
-        # Where the reference is not finite there is nothing to compare.
-        same = torch.isnan(reference) | (torch.isinf(reference) & (now == reference))
-        self._finite &= bool((torch.isfinite(now) | same).all())
-        valid = ~same
-        if self._pivot is None and bool(valid.any()):
-            self._pivot = float(reference[valid].nan_to_num(posinf=0, neginf=0).mean())
-        now, reference = (
-            torch.where(same, 0, value).nan_to_num(posinf=0, neginf=0) for value in (now, reference)
-        )
+        valid = None
+        if not (_is_finite(now) and _is_finite(reference)):
+            # Where the reference is not finite there is nothing to compare.
+            same = torch.isnan(reference) | (torch.isinf(reference) & (now == reference))
+            self._finite &= bool((torch.isfinite(now) | same).all())
+            valid = ~same
+            now, reference = (torch.where(same, 0, value) for value in (now, reference))
+            now, reference = (value.nan_to_num(posinf=0, neginf=0) for value in (now, reference))
+        count = reference.numel() if valid is None else int(valid.sum())
+        if self._pivot is None and count:
+            self._pivot = float(reference.mean() if valid is None else reference[valid].mean())
         difference = now - reference
-        moved = torch.where(same, 0, reference - (self._pivot or 0.0))
-        self._count += int(valid.sum())
-        self._unequal += int((difference != 0).sum())
-        self.max_abs = max(self.max_abs, float(difference.abs().max()))
-        self.noise += float(difference.square().sum())
-        self.signal += float(reference.square().sum())
+        moved = reference - (self._pivot or 0.0)
+        if valid is not None:
+            moved = torch.where(valid, moved, 0)
+        self._count += count
+        self._unequal += int(difference.count_nonzero())
+        self.max_abs = max(self.max_abs, float(torch.linalg.vector_norm(difference, math.inf)))
+        self.noise += _dot(difference, difference)
+        self.signal += _dot(reference, reference)
         self._sum += float(moved.sum())
-        self._square += float(moved.square().sum())
-        self._dot += float((now * reference).sum())
-        self._size += float(now.square().sum())
+        self._square += _dot(moved, moved)
+        self._dot += _dot(now, reference)
+        self._size += _dot(now, now)
         if now.shape[-1] > 1:
             alike = now.argmax(-1) == reference.argmax(-1)
             self._agree += int(alike.sum())
             self._asked += alike.numel()
         self._columns.add(difference, moved, reference, valid)
-        middle = moved.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
-        varied = torch.where(same, 0, moved - middle)
+        if valid is None:
+            varied = moved.sub_(moved.mean(-1, keepdim=True))
+        else:
+            middle = moved.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
+            varied = torch.where(valid, moved - middle, 0)
         return _rms(difference), _rms(varied), _rms(reference)
 
     def _add_rows(self, noise: Tensor, varied: Tensor, size: Tensor) -> None:
@@ -236,7 +243,17 @@ class Gap:
 
 
 def _rms(rows: Tensor) -> Tensor:
-    return rows.square().mean(-1).sqrt()
+    root: Tensor = torch.linalg.vector_norm(rows, dim=-1) / math.sqrt(max(1, rows.shape[-1]))
+    return root
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    return float(torch.dot(one.reshape(-1), other.reshape(-1)))
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether no element is NaN or infinite; seldom not told though it holds."""
+    return math.isfinite(float(values.sum()))
 
 
 def _over(part: float, whole: float) -> float:
