@@ -23,9 +23,11 @@ ATTEMPTS = 10
 """How often other runs may replace a target while this one looks at it, or is about to."""
 
 SHOWN = 3
+FOLDER, LINK = "a folder", "a symbolic link"
 KINDS = {
+    stat.S_IFDIR: FOLDER,
     stat.S_IFREG: "a file",
-    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFLNK: LINK,
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFIFO: "a pipe",
@@ -94,7 +96,7 @@ def check_unchanged(place: Path, shown: str) -> Fingerprint:
 
 
 def _settled(place: Path, check: Callable[[], T]) -> T:
-    """What ``check`` finds, anew if another run replaced ``place`` while it looked."""
+    """What ``check`` finds, anew if another run replaced or moved ``place`` while it looked."""
     for _ in range(ATTEMPTS):
         before = _identity(place)
         try:
@@ -105,12 +107,13 @@ def _settled(place: Path, check: Callable[[], T]) -> T:
     return check()
 
 
-def _identity(place: Path) -> tuple[int, int] | None:
+def _identity(place: Path) -> tuple[int, int, int] | None:
+    """Which folder it is, and when it last changed: a rename is such a change."""
     try:
         state = place.lstat()
     except OSError:
         return None
-    return state.st_dev, state.st_ino
+    return state.st_dev, state.st_ino, state.st_ctime_ns
 
 
 def _check_kind_and_files(place: Path, shown: str) -> None:
@@ -140,13 +143,13 @@ def _check_parent(place: Path, shown: str) -> None:
 
 
 def _check_kind(place: Path, shown: str) -> None:
-    if place.is_symlink():
+    kind = _kind(place)
+    if kind == LINK:
         raise UsageError(
-            f"{shown}: is a symbolic link to {os.readlink(place)}; give that folder itself, "
-            f"or {ELSEWHERE}"
+            f"{shown}: is {kind} to {os.readlink(place)}; give that folder itself, or {ELSEWHERE}"
         )
-    if not place.is_dir():
-        raise UsageError(f"{shown}: is {_kind(place)}; {ELSEWHERE}")
+    if kind != FOLDER:
+        raise UsageError(f"{shown}: is {kind}; {ELSEWHERE}")
     if place.is_mount():
         raise UsageError(
             f"{shown}: is a mount point, which cannot be replaced; give a folder in it, "
@@ -155,7 +158,7 @@ def _check_kind(place: Path, shown: str) -> None:
 
 
 def _kind(place: Path) -> str:
-    return KINDS.get(stat.S_IFMT(place.lstat().st_mode), "a folder")
+    return KINDS[stat.S_IFMT(place.lstat().st_mode)]
 
 
 def _check_strangers(place: Path, shown: str) -> None:
