@@ -49,7 +49,7 @@ from awqc.report.content import build_report, stored_bytes, write_report
 from awqc.runtimes.base import check_runtimes
 from awqc.runtimes.onnxruntime import resolve_provider
 from awqc.sources.opening import ModelLike, open_program
-from awqc.verify.layers import LayerRecord
+from awqc.verify.layers import compare_layers, float_layers
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
 from awqc.verify.published import check_published, warm_up
@@ -228,10 +228,10 @@ def _compile(
         reference = take_reference(program, data.held_out)
         trials = take_trials(program)
         step_trials(program, "the original")
-    record, watched = LayerRecord(), reference.batches[0]
-    body.run(program, data.batches, observe, record.take, watched)
+    watched = reference.batches[0]
+    body.run(program, data.batches, observe, float_layers, watched)
     timing.update(pipeline.timing)
-    layers = record.layers(program, watched)
+    layers = compare_layers(program, watched)
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):

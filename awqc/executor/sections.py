@@ -242,7 +242,7 @@ def _merged(before: Findings, parts: Sequence[Findings]) -> Findings:
     """What is known of the whole, given what is known of each part."""
     sites = {site.name: site for part in parts for site in part.sites}
     together: dict[str, Any] = {}
-    for key in ("scales", "statistics", "quantized", "errors", "skipped"):
+    for key in ("scales", "statistics", "quantized", "errors", "skipped", "float_layers"):
         together[key] = dict(getattr(before, key))
         for part in parts:
             together[key].update(getattr(part, key))

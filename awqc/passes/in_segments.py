@@ -9,7 +9,7 @@ next segment is calibrated on what the whole would have given it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from awqc.executor.run import Run
 from awqc.executor.sections import Section, Sections
 from awqc.executor.segments import Segment
-from awqc.findings import Fact
+from awqc.findings import Fact, FloatLayer
 from awqc.graph.linears import find_linears
 from awqc.machine.progress import track
 from awqc.machine.spool import Spool
@@ -42,6 +42,10 @@ BOUND = 2**28
 
 Apply = Callable[[Pass, Program, Run], list[Change]]
 """Runs one pass on a program, with all that belongs to it."""
+
+
+Look = Callable[[Program, Batch], Mapping[str, FloatLayer]]
+"""What is taken of a float program, for a batch, before its weights are quantized."""
 
 
 def segment_passes(steps: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -97,7 +101,7 @@ def run_in_segments(
     run: Run,
     segments: Sequence[Segment],
     apply: Apply,
-    before_quantization: Callable[[Program, Batch], None],
+    before_quantization: Look,
     watched: Batch | None,
 ) -> list[Change]:
     """Run ``steps`` on each of ``segments``, and the last of them on what several of these read.
@@ -126,7 +130,7 @@ def run_in_segments(
         passed = _watch(stream, part)
         for step in steps:
             if Fact.CODES in step.gives and stream.watched is not None:
-                before_quantization(part.program, stream.watched)
+                look(part.program, before_quantization, stream.watched)
             changes += apply(step, part.program, here)
         stream.go_on(part, here, parts.needed(index))
         stream.watched = None if passed is None else _kept(passed, parts.needed(index))
@@ -143,6 +147,12 @@ def run_in_segments(
     changes += apply(steps[-1], program, replace(run, reference=()))
     program.learn(settled=None, statistics={}, facts=program.findings.facts - LEARNED)
     return changes
+
+
+def look(program: Program, before_quantization: Look, batch: Batch) -> None:
+    """Let ``program`` know what ``before_quantization`` takes of it."""
+    taken = before_quantization(program, batch)
+    program.learn(float_layers={**program.findings.float_layers, **taken})
 
 
 def _watch(stream: _Stream, part: Section) -> Batch | None:

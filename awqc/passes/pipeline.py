@@ -19,7 +19,7 @@ from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.fold_scales import FoldScales
-from awqc.passes.in_segments import run_in_segments, segment_passes
+from awqc.passes.in_segments import Look, look, run_in_segments, segment_passes
 from awqc.passes.insert_observers import InsertObservers
 from awqc.passes.invariants import check_invariants
 from awqc.passes.load_scales import LoadScales
@@ -114,7 +114,7 @@ class Pipeline:
         program: Program,
         batches: Sequence[Batch] = (),
         observe: Observe | None = None,
-        before_quantization: Callable[[Program, Batch], None] = lambda program, watched: None,
+        before_quantization: Look = lambda program, watched: {},
         watched: Batch | None = None,
         cut: Callable[[Program], Sequence[Segment]] = cut,
     ) -> list[Change]:
@@ -128,7 +128,7 @@ class Pipeline:
             batches: the calibration data.
             observe: called after each pass, each of which then works on the whole.
             before_quantization: called with the last program that is still float, or with each
-                segment of it, and with what ``watched`` is there.
+                segment of it, and with what ``watched`` is there; what it gives is found.
             watched: a batch for that.
             cut: gives the segments.
 
@@ -161,7 +161,7 @@ class Pipeline:
             elif not run.reference:
                 run = run.referring_to(program)
             if Fact.CODES in step.gives and watched is not None:
-                before_quantization(program, watched)
+                look(program, before_quantization, watched)
             self._teach(program, step, batches)
             before = program.clone() if observe is not None else None
             made = self._apply(step, program, run)
