@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.recipe import write_recipe
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.artifacts.target import prepare_file, prepare_folder
+from awqc.artifacts.work_folder import WorkFolder, work_folder_beside
 from awqc.calling import restore_calls
 from awqc.capture.module import ExampleInputs
 from awqc.data.calibration import CalibrationData
@@ -43,6 +44,7 @@ from awqc.options.chosen_passes import build_pipeline
 from awqc.options.declare import takes
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.convert_dtype import DTYPES, HALVES
+from awqc.passes.journal import Journal, WorkJournal
 from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
@@ -133,18 +135,40 @@ def compile(
             raise UsageError(f"{name} is a {type(function).__name__}; a function is needed")
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)
-    if output_dir is not None:
-        prepare_folder(given_path(output_dir, "output_dir"), used)
-    timing: dict[str, float] = {}
-    with _timed(timing, "capture"):
-        source = DataSource.of(calib)
-        program = open_as_asked(model, example_inputs, source, chosen)
+    target = None if output_dir is None else given_path(output_dir, "output_dir")
+    if target is not None:
+        prepare_folder(target, used)
     tell = notify or (lambda note: None)
-    result = _compile(program, source, chosen, pipeline, provider, timing, observe, tell)
-    result._used = used
-    if output_dir is not None:
-        result.save(output_dir)
+    timing: dict[str, float] = {}
+    with _keeping(chosen, target, used, tell) as journal:
+        with _timed(timing, "capture"):
+            source = DataSource.of(calib)
+            program = open_as_asked(model, example_inputs, source, chosen)
+        result = _compile(
+            program, source, chosen, pipeline, provider, timing, observe, tell, journal
+        )
+        result._used = used
+        if target is not None:
+            result.save(target)
     return result
+
+
+def _keeping(
+    options: Options, target: Path | None, used: Sequence[Path], say: Callable[[Note], object]
+) -> AbstractContextManager[Journal]:
+    """What keeps finished segments for as long as the block lasts, if there is a place for them.
+
+    Raises:
+        UsageError: the place is no work folder of awqc's, or in the way of something.
+    """
+    if options.work_dir is not None:
+        place = Path(options.work_dir).expanduser()
+    elif target is not None:
+        place = work_folder_beside(target)
+    else:
+        return nullcontext(Journal())
+    folder = WorkFolder(place, (*used, *([] if target is None else [target])))
+    return WorkJournal(folder, options.fresh, say).kept()
 
 
 def open_as_asked(
@@ -203,6 +227,7 @@ def _compile(
     timing: dict[str, float],
     observe: Observe | None,
     notify: Callable[[Note], object],
+    journal: Journal,
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
     warm_up(options.formats)
@@ -229,7 +254,7 @@ def _compile(
         trials = take_trials(program)
         step_trials(program, "the original")
     watched = reference.batches[0]
-    body.run(program, data.batches, observe, float_layers, watched)
+    body.run(program, data.batches, observe, float_layers, watched, journal=journal)
     timing.update(pipeline.timing)
     layers = compare_layers(program, watched)
     files = ScratchFolder()

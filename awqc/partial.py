@@ -41,7 +41,7 @@ from awqc.sources.opening import open_module
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
-_WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic")
+_WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh")
 """Options that only a model which is captured whole has."""
 
 _OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}

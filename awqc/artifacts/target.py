@@ -52,12 +52,12 @@ def prepare_folder(path: Path, used: Iterable[Path] = (), option: str = "") -> P
     """
     place = real_place(path)
     shown = f"{option or spelled('output_dir')} {path}"
-    _check_parent(place, shown)
+    check_parent(place, shown)
     clear_leftovers(Path(tempfile.gettempdir()))
     clear_leftovers(place.parent)
     try:
         _settled(place, lambda: _check_kind_and_files(place, shown))
-        _check_apart(place, shown, used)
+        check_apart(place, shown, used)
         if place.exists():
             check_unchanged(place, shown)
     except FileNotFoundError as error:
@@ -136,10 +136,11 @@ def _check_content(place: Path, shown: str) -> Fingerprint:
     return state
 
 
-def _check_parent(place: Path, shown: str) -> None:
+def check_parent(place: Path, shown: str, advice: str = ELSEWHERE) -> None:
+    """Refuse a place in which no folder can be made."""
     parent = next((path for path in place.parents if path.exists()), place)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{shown}: {parent} is no folder that you may write to; {ELSEWHERE}")
+        raise UsageError(f"{shown}: {parent} is no folder that you may write to; {advice}")
 
 
 def _check_kind(place: Path, shown: str) -> None:
@@ -178,7 +179,7 @@ def _check_strangers(place: Path, shown: str) -> None:
         )
 
 
-def _check_apart(place: Path, shown: str, used: Iterable[Path]) -> None:
+def check_apart(place: Path, shown: str, used: Iterable[Path], advice: str = ELSEWHERE) -> None:
     """Refuse a target whose replacement would take away what the run uses, or change it."""
     held = identities(place)
     for path in (path.expanduser() for path in used):
@@ -191,9 +192,7 @@ def _check_apart(place: Path, shown: str, used: Iterable[Path]) -> None:
             what = "holds"
         else:
             continue
-        raise UsageError(
-            f"{shown}: {what} {path}, which this run reads or writes itself; {ELSEWHERE}"
-        )
+        raise UsageError(f"{shown}: {what} {path}, which this run reads or writes itself; {advice}")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.compile_identity import identify
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.fold_scales import FoldScales
 from awqc.passes.in_segments import Look, look, run_in_segments, segment_passes
 from awqc.passes.insert_observers import InsertObservers
 from awqc.passes.invariants import check_invariants
+from awqc.passes.journal import Journal
 from awqc.passes.load_scales import LoadScales
 from awqc.passes.order import after, check_order
 from awqc.passes.quantize_weights import QuantizeWeights
@@ -117,6 +120,7 @@ class Pipeline:
         before_quantization: Look = lambda program, watched: {},
         watched: Batch | None = None,
         cut: Callable[[Program], Sequence[Segment]] = cut,
+        journal: Journal | None = None,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
@@ -131,9 +135,13 @@ class Pipeline:
                 segment of it, and with what ``watched`` is there; what it gives is found.
             watched: a batch for that.
             cut: gives the segments.
+            journal: keeps what becomes of each, and has what is done already; None: nothing is
+                kept.
 
         Raises:
-            UsageError: other facts hold of ``program``, and a pass cannot run.
+            UsageError: other facts hold of ``program``, and a pass cannot run; or the journal is
+                another compile's.
+            ExportError: the journal cannot be written.
             InvariantError: a pass broke one; the message names both.
         """
         check_order(self.passes, GIVERS, program.findings.facts)
@@ -149,9 +157,20 @@ class Pipeline:
             segments = cut(program) if group else []
             if len(segments) > 1:
                 del steps[: len(group)]
+                through = self.passes[: len(self.passes) - len(steps)]
+                journal = journal or Journal()
+                what = partial(identify, program, through, run, watched, segments)
+                journal.begin(what, len(segments))
                 self._teach(program, group[-1], batches)
                 changes += run_in_segments(
-                    group, program, run, segments, self._apply, before_quantization, watched
+                    group,
+                    program,
+                    run,
+                    segments,
+                    self._apply,
+                    before_quantization,
+                    watched,
+                    journal,
                 )
                 run = replace(run, reference=())
                 continue
