@@ -44,7 +44,7 @@ def identify(
     return {
         "awqc": version("awqc"),
         "torch": torch.__version__,
-        "passes": ",".join(spell(step) for step in steps),
+        **_passes(steps),
         "operations": _digest([program.graph, program.interface.inputs, program.outputs]),
         "choice of weights": _digest([decide(program), program.scale_dtype]),
         "calibration data": _digest(map(_batch_digest, run.batches)),
@@ -54,6 +54,15 @@ def identify(
         "places of segments": _digest(ends),
         **{f"tensor {name}": each for name, each in zip(tensors, digests, strict=True)},
     }
+
+
+def _passes(steps: Sequence[Pass]) -> dict[str, str]:
+    """Each by its name."""
+    found: dict[str, str] = {}
+    for step in steps:
+        key = f"pass {step.name}"
+        found[key] = f"{found[key]},{spell(step)}" if key in found else spell(step)
+    return found
 
 
 def _digest(items: Any) -> str:
