@@ -130,7 +130,7 @@ def _run(arguments: Sequence[str] | None, record: Record) -> int:
     except AwqcError as error:
         from awqc.options.compile_options import on_command_line
 
-        _complain(f"awqc: error: {worded(error.text, on_command_line)}")
+        _complain(f"awqc: error: {worded(error.text, on_command_line)}", *_notes(error))
         return error.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
@@ -140,17 +140,23 @@ def _run(arguments: Sequence[str] | None, record: Record) -> int:
     except (KeyboardInterrupt, click.Abort) as error:
         code = exit_code(error)
         how = "terminated" if code == TERMINATED else "interrupted"
-        _complain(f"awqc: {how}; {said(record)}")
+        _complain(f"awqc: {how}; {said(record)}", *_notes(error))
         return code
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"awqc: error: {where}{error.strerror}; {said(record)}")
+        _complain(f"awqc: error: {where}{error.strerror}; {said(record)}", *_notes(error))
         return 1
 
 
-def _complain(text: str) -> None:
-    """Print ``text`` on stderr, if anybody still listens."""
+def _notes(error: BaseException) -> list[str]:
+    """What was noted on ``error``, which click may have wrapped."""
+    return list(getattr(error.__cause__ or error, "__notes__", ()))
+
+
+def _complain(*lines: str) -> None:
+    """Print ``lines`` on stderr, if anybody still listens."""
     with suppress(BrokenPipeError):
-        echo(text, err=True)
+        for line in lines:
+            echo(line, err=True)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.recipe import write_recipe
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.artifacts.target import prepare_file, prepare_folder
+from awqc.artifacts.work_folder import WorkFolder, work_folder_beside
 from awqc.calling import restore_calls
 from awqc.capture.module import ExampleInputs
 from awqc.data.calibration import CalibrationData
@@ -37,20 +38,23 @@ from awqc.export.serving import prepare_serving
 from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
 from awqc.machine.in_rows import in_slices
+from awqc.machine.launched import rank_here, ranks_here
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
+from awqc.machine.ranks import Ranks, all_ranks
 from awqc.options import Options, parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.options.declare import takes
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.convert_dtype import DTYPES, HALVES
+from awqc.passes.journal import Journal, SharedJournal, WorkJournal
 from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
 from awqc.runtimes.base import check_runtimes
 from awqc.runtimes.onnxruntime import resolve_provider
 from awqc.sources.opening import ModelLike, open_program
-from awqc.verify.layers import LayerRecord
+from awqc.verify.layers import compare_layers, float_layers
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
 from awqc.verify.published import check_published, warm_up
@@ -107,6 +111,10 @@ def compile(
 ) -> Compiled:
     """Quantize the weights of ``model``, export it, and verify the result against it.
 
+    Where ``torchrun`` started several processes, all of them call this alike: they share
+    calibration and the work on weights. The first one exports, verifies and writes; the others
+    return the same module with an empty report and no files.
+
     Args:
         model: a module (it is not changed), a captured program (it is consumed), or what the
             command line takes: the path of a torch.export archive, a pickled module, a Hugging
@@ -127,25 +135,60 @@ def compile(
         UnsupportedGraphError: the model's weights are not finite.
         CalibrationError: the data does not fit, or makes the model overflow.
         VerificationError: the result is not the model that was asked for; nothing is written.
+        RankError: another process failed, or is gone.
     """
     chosen = parse_options(**options)
     for name, function in {"observe": observe, "notify": notify}.items():
         if function is not None and not callable(function):
             raise UsageError(f"{name} is a {type(function).__name__}; a function is needed")
+    if observe is not None and ranks_here() > 1:
+        raise UsageError(
+            f"{spelled('observe')} looks at the whole graph after each pass, which several ranks "
+            "do not have at one time; start one process"
+        )
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)
-    if output_dir is not None:
-        prepare_folder(given_path(output_dir, "output_dir"), used)
-    timing: dict[str, float] = {}
-    with _timed(timing, "capture"):
-        source = DataSource.of(calib)
-        program = open_as_asked(model, example_inputs, source, chosen)
+    target = None if output_dir is None else given_path(output_dir, "output_dir")
+    if target is not None and rank_here() == 0:
+        prepare_folder(target, used)
     tell = notify or (lambda note: None)
-    result = _compile(program, source, chosen, pipeline, provider, timing, observe, tell)
-    result._used = used
-    if output_dir is not None:
-        result.save(output_dir)
+    timing: dict[str, float] = {}
+    with all_ranks() as ranks, _keeping(chosen, target, used, tell, ranks) as journal:
+        with _timed(timing, "capture"):
+            source = DataSource.of(calib)
+            program = open_as_asked(model, example_inputs, source, chosen)
+        result = _compile(
+            program, source, chosen, pipeline, provider, timing, observe, tell, journal, ranks
+        )
+        result._used = used
+        if target is not None and ranks.writes:
+            result.save(target)
     return result
+
+
+@contextmanager
+def _keeping(
+    options: Options,
+    target: Path | None,
+    used: Sequence[Path],
+    say: Callable[[Note], object],
+    ranks: Ranks,
+) -> Iterator[Journal]:
+    """What keeps finished segments for as long as the block lasts, if there is a place for them.
+
+    Raises:
+        UsageError: the place is no work folder of awqc's, or in the way of something.
+    """
+    place = None if target is None else work_folder_beside(target)
+    if options.work_dir is not None:
+        place = Path(options.work_dir).expanduser()
+    if place is None or not ranks.writes:
+        own: AbstractContextManager[Journal] = nullcontext(Journal())
+    else:
+        folder = WorkFolder(place, (*used, *([] if target is None else [target])))
+        own = WorkJournal(folder, options.fresh, say).kept()
+    with own as journal:
+        yield journal if ranks.count == 1 else SharedJournal(journal, ranks)
 
 
 def open_as_asked(
@@ -204,6 +247,8 @@ def _compile(
     timing: dict[str, float],
     observe: Observe | None,
     notify: Callable[[Note], object],
+    journal: Journal,
+    ranks: Ranks,
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
     warm_up(options.formats)
@@ -223,16 +268,19 @@ def _compile(
             seq_len=options.seq_len,
             seed=options.seed,
         )
+    if not ranks.writes:
+        body.run(program, data.batches, journal=journal, ranks=ranks)
+        return Compiled(restore_calls(_final(program, closing, None)), {}, ScratchFolder())
     for note in _notes(program, data):
         notify(note)
     with _timed(timing, "reference"):
         reference = take_reference(program, data.held_out)
         trials = take_trials(program)
         step_trials(program, "the original")
-    record, watched = LayerRecord(), reference.batches[0]
-    body.run(program, data.batches, observe, record.take, watched)
+    watched = reference.batches[0]
+    body.run(program, data.batches, observe, float_layers, watched, journal=journal, ranks=ranks)
     timing.update(pipeline.timing)
-    layers = record.layers(program, watched)
+    layers = compare_layers(program, watched)
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):

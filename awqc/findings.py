@@ -91,6 +91,21 @@ class WeightError:
 
 
 @dataclass(frozen=True)
+class FloatLayer:
+    """What a product gave when its weight was float, after folding.
+
+    Attributes:
+        op: of the operation.
+        node: name of its node.
+        sample: some of its output for one batch, evenly spaced.
+    """
+
+    op: str
+    node: str
+    sample: Tensor
+
+
+@dataclass(frozen=True)
 class Allocation:
     """Widths of their own for weights.
 
@@ -175,6 +190,7 @@ class Findings:
         errors: what rounding did to them, by name.
         tuning: what tuning their scales did, from tune-scales.
         skipped: weights and nodes left alone, with the reason.
+        float_layers: what products gave before their weights were quantized, by weight.
     """
 
     facts: Facts = NO_FACTS
@@ -188,6 +204,7 @@ class Findings:
     errors: Mapping[str, WeightError] = field(default_factory=dict)
     tuning: Tuning | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    float_layers: Mapping[str, FloatLayer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -26,14 +26,15 @@ OPTIONS: dict[str, Any] = {
     "budget": None, "runtime_scales": "auto", "runtime_numerics": "fp", "stats": None,
     "recipe": None, "pipeline": None,
     "formats": ("onnx", "pt2"), "dtype": "auto", "accuracy_level": "auto",
-    "device": "cpu", "provider": "auto", "verify_with": ("onnxruntime",),
+    "work_dir": None, "fresh": False, "device": "cpu", "provider": "auto",
+    "verify_with": ("onnxruntime",),
     "max_loss": 0.5,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
-WHOLE_MODEL = ("seq_len", "task", "trust_remote_code", "dynamic")
+WHOLE_MODEL = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh")
 ERRORS = {
     "UsageError": 2, "CaptureError": 1, "UnsupportedGraphError": 1, "CalibrationError": 1,
-    "InvariantError": 1, "ExportError": 1, "VerificationError": 1,
+    "InvariantError": 1, "RankError": 1, "ExportError": 1, "VerificationError": 1,
 }  # fmt: skip
 
 

@@ -56,6 +56,11 @@ class Unwritten:
         return prod(self.shape) * self.dtype.itemsize
 
 
+def has_type(dtype: torch.dtype) -> bool:
+    """Whether a file can hold tensors of ``dtype``."""
+    return dtype in _TYPES
+
+
 def write_safetensors(
     tensors: Mapping[str, Unwritten], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:

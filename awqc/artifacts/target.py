@@ -23,9 +23,11 @@ ATTEMPTS = 10
 """How often other runs may replace a target while this one looks at it, or is about to."""
 
 SHOWN = 3
+FOLDER, LINK = "a folder", "a symbolic link"
 KINDS = {
+    stat.S_IFDIR: FOLDER,
     stat.S_IFREG: "a file",
-    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFLNK: LINK,
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFIFO: "a pipe",
@@ -50,12 +52,12 @@ def prepare_folder(path: Path, used: Iterable[Path] = (), option: str = "") -> P
     """
     place = real_place(path)
     shown = f"{option or spelled('output_dir')} {path}"
-    _check_parent(place, shown)
+    check_parent(place, shown)
     clear_leftovers(Path(tempfile.gettempdir()))
     clear_leftovers(place.parent)
     try:
         _settled(place, lambda: _check_kind_and_files(place, shown))
-        _check_apart(place, shown, used)
+        check_apart(place, shown, used)
         if place.exists():
             check_unchanged(place, shown)
     except FileNotFoundError as error:
@@ -94,7 +96,7 @@ def check_unchanged(place: Path, shown: str) -> Fingerprint:
 
 
 def _settled(place: Path, check: Callable[[], T]) -> T:
-    """What ``check`` finds, anew if another run replaced ``place`` while it looked."""
+    """What ``check`` finds, anew if another run replaced or moved ``place`` while it looked."""
     for _ in range(ATTEMPTS):
         before = _identity(place)
         try:
@@ -105,12 +107,13 @@ def _settled(place: Path, check: Callable[[], T]) -> T:
     return check()
 
 
-def _identity(place: Path) -> tuple[int, int] | None:
+def _identity(place: Path) -> tuple[int, int, int] | None:
+    """Which folder it is, and when it last changed: a rename is such a change."""
     try:
         state = place.lstat()
     except OSError:
         return None
-    return state.st_dev, state.st_ino
+    return state.st_dev, state.st_ino, state.st_ctime_ns
 
 
 def _check_kind_and_files(place: Path, shown: str) -> None:
@@ -133,20 +136,21 @@ def _check_content(place: Path, shown: str) -> Fingerprint:
     return state
 
 
-def _check_parent(place: Path, shown: str) -> None:
+def check_parent(place: Path, shown: str, advice: str = ELSEWHERE) -> None:
+    """Refuse a place in which no folder can be made."""
     parent = next((path for path in place.parents if path.exists()), place)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{shown}: {parent} is no folder that you may write to; {ELSEWHERE}")
+        raise UsageError(f"{shown}: {parent} is no folder that you may write to; {advice}")
 
 
 def _check_kind(place: Path, shown: str) -> None:
-    if place.is_symlink():
+    kind = _kind(place)
+    if kind == LINK:
         raise UsageError(
-            f"{shown}: is a symbolic link to {os.readlink(place)}; give that folder itself, "
-            f"or {ELSEWHERE}"
+            f"{shown}: is {kind} to {os.readlink(place)}; give that folder itself, or {ELSEWHERE}"
         )
-    if not place.is_dir():
-        raise UsageError(f"{shown}: is {_kind(place)}; {ELSEWHERE}")
+    if kind != FOLDER:
+        raise UsageError(f"{shown}: is {kind}; {ELSEWHERE}")
     if place.is_mount():
         raise UsageError(
             f"{shown}: is a mount point, which cannot be replaced; give a folder in it, "
@@ -155,7 +159,7 @@ def _check_kind(place: Path, shown: str) -> None:
 
 
 def _kind(place: Path) -> str:
-    return KINDS.get(stat.S_IFMT(place.lstat().st_mode), "a folder")
+    return KINDS[stat.S_IFMT(place.lstat().st_mode)]
 
 
 def _check_strangers(place: Path, shown: str) -> None:
@@ -175,7 +179,7 @@ def _check_strangers(place: Path, shown: str) -> None:
         )
 
 
-def _check_apart(place: Path, shown: str, used: Iterable[Path]) -> None:
+def check_apart(place: Path, shown: str, used: Iterable[Path], advice: str = ELSEWHERE) -> None:
     """Refuse a target whose replacement would take away what the run uses, or change it."""
     held = identities(place)
     for path in (path.expanduser() for path in used):
@@ -188,9 +192,7 @@ def _check_apart(place: Path, shown: str, used: Iterable[Path]) -> None:
             what = "holds"
         else:
             continue
-        raise UsageError(
-            f"{shown}: {what} {path}, which this run reads or writes itself; {ELSEWHERE}"
-        )
+        raise UsageError(f"{shown}: {what} {path}, which this run reads or writes itself; {advice}")
 
 
 def _listed(names: Sequence[str]) -> str:

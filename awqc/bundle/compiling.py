@@ -105,7 +105,8 @@ def compile_bundle(
         data = CalibrationData(tuple(read[:-kept]), tuple(read[-kept:]), "what reaches this part")
         own = replace(program.clone(), shared=shared[name])
         exclude = patterns_within(chosen.exclude, own, name)
-        result.parts[name] = compile(own, calib=data, **{**options, "exclude": exclude})
+        other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
+        result.parts[name] = compile(own, calib=data, **{**options, **other})
     wanted = [made for _, made in traces[-kept:]]
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
@@ -116,6 +117,11 @@ def compile_bundle(
     if output_dir is not None:
         result.save(output_dir)
     return result
+
+
+def _work_dir(options: Options, part: str) -> str | None:
+    """Where the work on ``part`` is kept: beside the folder that was given, since each has one."""
+    return None if options.work_dir is None else f"{options.work_dir}-{part}"
 
 
 def _measure(

@@ -36,7 +36,8 @@ Examples:
   awqc compile model.pt --bits 8 --input "x=float32[batch,64]" -o out
   awqc compile my_package.models:make --group-size 32 --exclude 'head'
   awqc compile model.pt2 --recipe model-awq/recipe.json -o again
-  awqc compile ./SmolLM2-135M --calib text.md --group-size 64""",
+  awqc compile ./SmolLM2-135M --calib text.md --group-size 64
+  torchrun --nproc-per-node 2 -m awqc compile ./SmolLM2-135M --calib text.md""",
 )
 @click.argument("model")
 @declared_group("model")
@@ -85,12 +86,17 @@ def command(
     from awqc.commands.watch import Watch
     from awqc.compiler import compile, prepare, used_files
     from awqc.errors import CaptureError, Note, worded
+    from awqc.machine.launched import rank_here
     from awqc.machine.terminal import console, echo, labelled
     from awqc.options.compile_options import on_command_line, parse_options
     from awqc.report.printed import print_report
 
     err = console(stderr=True)
     target = output_dir or default_output(model)
+    if rank_here():  # The first rank is the one that speaks.
+        if not dry_run:
+            compile(model, calib=calib, output_dir=target, **options)
+        return
     err.print(f"capturing {model}")
     if dry_run:
         from awqc.commands.plan import print_plan

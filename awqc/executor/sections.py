@@ -73,7 +73,7 @@ class Sections:
         return _read(self._segments[index]) - others
 
     def part(self, index: int, example: Batch) -> Section:
-        """The segment as a program; ``example`` holds what lives before it."""
+        """The segment as a program; ``example`` holds what lives before it, if it is to be run."""
         program, nodes = self._program, self._segments[index]
         inside = set(nodes)
         reads = dict.fromkeys(n for node in nodes for n in node.all_input_nodes)
@@ -88,7 +88,7 @@ class Sections:
             inputs=specs,
             outputs=tuple(outputs),
             call=program.interface.call,
-            example={name: example[name] for name in (spec.name for spec in specs)},
+            example={s.name: example[s.name] for s in specs if s.name in example},
             states=states,
         )
         made = replace(
@@ -242,7 +242,7 @@ def _merged(before: Findings, parts: Sequence[Findings]) -> Findings:
     """What is known of the whole, given what is known of each part."""
     sites = {site.name: site for part in parts for site in part.sites}
     together: dict[str, Any] = {}
-    for key in ("scales", "statistics", "quantized", "errors", "skipped"):
+    for key in ("scales", "statistics", "quantized", "errors", "skipped", "float_layers"):
         together[key] = dict(getattr(before, key))
         for part in parts:
             together[key].update(getattr(part, key))

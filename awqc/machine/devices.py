@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -9,12 +10,15 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError, spelled
+from awqc.machine.launched import rank_here, ranks_here
 
 KINDS = ("cpu", "cuda")
 
 
 def parse_device(name: str) -> torch.device:
     """The device called ``name``, such as ``cpu``, ``cuda`` or ``cuda:1``, if it is here.
+
+    Of several ranks each has a CUDA device of its own, unless one is named by number.
 
     Raises:
         UsageError: it is no such device, or torch cannot use it; another is never taken instead.
@@ -32,6 +36,8 @@ def parse_device(name: str) -> torch.device:
             f"{spelled('device', 'cpu')}. To verify in onnxruntime on CUDA, use "
             f"{spelled('provider', 'cuda')}"
         )
+    if device.type == "cuda" and device.index is None and ranks_here() > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank_here())))
     if (device.index or 0) >= max(torch.cuda.device_count(), 1):
         raise UsageError(
             f"{asked}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0"

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGE = 2**24
-"""Elements from which on a matrix is not made whole where it need not be: 64 MB in float32."""
-AT_ONCE = 2**22
-"""Elements that are made at once."""
+LARGE = 2**22
+"""Elements from which on a matrix is not made whole where it need not be: 16 MB in float32."""
+AT_ONCE = 2**20
+"""Elements that are made at once: what is made stays in the processor's cache."""
 
 LINEAR = {torch.nn.functional.linear, torch.ops.aten.linear.default}
 TABLE_FIRST = {torch.embedding, torch.ops.aten.embedding.default}
@@ -100,6 +100,8 @@ def made_in_rows(shape: torch.Size, rows: Rows) -> Tensor:
     starts = steps(*shape)
     parts = (rows(start, min(start + starts.step, shape[0])) for start in starts)
     first = next(parts)
+    if len(starts) == 1:
+        return first
     found = first.new_empty(tuple(shape))
     found[: len(first)] = first
     for start, part in zip(starts[1:], parts, strict=True):

@@ -6,7 +6,6 @@ One process alone is one rank, and tells nobody anything.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from awqc.errors import RankError, spelled
+from awqc.machine.launched import ranks_here
 
 T = TypeVar("T")
 PATIENCE = 600
@@ -112,8 +112,8 @@ def all_ranks() -> Iterator[Ranks]:
     Raises:
         RankError: one of them did not come in time.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "RANK" not in os.environ:
+    count = ranks_here()
+    if count == 1:
         yield ALONE
         return
     if dist.is_initialized():

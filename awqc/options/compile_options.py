@@ -246,6 +246,20 @@ class Options:
         kind=int,
         choices=("auto", 0, 1, 2, 3, 4),
     )
+    work_dir: str | Path | None = option(
+        None,
+        "Where finished segments of a large model are kept until all is done, so that the same "
+        "compile goes on after it was interrupted; by default hidden beside the output.",
+        group="machine",
+        kind=Path,
+        metavar="DIR",
+    )
+    fresh: bool = option(
+        False,
+        "Start anew: remove what an interrupted compile kept.",
+        group="machine",
+        kind=bool,
+    )
     device: str = option(
         "cpu",
         "Where calibration runs the model: cpu, cuda or cuda:N.",

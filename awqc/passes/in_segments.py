@@ -9,7 +9,7 @@ next segment is calibrated on what the whole would have given it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 from awqc.executor.run import Run
 from awqc.executor.sections import Section, Sections
 from awqc.executor.segments import Segment
-from awqc.findings import Fact
+from awqc.executor.stream import Stream
+from awqc.findings import Decisions, Fact, FloatLayer
 from awqc.graph.linears import find_linears
 from awqc.machine.progress import track
 from awqc.machine.spool import Spool
@@ -25,9 +26,11 @@ from awqc.numerics.statistics import Statistics
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.fold_scales import FoldScales
+from awqc.passes.journal import Journal
 from awqc.passes.order import after
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
+from awqc.passes.segment_record import restore
 from awqc.program import Batch, Program
 from awqc.weights.decisions import decide
 
@@ -37,14 +40,15 @@ ORDER: tuple[type[Any], ...] = (Calibrate, SearchScales, FoldScales, QuantizeWei
 LEARNED = frozenset({Fact.STATISTICS, Fact.MOMENTS, Fact.SAMPLES})
 """What is forgotten of a segment when it is done."""
 
-BOUND = 2**28
-"""Bytes of calibration values between two segments that stay in memory; others go to a file."""
-
 CODES_BOUND = 2**27
 """Bytes of quantized weights that stay in memory; others go to a file."""
 
 Apply = Callable[[Pass, Program, Run], list[Change]]
 """Runs one pass on a program, with all that belongs to it."""
+
+
+Look = Callable[[Program, Batch], Mapping[str, FloatLayer]]
+"""What is taken of a float program, for a batch, before its weights are quantized."""
 
 
 def segment_passes(steps: Sequence[Pass]) -> tuple[Pass, ...]:
@@ -66,44 +70,20 @@ def _fits(pair: tuple[Pass, type[Any]]) -> bool:
     return type(step) is kind
 
 
-@dataclass
-class _Stream:
-    """What lives between two segments, by name.
-
-    Attributes:
-        batches: for each calibration batch.
-        check: for the batch on which folds are proved.
-        watched: for the batch on which layers are compared; None: they are not.
-    """
-
-    batches: list[Batch]
-    check: Batch
-    watched: Batch | None
-
-    def go_on(self, part: Section, run: Run, needed: set[str]) -> None:
-        """Past ``part``, of which ``run`` holds what it made; what is not ``needed`` is let go."""
-        outputs = dict(zip(part.program.outputs, run.reference, strict=True))
-        self.check = _kept({**self.check, **outputs}, needed)
-        spool = Spool("activations between two segments", BOUND)
-        for number, made in enumerate(run.made):
-            self.batches[number] = _kept({**self.batches[number], **spool.keep(made)}, needed)
-            run.made[number] = {}
-
-
-def _kept(values: Batch, needed: set[str]) -> Batch:
-    return {name: value for name, value in values.items() if name in needed}
-
-
 def run_in_segments(
     steps: Sequence[Pass],
     program: Program,
     run: Run,
     segments: Sequence[Segment],
     apply: Apply,
-    before_quantization: Callable[[Program, Batch], None],
+    before_quantization: Look,
     watched: Batch | None,
+    journal: Journal,
 ) -> list[Change]:
     """Run ``steps`` on each of ``segments``, and the last of them on what several of these read.
+
+    A segment that ``journal`` has is made again of what is kept there; it is run only where the
+    values behind it are wanted and not kept.
 
     Args:
         steps: what `segment_passes` gives.
@@ -114,29 +94,17 @@ def run_in_segments(
         before_quantization: called with each segment before the pass that makes codes, and what
             ``watched`` is there.
         watched: a batch.
+        journal: has begun; what becomes of each segment is added to it.
     """
     parts = Sections(program, segments)
     settled = decide(program)
-    stream = _Stream([dict(batch) for batch in run.batches], dict(program.check_batch()), watched)
+    stream = Stream([dict(batch) for batch in run.batches], dict(program.check_batch()), watched)
+    run = replace(run, reference=(), spool=Spool("quantized weights", CODES_BOUND))
+    needs = journal.needs(len(parts))
+    sweep = _Sweep(steps, run, parts, settled, stream, needs, apply, before_quantization, journal)
     changes: list[Change] = []
-    run = replace(run, spool=Spool("quantized weights", CODES_BOUND))
     for index in track(range(len(parts)), "segments"):
-        own = parts.own_weights(index)
-        part = parts.part(index, stream.check)
-        part.program.learn(settled=settled.of(own))
-        last = index == len(parts) - 1
-        onward = () if last else part.onward
-        here = replace(run, batches=tuple(stream.batches), reference=(), onward=onward, made=[])
-        here = here.referring_to(part.program)
-        passed = _watch(stream, part)
-        for step in steps:
-            if Fact.CODES in step.gives and stream.watched is not None:
-                before_quantization(part.program, stream.watched)
-            changes += apply(step, part.program, here)
-        stream.go_on(part, here, parts.needed(index))
-        stream.watched = None if passed is None else _kept(passed, parts.needed(index))
-        part.program.learn(settled=None, statistics=_of_others(part.program, own))
-        parts.finish(part.program)
+        changes += sweep.segment(index)
         run.settle()
     parts.join()
     facts = program.findings.facts
@@ -145,17 +113,76 @@ def run_in_segments(
     program.learn(facts=facts)
     rest = set(settled.formats) - set(program.findings.quantized)
     program.learn(settled=replace(settled.of(rest), fallbacks=settled.fallbacks))
-    changes += apply(steps[-1], program, replace(run, reference=()))
+    changes += apply(steps[-1], program, run)
     program.learn(settled=None, statistics={}, facts=program.findings.facts - LEARNED)
     return changes
 
 
-def _watch(stream: _Stream, part: Section) -> Batch | None:
-    """What is watched behind ``part``."""
-    if stream.watched is None:
-        return None
-    outputs = part.program.run(stream.watched)
-    return {**stream.watched, **dict(zip(part.program.outputs, outputs, strict=True))}
+@dataclass
+class _Sweep:
+    """One way through all segments; arguments as of `run_in_segments`.
+
+    Attributes:
+        stream: what lives before the next segment that needs it.
+        needs: for each segment, whether it does.
+    """
+
+    steps: Sequence[Pass]
+    run: Run
+    parts: Sections
+    settled: Decisions
+    stream: Stream
+    needs: Sequence[bool]
+    apply: Apply
+    before_quantization: Look
+    journal: Journal
+
+    def segment(self, index: int) -> list[Change]:
+        """Let the segment be what it is to be, from the journal if it is there."""
+        own = self.parts.own_weights(index)
+        part = self.parts.part(index, self.stream.check)
+        part.program.learn(settled=self.settled.of(own))
+        done = index in self.journal.done
+        if done:
+            changes = self._again(index, part)
+        else:
+            changes = self._through(index, part, self.steps)
+        part.program.learn(settled=None, statistics=_of_others(part.program, own))
+        if not done:
+            self.journal.add(index, part.program, changes, self.stream)
+        self.parts.finish(part.program)
+        return changes
+
+    def _again(self, index: int, part: Section) -> list[Change]:
+        """The same from the journal."""
+        if self.needs[index]:
+            self._through(index, part, self.steps[:1])  # for the values behind it alone
+        fold = self.steps[ORDER.index(FoldScales)]
+        made = restore(part.program, self.journal.record(index), fold, self.settled.formats)
+        if index == self.journal.behind and True in self.needs[index + 1 :]:
+            self.stream = self.journal.values()
+        return made
+
+    def _through(self, index: int, part: Section, steps: Sequence[Pass]) -> list[Change]:
+        """Run ``steps`` on ``part``, and what lives before it through it."""
+        last = index == len(self.parts) - 1
+        onward = () if last else part.onward
+        run = replace(self.run, batches=tuple(self.stream.batches), onward=onward, made=[])
+        run = run.referring_to(part.program)
+        passed = self.stream.watched_behind(part)
+        changes: list[Change] = []
+        for step in steps:
+            if Fact.CODES in step.gives and self.stream.watched is not None:
+                look(part.program, self.before_quantization, self.stream.watched)
+            changes += self.apply(step, part.program, run)
+        self.stream.go_on(part, run, passed, self.parts.needed(index))
+        return changes
+
+
+def look(program: Program, before_quantization: Look, batch: Batch) -> None:
+    """Let ``program`` know what ``before_quantization`` takes of it."""
+    taken = before_quantization(program, batch)
+    program.learn(float_layers={**program.findings.float_layers, **taken})
 
 
 def _of_others(program: Program, own: set[str]) -> dict[str, Statistics]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.compile_identity import identify
 from awqc.passes.convert_dtype import DTYPES, HALVES, ConvertDtype
 from awqc.passes.fold_scales import FoldScales
-from awqc.passes.in_segments import run_in_segments, segment_passes
+from awqc.passes.in_segments import Look, look, run_in_segments, segment_passes
 from awqc.passes.insert_observers import InsertObservers
 from awqc.passes.invariants import check_invariants
+from awqc.passes.journal import Journal
 from awqc.passes.load_scales import LoadScales
 from awqc.passes.order import after, check_order
 from awqc.passes.quantize_weights import QuantizeWeights
@@ -116,9 +119,10 @@ class Pipeline:
         program: Program,
         batches: Sequence[Batch] = (),
         observe: Observe | None = None,
-        before_quantization: Callable[[Program, Batch], None] = lambda program, watched: None,
+        before_quantization: Look = lambda program, watched: {},
         watched: Batch | None = None,
         cut: Callable[[Program], Sequence[Segment]] = cut,
+        journal: Journal | None = None,
         ranks: Ranks = ALONE,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
@@ -131,13 +135,17 @@ class Pipeline:
             batches: the calibration data.
             observe: called after each pass, each of which then works on the whole.
             before_quantization: called with the last program that is still float, or with each
-                segment of it, and with what ``watched`` is there.
+                segment of it, and with what ``watched`` is there; what it gives is found.
             watched: a batch for that.
             cut: gives the segments.
+            journal: keeps what becomes of each, and has what is done already; None: nothing is
+                kept.
             ranks: processes that do the same, and share the batches and the work.
 
         Raises:
-            UsageError: other facts hold of ``program``, and a pass cannot run.
+            UsageError: other facts hold of ``program``, and a pass cannot run; or the journal is
+                another compile's.
+            ExportError: the journal cannot be written.
             InvariantError: a pass broke one; the message names both.
         """
         check_order(self.passes, GIVERS, program.findings.facts)
@@ -154,9 +162,21 @@ class Pipeline:
             segments = cut(program) if group else []
             if len(segments) > 1:
                 del steps[: len(group)]
+                through = self.passes[: len(self.passes) - len(steps)]
+                journal = journal or Journal()
+                data = replace(run, batches=tuple(batches))
+                what = partial(identify, program, through, data, watched, segments)
+                journal.begin(what, len(segments))
                 self._teach(program, group[-1], run)
                 changes += run_in_segments(
-                    group, program, run, segments, self._apply, before_quantization, watched
+                    group,
+                    program,
+                    run,
+                    segments,
+                    self._apply,
+                    before_quantization,
+                    watched,
+                    journal,
                 )
                 run = replace(run, reference=())
                 continue
@@ -166,7 +186,7 @@ class Pipeline:
             elif not run.reference:
                 run = run.referring_to(program)
             if Fact.CODES in step.gives and watched is not None:
-                before_quantization(program, watched)
+                look(program, before_quantization, watched)
             self._teach(program, step, run)
             before = program.clone() if observe is not None else None
             made = self._apply(step, program, run)

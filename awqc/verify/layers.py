@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
+from awqc.findings import FloatLayer
 from awqc.graph.families import CONVOLUTIONS
-from awqc.graph.linears import Linear, find_linears
+from awqc.graph.linears import find_linears
 from awqc.numerics.decibel import decibel
 from awqc.program import Batch, Program
 
@@ -46,46 +48,44 @@ class Layer:
     bytes: int
 
 
-class LayerRecord:
-    """Remembers what float layers give, to be compared when they are quantized.
+def float_layers(program: Program, batch: Batch) -> dict[str, FloatLayer]:
+    """What the layers of ``program``, or of a part of it, give for ``batch``, by weight.
 
-    Taken of the program after folding and before quantization: folding rescales what flows
-    between layers, so that values can only be compared behind it.
+    Taken after folding and before quantization: folding rescales what flows between layers, so
+    that values can only be compared behind it.
     """
+    outputs = _layer_outputs(program, batch)
+    return {
+        linear.weight_name: FloatLayer(linear.op, linear.node.name, outputs[linear.node.name])
+        for linear in find_linears(program.graph)
+    }
 
-    def __init__(self) -> None:
-        self._outputs: dict[str, Tensor] = {}
-        self._linears: dict[str, Linear] = {}
 
-    def take(self, program: Program, batch: Batch) -> None:
-        """Remember what the layers of ``program``, or of a part of it, give for ``batch``."""
-        self._outputs |= _layer_outputs(program, batch)
-        for linear in find_linears(program.graph):
-            self._linears[linear.weight_name] = linear
+def compare_layers(program: Program, batch: Batch) -> list[Layer]:
+    """One entry for each quantized weight; ``batch`` is what the float layers were given."""
+    outputs = _layer_outputs(program, batch) if program.findings.float_layers else {}
+    return [_layer(program, name, outputs) for name in program.findings.quantized]
 
-    def layers(self, program: Program, batch: Batch) -> list[Layer]:
-        """One entry for each quantized weight; ``batch`` is what the float layers were given."""
-        outputs = _layer_outputs(program, batch) if self._outputs else {}
-        return [self._layer(program, name, outputs) for name in program.findings.quantized]
 
-    def _layer(self, program: Program, name: str, outputs: dict[str, Tensor]) -> Layer:
-        quantized, linear = program.findings.quantized[name], self._linears.get(name)
-        accumulated = None
-        if linear is not None:
-            reference, now = (kept[linear.node.name] for kept in (self._outputs, outputs))
-            # Rounding can move rows to another expert: then the two cannot be compared.
-            if now.shape == reference.shape:
-                noise = float((now - reference).square().sum())
-                accumulated = decibel(float(reference.square().sum()), noise)
-        return Layer(
-            name=name,
-            op="embedding" if linear is None else linear.op,
-            **quantized.format.describe(),
-            weight_error=program.findings.errors[name].weight,
-            output_sqnr_db=program.findings.errors[name].output_sqnr_db,
-            accumulated_sqnr_db=accumulated,
-            bytes=quantized.nbytes,
-        )
+def _layer(program: Program, name: str, outputs: Mapping[str, Tensor]) -> Layer:
+    found = program.findings
+    quantized, before = found.quantized[name], found.float_layers.get(name)
+    accumulated = None
+    if before is not None:
+        reference, now = before.sample, outputs[before.node]
+        # Rounding can move rows to another expert: then the two cannot be compared.
+        if now.shape == reference.shape:
+            noise = float((now - reference).square().sum())
+            accumulated = decibel(float(reference.square().sum()), noise)
+    return Layer(
+        name=name,
+        op="embedding" if before is None else before.op,
+        **quantized.format.describe(),
+        weight_error=found.errors[name].weight,
+        output_sqnr_db=found.errors[name].output_sqnr_db,
+        accumulated_sqnr_db=accumulated,
+        bytes=quantized.nbytes,
+    )
 
 
 def _layer_outputs(program: Program, batch: Batch) -> dict[str, Tensor]:

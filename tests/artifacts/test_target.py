@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,3 +206,43 @@ def test_a_file_of_statistics_is_a_file_or_nothing() -> None:
     }.items():  # fmt: skip
         with pytest.raises(UsageError, match=f"--stats {name}: .*{what}"):
             prepare_file(Path(name), "--stats")
+
+
+LOOKS = {os.stat, os.lstat, os.listdir, os.scandir, os.readlink, open}
+"""What asks the system about a path."""
+
+
+def looks(path: Path, away_at: int | None = None) -> int:
+    """How often `prepare_folder` asks the system; at one time ``path`` is elsewhere for a moment.
+
+    As it is while another run replaces it by two renames, and then fails and puts it back.
+    """
+    count, aside = 0, path.with_name("aside")
+
+    def profile(frame: object, event: str, called: object) -> None:
+        nonlocal count
+        if event == "c_call" and called in LOOKS:
+            if count == away_at:
+                path.rename(aside)
+            count += 1
+        elif event in ("c_return", "c_exception") and called in LOOKS and aside.is_dir():
+            aside.rename(path)
+
+    sys.setprofile(profile)
+    try:
+        prepare_folder(path)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_that_is_elsewhere_for_a_moment_is_still_awqc_s() -> None:
+    out = Path("out")
+    for look in range(looks(out)):
+        time.sleep(0.005)  # A rename in the same tick of the file system's clock shows nowhere.
+        try:
+            looks(out, look)
+        except UsageError as error:
+            assert "other runs write there" in str(error)  # noqa: PT017 - or it is not refused
+        assert (out / MANIFEST).is_file()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from awqc.executor.segments import Segment, cut, whole
-from awqc.findings import Fact
+from awqc.findings import Fact, FloatLayer
 from awqc.passes.in_segments import LEARNED, segment_passes
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
@@ -127,10 +127,15 @@ def test_layers_are_shown_before_codes_are_made() -> None:
     batches = calibration(program)
     wanted = program.run(batches[0])[0]
     seen: list[tuple[Program, Batch]] = []
+
+    def take(part: Program, batch: Batch) -> dict[str, FloatLayer]:
+        seen.append((part, batch))
+        return {}
+
     parse_pipeline(GPTQ).run(
         program,
         batches,
-        before_quantization=lambda part, batch: seen.append((part, batch)),
+        before_quantization=take,
         watched=batches[0],
         cut=FINEST,
     )

@@ -7,31 +7,31 @@ import math
 import pytest
 import torch
 
+from awqc.findings import FloatLayer
 from awqc.passes.pipeline import DEFAULT, parse_pipeline
 from awqc.program import Batch, Program
-from awqc.verify.layers import LayerRecord
+from awqc.verify.layers import compare_layers, float_layers
 from tests.tiny import calibration, captured, relative
 
 
-def recorded(program: Program, spec: str = DEFAULT) -> tuple[Program, LayerRecord, Program]:
-    """The last float program, what was recorded of it, and the quantized one."""
+def recorded(program: Program, spec: str = DEFAULT) -> tuple[Program, Program]:
+    """The last float program, and the quantized one."""
     floats: list[Program] = []
-    record = LayerRecord()
 
-    def take(last: Program, batch: Batch) -> None:
+    def take(last: Program, batch: Batch) -> dict[str, FloatLayer]:
         floats.append(last.clone())
-        record.take(last, batch)
+        return float_layers(last, batch)
 
     pipeline = parse_pipeline(spec)
     pipeline.run(program, calibration(program), before_quantization=take, watched=program.example)
-    return floats[0], record, program
+    return floats[0], program
 
 
 def test_numbers_are_those_of_the_definition() -> None:
     program = captured("mlp")
     data = torch.cat([batch[program.inputs[0].name] for batch in calibration(program)])
-    before, record, after = recorded(program)
-    layers = record.layers(after, after.example)
+    before, after = recorded(program)
+    layers = compare_layers(after, after.example)
     assert [layer.name for layer in layers] == ["0.weight", "2.weight", "4.weight"]
     first, *_, last = layers
     old, new = before.weight("0.weight"), after.findings.quantized["0.weight"].dequantize()
@@ -50,8 +50,8 @@ def test_numbers_are_those_of_the_definition() -> None:
 
 
 def test_every_quantized_weight_has_a_layer(program: Program) -> None:
-    _, record, after = recorded(program)
-    layers = record.layers(after, after.example)
+    _, after = recorded(program)
+    layers = compare_layers(after, after.example)
     assert [layer.name for layer in layers] == list(after.findings.quantized)
     for layer in layers:
         assert layer.output_sqnr_db is not None
@@ -60,7 +60,7 @@ def test_every_quantized_weight_has_a_layer(program: Program) -> None:
 
 
 def test_without_statistics_the_layers_own_error_is_unknown() -> None:
-    _, record, after = recorded(captured("mlp"), "canonicalize,quantize-weights")
-    for layer in record.layers(after, after.example):
+    _, after = recorded(captured("mlp"), "canonicalize,quantize-weights")
+    for layer in compare_layers(after, after.example):
         assert layer.output_sqnr_db is None
         assert layer.accumulated_sqnr_db is not None

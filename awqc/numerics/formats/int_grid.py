@@ -12,6 +12,7 @@ ONNX DequantizeLinear (opset 21) with block_size = group_size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -38,7 +39,33 @@ FINE = 8
 """Bits from which on rounding to nearest leaves next to nothing to gain."""
 
 
-@lazily
+def _dequantize_eagerly(
+    packed: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    shape: list[int],
+    bits: Bits,
+    group_size: int,
+) -> Tensor:
+    """As `dequantize_packed`, in place."""
+    form = IntGrid(bits, group_size)
+    rows, columns = len(packed), math.prod(shape) // max(1, len(packed))
+    lanes = 8 // form.storage_bits
+    if columns == 0 or columns % lanes or columns % form.width(columns):
+        operation: Any = dequantize_packed
+        made: Tensor = operation.__wrapped__(packed, scale, zero_point, shape, bits, group_size)
+        return made
+    values = scale.new_empty(rows, columns)
+    places = values.view(rows, -1, lanes)
+    for lane in range(lanes):
+        places[..., lane] = (packed >> (lane * form.storage_bits)) & (2**form.storage_bits - 1)
+    grouped = values.view(rows, -1, form.width(columns))
+    zero = form.midpoint if zero_point is None else zero_point.to(scale.dtype).unsqueeze(-1)
+    grouped.sub_(zero).mul_(scale.unsqueeze(-1))
+    return values.view(shape)
+
+
+@lazily(_dequantize_eagerly)
 def dequantize_packed(
     packed: Tensor,
     scale: Tensor,

@@ -21,23 +21,30 @@ from awqc.machine import in_rows
 Operation = Callable[..., Tensor]
 
 
-def lazily(operation: Operation) -> Operation:
-    """A format's ``operation`` that gives a `Dequantized` where the weight is large.
+def lazily(eager: Operation | None = None) -> Callable[[Operation], Operation]:
+    """A format's operation that gives a `Dequantized` where the weight is large.
 
-    It does so for tensors with values alone: who traces sees the operation itself.
+    It does so for tensors with values alone: who traces sees the operation itself. ``eager`` gives
+    the same bits sooner for these, if there is such a thing.
     """
-    signature = inspect.signature(operation)
-    where = list(signature.parameters).index("shape")
 
-    @wraps(operation)
-    def call(*args: Any, **kwargs: Any) -> Tensor:
-        if kwargs:
-            args = signature.bind(*args, **kwargs).args
-        if prod(args[where]) < in_rows.LARGE or not _plain(args[:where]):
-            return operation(*args)
-        return Dequantized.of(operation, args[:where], args[where], args[where + 1 :])
+    def wrapped(operation: Operation) -> Operation:
+        signature = inspect.signature(operation)
+        where = list(signature.parameters).index("shape")
 
-    return call
+        @wraps(operation)
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            if kwargs:
+                args = signature.bind(*args, **kwargs).args
+            held, shape, *constants = args[:where], *args[where:]
+            if not _plain(held):
+                return operation(*args)
+            made = Dequantized.of(eager or operation, held, shape, constants)
+            return made if made.numel() >= in_rows.LARGE else made.whole()
+
+        return call
+
+    return wrapped
 
 
 def _plain(held: Sequence[Any]) -> bool:

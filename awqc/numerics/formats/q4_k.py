@@ -32,7 +32,7 @@ SMALLEST, LARGEST = 2.0**-24, 65280.0
 """Factors that float16 holds, and the largest of them that bfloat16 holds as well."""
 
 
-@lazily
+@lazily()
 def dequantize_q4_k(
     packed: Tensor, block_scales: Tensor, d: Tensor, dmin: Tensor, shape: list[int]
 ) -> Tensor:
