@@ -109,11 +109,11 @@ class TuneScales(Pass):
                 raise
             fall_back(program.tell, f"scales are not tuned: {reason}", error)
             return Tuning(False, before=before, after=before, reason=reason)
-        after = _judge(student, judging, run.ranks)
+        after, count = _judge(student, judging, run.ranks), len(training) * run.ranks.count
         if not after < before:
-            return Tuning(False, len(training), before, after, "tuning does not help")
+            return Tuning(False, count, before, after, "tuning does not help")
         scales.store(program)
-        return Tuning(True, len(training), before, after)
+        return Tuning(True, count, before, after)
 
     def _lessons(self, run: Run, teacher: Teacher | None) -> Sequence[Lesson]:
         """What the teacher tells of the batches that are used; nothing, if it knows others.
