@@ -4,11 +4,11 @@
     python -m benchmarks.kills --kills 20 --effort default --hidden 1024
 
 A Llama with random weights is saved as a bfloat16 folder and compiled, once undisturbed. Then the
-same command is run with other output, and killed (SIGKILL) at a random moment, until it was killed
-so often; a last run goes on to the end. A moment is drawn from the time that the undisturbed
-compile took from its first to its last segment, or now and then from all of it. The results hold
-for each run what it said of where it goes on, and of the end whether each file is the same; of the
-reports, times are left out.
+same command is run with another output, and killed (SIGKILL) at a random moment, until it was
+killed so often; a last run goes on to the end. Most moments are drawn from the time that about
+two segments take, counted from where a run begins or goes on with segments; some from the whole
+time. The results hold for each run where it went on and how much was finished when it was killed,
+and of the end whether each file is the same; of the reports, times are left out.
 """
 
 from __future__ import annotations
@@ -37,55 +37,82 @@ COMMAND = (
 
 GOES_ON = re.compile(r"going on after segment (\d+) of (\d+)")
 ANYWHERE = 0.2
-"""Share of the kills that may come before the first segment and after the last."""
+"""Share of the kills that may come at any moment: while the model is read, or at the end."""
 
 PAUSE = 0.02
 
 
-def start(folder: Path, calib: Path, out: Path, given: argparse.Namespace) -> subprocess.Popen[str]:
-    """``awqc compile``, in a process of its own."""
-    options = ["--calib", str(calib), "--effort", given.effort, "--formats", given.formats]
-    call = [str(given.smallest), "compile", str(folder), "-o", str(out), *options]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *call],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+class Awqc:
+    """``awqc compile`` in a process of its own.
 
+    Args:
+        scratch: where the model and its data are; what it prints goes there too.
+        name: of the output folder.
+        given: options of this script.
+    """
 
-def undisturbed(process: subprocess.Popen[str], work: Path) -> tuple[float, float, float]:
-    """Seconds from the start to the first finished segment, the last one, and the end."""
-    began, first, last = time.monotonic(), 0.0, 0.0
-    seen = 0
-    while process.poll() is None:
-        count = len(list(work.glob("segment-*")))
-        if count > seen:
-            last = time.monotonic() - began
-            first = first or last
-            seen = count
+    def __init__(self, scratch: Path, name: str, given: argparse.Namespace) -> None:
+        self.work, self._printed = scratch / f".{name}.awqc-work", scratch / "printed"
+        self._new = not self.work.exists()
+        options = ["--effort", given.effort, "--formats", given.formats]
+        data = ["--calib", str(scratch / "ids.npz"), "-o", str(scratch / name)]
+        call = [str(given.smallest), "compile", str(scratch / "model"), *data, *options]
+        with self._printed.open("w") as printed:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, *call],
+                stdout=subprocess.DEVNULL, stderr=printed,
+            )  # fmt: skip
+        self.began = time.monotonic()
+
+    def goes_on(self) -> re.Match[str] | None:
+        """What it said of where it goes on."""
+        return GOES_ON.search(self._printed.read_text())
+
+    def has_begun(self) -> bool:
+        """Whether it has begun with segments, or gone on."""
+        return bool(self.goes_on()) or (self._new and (self.work / "compile.json").exists())
+
+    def finished(self) -> int:
+        """How many segments are kept."""
+        return len(list(self.work.glob("segment-*")))
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
         time.sleep(PAUSE)
-    if process.returncode:
-        raise SystemExit(f"the compile ended with code {process.returncode}: {_said(process)}")
-    return first, last, time.monotonic() - began
+        return self.process.poll() is None
+
+    def check(self) -> None:
+        """Stop where it failed."""
+        if self.process.wait():
+            raise SystemExit(f"ended with {self.process.returncode}: {self._printed.read_text()}")
 
 
-def killed(process: subprocess.Popen[str], after: float, work: Path) -> dict[str, Any]:
-    """Kill ``process`` after some seconds; what it had said, and what it leaves."""
+def undisturbed(awqc: Awqc) -> tuple[float, float]:
+    """Seconds that a segment takes, and seconds of all."""
+    times = [0.0]
+    while awqc.runs():
+        if awqc.finished() >= len(times):
+            times.append(time.monotonic() - awqc.began)
+    awqc.check()
+    return (times[-1] - times[1]) / (len(times) - 2), time.monotonic() - awqc.began
+
+
+def kill(awqc: Awqc, begun: bool, after: float) -> dict[str, Any]:
+    """Kill it after some seconds, where ``begun`` from when it begins with segments."""
+    while begun and awqc.runs() and not awqc.has_begun():
+        pass
     try:
-        process.wait(after)
+        awqc.process.wait(after)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    said = GOES_ON.search(_said(process))
+        awqc.process.kill()
+        awqc.process.wait()
+    said = awqc.goes_on()
     return {
-        "seconds": round(after, 2),
-        "killed": process.returncode == -signal.SIGKILL,
-        "goes_on_after": int(said[1]) if said else 0,
-        "finished": len(list(work.glob("segment-*"))),
+        "seconds": round(time.monotonic() - awqc.began, 2),
+        "killed": awqc.process.returncode == -signal.SIGKILL,
+        "went_on_after": int(said[1]) if said else 0,
+        "finished": awqc.finished(),
     }
-
-
-def _said(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    return process.communicate()[1]
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -97,7 +124,7 @@ def content(folder: Path) -> dict[str, str]:
             continue  # made of the others
         data = path.read_bytes()
         if name == "report.json":
-            data = json.dumps({**json.loads(data), "timing": None}).encode()
+            data = json.dumps({**json.loads(data), "timing_s": None}).encode()
         found[name] = hashlib.sha256(data).hexdigest()
     return found
 
@@ -106,35 +133,28 @@ def measure(scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Compile undisturbed, and killed so often; what came of it."""
     import numpy as np
 
-    folder, calib = scratch / "model", scratch / "ids.npz"
-    save_model(folder, given.hidden, given.layers, given.vocabulary)
+    save_model(scratch / "model", given.hidden, given.layers, given.vocabulary)
     shape = (given.samples, given.tokens)
     ids = np.random.default_rng(0).integers(0, given.vocabulary, shape)
-    np.savez(calib, input_ids=ids)
-    first, last, end = undisturbed(
-        start(folder, calib, scratch / "plain", given), scratch / ".plain.awqc-work"
-    )
-    work, draw = scratch / ".out.awqc-work", random.Random(given.seed)
-    runs = []
-    while sum(run["killed"] for run in runs) < given.kills:
-        anywhere = draw.random() < ANYWHERE
-        left = (last - first) * 2 / given.kills  # so that several kills come between two segments
-        after = draw.uniform(0, end) if anywhere else first + draw.uniform(-left, left)
-        runs.append(killed(start(folder, calib, scratch / "out", given), max(0, after), work))
+    np.savez(scratch / "ids.npz", input_ids=ids)
+    segment, end = undisturbed(Awqc(scratch, "plain", given))
+    draw = random.Random(given.seed)
+    runs: list[dict[str, Any]] = []
+    while len(runs) < given.kills and (not runs or runs[-1]["killed"]):
+        begun = draw.random() >= ANYWHERE
+        after = draw.uniform(0, 2 * segment if begun else end)
+        runs.append(kill(Awqc(scratch, "out", given), begun, after))
         print(runs[-1], flush=True)
-        if not runs[-1]["killed"]:
-            break
-    process = start(folder, calib, scratch / "out", given)
-    said = GOES_ON.search(_said(process))
-    if process.returncode:
-        raise SystemExit(f"the last run ended with code {process.returncode}")
-    plain, other = content(scratch / "plain"), content(scratch / "out")
+    last = Awqc(scratch, "out", given)
+    last.check()
+    said, plain, out = last.goes_on(), content(scratch / "plain"), content(scratch / "out")
     return {
-        "seconds_undisturbed": round(end, 1),
-        "seconds_to_first_and_last_segment": [round(first, 1), round(last, 1)],
+        "seconds": round(end, 1),
+        "seconds_a_segment": round(segment, 2),
         "runs": runs,
-        "last_run_goes_on_after": [int(said[1]), int(said[2])] if said else None,
-        "files": {name: "same" if other.get(name) == plain[name] else "other" for name in plain},
+        "kills": sum(run["killed"] for run in runs),
+        "last_run_went_on_after": [int(said[1]), int(said[2])] if said else None,
+        "files": {name: "same" if out.get(name) == plain[name] else "other" for name in plain},
         "left_behind": sorted(path.name for path in scratch.iterdir() if "awqc-work" in path.name),
     }
 
@@ -146,11 +166,11 @@ def main() -> None:
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--formats", default="onnx,ort,pt2")
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--smallest", type=int, default=2**20, help="weights of a segment")
+    parser.add_argument("--smallest", type=int, default=2**19, help="weights of a segment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
