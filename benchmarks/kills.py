@@ -16,25 +16,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
+import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.scale import save_model
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
-COMMAND = (
-    "import sys; from awqc.executor import segments; segments.SMALLEST = int(sys.argv.pop(1)); "
-    "from awqc.cli import main; main()"
-)
-"""``awqc`` with segments of another size: a small model has several then."""
-
 GOES_ON = re.compile(r"going on after segment (\d+) of (\d+)")
 ANYWHERE = 0.2
 """Share of the kills that may come at any moment: while the model is read, or at the end."""
@@ -43,7 +38,7 @@ PAUSE = 0.02
 
 
 class Awqc:
-    """``awqc compile`` in a process of its own.
+    """``awqc compile`` in a process of its own, forked off this one, which has imported it.
 
     Args:
         scratch: where the model and its data are; what it prints goes there too.
@@ -53,16 +48,29 @@ class Awqc:
 
     def __init__(self, scratch: Path, name: str, given: argparse.Namespace) -> None:
         self.work, self._printed = scratch / f".{name}.awqc-work", scratch / "printed"
-        self._new = not self.work.exists()
+        self._new, self._kept = not (self.work / "compile.json").exists(), self.finished()
         options = ["--effort", given.effort, "--formats", given.formats]
         data = ["--calib", str(scratch / "ids.npz"), "-o", str(scratch / name)]
-        call = [str(given.smallest), "compile", str(scratch / "model"), *data, *options]
-        with self._printed.open("w") as printed:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *call],
-                stdout=subprocess.DEVNULL, stderr=printed,
-            )  # fmt: skip
-        self.began = time.monotonic()
+        call = ["compile", str(scratch / "model"), *data, *options]
+        self.began, self.code = time.monotonic(), None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(call, given.smallest)
+
+    def _run(self, call: list[str], smallest: int) -> NoReturn:
+        """What the process does; segments are small, so that a small model has several."""
+        from awqc import cli
+        from awqc.executor import segments
+
+        printed = os.open(self._printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        segments.SMALLEST = smallest
+        code = 1
+        try:
+            code = cli.run(call)
+        finally:
+            os._exit(code)
 
     def goes_on(self) -> re.Match[str] | None:
         """What it said of where it goes on."""
@@ -70,21 +78,33 @@ class Awqc:
 
     def has_begun(self) -> bool:
         """Whether it has begun with segments, or gone on."""
-        return bool(self.goes_on()) or (self._new and (self.work / "compile.json").exists())
+        begins = self._new and (self.work / "compile.json").exists()
+        return begins or bool(self.goes_on()) or self.finished() > self._kept
 
     def finished(self) -> int:
         """How many segments are kept."""
         return len(list(self.work.glob("segment-*")))
 
-    def runs(self) -> bool:
-        """Whether it has not ended."""
+    def runs(self, until: float = math.inf) -> bool:
+        """Whether it has not ended, and the time is not yet ``until``, after a short while."""
         time.sleep(PAUSE)
-        return self.process.poll() is None
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is None and time.monotonic() < until
+
+    def kill(self) -> None:
+        """Let the system end it, if it has not ended."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def check(self) -> None:
-        """Stop where it failed."""
-        if self.process.wait():
-            raise SystemExit(f"ended with {self.process.returncode}: {self._printed.read_text()}")
+        """Wait for its end; stop where it failed."""
+        while self.runs():
+            pass
+        if self.code:
+            raise SystemExit(f"ended with {self.code}: {self._printed.read_text()}")
 
 
 def undisturbed(awqc: Awqc) -> tuple[float, float]:
@@ -101,15 +121,14 @@ def kill(awqc: Awqc, begun: bool, after: float) -> dict[str, Any]:
     """Kill it after some seconds, where ``begun`` from when it begins with segments."""
     while begun and awqc.runs() and not awqc.has_begun():
         pass
-    try:
-        awqc.process.wait(after)
-    except subprocess.TimeoutExpired:
-        awqc.process.kill()
-        awqc.process.wait()
+    until = time.monotonic() + after
+    while awqc.runs(until):
+        pass
+    awqc.kill()
     said = awqc.goes_on()
     return {
         "seconds": round(time.monotonic() - awqc.began, 2),
-        "killed": awqc.process.returncode == -signal.SIGKILL,
+        "killed": awqc.code == -signal.SIGKILL,
         "went_on_after": int(said[1]) if said else 0,
         "finished": awqc.finished(),
     }
@@ -133,6 +152,8 @@ def measure(scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Compile undisturbed, and killed so often; what came of it."""
     import numpy as np
 
+    import_module("awqc.commands.compile")
+    import_module("awqc.compiler")
     save_model(scratch / "model", given.hidden, given.layers, given.vocabulary)
     shape = (given.samples, given.tokens)
     ids = np.random.default_rng(0).integers(0, given.vocabulary, shape)
@@ -140,7 +161,8 @@ def measure(scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
     segment, end = undisturbed(Awqc(scratch, "plain", given))
     draw = random.Random(given.seed)
     runs: list[dict[str, Any]] = []
-    while len(runs) < given.kills and (not runs or runs[-1]["killed"]):
+    stop = time.monotonic() + 60 * given.minutes
+    while len(runs) < given.kills and time.monotonic() < stop and (not runs or runs[-1]["killed"]):
         begun = draw.random() >= ANYWHERE
         after = draw.uniform(0, 2 * segment if begun else end)
         runs.append(kill(Awqc(scratch, "out", given), begun, after))
@@ -163,6 +185,7 @@ def main() -> None:
     """Measure, print, and write the results; exit with 1 where a byte differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=120, help="after which no more are killed")
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--formats", default="onnx,ort,pt2")
     parser.add_argument("--hidden", type=int, default=512)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_a_command_that_is_told_to_end_says_how_to_go_on(
     assert not (work / "out").exists()
 
 
-QUICK = {"calib": "data.npz", "group_size": 16, "formats": "onnx", "effort": "fast"}
+QUICK: dict[str, Any] = {"calib": "data.npz", "group_size": 16, "formats": "onnx", "effort": "fast"}
 
 
 def test_a_result_that_fails_is_judged_again_without_the_work(work: Path) -> None:
