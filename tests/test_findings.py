@@ -23,12 +23,12 @@ def found() -> Findings:
 
 
 def test_every_field_of_a_full_compile_is_frozen(found: Findings) -> None:
-    """As are the mappings, of which none is empty here."""
+    """As are the mappings, of which none is empty here, but for what onlookers take."""
     for field in fields(Findings):
         value = getattr(found, field.name)
         with pytest.raises(FrozenInstanceError):
             setattr(found, field.name, value)
-        if isinstance(value, Mapping) and field.name != "skipped":
+        if isinstance(value, Mapping) and field.name not in ("skipped", "float_layers"):
             assert value, field.name
         if isinstance(value, Mapping):
             with pytest.raises(TypeError):

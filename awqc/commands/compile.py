@@ -30,6 +30,9 @@ report.json, recipe.json and scales.safetensors. Nothing is written, and the exi
 when the exported model does not compute what the quantized one does, or when the loss passes
 --max-loss.
 
+A compile of a large model that was ended goes on when the same command is given again: what is
+finished is kept in a hidden folder beside DIR until the result is there (--work-dir, --fresh).
+
 \b
 Examples:
   awqc compile model.pt2 --calib data.npz

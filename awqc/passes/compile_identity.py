@@ -13,6 +13,7 @@ from torch import Tensor
 from awqc.artifacts.work_folder import DIGEST
 from awqc.executor.run import Run
 from awqc.executor.segments import Segment
+from awqc.findings import Decisions
 from awqc.machine.narrow import Narrow
 from awqc.passes.base import Pass
 from awqc.passes.spelling import spell
@@ -46,7 +47,7 @@ def identify(
         "torch": torch.__version__,
         **_passes(steps),
         "operations": _digest([program.graph, program.interface.inputs, program.outputs]),
-        "choice of weights": _digest([decide(program), program.scale_dtype]),
+        "choice of weights": _digest([*_choice(decide(program)), program.scale_dtype]),
         "calibration data": _digest(map(_batch_digest, run.batches)),
         "example": _batch_digest(program.check_batch()),
         "held-out data": _batch_digest(watched or {}),
@@ -63,6 +64,14 @@ def _passes(steps: Sequence[Pass]) -> dict[str, str]:
         key = f"pass {step.name}"
         found[key] = f"{found[key]},{spell(step)}" if key in found else spell(step)
     return found
+
+
+def _choice(decisions: Decisions) -> list[object]:
+    """All of ``decisions``, in an order that is the same in every process."""
+    return [
+        dict(decisions.formats), sorted(decisions.tables), dict(decisions.refused),
+        dict(decisions.fallbacks),
+    ]  # fmt: skip
 
 
 def _digest(items: Any) -> str:

@@ -138,7 +138,10 @@ class WorkJournal(Journal):
 
     @contextmanager
     def kept(self) -> Iterator[Journal]:
-        """Remove the folder if the block ends well; else an error's notes tell how to go on."""
+        """Remove the folder if the block ends well, or before anything is finished.
+
+        Else an error's notes tell how to go on.
+        """
         try:
             yield self
         except BaseException as error:
@@ -147,6 +150,8 @@ class WorkJournal(Journal):
                     f"{self._so_far()} is kept in {self._folder.path}: the same compile, run "
                     "again, goes on from there"
                 )
+            else:
+                self._folder.remove()
             raise
         else:
             self._folder.remove()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,7 +23,9 @@ from tests.processes import Processes
 WHAT = {"awqc": "1.0", "data": f"{DIGEST}abc", "tensor a": f"{DIGEST}1"}
 
 
-def taken(path: Path, fresh: bool = False, **other: str) -> WorkFolder:
+def taken(
+    path: Path, fresh: bool = False, other: Mapping[str, str] = MappingProxyType({})
+) -> WorkFolder:
     folder = WorkFolder(path)
     folder.take({**WHAT, **other}, fresh)
     return folder
@@ -65,7 +69,7 @@ def test_a_folder_that_was_not_taken_stays(work: Path) -> None:
 )
 def test_another_compile_is_told_what_differs(work: Path, name: str, value: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
-        taken(work, **{name: value})
+        taken(work, other={name: value})
     assert told in str(caught.value)
     assert str(caught.value).endswith("or give another folder with work_dir to keep it")
     assert taken(work).names() == ["segment-1", "segment-2"]
@@ -74,15 +78,15 @@ def test_another_compile_is_told_what_differs(work: Path, name: str, value: str,
 def test_much_that_differs_is_counted(work: Path) -> None:
     others = {f"tensor {n}": f"{DIGEST}{n}" for n in range(6)}
     with pytest.raises(UsageError, match=r"other tensor 0, other tensor 1, .* 2 and 3 more; give"):
-        taken(work, **others)
+        taken(work, other=others)
 
 
 def test_fresh_starts_anew_whoever_was_there(work: Path) -> None:
-    folder = taken(work, fresh=True, awqc="2.0")
+    folder = taken(work, fresh=True, other={"awqc": "2.0"})
     assert folder.names() == []
     folder.release()
     assert {path.name for path in work.iterdir()} == {MANIFEST, HEADER}
-    assert taken(work, awqc="2.0").names() == []
+    assert taken(work, other={"awqc": "2.0"}).names() == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"half", None])

@@ -40,7 +40,8 @@ class Strided(nn.Module):
         for layer in self.layers:
             x = layer(x).relu() + wide + x.shape[1]
         real: Tensor = torch.view_as_real(turned).sum(-1).transpose(0, 1)
-        return x + torch.cat([real, low.transpose(0, 1)], -1) + high.sum()
+        out: Tensor = x + torch.cat([real, low.transpose(0, 1)], -1) + high.sum()
+        return out
 
 
 def strided() -> Program:
@@ -188,6 +189,11 @@ def test_what_was_finished_is_not_done_again(work: Path, undisturbed: list[objec
     again = Compile(work)
     assert again.run() == undisturbed
     assert again.worked == COUNT - 3
+
+
+def test_nothing_is_left_of_a_compile_that_finished_nothing(tmp_path: Path) -> None:
+    stopped(tmp_path / "work", 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_values_of_the_last_cut_alone_are_kept(work: Path) -> None:
