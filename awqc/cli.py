@@ -24,7 +24,18 @@ from awqc.machine.streams import print_no_more
 from awqc.machine.strict import is_strict
 from awqc.machine.terminal import echo, print_traceback
 
-COMMANDS = ("compile", "explain", "diff", "verify", "passes", "demo", "generate", "eval", "bench")
+COMMANDS = (
+    "compile",
+    "plan",
+    "explain",
+    "diff",
+    "verify",
+    "passes",
+    "demo",
+    "generate",
+    "eval",
+    "bench",
+)
 
 
 class Commands(click.Group):

@@ -32,6 +32,8 @@ from awqc.errors import (
     spelled,
     worded,
 )
+from awqc.executor.run import DEFAULT_BOUNDS
+from awqc.executor.segments import weights_read
 from awqc.export.formats import FORMATS, serving, write_companions
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
@@ -45,10 +47,14 @@ from awqc.machine.ranks import Ranks, all_ranks
 from awqc.options import Options, parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.options.declare import takes
+from awqc.options.values import parse_size
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.convert_dtype import DTYPES, HALVES
 from awqc.passes.journal import Journal, SharedJournal, WorkJournal
 from awqc.passes.pipeline import Observe, Pipeline
+from awqc.passes.planning import TOLD, Plan, plan_ahead
+from awqc.passes.quantize_weights import QuantizeWeights
+from awqc.passes.tune_scales import TuneScales
 from awqc.program import Program
 from awqc.report.content import build_report, stored_bytes, write_report
 from awqc.runtimes.base import check_runtimes
@@ -252,24 +258,18 @@ def _compile(
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
     warm_up(options.formats)
-    opening, body, closing = pipeline.parts()
-    _check_weights(program)
     original_bytes = stored_bytes(program)
-    opening.run(program, observe=observe)
-    if opening.passes or closing.passes or options.dtype != "auto":
-        program.source_dtype = closing.dtype
-    if program.source_dtype in HALVES:
-        program.scale_dtype = program.source_dtype
+    body, closing = _widened(program, options, pipeline, observe)
     prepare_serving(program, serving(options.formats))
     with _timed(timing, "data"):
-        data = source.load(
-            program,
-            num_samples=options.num_samples,
-            seq_len=options.seq_len,
-            seed=options.seed,
-        )
+        data = _load(program, source, options)
+    told = options.memory is not None or weights_read(program.graph.nodes) >= TOLD
+    plan = _plan(program, body, data, options) if told else None
+    if plan is not None:
+        notify(Note(plan.shortage() if not plan.fits else str(plan), warning=not plan.fits))
+    bounds = DEFAULT_BOUNDS if plan is None else plan.bounds
     if not ranks.writes:
-        body.run(program, data.batches, journal=journal, ranks=ranks)
+        body.run(program, data.batches, journal=journal, ranks=ranks, bounds=bounds)
         return Compiled(restore_calls(_final(program, closing, None)), {}, ScratchFolder())
     for note in _notes(program, data):
         notify(note)
@@ -278,7 +278,16 @@ def _compile(
         trials = take_trials(program)
         step_trials(program, "the original")
     watched = reference.batches[0]
-    body.run(program, data.batches, observe, float_layers, watched, journal=journal, ranks=ranks)
+    body.run(
+        program,
+        data.batches,
+        observe,
+        float_layers,
+        watched,
+        journal=journal,
+        ranks=ranks,
+        bounds=bounds,
+    )
     timing.update(pipeline.timing)
     layers = compare_layers(program, watched)
     files = ScratchFolder()
@@ -304,6 +313,48 @@ def _compile(
     write_recipe(final, str(pipeline), folder)
     write_report(report, folder)
     return Compiled(restore_calls(final), report, files)
+
+
+def foresee(model: ModelLike, calib: Calib | None, options: Options) -> Plan:
+    """What a compile of ``model`` will need; raises what `compile` raises of its arguments."""
+    pipeline, _ = prepare(options)
+    source = DataSource.of(calib)
+    program = open_as_asked(model, None, source, options)
+    pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    body, _ = _widened(program, options, pipeline, None)
+    return _plan(program, body, _load(program, source, options), options)
+
+
+def _widened(
+    program: Program, options: Options, pipeline: Pipeline, observe: Observe | None
+) -> tuple[Pipeline, Pipeline]:
+    """Let ``program`` compute in float32; what is to be done then, and what comes last."""
+    opening, body, closing = pipeline.parts()
+    _check_weights(program)
+    opening.run(program, observe=observe)
+    if opening.passes or closing.passes or options.dtype != "auto":
+        program.source_dtype = closing.dtype
+    if program.source_dtype in HALVES:
+        program.scale_dtype = program.source_dtype
+    return body, closing
+
+
+def _load(program: Program, source: DataSource, options: Options) -> CalibrationData:
+    return source.load(
+        program, num_samples=options.num_samples, seq_len=options.seq_len, seed=options.seed
+    )
+
+
+def _plan(program: Program, body: Pipeline, data: CalibrationData, options: Options) -> Plan:
+    """What the compile will need.
+
+    Raises:
+        UsageError: it is more than the limit that was given.
+    """
+    memory = None if options.memory is None else parse_size(options.memory)
+    specs = [step.spec for step in body.passes if isinstance(step, QuantizeWeights)]
+    tunes = any(isinstance(step, TuneScales) for step in body.passes)
+    return plan_ahead(program, data.batches, (specs or [program.quantization])[0], tunes, memory)
 
 
 def _check_weights(program: Program) -> None:

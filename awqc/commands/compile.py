@@ -102,7 +102,7 @@ def command(
         return
     err.print(f"capturing {model}")
     if dry_run:
-        from awqc.commands.plan import print_plan
+        from awqc.commands.dry_run import print_plan
 
         print_plan(model, target, as_json, calib, options)
         return

@@ -26,6 +26,6 @@ every operation that makes or reads the value can take them.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, calib: Path | None, as_json: bool, **options: Any) -> None:
     """Explain; the help text is above, since it names the sources."""
-    from awqc.commands.plan import print_plan
+    from awqc.commands.dry_run import print_plan
 
     print_plan(model, None, as_json, calib, options)

@@ -30,6 +30,22 @@ OFTEN = 40
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Bytes of what may stay in memory; what is beyond goes to a file.
+
+    Attributes:
+        values: calibration values between two segments.
+        codes: quantized weights.
+    """
+
+    values: int = 2**28
+    codes: int = 2**27
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of a pipeline.
 
@@ -40,6 +56,7 @@ class Run:
         made: these outputs, after `observe`.
         spool: where what passes make is kept, if much is expected.
         ranks: the processes that work on the same; each has its own ``batches``.
+        bounds: of what is kept in memory between segments.
     """
 
     batches: tuple[Batch, ...] = ()
@@ -48,6 +65,7 @@ class Run:
     made: list[Batch] = field(default_factory=list)
     spool: Spool | None = None
     ranks: Ranks = ALONE
+    bounds: Bounds = DEFAULT_BOUNDS
 
     def referring_to(self, program: Program) -> Run:
         """This run with what ``program`` gives now as the reference."""

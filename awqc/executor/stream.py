@@ -13,8 +13,7 @@ from awqc.executor.sections import Section
 from awqc.machine.spool import Spool
 from awqc.program import Batch
 
-BOUND = 2**28
-"""Bytes of calibration values between two segments that stay in memory; others go to a file."""
+WHAT = "activations between two segments"
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Stream:
         outputs = dict(zip(part.program.outputs, run.reference, strict=True))
         self.check = _kept({**self.check, **outputs}, needed)
         self.watched = None if watched is None else _kept(watched, needed)
-        spool = Spool("activations between two segments", BOUND)
+        spool = Spool(WHAT, run.bounds.values)
         for number, made in enumerate(run.made):
             behind = {**self.batches[number], **spool.keep(_kept(made, needed))}
             self.batches[number] = _kept(behind, needed)
@@ -57,9 +56,9 @@ class Stream:
         return {"batches": self.batches, "check": self.check, "watched": self.watched}
 
     @classmethod
-    def of_tree(cls, tree: dict[str, Any]) -> Stream:
-        """What `as_tree` gave, with as much of it in memory as there was."""
-        spool = Spool("activations between two segments", BOUND)
+    def of_tree(cls, tree: dict[str, Any], bound: int) -> Stream:
+        """What `as_tree` gave, with at most ``bound`` bytes of it in memory."""
+        spool = Spool(WHAT, bound)
         return cls([spool.keep(batch) for batch in tree["batches"]], tree["check"], tree["watched"])
 
 

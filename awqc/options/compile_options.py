@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,7 @@ class Options:
         group="accuracy",
         kind=object,
         metavar="SIZE",
-        check=check_size,
+        check=partial(check_size, "budget"),
     )
     runtime_scales: str = option(
         "auto",
@@ -253,6 +254,14 @@ class Options:
         group="machine",
         kind=Path,
         metavar="DIR",
+    )
+    memory: int | str | None = option(
+        None,
+        "Memory to stay within, as 4GB; more is kept in files, and what cannot fit is refused "
+        "before work begins. By default what the machine, its control groups and ulimit leave.",
+        group="machine",
+        metavar="SIZE",
+        check=partial(check_size, "memory"),
     )
     fresh: bool = option(
         False,

@@ -26,8 +26,8 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def check_size(size: Any) -> None:
-    """Refuse a budget that is no size.
+def check_size(name: str, size: Any) -> None:
+    """Refuse a value of the option ``name`` that is no size.
 
     Raises:
         UsageError: see `parse_size`.
@@ -35,7 +35,7 @@ def check_size(size: Any) -> None:
     try:
         parse_size(size)
     except UsageError as error:
-        raise UsageError(f"{spelled('budget')}: {error.text}") from error
+        raise UsageError(f"{spelled(name)}: {error.text}") from error
 
 
 def check_seed(seed: int) -> None:

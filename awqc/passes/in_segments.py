@@ -40,9 +40,6 @@ ORDER: tuple[type[Any], ...] = (Calibrate, SearchScales, FoldScales, QuantizeWei
 LEARNED = frozenset({Fact.STATISTICS, Fact.MOMENTS, Fact.SAMPLES})
 """What is forgotten of a segment when it is done."""
 
-CODES_BOUND = 2**27
-"""Bytes of quantized weights that stay in memory; others go to a file."""
-
 Apply = Callable[[Pass, Program, Run], list[Change]]
 """Runs one pass on a program, with all that belongs to it."""
 
@@ -99,7 +96,7 @@ def run_in_segments(
     parts = Sections(program, segments)
     settled = decide(program)
     stream = Stream([dict(batch) for batch in run.batches], dict(program.check_batch()), watched)
-    run = replace(run, reference=(), spool=Spool("quantized weights", CODES_BOUND))
+    run = replace(run, reference=(), spool=Spool("quantized weights", run.bounds.codes))
     needs = journal.needs(len(parts))
     sweep = _Sweep(steps, run, parts, settled, stream, needs, apply, before_quantization, journal)
     changes: list[Change] = []
@@ -160,7 +157,7 @@ class _Sweep:
         fold = self.steps[ORDER.index(FoldScales)]
         made = restore(part.program, self.journal.record(index), fold, self.settled.formats)
         if index == self.journal.behind and True in self.needs[index + 1 :]:
-            self.stream = self.journal.values()
+            self.stream = self.journal.values(self.run.bounds.values)
         return made
 
     def _through(self, index: int, part: Section, steps: Sequence[Pass]) -> list[Change]:

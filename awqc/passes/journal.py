@@ -47,8 +47,8 @@ class Journal:
         """What is kept of a segment, one of ``done``."""
         raise KeyError(index)
 
-    def values(self) -> Stream:
-        """The values behind the segment ``behind``."""
+    def values(self, bound: int) -> Stream:
+        """The values behind the segment ``behind``; at most ``bound`` bytes of them in memory."""
         raise KeyError(self.behind)
 
     def add(
@@ -110,10 +110,10 @@ class WorkJournal(Journal):
         found: dict[str, Any] = self._folder.read(_name(SEGMENT, index))
         return found
 
-    def values(self) -> Stream:
+    def values(self, bound: int) -> Stream:
         """As of any journal."""
         assert self.behind is not None
-        return Stream.of_tree(self._folder.read(_name(CUT, self.behind)))
+        return Stream.of_tree(self._folder.read(_name(CUT, self.behind)), bound)
 
     def add(
         self, index: int, part: Program, changes: Sequence[Change], values: Stream | None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from awqc.errors import UsageError, spelled
-from awqc.executor.run import Run
+from awqc.executor.run import DEFAULT_BOUNDS, Bounds, Run
 from awqc.executor.segments import Segment, cut
 from awqc.findings import NO_FACTS, Fact, Facts
 from awqc.machine.ranks import ALONE, Ranks
@@ -124,6 +124,7 @@ class Pipeline:
         cut: Callable[[Program], Sequence[Segment]] = cut,
         journal: Journal | None = None,
         ranks: Ranks = ALONE,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
@@ -141,6 +142,7 @@ class Pipeline:
             journal: keeps what becomes of each, and has what is done already; None: nothing is
                 kept.
             ranks: processes that do the same, and share the batches and the work.
+            bounds: of what is kept in memory between segments.
 
         Raises:
             UsageError: other facts hold of ``program``, and a pass cannot run; or the journal is
@@ -153,7 +155,7 @@ class Pipeline:
             if isinstance(step, QuantizeWeights):
                 program.quantization = step.spec
         self._check_ranks(ranks, len(batches))
-        run = Run(tuple(ranks.share(batches)), ranks=ranks)
+        run = Run(tuple(ranks.share(batches)), ranks=ranks, bounds=bounds)
         changes: list[Change] = []
         run.settle()
         steps = list(self.passes)

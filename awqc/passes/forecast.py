@@ -1,0 +1,230 @@
+"""What a compile will need, told before it begins: memory, by its parts, and products.
+
+It is an estimate: sizes follow from the graph and the data, what work on them takes from how the
+passes are written. `benchmarks/scale.py` shows it beside what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from awqc.executor.run import Bounds
+from awqc.executor.segments import Segment, is_weight, weights_read
+from awqc.graph.linears import Linear, find_linears
+from awqc.graph.nodes import results_of, shape_of
+from awqc.machine.in_rows import LARGE
+from awqc.machine.narrow import Narrow
+from awqc.numerics.request import QuantizationSpec
+from awqc.passes.insert_observers import InsertObservers
+from awqc.program import Batch, Program
+from awqc.weights.decisions import decide
+
+SKETCH_ROWS = InsertObservers.rows
+MATRIX_COPIES = 5
+"""Float32 copies of a matrix while it is rounded with compensation: it, its columns in order,
+steps, codes, and what it is measured with."""
+GRAM_COPIES = 10
+"""Copies of moments, in float32, while they are inverted in float64."""
+SESSION_COPIES = 2
+"""Copies of the quantized weights while onnxruntime opens them and lays them out for kernels."""
+LOGIT_COPIES = 4
+"""Copies of the largest output while forms are compared."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a compile will need.
+
+    Attributes:
+        weights: elements of the weights of products and lookups.
+        segments: elements of weights that each segment reads.
+        batches: of the calibration data.
+        rows: that the calibration data has at the product that sees most, in all.
+        operations: multiplications and additions of one run over the calibration data.
+        resident: bytes of the process with the model open.
+        values: bytes of what lives between two segments, for all batches.
+        codes: bytes of the quantized weights.
+        working: bytes for each segment while it is worked on.
+        verifying: bytes of a session, and of the outputs that are compared.
+    """
+
+    weights: int
+    segments: tuple[int, ...]
+    batches: int
+    rows: int
+    operations: int
+    resident: int
+    values: int
+    codes: int
+    working: tuple[int, ...]
+    verifying: int
+
+    def peak(self, bounds: Bounds) -> int:
+        """Bytes that the process will hold at most, less what the system can drop."""
+        kept = min(self.values, bounds.values)
+        codes = self.codes if len(self.segments) == 1 else min(self.codes, bounds.codes)
+        return self.resident + codes + max(kept + max(self.working), self.verifying)
+
+    def disk(self, bounds: Bounds) -> int:
+        """Bytes of files: temporary ones, the journal, and one form of the result."""
+        if len(self.segments) == 1:
+            return self.codes
+        return self.values + max(0, self.values - bounds.values) + 3 * self.codes
+
+    def within(self, limit: int) -> Bounds:
+        """The largest bounds, up to the usual ones, with which the peak stays below ``limit``."""
+        usual = Bounds()
+        left = max(0, limit - self.peak(Bounds(0, 0)))
+        codes = min(usual.codes, left // 3)
+        return Bounds(min(usual.values, left - codes), codes)
+
+
+def forecast(
+    program: Program,
+    segments: Sequence[Segment],
+    batches: Sequence[Batch],
+    spec: QuantizationSpec,
+    resident: int,
+) -> Forecast:
+    """What a compile of ``program`` will need.
+
+    Args:
+        program: canonicalized, and nothing learned yet.
+        segments: of it.
+        batches: the calibration data.
+        spec: of the weights.
+        resident: bytes that the process holds already.
+    """
+    sizes = _Sizes(program, batches[0] if batches else program.check_batch())
+    formats = decide(program, spec).formats
+    packed = sum(
+        form.nbytes(rows, columns, program.scale_dtype)
+        for name, form in formats.items()
+        for rows, columns in [_matrix(program, name)]
+    )
+    linears = find_linears(program.graph)
+    rows = [sizes.rows(linear.node) * len(batches) for linear in linears]
+    each = [linear.rows * linear.columns for linear in linears]
+    return Forecast(
+        weights=weights_read(program.graph.nodes),
+        segments=tuple(weights_read(segment.nodes) for segment in segments),
+        batches=len(batches),
+        rows=max(rows, default=0),
+        operations=2 * sum(count * weights for count, weights in zip(rows, each, strict=True)),
+        resident=resident,
+        values=len(batches) * max(map(sizes.behind, segments[:-1]), default=0),
+        codes=packed,
+        working=tuple(
+            sizes.activations(segment) + _rounding(program, segment, set(formats), spec.learns)
+            for segment in segments
+        ),
+        verifying=SESSION_COPIES * packed + LOGIT_COPIES * sizes.output(),
+    )
+
+
+def _matrix(program: Program, name: str) -> tuple[int, int]:
+    """Rows and columns of a weight."""
+    shape = program.kept(name).shape
+    return shape[0], prod(shape[1:])
+
+
+def _rounding(program: Program, segment: Segment, quantized: set[str], gram: bool) -> int:
+    """Statistics of a segment, and the largest weight of it while it is rounded."""
+    inside = set(segment.nodes)
+    linears = [each for each in find_linears(program.graph) if each.node in inside]
+    linears = [each for each in linears if each.weight_name in quantized]
+    columns = {each.observed: each.columns for each in linears}
+    statistics = sum(4 * SKETCH_ROWS * count + 4 * gram * count**2 for count in columns.values())
+    floats = {each.weight_name: each for each in linears if not _stays_narrow(program, each)}
+    folded = sum(4 * each.rows * each.columns for each in floats.values())
+    if not gram:
+        return statistics + folded
+    work = (
+        4 * (MATRIX_COPIES * min(each.rows * each.columns, LARGE) + GRAM_COPIES * each.columns**2)
+        for each in linears
+    )
+    return statistics + folded + torch.get_num_threads() * max(work, default=0)
+
+
+def _stays_narrow(program: Program, linear: Linear) -> bool:
+    return isinstance(program.kept(linear.weight_name), Narrow)
+
+
+class _Sizes:
+    """Bytes of the values of ``program`` when it reads ``batch``."""
+
+    def __init__(self, program: Program, batch: Batch) -> None:
+        self._known: dict[Any, int] = {}
+        inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+        for node, spec in zip(inputs, program.inputs, strict=True):
+            for size, found in zip(shape_of(node), batch[spec.name].shape, strict=True):
+                if isinstance(size, torch.SymInt):
+                    self._known[size.node.expr] = found
+        self._outputs = [self._bytes(node) for node in results_of(program.graph)]
+
+    def rows(self, node: Node) -> int:
+        """Rows of the matrix that a product gives."""
+        shape = [self._size(size) for size in shape_of(node)]
+        return prod(shape[:-1])
+
+    def output(self) -> int:
+        """Of the largest output."""
+        return max(self._outputs, default=0)
+
+    def behind(self, segment: Segment) -> int:
+        """Of what later segments read."""
+        inside = set(segment.nodes)
+        return sum(
+            self._bytes(node)
+            for node in segment.nodes
+            if not is_weight(node) and any(user not in inside for user in node.users)
+        )
+
+    def activations(self, segment: Segment) -> int:
+        """Of what is there at one time, at most; what is only seen otherwise counts once."""
+        inside = {node: place for place, node in enumerate(segment.nodes)}
+        gone: dict[int, int] = {}
+        most = now = 0
+        for place, node in enumerate(segment.nodes):
+            size = 0 if is_weight(node) or _is_view(node) else self._bytes(node)
+            now += size
+            most = max(most, now)
+            last = max((inside.get(user, len(inside)) for user in node.users), default=place)
+            gone[last] = gone.get(last, 0) + size
+            now -= gone.pop(place, 0)
+        return most
+
+    def _bytes(self, node: Node) -> int:
+        leaves = pytree.tree_leaves(node.meta.get("val"))
+        return sum(
+            leaf.element_size() * prod(self._size(size) for size in leaf.shape)
+            for leaf in leaves
+            if isinstance(leaf, Tensor)
+        )
+
+    def _size(self, size: Any) -> int:
+        """What a size comes to; that of the example where it does not follow from the inputs."""
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        expression = size.node.expr
+        if expression not in self._known:
+            made = expression.subs(self._known)
+            hint = size.node.hint if size.node.has_hint() else 0
+            self._known[expression] = int(made) if made.is_number else int(hint)
+        return self._known[expression]
+
+
+def _is_view(node: Node) -> bool:
+    """Whether ``node`` gives the memory that another value lies in."""
+    if not isinstance(node.target, OpOverload):
+        return node.op == "call_function"  # a part of a tuple
+    return any(each.alias_info is not None for each in node.target._schema.returns)

@@ -1,0 +1,153 @@
+"""What a compile will need against what there is, before it begins; what keeps it within that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from awqc.channels.analysis import find_sites
+from awqc.errors import UsageError, spelled
+from awqc.executor.run import Bounds
+from awqc.executor.segments import cut
+from awqc.machine.room import Room, held, room
+from awqc.numerics.request import QuantizationSpec
+from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.forecast import Forecast, forecast
+from awqc.program import Batch, Program
+from awqc.weights.decisions import decide
+
+TOLD = 2**27
+"""Weights from which on a compile begins with what it will need: smaller ones fit anywhere."""
+PASSES, TUNING, WEIGHT_SECONDS = 1.6, 0.8, {False: 4e-7, True: 1.5e-6}
+"""Time that a compile takes: in runs over the calibration data, of which one calibrates and the
+others compare what is held out; in runs that tuning takes besides; and in seconds for each weight,
+which is searched, rounded (with compensation or not), written and opened on one core."""
+PROBE = 768
+"""Rows and columns of the product that is timed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compile that fits, or the reason why it does not.
+
+    Attributes:
+        forecast: what it needs.
+        bounds: what it keeps in memory of what could go to files.
+        limit: memory that it may take in all, and what says so.
+        seconds: that it takes, at the speed of this machine just now.
+    """
+
+    forecast: Forecast
+    bounds: Bounds
+    limit: Room
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough."""
+        return self.forecast.peak(self.bounds) <= self.limit.free
+
+    def __str__(self) -> str:
+        """For people, in one sentence."""
+        found, sizes = self.forecast, self.forecast.segments
+        return (
+            f"{_count(found.weights)} weights in {_some(len(sizes), 'segment')} (the largest has "
+            f"{_count(max(sizes))}), {_some(found.batches, 'calibration batch', 'es')} of "
+            f"{found.rows // max(1, found.batches)} rows: some "
+            f"{_gigabytes(found.peak(self.bounds))} of memory, "
+            f"{_gigabytes(found.disk(self.bounds))} of disk, and {_minutes(self.seconds)} at what "
+            "products take here just now"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, in bytes and seconds."""
+        return {
+            **asdict(self.forecast),
+            "peak": self.forecast.peak(self.bounds),
+            "disk": self.forecast.disk(self.bounds),
+            "limit": asdict(self.limit),
+            "seconds": self.seconds,
+            "fits": self.fits,
+        }
+
+    def shortage(self) -> str:
+        """What is too large, and what would help."""
+        found = self.forecast
+        worst = max(range(len(found.working)), key=found.working.__getitem__)
+        parts = {
+            "the process with the model open": found.resident,
+            f"work on segment {worst + 1} of {len(found.working)}": found.working[worst],
+            "verification": found.verifying,
+        }
+        listed = ", ".join(f"{_gigabytes(size)} for {what}" for what, size in parts.items())
+        return (
+            f"{_gigabytes(found.peak(self.bounds))} of memory are needed at least ({listed}); "
+            f"{self.limit.bounded_by} leaves {_gigabytes(self.limit.free)}. Smaller calibration "
+            f"batches ({spelled('seq_len')}), {spelled('effort', 'fast')}, or a machine with "
+            "more memory would help"
+        )
+
+
+def plan_ahead(
+    program: Program,
+    batches: Sequence[Batch],
+    spec: QuantizationSpec,
+    tunes: bool,
+    memory: int | None,
+) -> Plan:
+    """Plan the compile of ``program``, which stays as it is.
+
+    Args:
+        program: in float32.
+        batches: the calibration data.
+        spec: of the weights.
+        tunes: whether scales are tuned afterwards.
+        memory: bytes that the process may hold; None: what there is.
+
+    Raises:
+        UsageError: ``memory`` is not enough.
+    """
+    seen = program.variant()
+    Canonicalize().apply(seen)
+    seen.tidy()
+    seen.learn(sites=tuple(find_sites(seen, exclude=decide(seen, spec).refused.__contains__)))
+    own = held()
+    limit = Room(room().free + own, room().bounded_by)
+    if memory is not None:
+        limit = min(limit, Room(memory, spelled("memory")))
+    found = forecast(seen, cut(seen), batches, spec, own)
+    seconds = (PASSES + TUNING * tunes) * found.operations / _operations_a_second()
+    seconds += WEIGHT_SECONDS[spec.learns] * found.weights / torch.get_num_threads()
+    plan = Plan(found, found.within(limit.free), limit, seconds)
+    if memory is not None and not plan.fits:
+        raise UsageError(plan.shortage())
+    return plan
+
+
+def _operations_a_second() -> float:
+    """Multiplications and additions of float32 matrices, measured."""
+    one = torch.ones(PROBE, PROBE)
+    one @ one
+    started = time.perf_counter()
+    one @ one
+    return float(2 * PROBE**3 / (time.perf_counter() - started))
+
+
+def _some(count: int, what: str, more: str = "s") -> str:
+    return f"{count} {what}{more if count != 1 else ''}"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -1,0 +1,127 @@
+"""What a compile will need, before it begins."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from awqc.errors import UsageError, worded
+from awqc.executor.run import Bounds
+from awqc.executor.segments import cut, whole
+from awqc.machine import room as room_file
+from awqc.numerics.request import QuantizationSpec
+from awqc.passes import planning
+from awqc.passes.forecast import Forecast, forecast
+from awqc.passes.planning import plan_ahead
+from awqc.program import Program
+from tests.executor.test_segments import FOUND, decoder
+from tests.tiny import calibration, capture, captured, run
+
+NEAREST, GPTQ = QuantizationSpec(group_size=16), QuantizationSpec(group_size=16, rounding="gptq")
+MB = 2**20
+
+
+def seen(program: Program, spec: QuantizationSpec = NEAREST, **how: int) -> Forecast:
+    found = run(program, FOUND)
+    return forecast(found, cut(found, **how), calibration(program), spec, resident=100 * MB)
+
+
+def test_sizes_follow_from_the_graph_and_the_data() -> None:
+    found = seen(decoder(), smallest=1)
+    batches, rows, width = 4, 2 * 5, 32
+    assert len(found.segments) == len(found.working) >= 4
+    assert (found.batches, found.rows) == (batches, batches * rows)
+    # What lives at a cut is the stream, and the scale that all blocks read.
+    assert found.values == batches * 4 * rows * (width + 1)
+    assert found.weights == sum(found.segments)
+
+
+def test_data_of_another_size_than_the_example_counts() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.layer(x))
+
+    program = run(capture(Long().eval(), torch.randn(4, 16)), FOUND)
+    (name,) = program.example
+    few, many = (
+        forecast(program, whole(program), [{name: torch.randn(rows, 16)}], NEAREST, 0)
+        for rows in (3, 300)
+    )
+    assert (few.rows, many.rows) == (3, 300)
+    assert few.operations * 100 == many.operations == 2 * 300 * 16 * 16
+    assert many.working[0] - few.working[0] == 2 * 297 * 16 * 4
+
+
+def test_moments_cost_memory_and_segments_save_it() -> None:
+    assert max(seen(decoder(), GPTQ).working) > max(seen(decoder()).working)
+    assert max(seen(decoder(), smallest=1).working) < max(seen(decoder()).working)
+
+
+@pytest.mark.parametrize("limit", [600, 300, 250, 0])
+def test_bounds_are_the_largest_with_which_it_fits(limit: int) -> None:
+    found = Forecast(
+        1, (1, 1), 4, 9, 9, resident=100 * MB, values=1000 * MB, codes=1000 * MB,
+        working=(50 * MB, 100 * MB), verifying=70 * MB,
+    )  # fmt: skip
+    bounds = found.within(limit * MB)
+    least = found.peak(Bounds(0, 0))
+    assert least == 200 * MB
+    assert found.peak(bounds) <= max(limit * MB, least)
+    assert bounds.values <= Bounds().values
+    assert bounds.codes <= Bounds().codes
+    if limit == 600:
+        assert bounds == Bounds()
+    if limit == 300:
+        assert found.peak(bounds) > 299 * MB
+
+
+def test_what_cannot_fit_is_refused_with_what_would_help() -> None:
+    program = captured("mlp")
+    with pytest.raises(UsageError) as raised:
+        plan_ahead(program, calibration(program), NEAREST, tunes=False, memory=10**6)
+    assert re.search(
+        r"GB of memory are needed at least \(.* work on segment 1 of 1, .*\); memory leaves 0.0 "
+        r"GB. Smaller calibration batches \(seq_len\), effort='fast', or a machine with more",
+        worded(raised.value.text),
+    )
+
+
+def test_a_plan_changes_nothing_and_tells_all() -> None:
+    program = captured("mlp")
+    before = str(program.graph)
+    plan = plan_ahead(program, calibration(program), GPTQ, tunes=True, memory=10**12)
+    assert str(program.graph) == before
+    assert plan.fits
+    assert re.fullmatch(
+        r"\d\.\d million weights in 1 segment \(the largest has \d\.\d million\), 4 calibration "
+        r"batches of \d+ rows: some \d\.\d GB of memory, 0\.0 GB of disk, and \d seconds at .*",
+        str(plan),
+    )
+    assert set(plan.as_dict()) >= {"peak", "disk", "seconds", "fits", "weights", "segments"}
+
+
+def test_without_a_limit_what_there_is_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = captured("mlp")
+    least = room_file.Room(0, "a control group, 0.1 GB in all")
+    monkeypatch.setattr(planning, "room", lambda: least)
+    monkeypatch.setattr(planning, "held", lambda: 10**6)
+    plan = plan_ahead(program, calibration(program), NEAREST, tunes=False, memory=None)
+    assert plan.limit == replace(least, free=10**6)
+    assert not plan.fits
+    assert "a control group, 0.1 GB in all leaves 0.0 GB" in plan.shortage()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RssAnon is shown by Linux alone")
+def test_what_a_process_holds() -> None:
+    before = room_file.held()
+    kept = torch.ones(2**24)
+    assert kept.nbytes * 0.9 < room_file.held() - before < kept.nbytes * 1.5
