@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
     "budget": None, "runtime_scales": "auto", "runtime_numerics": "fp", "stats": None,
     "recipe": None, "pipeline": None,
     "formats": ("onnx", "pt2"), "dtype": "auto", "accuracy_level": "auto",
-    "work_dir": None, "fresh": False, "device": "cpu", "provider": "auto",
+    "work_dir": None, "memory": None, "fresh": False, "device": "cpu", "provider": "auto",
     "verify_with": ("onnxruntime",),
     "max_loss": 0.5,
 }  # fmt: skip
