@@ -87,7 +87,7 @@ class DataSource:
         their processor, other models get random inputs.
 
         Raises:
-            UsageError: an option is unusable, or the data is of a kind that the model reads not.
+            UsageError: an option is unusable, or data is of a kind that the model does not read.
             CalibrationError: the data does not fit.
         """
         if folder is None and program.task.origin is not None:

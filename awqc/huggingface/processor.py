@@ -55,7 +55,16 @@ class Processor:
             require_pillow()
         auto_class = getattr(transformers, AUTO_CLASSES.get(reads, "AutoProcessor"))
         files = [*PROCESSOR_FILES, TOKENIZER_CONFIG]
-        return cls(folder, reads, folder.read_processing(auto_class, "processor", files))
+        made = folder.read_processing(auto_class, "processor", files)
+        parts = {TEXT: "tokenizer", IMAGE: "image_processor"} if len(reads) > 1 else {}
+        lacking = [kind for kind, part in parts.items() if getattr(made, part, None) is None]
+        if lacking:
+            raise UsageError(
+                f"{folder.path}: the processor ({type(made).__name__}) takes no {lacking[0]}, "
+                f"which the model reads; {PROCESSOR_FILES[1]} or the files of one of its parts are "
+                "missing or another model's: copy the model's processor files into the folder"
+            )
+        return cls(folder, reads, made)
 
     @property
     def name(self) -> str:
@@ -112,7 +121,7 @@ class Processor:
                 return self.made(images=images, return_tensors="pt")
             if self.reads == (AUDIO,):
                 return self.made(audio, sampling_rate=self.rate, return_tensors="pt")
-            return self.made(text=texts, images=images, return_tensors="pt")
+            return self.made(text=texts, images=images, truncation=True, return_tensors="pt")
 
 
 def require_pillow() -> None:

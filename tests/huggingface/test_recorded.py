@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,18 +16,19 @@ from awqc.errors import AwqcError, UsageError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import PROCESSOR_FILES, Processor
+from awqc.huggingface.samples import Sizes
 from benchmarks.folder_models import MODELS
 
 INPUTS = {
     "image-classification/vit": ["pixel_values=float32[batch,3,32,32]"],
+}
+SLOW = {
     "automatic-speech-recognition/wav2vec2": ["input_values=float32[batch,input_values_axis_1]"],
     "zero-shot-image-classification/clip": [
         "input_ids=int64[input_ids_batch,input_ids_axis_1]",
         "attention_mask=int64[input_ids_batch,input_ids_axis_1]",
         "pixel_values=float32[pixel_values_batch,3,32,32]",
     ],
-}
-SLOW = {
     "object-detection/detr": [
         "pixel_values=float32[batch,3,pixel_values_axis_2,pixel_values_axis_3]",
         "pixel_mask=int64[batch,pixel_values_axis_2,pixel_values_axis_3]",
@@ -135,14 +137,34 @@ def test_a_processor_that_does_not_fit_is_refused(
     assert str(folder) in str(error.value)
 
 
-def test_what_a_processor_makes_but_the_model_does_not_need_is_left_out(
+@pytest.mark.slow
+def test_a_mask_that_the_processor_makes_is_an_input_of_the_same_axes(
     saved: Callable[[str], tuple[Path, Any]], tmp_path: Path
 ) -> None:
     folder, _ = saved("automatic-speech-recognition/wav2vec2")
     shutil.copytree(folder, tmp_path / "model")
     change(tmp_path / "model", return_attention_mask=True)
-    names = [spec.name for spec in load_folder(tmp_path / "model").inputs]
-    assert names == ["input_values", "attention_mask"]
+    assert [str(spec) for spec in load_folder(tmp_path / "model").inputs] == [
+        "input_values=float32[batch,input_values_axis_1]",
+        "attention_mask=int32[batch,input_values_axis_1]",
+    ]
+
+
+def test_a_processor_of_one_kind_is_none_for_two(vit: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"processor \(ViT.*\) takes no text, which the model reads"
+    ):
+        Processor.of(HFFolder.at(vit), ("text", "image"))
+
+
+def test_texts_are_cut_to_what_the_model_takes(
+    saved: Callable[[str], tuple[Path, Any]],
+) -> None:
+    folder, _ = saved("zero-shot-image-classification/clip")
+    processor = Processor.of(HFFolder.at(folder), ("text", "image"))
+    random = np.random.default_rng(0)
+    made = processor.inputs([processor.maker().sample(random, Sizes(words=50))])
+    assert made["input_ids"].shape == (1, 32)
 
 
 def test_a_processor_of_images_takes_no_audio(vit: Path) -> None:
