@@ -59,10 +59,10 @@ def _read_wave(path: Path) -> tuple[Samples, int] | None:
     whole = raw[: len(raw) // (width * channels) * (width * channels)]
     data = np.frombuffer(whole, np.uint8).reshape(-1, channels, width)
     if width == 1:
-        return (data[..., 0].astype(np.float32) - 128) / 128, rate
+        return (data[..., 0].astype(np.float32) - 128) / np.float32(128), rate
     padded = np.zeros((*data.shape[:2], 4), np.uint8)
     padded[..., 4 - width :] = data  # the highest bytes of a little-endian int32
-    return padded.view("<i4")[..., 0].astype(np.float32) / 2**31, rate
+    return padded.view("<i4")[..., 0].astype(np.float32) / np.float32(2**31), rate
 
 
 def _read_other(path: Path) -> tuple[Samples, int]:

@@ -15,7 +15,7 @@ from awqc.huggingface.samples import Maker, Sample
 from awqc.program import AUDIO, IMAGE, TEXT, Kinds
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-AUTO_CLASSES = {(IMAGE,): "AutoImageProcessor", (AUDIO,): "AutoFeatureExtractor"}
+AUTO_CLASSES: dict[Kinds, str] = {(IMAGE,): "AutoImageProcessor", (AUDIO,): "AutoFeatureExtractor"}
 """Classes of transformers for one kind of data; `AutoProcessor` is that for several."""
 
 WORDS = 256
