@@ -44,10 +44,10 @@ _DINO = {"model_type": "dinov2", **_BLOCKS, "num_hidden_layers": 4, "image_size"
          "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}  # fmt: skip
 _WAVES = {
     **_BLOCKS,
-    "conv_dim": (16, 16),
-    "conv_kernel": (10, 3),
-    "conv_stride": (5, 2),
-    "num_feat_extract_layers": 2,
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 8, 4),
+    "conv_stride": (5, 4, 4),
+    "num_feat_extract_layers": 3,
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
     "vocab_size": 32,
@@ -136,6 +136,10 @@ class Saved:
         torch.manual_seed(0)
         config = transformers.AutoConfig.for_model(self.kind, **deepcopy(self.config))
         model = getattr(transformers, self.auto_class).from_config(config).eval()
+        with torch.no_grad():  # Else norms are the identity, and deep outputs nothing.
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter += 0.2 * torch.randn_like(parameter)
         model.save_pretrained(folder)
         made = getattr(transformers, self.processor)(**self.options)
         if self.both is not None:
