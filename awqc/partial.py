@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 
 from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
-from awqc.capture.calls import Call, CompiledBlock, record_calls, run_call, varying_axes
+from awqc.capture.compiled_block import CompiledBlock
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
 from awqc.compiler import Compiled, compile, prepare, used_files
 from awqc.data.calibration import CalibrationData
@@ -38,6 +38,8 @@ from awqc.numerics.name_patterns import check_fits
 from awqc.options import Options, parse_options
 from awqc.options.declare import declarations, takes
 from awqc.passes.part_patterns import patterns_within
+from awqc.recording.calls import Call, record_calls, run_call
+from awqc.recording.varying import varying_axes
 from awqc.sources.opening import open_module
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
@@ -176,7 +178,7 @@ def _batches(data: DataSource, example: ExampleInputs) -> Iterable[Any]:
     """Batches as given; samples of whole arrays, as many at a time as the example has."""
     if data.given is None:
         return []
-    if data.text is not None or isinstance(data.given, CalibrationData):
+    if data.text is not None or data.media is not None or isinstance(data.given, CalibrationData):
         raise UsageError(
             f"{spelled('calib')}: submodules are calibrated on what reaches them when the model "
             "runs on arrays; give a file of arrays, or batches"

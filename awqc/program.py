@@ -27,6 +27,13 @@ Batch = dict[str, Tensor]
 """One batch of inputs: a tensor for each input name."""
 
 
+TEXT, IMAGE, AUDIO = "text", "image", "audio"
+Kinds = tuple[str, ...]
+"""Kinds of data that a model reads, of these three."""
+MEDIA = frozenset({IMAGE, AUDIO})
+"""Kinds that come in files of their own."""
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """A tensor input of the graph.
@@ -110,11 +117,13 @@ class Task:
             which statistics and measures leave out.
         head_outputs: names of outputs that are logits over a vocabulary.
         origin: the Hugging Face folder that it was captured from, or None.
+        reads: the kinds of data of which its folder makes inputs; none: it takes arrays.
     """
 
     mask_input: str | None = None
     head_outputs: tuple[str, ...] = ()
     origin: Origin | None = None
+    reads: Kinds = ()
 
 
 @dataclass

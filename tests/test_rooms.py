@@ -29,8 +29,9 @@ MAY_USE: dict[str, str] = {
     "probes": "graph program",
     "weights": "errors executor findings graph machine numerics program",
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
-    "capture": "artifacts calling errors graph kv_cache machine probes program pt2",
-    "huggingface": "artifacts capture errors graph kv_cache machine program",
+    "recording": "calling errors",
+    "capture": "artifacts calling errors graph kv_cache machine probes program pt2 recording",
+    "huggingface": "artifacts capture errors graph kv_cache machine program recording",
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
@@ -44,7 +45,8 @@ MAY_USE: dict[str, str] = {
     "options": "artifacts effort errors export findings numerics passes runtimes",
     "compiler": "artifacts calling capture data errors export machine options passes program "
     "report runtimes sources verify",
-    "partial": "artifacts capture compiler data errors machine numerics options passes sources "
+    "partial": "artifacts capture compiler data errors machine numerics options passes "
+    "recording sources "
     "verify",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "
     "report runtimes",

@@ -45,6 +45,7 @@ def capture_module(
     dynamic: DynamicAxes | None = None,
     states: Sequence[tuple[str, str]] = (),
     output_names: Sequence[str] | None = None,
+    insist: bool = True,
     copy: bool = True,
 ) -> Program:
     """Capture a copy of ``module``, in eval mode, as one flat graph.
@@ -53,7 +54,8 @@ def capture_module(
     the caller must not use it again.
 
     The first axis of every tensor input is dynamic where the model allows it; an axis
-    named in ``dynamic`` must come out dynamic. The graph is compared with the module on the
+    named in ``dynamic`` must come out dynamic; where not ``insist``, one that does not is told in
+    ``Program.notes``. The graph is compared with the module on the
     example, with other masks, and at other sizes; an axis for which it only holds at the example's
     size is fixed, and ``Program.notes`` says why.
     Wrappers (``DataParallel``, ``torch.compile``) are taken off. An object among the outputs
@@ -90,7 +92,7 @@ def capture_module(
         program = capture(frozenset())
         check_agreement(module, program)
         program = _keep_what_agrees(module, program, axes, capture)
-    _check_dynamic(program, axes)
+    _check_dynamic(program, axes, insist)
     return program
 
 
@@ -371,13 +373,17 @@ def _check_runs(module: nn.Module, call: _Call) -> None:
         ) from error
 
 
-def _check_dynamic(program: Program, dynamic: dict[str, dict[int, str | None]]) -> None:
-    """Refuse where an axis that was asked to be dynamic came out fixed."""
+def _check_dynamic(
+    program: Program, dynamic: dict[str, dict[int, str | None]], insist: bool
+) -> None:
+    """Refuse, or tell, where an axis that was asked to be dynamic came out fixed."""
     by_name = {spec.name: spec for spec in program.inputs}
     for name, axes in dynamic.items():
         for axis in axes:
             size = by_name[name].shape[axis] if name in by_name else ""
-            if isinstance(size, int):
+            if isinstance(size, int) and not insist:
+                program.tell(f"input {name!r}: the model fixes axis {axis} at {size}")
+            elif isinstance(size, int):
                 notes = [n for n in program.notes if f"axis {axis} of {name}" in n]
                 why = f" ({notes[-1]})" if notes else ""
                 raise UsageError(

@@ -43,13 +43,14 @@ def declared_group(*groups: str) -> Callable[[F], F]:
 
 def calib_option(help: str) -> Callable[[F], F]:
     """``--calib``: the same files for every command."""
-    return click.option("--calib", type=click.Path(path_type=Path), metavar="FILE", help=help)
+    return click.option("--calib", type=click.Path(path_type=Path), metavar="PATH", help=help)
 
 
 CALIB_HELP = (
     "Calibration data: .npz, .safetensors or .pt with an array for each input (first axis = "
-    "samples); .txt, .md or .jsonl for language models. Without it, data is made up, and the "
-    "result is as good as that."
+    "samples); .txt, .md or .jsonl for language models; a folder, file or pattern of images or "
+    "audio, or .jsonl with image, audio and text, for models that read such. Without it, data is "
+    "made up, and the result is as good as that."
 )
 
 

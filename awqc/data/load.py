@@ -18,12 +18,14 @@ from awqc.data.calibration import (
     from_mapping,
     synthetic,
 )
+from awqc.data.media import media_calibration
+from awqc.data.media_files import find_media
 from awqc.data.text import text_calibration
 from awqc.data.text_files import is_text_file
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.machine.given_paths import given_path
-from awqc.program import Program
+from awqc.program import MEDIA, Program
 
 Calib = Iterable[Any] | Mapping[str, Any] | CalibrationData | str | Path
 """A file of text or arrays, whole arrays by input name, batches, or data that is ready."""
@@ -38,24 +40,28 @@ class DataSource:
 
     Attributes:
         given: what the caller gave; None: nothing.
-        text: a text file.
+        text: a text file; a ``.jsonl`` file may name images and audio as well.
+        media: images and audio files.
         arrays: whole arrays by name, which may also serve as example inputs.
     """
 
     given: Calib | None = None
     text: Path | None = None
+    media: tuple[Path, ...] | None = None
     arrays: Mapping[str, Tensor] | None = None
 
     @classmethod
     def of(cls, calib: Calib | None) -> DataSource:
-        """``calib``, opened; text is told by the name of its file, arrays by their content.
+        """``calib``, opened; text and media are told by names of files, arrays by their content.
 
         Raises:
-            UsageError: there is no such file.
+            UsageError: there is no such file, or a folder holds neither images nor audio.
             CalibrationError: the file cannot be read.
         """
         if isinstance(calib, str | Path):
             path = given_path(calib, spelled("calib"))
+            if (media := find_media(path)) is not None:
+                return cls(calib, media=media)
             if not is_text_file(path):
                 return cls(calib, arrays=read_arrays(path))
             if not path.is_file():
@@ -72,19 +78,49 @@ class DataSource:
         num_samples: int | None = None,
         seq_len: int | None = None,
         seed: int = 0,
-        tokenizer: HFFolder | None = None,
+        folder: HFFolder | None = None,
     ) -> CalibrationData:
         """The data as ``program`` takes it; made up where none was given.
 
-        ``tokenizer`` is the folder of what reads text; None: the one that the program came from,
-        if there is one. A language model makes up text, other models get random inputs.
+        ``folder`` has what reads text, images and audio; None: the one that the program came from,
+        if there is one. A language model makes up text, models of images and audio get such from
+        their processor, other models get random inputs.
 
         Raises:
-            UsageError: an option is unusable, or text is for a model that reads none.
+            UsageError: an option is unusable, or data is of a kind that the model does not read.
             CalibrationError: the data does not fit.
         """
-        if tokenizer is None and program.task.origin is not None:
-            tokenizer = HFFolder.of(program)
+        if folder is None and program.task.origin is not None:
+            folder = HFFolder.of(program)
+        reads = program.task.reads
+        if folder is not None and not MEDIA.isdisjoint(reads):
+            if self.given is None or self.media is not None or self.text is not None:
+                _refuse_length(seq_len)
+                return media_calibration(
+                    program,
+                    folder,
+                    reads,
+                    self.media or self.text,
+                    "" if self.given is None else str(self.given),
+                    num_samples=num_samples,
+                    seed=seed,
+                )
+        elif self.media is not None:
+            raise UsageError(
+                f"{self.given}: names images or audio, which are for models that read such from a "
+                f"Hugging Face folder; {program.name} reads "
+                f"{' and '.join(reads) or 'arrays: give an .npz, a .safetensors or a .pt file'}"
+            )
+        return self._text_or_arrays(program, folder, num_samples, seq_len, seed)
+
+    def _text_or_arrays(
+        self,
+        program: Program,
+        tokenizer: HFFolder | None,
+        num_samples: int | None,
+        seq_len: int | None,
+        seed: int,
+    ) -> CalibrationData:
         if self.given is None and tokenizer is not None and not tokenizer.has_tokenizer:
             tokenizer = None
         if self.text is not None or (self.given is None and tokenizer is not None):
@@ -97,10 +133,7 @@ class DataSource:
             return text_calibration(
                 program, tokenizer, self.text, num_samples=num_samples, seq_len=seq_len, seed=seed
             )
-        if seq_len is not None:
-            raise UsageError(
-                f"{spelled('seq_len')} is for language models that read text; leave it out here"
-            )
+        _refuse_length(seq_len)
         return self._without_text(program, num_samples, seed)
 
     def _without_text(
@@ -116,6 +149,13 @@ class DataSource:
         if isinstance(self.given, Mapping):
             return from_mapping(self.given, program, num_samples)
         return from_iterable(self.given, program, num_samples)
+
+
+def _refuse_length(seq_len: int | None) -> None:
+    if seq_len is not None:
+        raise UsageError(
+            f"{spelled('seq_len')} is for language models that read text; leave it out here"
+        )
 
 
 def _is_array(value: Any) -> bool:

@@ -90,7 +90,7 @@ def serving(names: Sequence[str]) -> tuple[ServingFormat, ...]:
 
 
 def write_companions(program: Program, folder: Path) -> None:
-    """Beside each ONNX form, the files by which runners take a language model's folder as it is."""
+    """Beside each ONNX form, the files by which runners take the folder as it is."""
     if program.task.origin is None:
         return
     from awqc.huggingface.folder import HFFolder

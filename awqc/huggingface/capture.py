@@ -17,8 +17,10 @@ from awqc.huggingface.forwards import (
     cached_example,
     cached_forward,
     encoder_example,
-    encoder_forward,
+    plain_forward,
 )
+from awqc.huggingface.processor import Processor
+from awqc.huggingface.recorded import capture_recorded
 from awqc.huggingface.rotary import fix_rotary
 from awqc.huggingface.tasks import find_task
 from awqc.kv_cache import past_name, present_name
@@ -43,8 +45,9 @@ def load_folder(
         input_ids, attention_mask, position_ids, past_key_values.N.key/.value
             -> logits, present.N.key/.value
 
-    with batch, sequence and past dynamic, the past possibly empty. Other models become
-    ``input_ids, attention_mask[, token_type_ids] -> the model's own outputs``.
+    with batch, sequence and past dynamic, the past possibly empty. Other models of text become
+    ``input_ids, attention_mask[, token_type_ids] -> the model's own outputs``. Models of images
+    and audio take what the folder's processor makes, see `awqc.huggingface.recorded`.
 
     Args:
         folder: config.json, weights and tokenizer, or one ``.gguf`` file.
@@ -64,9 +67,16 @@ def load_folder(
         check_complete(config, str(folder))
     model, extra = source.model(chosen.load_class())
     limit = fix_rotary(model)
-    capture = _capture_cached if chosen.cached else _capture_encoder
-    program = capture(model, source.name)
-    program.task = Task("attention_mask", ("logits",) if chosen.vocabulary else (), source)
+    if chosen.media:
+        program = capture_recorded(model, Processor.of(source, chosen.reads), source.name)
+    else:
+        program = (_capture_cached if chosen.cached else _capture_encoder)(model, source.name)
+    program.task = Task(
+        None if chosen.media else "attention_mask",
+        ("logits",) if chosen.vocabulary else (),
+        source,
+        chosen.reads,
+    )
     program.source_dtype = _dtype(config)
     program.files = (folder,)
     if limit is not None:
@@ -109,7 +119,7 @@ def _capture_cached(model: Any, name: str) -> Program:
 def _capture_encoder(model: Any, name: str) -> Program:
     model.config.use_cache = False
     example = encoder_example(model)
-    model.forward = encoder_forward(model)
+    model.forward = plain_forward(model)
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
     program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
     return _rename_inputs(program, list(example))

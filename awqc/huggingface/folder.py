@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from awqc.huggingface.skeleton import in_float32
 from awqc.huggingface.trust import (
     TRUST,
     check_config,
+    check_named_classes,
     check_shards,
-    check_tokenizer_class,
     nothing_to_read,
 )
 from awqc.machine.process import quiet_libraries
@@ -28,6 +28,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 INDEX = "*.index.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+TOKENIZER_CONFIG = "tokenizer_config.json"
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -148,20 +149,7 @@ class HFFolder(Origin):
                 f"{self.path}: no tokenizer ({', '.join(TOKENIZERS[:4])}, …) is in the folder; "
                 "copy the model's tokenizer files into it"
             )
-        self._check_tokenizer()
-        try:
-            with reporting(f"{self.path}: the tokenizer could not be read"):
-                tokenizer = AutoTokenizer.from_pretrained(self.path, **self.options())
-        except CaptureError as error:
-            if "trust_remote_code" in str(error.__cause__):
-                raise UsageError(
-                    f"{self.path}: the tokenizer is Python code of its own (auto_map in "
-                    "tokenizer_config.json), which runs only when you say that you trust it: "
-                    f"{TRUST}"
-                ) from error
-            raise UsageError(
-                f"{error.text}; copy the model's tokenizer files into the folder"
-            ) from error
+        tokenizer = self.read_processing(AutoTokenizer, "tokenizer", [TOKENIZER_CONFIG])
         largest = max(tokenizer.get_vocab().values(), default=-1)
         if largest < 0 or (vocab_size is not None and largest >= vocab_size):
             raise UsageError(
@@ -170,11 +158,29 @@ class HFFolder(Origin):
             )
         return tokenizer
 
-    def _check_tokenizer(self) -> None:
-        for name in () if self.trust_remote_code else ("config.json", "tokenizer_config.json"):
-            if (self.path / name).is_file():
-                content = read_json(self.path / name)
-                check_tokenizer_class(self.path, content.get("tokenizer_class"), name)
+    def read_processing(self, auto_class: Any, what: str, files: Sequence[str]) -> Any:
+        """What ``auto_class`` makes of ``files``, which say how data becomes a model's inputs.
+
+        Raises:
+            UsageError: it cannot be read, or is Python code that nobody trusts.
+        """
+        if not self.trust_remote_code:
+            for name in ("config.json", *files):
+                if (self.path / name).is_file():
+                    check_named_classes(self.path, read_json(self.path / name), name)
+        try:
+            with reporting(f"{self.path}: the {what} could not be read"):
+                return auto_class.from_pretrained(self.path, **self.options())
+        except CaptureError as error:
+            if "trust_remote_code" in str(error.__cause__):
+                raise UsageError(
+                    f"{self.path}: the {what} is Python code of its own (auto_map in "
+                    f"{' or '.join(files)}), which runs only when you say that you trust it: "
+                    f"{TRUST}"
+                ) from error
+            raise UsageError(
+                f"{error.text}; copy the model's {what} files into the folder"
+            ) from error
 
 
 def require_transformers() -> None:

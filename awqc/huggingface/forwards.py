@@ -133,15 +133,12 @@ def _present(layers: Any, name: str) -> Tensor:
     return tensor
 
 
-def encoder_forward(model: Any) -> Callable[..., dict[str, Tensor]]:
-    """A forward of an encoder that returns its tensors under the model's own names."""
+def plain_forward(model: Any) -> Callable[..., dict[str, Tensor]]:
+    """A forward that returns the tensors of the model's result under the model's own names."""
     original = model.forward
 
-    def forward(
-        input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        result = original(input_ids=input_ids, attention_mask=attention_mask, **extra)
+    def forward(**inputs: Tensor) -> dict[str, Tensor]:
+        result = original(**inputs)
         return {name: value for name, value in result.items() if isinstance(value, Tensor)}
 
     return forward
@@ -164,7 +161,7 @@ def cached_example(model: Any, shapes: Mapping[State, tuple[int, int]]) -> dict[
 
 
 def encoder_example(model: Any) -> dict[str, Any]:
-    """Example inputs of `encoder_forward`; ``token_type_ids`` only where types exist."""
+    """Example inputs of an encoder; ``token_type_ids`` only where types exist."""
     example = {
         "input_ids": _example_ids(model),
         "attention_mask": torch.ones(BATCH, SEQUENCE, dtype=torch.long),

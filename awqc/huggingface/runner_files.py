@@ -1,4 +1,4 @@
-"""The files beside a causal LM's ONNX by which other runners take the folder as it is.
+"""The files beside a model's ONNX by which other runners take the folder as it is.
 
 onnxruntime-genai reads ``genai_config.json`` and the tokenizer; Optimum reads
 ``config.json`` and finds inputs and outputs by their names.
@@ -15,11 +15,12 @@ from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
 from awqc.huggingface.config_values import config_value, context_length
 from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.kv_cache import past_name, present_name
 from awqc.program import Program
 
 COPIED = ("config.json", "generation_config.json")
-TOKENIZER_FILES = (
+PROCESSING_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -27,6 +28,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template*",
     "spiece.model",
+    *PROCESSOR_FILES,
 )
 GENAI = "genai_config.json"
 TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
@@ -37,8 +39,8 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
     """Write configuration and tokenizer files into ``target``, beside ``model.onnx``.
 
     The model's own files are copied where there are any, else written by transformers (as
-    for GGUF). A folder without a tokenizer gives a folder without one. Returns what was
-    written, by name.
+    for GGUF), those of its processor too. A folder without a tokenizer gives a folder without
+    one. Returns what was written, by name.
     """
     before = set(target.iterdir())
     config = folder.config()
@@ -50,17 +52,18 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
 
 
 def write_model_files(program: Program, folder: HFFolder, target: Path, config: Any) -> Any:
-    """Write ``config`` and the tokenizer into ``target``; returns the tokenizer, if any."""
+    """Write ``config``, tokenizer and processor into ``target``; returns the tokenizer, if any."""
     config.save_pretrained(target)
     tokenizer = _tokenizer(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(target)
     if folder.gguf_file is None:
-        for pattern in (*COPIED, *TOKENIZER_FILES):
+        for pattern in (*COPIED, *PROCESSING_FILES):
             for file in folder.path.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
-    _describe_tokenizer(program, target / "tokenizer_config.json")
+    if "input_ids" in program.example:
+        _describe_tokenizer(program, target / "tokenizer_config.json")
     return tokenizer
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from awqc.errors import CaptureError, UsageError, spelled
+from awqc.huggingface.folder import HFFolder
+from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class FolderTask:
         mapping: name of transformers' table of the architectures that can do it.
         cached: whether the graph carries a key/value cache.
         vocabulary: whether the logits are over the vocabulary.
+        reads: the kinds of data that such a model reads.
     """
 
     name: str
@@ -25,6 +29,12 @@ class FolderTask:
     mapping: str
     cached: bool = False
     vocabulary: bool = False
+    reads: Kinds = (TEXT,)
+
+    @property
+    def media(self) -> bool:
+        """Whether such a model reads images or audio."""
+        return not MEDIA.isdisjoint(self.reads)
 
     def load_class(self) -> Any:
         """The auto class itself."""
@@ -32,12 +42,17 @@ class FolderTask:
 
         return getattr(transformers, self.auto_class)
 
-    def architectures(self) -> set[str]:
-        """Class names of all models that transformers has for this task."""
+    def table(self) -> Mapping[str, str | tuple[str, ...]]:
+        """Class names of all models that transformers has for this task, by type of model."""
         from transformers.models.auto import modeling_auto
 
+        found: Mapping[str, str | tuple[str, ...]] = getattr(modeling_auto, self.mapping)
+        return found
+
+    def architectures(self) -> set[str]:
+        """Those class names."""
         names: set[str] = set()
-        for value in getattr(modeling_auto, self.mapping).values():
+        for value in self.table().values():
             names.update([value] if isinstance(value, str) else value)
         return names
 
@@ -71,8 +86,66 @@ TASKS = (
         "AutoModelForQuestionAnswering",
         "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     ),
+    FolderTask(
+        "image-classification",
+        "AutoModelForImageClassification",
+        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        reads=(IMAGE,),
+    ),
+    FolderTask(
+        "image-segmentation",
+        "AutoModelForSemanticSegmentation",
+        "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+        reads=(IMAGE,),
+    ),
+    FolderTask(
+        "image-segmentation",
+        "AutoModelForUniversalSegmentation",
+        "MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES",
+        reads=(IMAGE,),
+    ),
+    FolderTask(
+        "image-segmentation",
+        "AutoModelForInstanceSegmentation",
+        "MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES",
+        reads=(IMAGE,),
+    ),
+    FolderTask(
+        "object-detection",
+        "AutoModelForObjectDetection",
+        "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
+        reads=(IMAGE,),
+    ),
+    FolderTask(
+        "depth-estimation",
+        "AutoModelForDepthEstimation",
+        "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
+        reads=(IMAGE,),
+    ),
+    FolderTask(
+        "automatic-speech-recognition",
+        "AutoModelForCTC",
+        "MODEL_FOR_CTC_MAPPING_NAMES",
+        reads=(AUDIO,),
+    ),
+    FolderTask(
+        "audio-classification",
+        "AutoModelForAudioClassification",
+        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+        reads=(AUDIO,),
+    ),
+    FolderTask(
+        "zero-shot-image-classification",
+        "AutoModelForZeroShotImageClassification",
+        "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+    ),
+    FolderTask(
+        "image-feature-extraction", "AutoModel", "MODEL_FOR_IMAGE_MAPPING_NAMES", reads=(IMAGE,)
+    ),
     FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
 )
+"""Where several tasks have an architecture, the first counts."""
 
 
 def find_task(
@@ -91,20 +164,27 @@ def find_task(
 
     Raises:
         UsageError: there is no such task, or it cannot be recognised.
-        CaptureError: the model is an encoder-decoder.
+        CaptureError: the model is an encoder-decoder of text.
     """
-    if getattr(config, "is_encoder_decoder", False):
+    found = _recognised(config) if wanted is None else _named(config, wanted)
+    named = list(getattr(config, "architectures", None) or [])
+    if found is None and not named and default is not None:
+        found = _named(config, default)
+    if (found is None or not found.media) and getattr(config, "is_encoder_decoder", False):
         raise CaptureError(
             f"{where}: an encoder-decoder ({config.model_type}); decoders and encoders can be "
             "captured. Export its two halves as modules of their own"
         )
-    by_name = {task.name: task for task in TASKS}
-    if wanted is not None:
-        if wanted not in by_name:
-            raise UsageError(f"no task is called {wanted!r}; tasks: {', '.join(by_name)}")
-        return by_name[wanted]
-    named = list(getattr(config, "architectures", None) or [])
-    for architecture in named:
+    if found is None:
+        raise UsageError(
+            f"{where}: config.json names {', '.join(named) or 'no architecture'}, from which the "
+            f"task cannot be told; give it with {spelled('task')}: {', '.join(_names())}"
+        )
+    return found
+
+
+def _recognised(config: Any) -> FolderTask | None:
+    for architecture in getattr(config, "architectures", None) or []:
         for task in TASKS:
             if architecture in task.architectures():
                 return task
@@ -112,9 +192,32 @@ def find_task(
             suffix = task.auto_class.removeprefix("AutoModel")
             if suffix and architecture.endswith(suffix):
                 return task
-    if not named and default is not None:
-        return by_name[default]
-    raise UsageError(
-        f"{where}: config.json names {', '.join(named) or 'no architecture'}, from which the "
-        f"task cannot be told; give it with {spelled('task')}: {', '.join(by_name)}"
-    )
+    return None
+
+
+def _named(config: Any, wanted: str) -> FolderTask:
+    """The task called ``wanted``: of several, the one that has the configuration's type of model.
+
+    Raises:
+        UsageError: there is none.
+    """
+    rows = [task for task in TASKS if task.name == wanted]
+    if not rows:
+        raise UsageError(f"no task is called {wanted!r}; tasks: {', '.join(_names())}")
+    return next((task for task in rows if config.model_type in task.table()), rows[0])
+
+
+def _names() -> list[str]:
+    return list(dict.fromkeys(task.name for task in TASKS))
+
+
+def reads_of(folder: HFFolder) -> Kinds:
+    """The kinds of data that the model of a compiled ``folder`` reads; text where that is unknown.
+
+    Raises:
+        UsageError: the folder has no configuration that could be read.
+    """
+    if not (folder.path / "config.json").is_file():
+        return (TEXT,)
+    found = _recognised(folder.config())
+    return (TEXT,) if found is None else found.reads

@@ -16,9 +16,17 @@ from typing import Any, TextIO
 
 from awqc.capture.identifiers import quoted
 from awqc.errors import UsageError, spelled
+from awqc.machine.process import quiet_libraries
 
 TRUST = spelled("trust_remote_code", True)
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+NAMED = {
+    "tokenizer_class": ("tokenizer", "PreTrainedTokenizerBase"),
+    "image_processor_type": ("image processor", "ImageProcessingMixin"),
+    "feature_extractor_type": ("feature extractor", "FeatureExtractionMixin"),
+    "processor_class": ("processor", "ProcessorMixin"),
+}
+"""Keys that name a class of transformers: what it is, and which class it must be of."""
 _lock = threading.Lock()
 _readers = 0
 _kept: TextIO | None = None
@@ -79,21 +87,29 @@ def _objects(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _objects(inner, where)
 
 
-def check_tokenizer_class(path: Path, name: Any, where: str) -> None:
-    """Refuse a class of transformers that is no tokenizer; unknown names are none of its own.
+def check_named_classes(path: Path, content: Mapping[str, Any], where: str) -> None:
+    """Refuse classes of transformers that are none of what a key of ``content`` says.
+
+    Names that transformers does not have are none of its own.
 
     Raises:
-        UsageError: ``name``, out of the file ``where``, is such a class.
+        UsageError: ``content``, that of the file ``where``, names such a class.
     """
     import transformers
 
-    kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    tokenizer = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerBase)
-    if name is not None and (not isinstance(name, str) or (kind is not None and not tokenizer)):
-        raise UsageError(
-            f"{path}: tokenizer_class in {where} is {quoted(name)}, which is no tokenizer of "
-            "transformers here; give the folder its model's own tokenizer files"
-        )
+    for inside, part in _objects(content, where):
+        for key, (what, base) in NAMED.items():
+            name = part.get(key)
+            with quiet_libraries():
+                kind = getattr(transformers, name, None) if isinstance(name, str) else None
+            stands_in = getattr(kind, "is_dummy", False)  # something that it needs is missing
+            fits = isinstance(kind, type) and issubclass(kind, getattr(transformers, base))
+            known = kind is not None and not stands_in
+            if name is not None and (not isinstance(name, str) or (known and not fits)):
+                raise UsageError(
+                    f"{path}: {key} in {inside} is {quoted(name)}, which is no {what} of "
+                    f"transformers here; give the folder its model's own {what} files"
+                )
 
 
 def check_shards(path: Path, index: str, shards: Any) -> list[str]:

@@ -64,7 +64,9 @@ def breaks(condition: sympy.Basic, sizes: Sizes) -> bool:
     values = {symbol: sympy.Integer(size) for symbol, size in sizes.items()}
     try:
         return bool(condition.xreplace(values) == sympy.false)
-    except ZeroDivisionError:  # a remainder of a size that is cut into parts larger than itself
+    except (ZeroDivisionError, AssertionError):
+        # A remainder of a size that is cut into parts larger than itself, or of a negative one,
+        # which torch's own remainder does not take.
         return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.data.text import FEWEST_SAMPLES
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.tasks import reads_of
 from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
 from awqc.sources.opening import open_program
@@ -81,11 +83,13 @@ def reverify(
 def _data(
     program: Program, folder: Path, source: DataSource, num_samples: int | None, seed: int
 ) -> CalibrationData:
-    """Few samples of text: each is run by every form; random inputs where there is no data."""
-    if source.text is None:
+    """Few samples of files: each is run by every form; random inputs where there is no data."""
+    if source.text is None and source.media is None:
         return source.load(program, num_samples=num_samples, seed=seed)
+    origin = HFFolder(folder)
+    program.task = replace(program.task, reads=reads_of(origin))
     count = num_samples or FEWEST_SAMPLES
-    return source.load(program, num_samples=count, seed=seed, tokenizer=HFFolder(folder))
+    return source.load(program, num_samples=count, seed=seed, folder=origin)
 
 
 def _original(against: str, quantized: Program, source: DataSource, trust_pickle: bool) -> Program:

@@ -201,6 +201,8 @@ def test_a_fixed_batch_is_a_number() -> None:
     assert capture_module(net, (torch.randn(3, 8),)).inputs[0].shape == (3, 8)
     with pytest.raises(UsageError, match="'x': the model fixes axis 0 at 3"):
         capture_module(net, (torch.randn(3, 8),), dynamic={"x": [0]})
+    told = capture_module(net, (torch.randn(3, 8),), dynamic={"x": [0]}, insist=False)
+    assert told.notes == ("input 'x': the model fixes axis 0 at 3",)
 
 
 def _data_dependent(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The calls that reach a submodule when its model runs, and a block that answers them."""
+"""The calls that reach a module when a model runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from awqc.calling import path_name
-from awqc.errors import CaptureError, UsageError
+from awqc.errors import CaptureError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
@@ -20,9 +20,15 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class SeenCall:
-    """One call of a submodule: its arguments by the names of forward's parameters."""
+    """One call of a module: its arguments by the names of forward's parameters."""
 
     arguments: dict[str, Any]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors among the arguments, by name; nested ones by their path."""
+        flat = pytree.tree_flatten_with_path(self.arguments)[0]
+        return {path_name(path): leaf for path, leaf in flat if isinstance(leaf, Tensor)}
 
     @property
     def form(self) -> dict[str, Any]:
@@ -83,51 +89,3 @@ def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
             raise CaptureError(f"{type(module).__name__}: forward takes *{key}, which has no names")
         named |= value if kind is inspect.Parameter.VAR_KEYWORD else {key: value}
     return named
-
-
-def varying_axes(calls: Sequence[SeenCall]) -> dict[str, list[int]]:
-    """For each tensor argument the axes whose sizes differ between calls."""
-    axes: dict[str, list[int]] = {}
-    for (path, first), *others in zip(*(_tensors(call) for call in calls), strict=True):
-        differing = [
-            axis
-            for axis, size in enumerate(first.shape)
-            if any(other.shape[axis] != size for _, other in others)
-        ]
-        if differing:
-            axes[path_name(path)] = differing
-    return axes
-
-
-def _tensors(call: SeenCall) -> list[tuple[Any, Tensor]]:
-    flat = pytree.tree_flatten_with_path(call.arguments)[0]
-    return [(path, leaf) for path, leaf in flat if isinstance(leaf, Tensor)]
-
-
-class CompiledBlock(nn.Module):
-    """Stands in a model where ``original`` stood, and is called as that was."""
-
-    def __init__(self, graph_module: nn.Module, original: nn.Module, call: SeenCall) -> None:
-        super().__init__()
-        self.graph_module = graph_module
-        self._signature = inspect.signature(original.forward)
-        self._name = type(original).__name__
-        self._form = call.form
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The compiled submodule's result.
-
-        Raises:
-            UsageError: an argument that is no tensor has another value than when compiled.
-        """
-        call = SeenCall(dict(self._signature.bind(*args, **kwargs).arguments))
-        if call.form != self._form:
-            raise UsageError(
-                f"{self._name} was compiled for {_constants(self._form)}; it is called with "
-                f"{_constants(call.form)}"
-            )
-        return self.graph_module(**call.arguments)
-
-
-def _constants(form: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={'a tensor' if v is Tensor else repr(v)}" for name, v in form.items())

@@ -1,0 +1,44 @@
+"""Images out of files, as models read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from awqc.errors import CalibrationError, UsageError
+from awqc.huggingface.processor import require_pillow
+from awqc.machine.process import quiet_libraries
+
+MOST_PIXELS = 2**26
+"""Pixels of an image; more is no photograph, and its decoding takes a gigabyte."""
+
+
+def read_image(path: Path) -> tuple[Any, str]:
+    """The image in RGB, turned as its camera was held, and what it was before, such as ``RGBA``.
+
+    Raises:
+        UsageError: there is no such file, or Pillow is missing.
+        CalibrationError: it is no image, is cut short, or is too large.
+    """
+    require_pillow()
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with quiet_libraries(), Image.open(path) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise CalibrationError(
+                    f"{path}: has {opened.width}x{opened.height} pixels; give images of "
+                    f"{MOST_PIXELS // 10**6} million pixels at most"
+                )
+            opened.load()
+            return ImageOps.exif_transpose(opened).convert("RGB"), opened.mode
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: there is no such image") from error
+    except UnidentifiedImageError as error:
+        raise CalibrationError(
+            f"{path}: is no image that can be read; give whole files of a common format"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CalibrationError(
+            f"{path}: the image is damaged or cut short: {error}; leave it out"
+        ) from error

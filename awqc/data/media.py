@@ -1,0 +1,124 @@
+"""Images and audio in, batches of a model's inputs out, through the model's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from awqc.data.calibration import HELD_OUT, CalibrationData
+from awqc.data.grouping import Grouped
+from awqc.data.records import Record, file_records, json_records
+from awqc.data.sample_reader import SampleReader
+from awqc.errors import CalibrationError, UsageError, spelled
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.processor import Processor
+from awqc.huggingface.samples import Sample
+from awqc.program import Batch, Kinds, Program
+
+T = TypeVar("T")
+NUM_SAMPLES = 64
+
+Media = tuple[Path, ...] | Path | None
+"""Files, a ``.jsonl`` file that names some, or nothing: then data is made up."""
+
+
+def media_calibration(
+    program: Program,
+    folder: HFFolder,
+    reads: Kinds,
+    given: Media,
+    source: str,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+) -> CalibrationData:
+    """Calibration data for a model that reads images or audio.
+
+    ``source`` says where it comes from. Each sample goes through the processor in ``folder``; those
+    that come out with equal sizes are batched. Where a model reads texts beside and none are
+    given, they are made up.
+
+    Raises:
+        UsageError: the folder has no processor, there is no data of the kind that the model reads,
+            or ``num_samples`` is not positive.
+        CalibrationError: a file is damaged, empty, or gives what the model does not take.
+    """
+    if num_samples is not None and num_samples < 1:
+        raise UsageError(f"{spelled('num_samples')} is {num_samples}; give a positive number")
+    processor = Processor.of(folder, reads)
+    count = num_samples or NUM_SAMPLES
+    maker = processor.maker()
+    reader = SampleReader(processor, maker, np.random.default_rng(seed))
+    if given is None:
+        samples: Iterable[Sample] = (maker.sample(reader.random) for _ in range(count))
+        notes, source = (
+            [_made_up(reads, count, seed)],
+            f"made-up {' and '.join(reads)}, seed {seed}",
+        )
+    else:
+        records = (
+            json_records(given, reads)
+            if isinstance(given, Path)
+            else file_records(given, reads, program.name)
+        )
+        chosen = records if len(records) <= count else _spread(records, count)
+        samples, count = reader.read(chosen), len(chosen)
+        notes = _used(records, chosen)
+    batches, held_out = _divided(program, processor, samples, count, notes)
+    return CalibrationData(
+        tuple(batches), tuple(held_out), source, given is None, (*notes, *reader.notes())
+    )
+
+
+def _made_up(reads: Kinds, count: int, seed: int) -> str:
+    what = " and ".join(reads)
+    return (
+        f"no calibration data was given: {count} samples of {what} are made up, seed {seed}, and "
+        "went through the model's own processor. Real data calibrates better, and the errors below "
+        f"hold for made-up data; give some with {spelled('calib', 'FOLDER')}"
+    )
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """``count`` of ``items``, evenly spread."""
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _used(records: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
+    if len(chosen) == len(records):
+        return []
+    return [
+        f"{len(chosen)} of {len(records)} samples are used; {spelled('num_samples')} says otherwise"
+    ]
+
+
+def _divided(
+    program: Program,
+    processor: Processor,
+    samples: Iterable[Sample],
+    count: int,
+    notes: list[str],
+) -> tuple[list[Batch], list[Batch]]:
+    """Batches for calibration, and those of the `HELD_OUT` share, evenly spread.
+
+    Raises:
+        CalibrationError: a sample does not fit, or there are fewer than a batch takes.
+    """
+    held = _spread(range(count), max(1, round(count * HELD_OUT))) if count > 1 else []
+    groups = Grouped(program), Grouped(program)
+    for index, sample in enumerate(samples):
+        groups[index in held].add(sample.source, processor.inputs([sample]))
+    left = sum(group.finish() for group in groups)
+    if left:
+        notes.append(f"{left} samples are left out: the model takes a fixed number at a time")
+    batches, held_out = (group.batches for group in groups)
+    if not batches:
+        raise CalibrationError(
+            f"{program.name}: {count} samples are fewer than the model takes at a time; give more"
+        )
+    if not held_out:
+        notes.append("the data leaves nothing to hold out: verification uses what calibration saw")
+    return batches, held_out or batches

@@ -1,0 +1,87 @@
+"""Records read as samples, and what was done to them on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awqc.data.audio_files import read_audio
+from awqc.data.image_files import read_image
+from awqc.data.records import Record
+from awqc.huggingface.processor import Processor
+from awqc.huggingface.samples import Maker, Sample
+from awqc.machine.progress import track
+from awqc.program import AUDIO, IMAGE, TEXT
+
+LONGEST = 30
+"""Seconds of audio that are used of a file."""
+
+
+@dataclass
+class SampleReader:
+    """Reads records as samples that ``processor`` takes.
+
+    Raises:
+        UsageError: a file is not there, or a package that reads it.
+        CalibrationError: a file is damaged or empty.
+    """
+
+    processor: Processor
+    maker: Maker
+    random: np.random.Generator
+    modes: Counter[str] = field(default_factory=Counter)
+    rates: Counter[int] = field(default_factory=Counter)
+    cut: int = 0
+    without_text: int = 0
+
+    def read(self, records: Sequence[Record]) -> Iterator[Sample]:
+        """The samples, one at a time."""
+        for record in track(records, "read data"):
+            text = record.text
+            if text is None and TEXT in self.processor.reads:
+                text = self.maker.text(self.random)
+                self.without_text += 1
+            image = self._image(record.files[IMAGE]) if IMAGE in record.files else None
+            audio = self._audio(record.files[AUDIO]) if AUDIO in record.files else None
+            yield Sample(record.source, text, image, audio)
+
+    def _image(self, path: Path) -> Any:
+        image, mode = read_image(path)
+        if mode != "RGB":
+            self.modes[mode] += 1
+        return image
+
+    def _audio(self, path: Path) -> Any:
+        rate = self.processor.rate
+        samples, own = read_audio(path, rate)
+        if own != rate:
+            self.rates[own] += 1
+        if len(samples) > LONGEST * rate:
+            self.cut += 1
+        return samples[: LONGEST * rate]
+
+    def notes(self) -> list[str]:
+        """What the user should know."""
+        notes = []
+        if self.modes:
+            found = ", ".join(sorted(self.modes))
+            notes.append(f"{self.modes.total()} images in other colors ({found}) were made RGB")
+        if self.rates:
+            found = ", ".join(map(str, sorted(self.rates)))
+            notes.append(
+                f"{self.rates.total()} audio files of another rate ({found} Hz) were resampled to "
+                f"{self.processor.rate} Hz"
+            )
+        if self.cut:
+            notes.append(f"of {self.cut} longer audio files the first {LONGEST} seconds are used")
+        if self.without_text:
+            notes.append(
+                f"{self.without_text} samples have no text, which the model reads beside: random "
+                'words were made up; give a .jsonl file with "text" in each line'
+            )
+        return notes

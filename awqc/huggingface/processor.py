@@ -1,0 +1,134 @@
+"""The processor in a Hugging Face folder: what makes a model's inputs of text, images and audio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awqc.errors import UsageError
+from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder, reporting
+from awqc.huggingface.samples import Maker, Sample
+from awqc.program import AUDIO, IMAGE, TEXT, Kinds
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+AUTO_CLASSES: dict[Kinds, str] = {(IMAGE,): "AutoImageProcessor", (AUDIO,): "AutoFeatureExtractor"}
+"""Classes of transformers for one kind of data; `AutoProcessor` is that for several."""
+
+WORDS = 256
+"""Tokens of which texts are made up, at most."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A folder's own processor for the data that a task reads.
+
+    Attributes:
+        folder: where it comes from.
+        reads: the kinds of data.
+        made: the object of transformers.
+    """
+
+    folder: HFFolder
+    reads: Kinds
+    made: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, folder: HFFolder, reads: Kinds) -> Processor:
+        """The one in ``folder``.
+
+        Raises:
+            UsageError: there is none, it cannot be read, or it needs a package that is missing.
+        """
+        import transformers
+
+        if not any((folder.path / name).is_file() for name in PROCESSOR_FILES):
+            raise UsageError(
+                f"{folder.path}: no processor ({' or '.join(PROCESSOR_FILES)}) is in the folder, "
+                f"by which {' and '.join(reads)} becomes the model's inputs; copy the model's "
+                "processor files into it"
+            )
+        if IMAGE in reads:
+            require_pillow()
+        auto_class = getattr(transformers, AUTO_CLASSES.get(reads, "AutoProcessor"))
+        files = [*PROCESSOR_FILES, TOKENIZER_CONFIG]
+        made = folder.read_processing(auto_class, "processor", files)
+        parts = {TEXT: "tokenizer", IMAGE: "image_processor"} if len(reads) > 1 else {}
+        lacking = [kind for kind, part in parts.items() if getattr(made, part, None) is None]
+        if lacking:
+            raise UsageError(
+                f"{folder.path}: the processor ({type(made).__name__}) takes no {lacking[0]}, "
+                f"which the model reads; {PROCESSOR_FILES[1]} or the files of one of its parts are "
+                "missing or another model's: copy the model's processor files into the folder"
+            )
+        return cls(folder, reads, made)
+
+    @property
+    def name(self) -> str:
+        """Its class, for messages."""
+        return type(self.made).__name__
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of the audio that it takes.
+
+        Raises:
+            UsageError: it takes no audio.
+        """
+        part = getattr(self.made, "feature_extractor", self.made)
+        rate = getattr(part, "sampling_rate", None)
+        if type(rate) is not int or rate < 1:
+            raise UsageError(
+                f"{self.folder.path}: the processor ({self.name}) has no sampling_rate, so it "
+                "takes no audio; copy the model's own processor files into the folder"
+            )
+        return rate
+
+    def maker(self) -> Maker:
+        """What makes up samples that it takes."""
+        rate = self.rate if AUDIO in self.reads else 0
+        return Maker(self.reads, rate, self._words() if TEXT in self.reads else ())
+
+    def _words(self) -> list[str]:
+        """Some tokens of its tokenizer, as text."""
+        tokenizer = self.made.tokenizer
+        ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        words = [tokenizer.decode([each]).strip() for each in ids[:: len(ids) // WORDS + 1]]
+        return [word for word in words if word] or ["a"]
+
+    def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """What it makes of ``samples``: tensors by the names of the model's inputs.
+
+        Of each kind there may be another number of samples.
+
+        Raises:
+            CaptureError: it fails on them.
+        """
+        made = self._call(samples)
+        return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+    def _call(self, samples: Sequence[Sample]) -> Any:
+        texts = [sample.text for sample in samples if sample.text is not None]
+        images = [sample.image for sample in samples if sample.image is not None]
+        audio = [sample.audio for sample in samples if sample.audio is not None]
+        sources = ", ".join(dict.fromkeys(sample.source for sample in samples))
+        what = f"{self.folder.path}: the processor ({self.name}) fails on {sources}"
+        with reporting(what), torch.no_grad():
+            if self.reads == (IMAGE,):
+                return self.made(images=images, return_tensors="pt")
+            if self.reads == (AUDIO,):
+                return self.made(audio, sampling_rate=self.rate, return_tensors="pt")
+            return self.made(text=texts, images=images, truncation=True, return_tensors="pt")
+
+
+def require_pillow() -> None:
+    """Raise UsageError with the way to install it where Pillow is missing."""
+    try:
+        import PIL  # noqa: F401  whether it can be
+    except ImportError:
+        raise UsageError(
+            "images are read with Pillow, which is not installed: pip install 'awqc[hf]'"
+        ) from None

@@ -1,0 +1,1 @@
+"""What flows when a model runs: calls of its modules, and the axes that their tensors share."""

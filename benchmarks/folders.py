@@ -1,0 +1,100 @@
+"""Small random models of images and audio, from their folders to onnxruntime.
+
+    python -m benchmarks.folders                       # those that are not in the results yet
+    python -m benchmarks.folders --only object-detection/detr
+
+Each is saved with its processor, compiled by its folder alone on made-up data (8 bits, effort
+fast), and what comes out is run in plain onnxruntime through the processor in the compiled folder,
+on data of other sizes, against the float model. Results are kept, one entry a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.folder_models import MODELS
+from benchmarks.isolated import Reached, isolated
+
+RESULTS = Path(__file__).parent / "results" / "folders.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=list(MODELS), help="even if run before")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds a model")
+    chosen = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in chosen.only or [name for name in MODELS if name not in results]:
+        results[name] = isolated(partial(run_one, name), chosen.timeout, stage="save")
+        print(name, json.dumps(results[name]), flush=True)
+        kept = {each: results[each] for each in MODELS if each in results}
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    done = sum(result["stage"] == "done" for result in results.values())
+    print(f"{done} of {len(results)} compiled and agree")
+
+
+def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
+    """Save, compile and run one model; where it stopped, if it did not reach the end."""
+    import torch
+
+    import awqc
+
+    torch.set_num_threads(1)
+    stage = "save"
+    with tempfile.TemporaryDirectory() as work:
+        source, target = Path(work) / "model", Path(work) / "out"
+        try:
+            model = MODELS[name].save(source)
+            reached(stage := "compile")
+            compiled = awqc.compile(
+                source, output_dir=target, bits=8, group_size=16, effort="fast", num_samples=10,
+                formats=("onnx",), provider="cpu",
+            )  # fmt: skip
+            reached(stage := "run")
+            loss = _loss(model, target)
+        except Exception as error:  # noqa: BLE001 - the results are about what goes wrong
+            text = " ".join(str(error).split())
+            return {"stage": stage, "type": type(error).__name__, "error": text[:300]}
+    return {
+        "stage": "done" if loss < 0.2 else "differs",
+        "inputs": compiled.report["inputs"],
+        "notes": list(compiled.report["notes"]),
+        "loss": round(loss, 4),
+    }
+
+
+def _loss(model: Any, target: Path) -> float:
+    """How far the first output is from the float model's on a new sample, relative to its norm."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.processor import Processor
+    from awqc.huggingface.samples import Sizes
+    from awqc.huggingface.tasks import reads_of
+
+    folder = HFFolder(target)
+    processor = Processor.of(folder, reads_of(folder))
+    sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
+    sample = processor.maker().sample(np.random.default_rng(9), sizes)
+    session = onnxruntime.InferenceSession(target / "model.onnx")
+    taken = [each.name for each in session.get_inputs()]
+    fixed = session.get_inputs()[0].shape[0]
+    count = fixed if isinstance(fixed, int) else 1
+    made = processor.inputs([sample] * count)
+    inputs = {name: made[name] for name in taken}
+    output = session.get_outputs()[0].name
+    (found,) = session.run([output], {name: value.numpy() for name, value in inputs.items()})
+    with torch.no_grad():
+        wanted = model(**inputs)[output]
+    return float((torch.from_numpy(found) - wanted).norm() / wanted.norm())
+
+
+if __name__ == "__main__":
+    main()

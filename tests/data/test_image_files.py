@@ -1,0 +1,68 @@
+"""Images out of files: colors, orientation, and files that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from awqc.data import image_files
+from awqc.data.image_files import read_image
+from awqc.errors import AwqcError, CalibrationError, UsageError
+from tests.media import write_images
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+def test_every_kind_of_color_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path, 1, mode)
+    image, found = read_image(path)
+    assert (image.mode, image.size, found) == ("RGB", (60, 40), mode)
+
+
+def test_a_photo_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    image, _ = read_image(tmp_path / "a.png")
+    assert image.size == (8, 16)
+    assert np.asarray(image)[0].min() == 255
+
+
+def absent(path: Path) -> None: ...
+def text(path: Path) -> None:
+    path.write_text("no image")
+
+
+def cut_short(path: Path) -> None:
+    (whole,) = write_images(path.parent / "whole", 1)
+    path.write_bytes(whole.read_bytes()[:-2000])
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (absent, UsageError, "there is no such image"),
+        (text, CalibrationError, "is no image that can be read"),
+        (cut_short, CalibrationError, "is damaged or cut short: .*leave it out"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(
+    make: Callable[[Path], None], kind: type[AwqcError], message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "photo.png")
+    with pytest.raises(kind, match=rf"photo\.png: .*{message}"):
+        read_image(tmp_path / "photo.png")
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = write_images(tmp_path, 1)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 1000)
+    with pytest.raises(CalibrationError, match="has 60x40 pixels"):
+        read_image(path)

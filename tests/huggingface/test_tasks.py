@@ -1,0 +1,70 @@
+"""The task of a folder, by transformers' tables."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from awqc.errors import CaptureError, UsageError
+from awqc.huggingface.tasks import TASKS, find_task
+
+RECOGNISED = {
+    "LlamaForCausalLM": "text-generation",
+    "BertModel": "feature-extraction",
+    "ViTForImageClassification": "image-classification",
+    "ViTModel": "image-feature-extraction",
+    "SegformerForSemanticSegmentation": "image-segmentation",
+    "Mask2FormerForUniversalSegmentation": "image-segmentation",
+    "DetrForObjectDetection": "object-detection",
+    "GLPNForDepthEstimation": "depth-estimation",
+    "Wav2Vec2ForSequenceClassification": "audio-classification",
+    "Wav2Vec2ForCTC": "automatic-speech-recognition",
+    "CLIPModel": "zero-shot-image-classification",
+    "MineForImageClassification": "image-classification",  # by its ending
+}
+
+
+def config(architecture: str, kind: str = "mine", **more: object) -> SimpleNamespace:
+    return SimpleNamespace(architectures=[architecture], model_type=kind, **more)
+
+
+@pytest.mark.parametrize("architecture", RECOGNISED)
+def test_a_task_is_recognised_by_the_architecture(architecture: str) -> None:
+    found = find_task(config(architecture), None, where="here")
+    assert found.name == RECOGNISED[architecture]
+
+
+def test_of_several_rows_of_a_task_the_one_with_the_type_of_model_is_taken() -> None:
+    for kind, auto in {
+        "segformer": "AutoModelForSemanticSegmentation",
+        "mask2former": "AutoModelForUniversalSegmentation",
+    }.items():
+        found = find_task(config("Unknown", kind), "image-segmentation", where="here")
+        assert found.auto_class == auto
+
+
+def test_every_row_names_a_table_and_a_class_that_transformers_has() -> None:
+    for task in TASKS:
+        assert task.table()
+        assert hasattr(task.load_class(), "from_pretrained")
+
+
+def test_an_encoder_decoder_is_refused_where_it_generates_text_and_not_where_it_sees() -> None:
+    seeing = config("DetrForObjectDetection", "detr", is_encoder_decoder=True)
+    assert find_task(seeing, None, where="here").name == "object-detection"
+    for architecture in (
+        "T5ForConditionalGeneration",
+        "BartModel",
+        "WhisperForConditionalGeneration",
+    ):
+        with pytest.raises(CaptureError, match=r"here: an encoder-decoder \(mine\)"):
+            find_task(config(architecture, is_encoder_decoder=True), None, where="here")
+
+
+def test_what_cannot_be_told_lists_each_task_once() -> None:
+    with pytest.raises(UsageError, match="no task is called 'translate'; tasks: ") as error:
+        find_task(config("BertModel"), "translate", where="here")
+    assert str(error.value).count("image-segmentation") == 1
+    with pytest.raises(UsageError, match="names Unknown, from which the task cannot be told"):
+        find_task(config("Unknown"), None, where="here")
