@@ -66,7 +66,8 @@ def steps(rows: int, columns: int) -> range:
 def in_slices(tensor: Tensor) -> tuple[Tensor, ...]:
     """All rows of ``tensor``, about `AT_ONCE` elements at a time."""
     rows = max(1, len(tensor))
-    return tensor.split(steps(rows, tensor.numel() // rows).step)
+    parts: tuple[Tensor, ...] = tensor.split(steps(rows, tensor.numel() // rows).step)
+    return parts
 
 
 def linear_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:

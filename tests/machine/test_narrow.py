@@ -104,9 +104,12 @@ def test_a_product_with_a_large_one_is_made_in_rows(
     wanted = nn.functional.linear(X, weight.clone(), bias)
     seen: list[int] = []
     widened = narrow_file.widened
-    monkeypatch.setattr(
-        narrow_file, "widened", lambda each: seen.append(len(each)) or widened(each)
-    )
+
+    def watched(each: Tensor) -> Tensor:
+        seen.append(len(each))
+        return widened(each)
+
+    monkeypatch.setattr(narrow_file, "widened", watched)
     found = aten.linear.default(X, weight, bias)
     assert seen == [2, 2, 1]
     seen.clear()

@@ -120,7 +120,7 @@ class Dequantized(Tensor):
             return _on_whole(func, args, kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares none, and no class method
         cls,
         func: Any,
         types: Sequence[type],

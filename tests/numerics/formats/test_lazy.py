@@ -81,7 +81,13 @@ def test_only_the_rows_that_are_worked_on_are_made(
     assert isinstance(held, Dequantized)
     seen: list[int] = []
     make = held._rows
-    monkeypatch.setattr(held, "_rows", lambda chosen: seen.append(len(w := make(chosen))) or w)
+
+    def watched(chosen: slice | Tensor) -> Tensor:
+        rows_made = make(chosen)
+        seen.append(len(rows_made))
+        return rows_made
+
+    monkeypatch.setattr(held, "_rows", watched)
     compute(held)
     assert seen == rows
 
@@ -92,6 +98,8 @@ def test_a_small_weight_is_whole() -> None:
 
 @pytest.mark.usefixtures("large")
 def test_who_traces_or_learns_gets_the_operation_itself() -> None:
+    form = FORMATS[0]
+
     class Product(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -99,16 +107,22 @@ def test_who_traces_or_learns_gets_the_operation_itself() -> None:
                 self.register_buffer(role, tensor)
 
         def forward(self, x: Tensor) -> Tensor:
-            held = self.packed, self.scale, self.zero_point
-            return x @ dequantize_packed(*held, [ROWS, COLUMNS], 4, 32).T
+            packed, scale, zero_point = (self.get_buffer(role) for role in form.roles)
+            return x @ dequantize_packed(packed, scale, zero_point, [ROWS, COLUMNS], 4, 32).T
 
     module = Product()
     graph = torch.export.export(module, (X,)).module().graph
     assert [node.op for node in graph.nodes].count("get_attr") == 3
     assert torch.allclose(torch.compile(module, backend="eager")(X), module(X), atol=1e-5)
-    scale = module.scale.clone().requires_grad_()
+    tensors = made().tensors
+    scale = tensors["scale"].clone().requires_grad_()
     weight = dequantize_packed(
-        module.packed, scale, zero_point=module.zero_point, shape=[10, 256], bits=4, group_size=32
+        tensors["packed"],
+        scale,
+        zero_point=tensors["zero_point"],
+        shape=[10, 256],
+        bits=4,
+        group_size=32,
     )
     weight.sum().backward()
     assert scale.grad is not None
