@@ -43,8 +43,8 @@ MAY_USE: dict[str, str] = {
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
     "options": "artifacts effort errors export findings numerics passes runtimes",
-    "compiler": "artifacts calling capture data errors executor export machine options passes program "
-    "report runtimes sources verify",
+    "compiler": "artifacts calling capture data errors executor export machine options passes "
+    "program report runtimes sources verify",
     "partial": "artifacts capture compiler data errors machine numerics options passes "
     "recording sources "
     "verify",
