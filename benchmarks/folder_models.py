@@ -139,7 +139,7 @@ class Saved:
         with torch.no_grad():  # Else norms are the identity, and deep outputs nothing.
             for parameter in model.parameters():
                 if parameter.ndim == 1:
-                    parameter += 0.2 * torch.randn_like(parameter)
+                    parameter += 0.2 * torch.rand_like(parameter)
         model.save_pretrained(folder)
         made = getattr(transformers, self.processor)(**self.options)
         if self.both is not None:

@@ -69,7 +69,7 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
 
 
 def _loss(model: Any, target: Path) -> float:
-    """How far the first output is from the float model's on a new sample, relative to its norm."""
+    """How far the first output is from the float model's on new samples, relative to its norm."""
     import numpy as np
     import onnxruntime
     import torch
@@ -82,12 +82,12 @@ def _loss(model: Any, target: Path) -> float:
     folder = HFFolder(target)
     processor = Processor.of(folder, reads_of(folder))
     sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
-    sample = processor.maker().sample(np.random.default_rng(9), sizes)
+    maker, random = processor.maker(), np.random.default_rng(9)
     session = onnxruntime.InferenceSession(target / "model.onnx")
     taken = [each.name for each in session.get_inputs()]
     fixed = session.get_inputs()[0].shape[0]
-    count = fixed if isinstance(fixed, int) else 1
-    made = processor.inputs([sample] * count)
+    count = fixed if isinstance(fixed, int) else 4
+    made = processor.inputs([maker.sample(random, sizes) for _ in range(count)])
     inputs = {name: made[name] for name in taken}
     output = session.get_outputs()[0].name
     (found,) = session.run([output], {name: value.numpy() for name, value in inputs.items()})

@@ -305,3 +305,23 @@ def test_attention_by_einsum() -> None:
     site = by_weight(prove(Attention(), torch.randn(2, 5, 8)))["o.weight"]
     assert (site.status, site.scales) == ("foldable", 8)
     assert set(site.edits) == {"v.weight", "v.bias", "o.weight"}
+
+
+class Blanked(nn.Module):
+    """Sets whole rows to zero where a mask as large as its input says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up = nn.LayerNorm(32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.norm(x)
+        x[mask.unsqueeze(-1).expand_as(x)] = 0
+        made: Tensor = self.up(x)
+        return made
+
+
+def test_values_put_where_a_mask_covers_every_axis_tie_all_channels() -> None:
+    mask = torch.tensor([[True, False, False], [False, False, True]])
+    site = by_weight(prove(Blanked(), torch.randn(2, 3, 32), mask))["up.weight"]
+    assert site.scales in (0, 1)

@@ -205,7 +205,7 @@ def index_put(flow: Flow, node: Node) -> None:
         for value in (*node.all_input_nodes, node):
             flow.pin(value, f"{describe(node)} puts values along inner axes")
         return
-    labels = flow.get(node)
+    labels = merge_axes(flow.classes, flow.get(node), axes)
     lead = len(values.meta["val"].shape) - kept
     flow.assign(values, labels.reshape((1,) * lead + labels.shape[len(axes) :]))
     back = merge_axes(flow.classes, flow.get(values), range(lead))
