@@ -27,7 +27,7 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.compiled_block import CompiledBlock
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
-from awqc.compiler import Compiled, compile, prepare, used_files
+from awqc.compiler import Compiled, compile
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
@@ -41,6 +41,7 @@ from awqc.passes.part_patterns import patterns_within
 from awqc.recording.calls import Call, record_calls, run_call
 from awqc.recording.varying import varying_axes
 from awqc.sources.opening import open_module
+from awqc.stages.asked import prepare, used_files
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 

@@ -67,6 +67,7 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
     import numpy as np
 
     import awqc.compiler as compiler
+    from awqc.export.formats import FORMATS
     from awqc.passes.pipeline import PASSES
     from awqc.verify import verification
 
@@ -90,9 +91,9 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
     compiler.showing = showing
     for name, cls in PASSES.items():
         cls.apply = marked(cls.apply, lambda *_, name=name: name)
-    for name, exporter in list(compiler.FORMATS.items()):
+    for name, exporter in list(FORMATS.items()):
         write = marked(exporter.write, lambda *_, name=name: f"export {name}")
-        compiler.FORMATS[name] = replace(exporter, write=write)
+        FORMATS[name] = replace(exporter, write=write)
     verification.compare = marked(verification.compare, lambda *args: f"verify {args[4]}")
     compiler.check_published = marked(compiler.check_published, lambda *_: "verify published")
     compiler.write_recipe = marked(compiler.write_recipe, lambda *_: "recipe")

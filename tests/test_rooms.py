@@ -43,11 +43,12 @@ MAY_USE: dict[str, str] = {
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
     "options": "artifacts effort errors export findings numerics passes runtimes",
+    "stages": "artifacts capture data errors export machine options passes program runtimes "
+    "sources",
     "compiler": "artifacts calling capture data errors executor export machine options passes "
-    "program report runtimes sources verify",
-    "partial": "artifacts capture compiler data errors machine numerics options passes "
-    "recording sources "
-    "verify",
+    "program report sources stages verify",
+    "partial": "artifacts capture compiler data errors machine numerics options passes recording "
+    "sources stages verify",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "
     "report runtimes",
     "commands": EVERYTHING,

@@ -87,12 +87,13 @@ def command(
     from awqc.artifacts.growing import GrowingFolder
     from awqc.artifacts.target import prepare_folder
     from awqc.commands.watch import Watch
-    from awqc.compiler import compile, prepare, used_files
+    from awqc.compiler import compile
     from awqc.errors import CaptureError, Note, worded
     from awqc.machine.launched import rank_here
     from awqc.machine.terminal import console, echo, labelled
     from awqc.options.compile_options import on_command_line, parse_options
     from awqc.report.printed import print_report
+    from awqc.stages.asked import prepare, used_files
 
     err = console(stderr=True)
     target = output_dir or default_output(model)

@@ -9,7 +9,6 @@ from typing import Any
 
 from awqc.artifacts.target import prepare_folder
 from awqc.channels.analysis import find_sites
-from awqc.compiler import open_as_asked, prepare, used_files
 from awqc.data.load import DataSource
 from awqc.errors import worded
 from awqc.executor.segments import cut, weights_read
@@ -20,6 +19,7 @@ from awqc.passes.canonicalize import Canonicalize
 from awqc.program import Program
 from awqc.report.content import describe_site
 from awqc.report.printed import print_sites
+from awqc.stages.asked import open_as_asked, prepare, used_files
 from awqc.weights.decisions import decide
 
 

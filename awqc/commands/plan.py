@@ -27,10 +27,10 @@ is to have: batches of calibration data, effort and formats all count.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, calib: Path | None, as_json: bool, **options: Any) -> None:
     """Plan; the help text is above, since it names the sources."""
-    from awqc.compiler import foresee
     from awqc.errors import worded
     from awqc.machine.terminal import console, echo
     from awqc.options.compile_options import on_command_line, parse_options
+    from awqc.stages.foreseen import foresee
 
     plan = foresee(model, calib, parse_options(**options))
     if as_json:
