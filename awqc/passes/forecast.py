@@ -32,7 +32,7 @@ SKETCH_ROWS = InsertObservers.rows
 MATRIX_COPIES = 5
 """Float32 copies of a matrix while it is rounded with compensation: it, its columns in order,
 steps, codes, and what it is measured with."""
-GRAM_COPIES = 10
+GRAM_COPIES = 7
 """Copies of moments, in float32, while they are inverted in float64."""
 SESSION_COPIES = 2
 """Copies of the quantized weights while onnxruntime opens them and lays them out for kernels."""

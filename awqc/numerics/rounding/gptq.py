@@ -42,9 +42,9 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
 
 def _inverse_factor(gram: Tensor) -> Tensor:
     """Upper triangular ``U`` with ``U^T U = gram^-1``, from one Cholesky of the flipped matrix."""
-    flipped = gram.double().flip(0, 1)
-    lower = torch.linalg.cholesky(flipped)
-    identity = torch.eye(len(gram), dtype=torch.float64)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    factor: Tensor = inverse.flip(0, 1).float().contiguous()
+    lower = gram.flip(0, 1).double()
+    torch.linalg.cholesky(lower, out=lower)
+    inverse = torch.eye(len(gram), dtype=torch.float64)
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    factor: Tensor = inverse.float().flip(0, 1)
     return factor
