@@ -32,10 +32,9 @@ from awqc.export.formats import serving
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.given_paths import given_path
-from awqc.machine.launched import rank_here, ranks_here
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
-from awqc.machine.ranks import Ranks, all_ranks
+from awqc.machine.ranks import ALONE, Ranks
 from awqc.options import Options, parse_options
 from awqc.options.declare import takes
 from awqc.passes.convert_dtype import DTYPES
@@ -110,13 +109,10 @@ def compile(
     output_dir: str | Path | None = None,
     observe: Observe | None = None,
     notify: Callable[[Note], object] | None = None,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> Compiled:
     """Quantize the weights of ``model``, export it, and verify the result against it.
-
-    Where ``torchrun`` started several processes, all of them call this alike: they share
-    calibration and the work on weights. The first one exports, verifies and writes; the others
-    return the same module with an empty report and no files.
 
     Args:
         model: a module (it is not changed), a captured program (it is consumed), or what the
@@ -131,6 +127,9 @@ def compile(
         output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
         observe: called after each pass.
         notify: called with each `Note` on the model and the data, as soon as it is known.
+        ranks: the processes that share calibration and the work on weights, each of which calls
+            this alike, see `awqc.machine.ranks.all_ranks`. The first one exports, verifies and
+            writes; the others return the same module with an empty report and no files.
 
     Raises:
         UsageError: an argument is wrong.
@@ -144,7 +143,7 @@ def compile(
     for name, function in {"observe": observe, "notify": notify}.items():
         if function is not None and not callable(function):
             raise UsageError(f"{name} is a {type(function).__name__}; a function is needed")
-    if observe is not None and ranks_here() > 1:
+    if observe is not None and ranks.count > 1:
         raise UsageError(
             f"{spelled('observe')} looks at the whole graph after each pass, which several ranks "
             "do not have at one time; start one process"
@@ -152,11 +151,11 @@ def compile(
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)
     target = None if output_dir is None else given_path(output_dir, "output_dir")
-    if target is not None and rank_here() == 0:
+    if target is not None and ranks.writes:
         prepare_folder(target, used)
     tell = notify or (lambda note: None)
     timing: dict[str, float] = {}
-    with all_ranks() as ranks, keeping(chosen, target, used, tell, ranks) as journal:
+    with keeping(chosen, target, used, tell, ranks) as journal:
         with _timed(timing, "capture"):
             source = DataSource.of(calib)
             program = open_as_asked(model, example_inputs, source, chosen)

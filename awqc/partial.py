@@ -32,7 +32,6 @@ from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
 from awqc.machine.given_paths import given_path
-from awqc.machine.launched import ranks_here
 from awqc.machine.process import undisturbed
 from awqc.numerics.name_patterns import check_fits
 from awqc.options import Options, parse_options
@@ -129,11 +128,6 @@ def compile_partial(
         VerificationError: an output of the whole has lost more than ``max_loss``.
     """
     chosen = parse_options(**options)
-    if ranks_here() > 1:
-        raise UsageError(
-            f"{spelled('partial', True, python='compile_partial')} compiles one submodule after "
-            "another, which several ranks do not share; start one process"
-        )
     for name in _WHOLE:
         if name in options and getattr(chosen, name) != getattr(Options(), name):
             raise UsageError(

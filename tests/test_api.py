@@ -10,6 +10,7 @@ import pytest
 
 import awqc
 import awqc.errors as errors
+from awqc.machine.ranks import ALONE
 from awqc.options import Options
 
 NAMES = [
@@ -72,7 +73,9 @@ def test_options_and_their_defaults() -> None:
 def test_compile() -> None:
     positional, keywords = parameters(awqc.compile)
     assert same(positional, POSITIONAL)
-    assert same(keywords, {"output_dir": None, "observe": None, "notify": None, **OPTIONS})
+    assert same(
+        keywords, {"output_dir": None, "observe": None, "notify": None, "ranks": ALONE, **OPTIONS}
+    )
     for name in OPTIONS:
         assert f"\n    {name}: " in (awqc.compile.__doc__ or "")
 

@@ -88,8 +88,9 @@ def command(
     from awqc.artifacts.target import prepare_folder
     from awqc.commands.watch import Watch
     from awqc.compiler import compile
-    from awqc.errors import CaptureError, Note, worded
-    from awqc.machine.launched import rank_here
+    from awqc.errors import CaptureError, Note, UsageError, worded
+    from awqc.machine.launched import rank_here, ranks_here
+    from awqc.machine.ranks import all_ranks
     from awqc.machine.terminal import console, echo, labelled
     from awqc.options.compile_options import on_command_line, parse_options
     from awqc.report.printed import print_report
@@ -97,11 +98,14 @@ def command(
 
     err = console(stderr=True)
     target = output_dir or default_output(model)
-    if rank_here():  # The first rank is the one that speaks.
-        if not dry_run:
-            compile(model, calib=calib, output_dir=target, **options)
-        return
-    err.print(f"capturing {model}")
+    speaks = rank_here() == 0
+    if ranks_here() > 1 and (partial or dry_run or print_after or print_changed or dump_dir):
+        raise UsageError(
+            "--partial, --dry-run, --print-after, --print-changed and --dump-dir are for one "
+            "process; start awqc without torchrun"
+        )
+    if speaks:
+        err.print(f"capturing {model}")
     if dry_run:
         from awqc.commands.dry_run import print_plan
 
@@ -109,18 +113,28 @@ def command(
         return
     pipeline, _ = prepare(parse_options(**options))
     used = used_files(model, calib, pipeline)
-    prepare_folder(target, (*used, *filter(None, [dump_dir])))
+    if speaks:
+        prepare_folder(target, (*used, *filter(None, [dump_dir])))
     dumps = None if dump_dir is None else GrowingFolder(dump_dir, (*used, target), "--dump-dir")
     watch = Watch(err, print_after, print_changed, dumps)
 
     def say(note: Note) -> None:
+        if not speaks:
+            return
         label = "warning" if note.warning else "note"
         err.print(labelled(label, "bold yellow", worded(note.text, on_command_line)))
 
     try:
-        compiled = compile(
-            model, calib=calib, output_dir=target, observe=watch.observe, notify=say, **options
-        )
+        with all_ranks() as ranks:
+            compiled = compile(
+                model,
+                calib=calib,
+                output_dir=target,
+                observe=watch.observe,
+                notify=say,
+                ranks=ranks,
+                **options,
+            )
     except CaptureError as error:
         if not partial:
             raise
@@ -130,6 +144,8 @@ def command(
         err.print(f"{reason}\ncompiling the submodules that can be captured")
         parts = compile_partial(model, calib=calib, output_dir=target, **options)
         print_parts(parts, target, as_json)
+        return
+    if not speaks:
         return
     if not compiled.report["layers"]:
         say(Note("nothing is quantized: no weight is left to quantize", warning=True))
