@@ -24,7 +24,6 @@ from awqc.errors import (
     Note,
     UsageError,
     VerificationError,
-    spelled,
 )
 from awqc.executor.run import DEFAULT_BOUNDS
 from awqc.executor.segments import weights_read
@@ -145,8 +144,8 @@ def compile(
             raise UsageError(f"{name} is a {type(function).__name__}; a function is needed")
     if observe is not None and ranks.count > 1:
         raise UsageError(
-            f"{spelled('observe')} looks at the whole graph after each pass, which several ranks "
-            "do not have at one time; start one process"
+            "observe looks at the whole graph after each pass, which several ranks do not have at "
+            "one time; start one process"
         )
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)

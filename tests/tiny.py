@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -137,7 +138,8 @@ def captured(name: str) -> Program:
     """A copy of the program of a model, which is captured once; what is drawn next is the same."""
     program, state = _captured(name)
     torch.set_rng_state(state)
-    return program.clone()
+    example = {key: value.clone() for key, value in program.example.items()}
+    return replace(program.clone(), interface=replace(program.interface, example=example))
 
 
 def _noisy(batch: Batch, generator: torch.Generator) -> Batch:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from awqc.machine import in_rows
+from awqc.numerics.formats.base import bind_call
 
 Operation = Callable[..., Tensor]
 
@@ -29,16 +30,14 @@ def lazily(eager: Operation | None = None) -> Callable[[Operation], Operation]:
     """
 
     def wrapped(operation: Operation) -> Operation:
-        signature = inspect.signature(operation)
-        where = list(signature.parameters).index("shape")
+        where = list(inspect.signature(operation).parameters).index("shape")
 
         @wraps(operation)
         def call(*args: Any, **kwargs: Any) -> Tensor:
-            if kwargs:
-                args = signature.bind(*args, **kwargs).args
-            held, shape, *constants = args[:where], *args[where:]
+            given = bind_call(operation, args, kwargs) if kwargs else list(args)
+            held, shape, *constants = given[:where], *given[where:]
             if not _plain(held):
-                return operation(*args)
+                return operation(*given)
             made = Dequantized.of(eager or operation, held, shape, constants)
             return made if made.numel() >= in_rows.LARGE else made.whole()
 
