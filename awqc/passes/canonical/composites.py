@@ -12,7 +12,8 @@ from torch.fx import Node
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from awqc.channels.flow import NOT_HOMOGENEOUS, RULES
+from awqc.channels.flow import RULES
+from awqc.channels.not_homogeneous import NOT_HOMOGENEOUS
 from awqc.graph.rewriting import (
     TracingError,
     definition,
