@@ -17,42 +17,6 @@ LINEAR = {torch.nn.functional.linear, torch.ops.aten.linear.default}
 TABLE_FIRST = {torch.embedding, torch.ops.aten.embedding.default}
 LOOKUPS = {torch.nn.functional.embedding, *TABLE_FIRST}
 """Operations that give some of the rows."""
-METADATA = {
-    *(
-        getattr(Tensor, name).__get__
-        for name in (
-            "shape",
-            "ndim",
-            "device",
-            "layout",
-            "requires_grad",
-            "is_leaf",
-            "is_meta",
-            "is_quantized",
-            "is_sparse",
-            "is_cuda",
-            "grad",
-            "grad_fn",
-            "nbytes",
-        )
-    ),
-    Tensor.requires_grad.__set__,  # type: ignore[attr-defined]  # a descriptor, which mypy takes for its value
-    Tensor.requires_grad_,
-    Tensor.size,
-    Tensor.dim,
-    Tensor.numel,
-    Tensor.element_size,
-    Tensor.stride,
-    Tensor.storage_offset,
-    Tensor.is_floating_point,
-    Tensor.is_complex,
-    Tensor.is_contiguous,
-    Tensor.untyped_storage,
-    torch.is_floating_point,
-    torch.is_complex,
-    torch.numel,
-}
-"""What is asked of a tensor and not computed with it."""
 
 Rows = Callable[[int, int], Tensor]
 """``(start, stop) -> (stop - start, columns)``: some rows of a matrix."""
@@ -76,9 +40,16 @@ def linear_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
     return named["input"], named["weight"], named.get("bias")
 
 
-def lookup_arguments(func: Any, args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Table and ids of a call of one of `LOOKUPS` with these by position."""
-    return (args[0], args[1]) if func in TABLE_FIRST else (args[1], args[0])
+def lookup_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Table and ids of a call of one of `LOOKUPS`."""
+    names = ("weight", "indices") if func in TABLE_FIRST else ("input", "weight")
+    named = dict(zip(names, args, strict=False)) | kwargs
+    return named["weight"], named["input" if "input" in named else "indices"]
+
+
+def learns(x: Tensor) -> bool:
+    """Whether a gradient is to flow to ``x``."""
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def linear_in_rows(x: Tensor, shape: torch.Size, rows: Rows, bias: Tensor | None) -> Tensor:

@@ -16,10 +16,11 @@ from awqc.machine.in_rows import (
     LARGE,
     LINEAR,
     LOOKUPS,
-    METADATA,
+    learns,
     linear_arguments,
     linear_in_rows,
 )
+from awqc.machine.metadata import DTYPE, METADATA
 
 WIDE = torch.float32
 NARROW = (torch.bfloat16, torch.float16)
@@ -75,7 +76,7 @@ class Narrow(nn.Parameter):
         with torch._C.DisableTorchFunctionSubclass():
             if func in METADATA:
                 return func(*args, **kwargs)
-            if func == _DTYPE:
+            if func == DTYPE:
                 return WIDE
             if func in _VIEWS and isinstance(args[0], Narrow):
                 return _viewed(func, args[0], args[1:], kwargs)
@@ -152,7 +153,7 @@ def _product(x: Any, weight: Any, bias: Any) -> Tensor | None:
     """``x W^T + bias`` with a large ``weight``, a few rows of it at a time; None if it is not."""
     if isinstance(x, Narrow) or not isinstance(weight, Narrow) or weight.numel() < LARGE:
         return None
-    if weight.ndim != 2 or (x.requires_grad and torch.is_grad_enabled()):
+    if weight.ndim != 2 or learns(x):
         return None
     wide = widened(bias) if isinstance(bias, Narrow) else bias
 
@@ -169,7 +170,6 @@ def _refuse_writing(func: Any, args: tuple[Any, ...]) -> None:
         raise RuntimeError(f"{name}: a tensor that is kept in half precision cannot be written to")
 
 
-_DTYPE = Tensor.dtype.__get__  # type: ignore[attr-defined]  # a descriptor, which mypy takes for its value
 _VIEWS = {
     Tensor.detach,
     Tensor.data.__get__,  # type: ignore[attr-defined]  # a descriptor, which mypy takes for its value

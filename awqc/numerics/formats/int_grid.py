@@ -46,15 +46,13 @@ def _dequantize_eagerly(
     shape: list[int],
     bits: Bits,
     group_size: int,
-) -> Tensor:
-    """As `dequantize_packed`, in place."""
+) -> Tensor | None:
+    """As `dequantize_packed`, in place; None for rows that end within a byte or a group."""
     form = IntGrid(bits, group_size)
     rows, columns = len(packed), math.prod(shape) // max(1, len(packed))
     lanes = 8 // form.storage_bits
     if columns == 0 or columns % lanes or columns % form.width(columns):
-        operation: Any = dequantize_packed
-        made: Tensor = operation.__wrapped__(packed, scale, zero_point, shape, bits, group_size)
-        return made
+        return None
     values = scale.new_empty(rows, columns)
     places = values.view(rows, -1, lanes)
     for lane in range(lanes):

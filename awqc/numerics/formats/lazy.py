@@ -17,19 +17,26 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from awqc.machine import in_rows
+from awqc.machine.metadata import DTYPE, METADATA
 from awqc.numerics.formats.base import bind_call
 
 Operation = Callable[..., Tensor]
+Eager = Callable[..., Tensor | None]
+"""Gives the same bits as an operation sooner, or None where it cannot."""
 
 
-def lazily(eager: Operation | None = None) -> Callable[[Operation], Operation]:
+def lazily(eager: Eager | None = None) -> Callable[[Operation], Operation]:
     """A format's operation that gives a `Dequantized` where the weight is large.
 
-    It does so for tensors with values alone: who traces sees the operation itself. ``eager`` gives
-    the same bits sooner for these, if there is such a thing.
+    It does so for tensors with values alone, and asks ``eager`` first for these; who traces sees
+    the operation itself.
     """
 
     def wrapped(operation: Operation) -> Operation:
+        def at_once(*args: Any) -> Tensor:
+            made = None if eager is None else eager(*args)
+            return operation(*args) if made is None else made
+
         where = list(inspect.signature(operation).parameters).index("shape")
 
         @wraps(operation)
@@ -38,7 +45,7 @@ def lazily(eager: Operation | None = None) -> Callable[[Operation], Operation]:
             held, shape, *constants = given[:where], *given[where:]
             if not _plain(held):
                 return operation(*given)
-            made = Dequantized.of(eager or operation, held, shape, constants)
+            made = Dequantized.of(at_once, held, shape, constants)
             return made if made.numel() >= in_rows.LARGE else made.whole()
 
         return call
@@ -53,7 +60,7 @@ def _plain(held: Sequence[Any]) -> bool:
         return False
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
-    return not any(_learns(each) or each.is_meta for each in tensors)
+    return not any(in_rows.learns(each) or each.is_meta for each in tensors)
 
 
 class Dequantized(Tensor):
@@ -107,14 +114,14 @@ class Dequantized(Tensor):
         """As in torch: ``func`` is called with an ordinary tensor in place of this one."""
         kwargs = dict(kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
-            if func in in_rows.METADATA or func == _DTYPE:
+            if func in METADATA or func == DTYPE:
                 return func(*args, **kwargs)
             if func in in_rows.LOOKUPS:
-                table, ids = in_rows.lookup_arguments(func, args)
+                table, ids = in_rows.lookup_arguments(func, args, kwargs)
                 return table._look_up(ids)
             if func in in_rows.LINEAR:
                 x, weight, bias = in_rows.linear_arguments(args, kwargs)
-                if isinstance(weight, Dequantized) and weight.ndim == 2 and not _learns(x):
+                if isinstance(weight, Dequantized) and weight.ndim == 2 and not in_rows.learns(x):
                     return in_rows.linear_in_rows(x, weight.shape, weight._some, bias)
             return _on_whole(func, args, kwargs)
 
@@ -133,10 +140,3 @@ class Dequantized(Tensor):
 def _on_whole(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args, kwargs = pytree.tree_map_only(Dequantized, Dequantized.whole, (args, kwargs))
     return func(*args, **kwargs)
-
-
-def _learns(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
-
-
-_DTYPE = Tensor.dtype.__get__  # type: ignore[attr-defined]  # a descriptor, which mypy takes for its value

@@ -21,7 +21,7 @@ ROWS, COLUMNS = 10, 256
 RANDOM = torch.Generator().manual_seed(0)
 X = torch.randn(3, COLUMNS, generator=RANDOM)
 IDS = torch.tensor([[7, 0], [7, 9]])
-FORMATS = [IntGrid(4, 32), IntGrid(8, -1, symmetric=True), Q4K()]
+FORMATS = [IntGrid(4, 32), IntGrid(4, 48), IntGrid(3, 64), IntGrid(8, -1, symmetric=True), Q4K()]
 
 
 def made(form: WeightFormat = FORMATS[0]) -> QuantizedWeight:
@@ -44,6 +44,8 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda w: X.half() @ w.half().T,
         lambda w: aten.embedding.default(w, IDS),
         lambda w: torch.nn.functional.embedding(IDS, w),
+        lambda w: torch.nn.functional.embedding(input=IDS, weight=w),
+        lambda w: aten.embedding.default(weight=w, indices=IDS),
         lambda w: w + 1,
         lambda w: w[2:5],
         lambda w: torch.stack([w, w]),
