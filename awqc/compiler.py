@@ -189,7 +189,9 @@ def _compile(
     told = options.memory is not None or weights_read(program.graph.nodes) >= TOLD
     plan = plan_of(program, body, data, options) if told else None
     if plan is not None:
-        notify(Note(plan.shortage() if not plan.fits else str(plan), warning=not plan.fits))
+        if options.memory is not None and not plan.fits:
+            raise UsageError(plan.shortage())
+        notify(Note(str(plan) if plan.fits else plan.shortage(), warning=not plan.fits))
     bounds = DEFAULT_BOUNDS if plan is None else plan.bounds
     if not ranks.writes:
         body.run(program, data.batches, journal=journal, ranks=ranks, bounds=bounds)

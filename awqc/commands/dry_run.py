@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from awqc.artifacts.target import prepare_folder
-from awqc.channels.analysis import find_sites
 from awqc.data.load import DataSource
 from awqc.errors import worded
 from awqc.executor.segments import cut, weights_read
 from awqc.numerics.request import QuantizationSpec
 from awqc.options.chosen_passes import request_of
 from awqc.options.compile_options import on_command_line, parse_options
-from awqc.passes.canonicalize import Canonicalize
+from awqc.passes.planning import with_sites
 from awqc.program import Program
 from awqc.report.content import describe_site
 from awqc.report.printed import print_sites
 from awqc.stages.asked import open_as_asked, prepare, used_files
-from awqc.weights.decisions import decide
 
 
 def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
     """Sites, weights to be quantized, weights left alone, and weights a segment reads.
 
-    ``program`` is canonicalized.
+    ``program`` is edited.
     """
-    Canonicalize().apply(program)
-    program.tidy()
-    decisions = decide(program, spec)
+    decisions = with_sites(program, spec)
     skipped = decisions.refused
     layers = [
         {
@@ -40,13 +36,11 @@ def make_plan(program: Program, spec: QuantizationSpec) -> dict[str, Any]:
         }
         for name, form in decisions.formats.items()
     ]
-    sites = find_sites(program, exclude=skipped.__contains__)
-    program.learn(sites=tuple(sites))
     return {
         "model": program.name,
         "inputs": [str(spec) for spec in program.inputs],
         "notes": [worded(note, on_command_line) for note in program.notes],
-        "sites": [describe_site(site, None) for site in sites],
+        "sites": [describe_site(site, None) for site in program.findings.sites],
         "layers": layers,
         "skipped": [{"name": name, "reason": reason} for name, reason in skipped.items()],
         "segments": [weights_read(segment.nodes) for segment in cut(program)],

@@ -34,8 +34,8 @@ def command(model: str, calib: Path | None, as_json: bool, **options: Any) -> No
 
     plan = foresee(model, calib, parse_options(**options))
     if as_json:
-        echo(json.dumps(plan.as_dict(), indent=2))
+        echo(json.dumps(plan.as_dict(on_command_line), indent=2))
     else:
         console().print(str(plan) if plan.fits else worded(plan.shortage(), on_command_line))
     if not plan.fits:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)

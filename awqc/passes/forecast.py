@@ -1,7 +1,7 @@
 """What a compile will need, told before it begins: memory, by its parts, and products.
 
 It is an estimate: sizes follow from the graph and the data, what work on them takes from how the
-passes are written. `benchmarks/scale.py` shows it beside what was measured.
+passes are written. `benchmarks/scale.py` keeps it beside what was measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from awqc.executor.run import Bounds
 from awqc.executor.segments import Segment, is_weight, weights_read
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.nodes import results_of, shape_of
-from awqc.machine.in_rows import LARGE
 from awqc.machine.narrow import Narrow
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.insert_observers import InsertObservers
@@ -114,6 +113,8 @@ def forecast(
     linears = find_linears(program.graph)
     rows = [sizes.rows(linear.node) * len(batches) for linear in linears]
     each = [linear.rows * linear.columns for linear in linears]
+    chosen = [linear for linear in linears if linear.weight_name in formats]
+    hard = {name for name, form in formats.items() if spec.learns and not form.fine}
     return Forecast(
         weights=weights_read(program.graph.nodes),
         segments=tuple(weights_read(segment.nodes) for segment in segments),
@@ -124,7 +125,7 @@ def forecast(
         values=len(batches) * max(map(sizes.behind, segments[:-1]), default=0),
         codes=packed,
         working=tuple(
-            sizes.activations(segment) + _rounding(program, segment, set(formats), spec.learns)
+            sizes.activations(segment) + _rounding(program, _within(segment, chosen), hard)
             for segment in segments
         ),
         verifying=SESSION_COPIES * packed + LOGIT_COPIES * sizes.output(),
@@ -137,22 +138,31 @@ def _matrix(program: Program, name: str) -> tuple[int, int]:
     return shape[0], prod(shape[1:])
 
 
-def _rounding(program: Program, segment: Segment, quantized: set[str], gram: bool) -> int:
-    """Statistics of a segment, and the largest weight of it while it is rounded."""
+def _within(segment: Segment, linears: Sequence[Linear]) -> list[Linear]:
     inside = set(segment.nodes)
-    linears = [each for each in find_linears(program.graph) if each.node in inside]
-    linears = [each for each in linears if each.weight_name in quantized]
+    return [each for each in linears if each.node in inside]
+
+
+def _rounding(program: Program, linears: Sequence[Linear], hard: set[str]) -> int:
+    """Statistics of the products of a segment, and what is rounded at once.
+
+    ``hard`` are the weights whose errors are compensated; those that read the same go together.
+    """
     columns = {each.observed: each.columns for each in linears}
-    statistics = sum(4 * SKETCH_ROWS * count + 4 * gram * count**2 for count in columns.values())
-    floats = {each.weight_name: each for each in linears if not _stays_narrow(program, each)}
-    folded = sum(4 * each.rows * each.columns for each in floats.values())
-    if not gram:
-        return statistics + folded
-    work = (
-        4 * (MATRIX_COPIES * min(each.rows * each.columns, LARGE) + GRAM_COPIES * each.columns**2)
-        for each in linears
-    )
-    return statistics + folded + torch.get_num_threads() * max(work, default=0)
+    together: dict[str, int] = {}
+    for each in linears:
+        if each.weight_name in hard:
+            size = each.rows * each.columns
+            together[each.observed] = together.get(each.observed, 0) + size
+    kept = sum(SKETCH_ROWS * count for count in columns.values())
+    kept += sum(columns[key] ** 2 for key in together)
+    floats = {e.weight_name: e.rows * e.columns for e in linears if not _stays_narrow(program, e)}
+    kept += sum(floats.values())
+    work = [
+        MATRIX_COPIES * size + GRAM_COPIES * columns[key] ** 2 for key, size in together.items()
+    ]
+    at_once = sorted(work)[-torch.get_num_threads() :]
+    return 4 * (kept + sum(at_once))
 
 
 def _stays_narrow(program: Program, linear: Linear) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from awqc.channels.analysis import find_sites
-from awqc.errors import UsageError, spelled
+from awqc.errors import Speller, in_python, spelled, worded
 from awqc.executor.run import Bounds
 from awqc.executor.segments import cut
+from awqc.findings import Decisions
 from awqc.machine.room import Room, held, room
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.canonicalize import Canonicalize
@@ -57,19 +58,20 @@ class Plan:
         return (
             f"{_count(found.weights)} weights in {_some(len(sizes), 'segment')} (the largest has "
             f"{_count(max(sizes))}), {_some(found.batches, 'calibration batch', 'es')} of "
-            f"{found.rows // max(1, found.batches)} rows: some "
+            f"{found.rows // max(1, found.batches)} rows; estimated: "
             f"{_gigabytes(found.peak(self.bounds))} of memory, "
-            f"{_gigabytes(found.disk(self.bounds))} of disk, and {_minutes(self.seconds)} at what "
-            "products take here just now"
+            f"{_gigabytes(found.disk(self.bounds))} of disk, {_minutes(self.seconds)} at the speed "
+            "of this machine just now"
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, in bytes and seconds."""
+    def as_dict(self, speller: Speller = in_python) -> dict[str, Any]:
+        """Plain values for JSON, in bytes and seconds; ``speller`` words names of options."""
         return {
             **asdict(self.forecast),
             "peak": self.forecast.peak(self.bounds),
             "disk": self.forecast.disk(self.bounds),
-            "limit": asdict(self.limit),
+            "limit": self.limit.free,
+            "bounded_by": worded(self.limit.bounded_by, speller),
             "seconds": self.seconds,
             "fits": self.fits,
         }
@@ -92,6 +94,18 @@ class Plan:
         )
 
 
+def with_sites(program: Program, spec: QuantizationSpec) -> Decisions:
+    """Canonicalize ``program`` and let it know its sites, as the passes will find them.
+
+    Returns what becomes of each weight.
+    """
+    Canonicalize().apply(program)
+    program.tidy()
+    decisions = decide(program, spec)
+    program.learn(sites=tuple(find_sites(program, exclude=decisions.refused.__contains__)))
+    return decisions
+
+
 def plan_ahead(
     program: Program,
     batches: Sequence[Batch],
@@ -107,25 +121,17 @@ def plan_ahead(
         spec: of the weights.
         tunes: whether scales are tuned afterwards.
         memory: bytes that the process may hold; None: what there is.
-
-    Raises:
-        UsageError: ``memory`` is not enough.
     """
     seen = program.variant()
-    Canonicalize().apply(seen)
-    seen.tidy()
-    seen.learn(sites=tuple(find_sites(seen, exclude=decide(seen, spec).refused.__contains__)))
-    own = held()
-    limit = Room(room().free + own, room().bounded_by)
+    with_sites(seen, spec)
+    own, there = held(), room()
+    limit = Room(there.free + own, there.bounded_by)
     if memory is not None:
         limit = min(limit, Room(memory, spelled("memory")))
     found = forecast(seen, cut(seen), batches, spec, own)
     seconds = (PASSES + TUNING * tunes) * found.operations / _operations_a_second()
     seconds += WEIGHT_SECONDS[spec.learns] * found.weights / torch.get_num_threads()
-    plan = Plan(found, found.within(limit.free), limit, seconds)
-    if memory is not None and not plan.fits:
-        raise UsageError(plan.shortage())
-    return plan
+    return Plan(found, found.within(limit.free), limit, seconds)
 
 
 def _operations_a_second() -> float:

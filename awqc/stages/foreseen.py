@@ -27,11 +27,7 @@ def foresee(model: ModelLike, calib: Calib | None, options: Options) -> Plan:
 
 
 def plan_of(program: Program, body: Pipeline, data: CalibrationData, options: Options) -> Plan:
-    """What the compile will need.
-
-    Raises:
-        UsageError: it is more than the limit that was given.
-    """
+    """What the compile will need."""
     memory = None if options.memory is None else parse_size(options.memory)
     specs = [step.spec for step in body.passes if isinstance(step, QuantizeWeights)]
     tunes = any(isinstance(step, TuneScales) for step in body.passes)
