@@ -6,8 +6,9 @@
 A model is saved as a bfloat16 folder and compiled in a process of its own. Memory is what the
 system cannot drop: the anonymous resident pages (``RssAnon``) of the process, and of the ones that
 it starts, sampled every 20 ms. Of each stage the table has the seconds and the largest sample;
-``export`` and ``verify`` are shown by format as well. ``program`` is what the quantized weights
-take, packed: the least that a process which holds all of them needs.
+``export`` and ``verify`` are shown by format as well. ``planned`` is what `awqc plan` says;
+``program`` is what the quantized weights take, packed: the least that a process which holds all of
+them needs.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
     import awqc.compiler as compiler
     from awqc.export.formats import FORMATS
     from awqc.passes.pipeline import PASSES
+    from awqc.passes.planning import Plan
     from awqc.verify import verification
 
     found: list[tuple[float, str]] = []
@@ -95,6 +97,14 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
         write = marked(exporter.write, lambda *_, name=name: f"export {name}")
         FORMATS[name] = replace(exporter, write=write)
     verification.compare = marked(verification.compare, lambda *args: f"verify {args[4]}")
+    plans: list[Plan] = []
+    foreseen = compiler.plan_of
+
+    def plan_of(*args: Any) -> Plan:
+        plans.append(foreseen(*args))
+        return plans[-1]
+
+    compiler.plan_of = plan_of
     compiler.check_published = marked(compiler.check_published, lambda *_: "verify published")
     compiler.write_recipe = marked(compiler.write_recipe, lambda *_: "recipe")
     tokens = options.pop("samples"), options.pop("tokens")
@@ -106,7 +116,11 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
     compiled = compiler.compile(str(folder), calib={"input_ids": ids}, output_dir=out, **options)
     mark("end")
     layers = compiled.report["layers"]
-    content = {"marks": found, "packed": sum(layer["bytes"] for layer in layers)}
+    content = {
+        "marks": found,
+        "packed": sum(layer["bytes"] for layer in layers),
+        "plan": plans[0].as_dict() if plans else None,
+    }
     marks.write_text(json.dumps(content))
 
 
@@ -147,8 +161,12 @@ def measure(folder: Path, scratch: Path, options: dict[str, Any]) -> dict[str, A
     if process.returncode:
         raise SystemExit(f"the compile ended with code {process.returncode}")
     content = json.loads(marks.read_text())
+    plan = content["plan"]
+    foreseen = plan and {"planned_mb": _mb(plan["peak"]), "planned_s": round(plan["seconds"], 1)}
     return {
         "program_mb": _mb(content["packed"]),
+        **(foreseen or {}),
+        "seconds": round(content["marks"][-1][0] - content["marks"][0][0], 1),
         "peak_mb": _mb(max(own + others for _, own, others in samples)),
         "stages": _stages(content["marks"], samples),
     }

@@ -26,6 +26,7 @@ METADATA = {
     ),
     Tensor.requires_grad.__set__,  # type: ignore[attr-defined]  # a descriptor, which mypy takes for its value
     Tensor.requires_grad_,
+    Tensor.__len__,
     Tensor.size,
     Tensor.dim,
     Tensor.numel,

@@ -66,6 +66,7 @@ def test_it_says_that_it_is_float32_and_lies_where_it_was(monkeypatch: pytest.Mo
     narrow = Narrow.of(stored)
     monkeypatch.setattr(narrow_file, "widened", None)  # Nothing of this needs the values.
     assert (narrow.dtype, narrow.shape, narrow.numel()) == (torch.float32, (5, 4), 20)
+    assert len(narrow) == 5
     assert narrow.is_floating_point()
     assert (narrow.nbytes, narrow.element_size()) == (40, 2)
     assert narrow.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
