@@ -20,6 +20,14 @@ from awqc.artifacts.safetensors_file import Unwritten, has_type, write_safetenso
 
 KEY = "awqc.tree"
 
+Keep = Callable[[Tensor], Tensor]
+"""Says where a tensor is to be: it may go to a file, from which it is read when touched."""
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """The tensor itself."""
+    return tensor
+
 
 def write_tensor_tree(tree: Any, path: Path) -> None:
     """Write ``tree`` to ``path``.
@@ -32,15 +40,15 @@ def write_tensor_tree(tree: Any, path: Path) -> None:
     write_safetensors(tensors, path, {KEY: text})
 
 
-def read_tensor_tree(path: Path) -> Any:
-    """The tree in ``path``, each tensor in memory of its own.
+def read_tensor_tree(path: Path, keep: Keep = as_it_is) -> Any:
+    """The tree in ``path``, with what ``keep`` gives for each tensor, in memory of its own.
 
     Raises:
         OSError, SafetensorError: the file cannot be read.
     """
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {})[KEY]
-        return _together(json.loads(text), lambda key: file.get_tensor(key).clone())
+        return _together(json.loads(text), lambda key: keep(file.get_tensor(key).clone()))
 
 
 def _apart(value: Any, tensors: dict[str, Unwritten]) -> Any:

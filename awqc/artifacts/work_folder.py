@@ -33,7 +33,7 @@ from awqc.artifacts.manifest import (
 from awqc.artifacts.publish import staging_file
 from awqc.artifacts.record import recording
 from awqc.artifacts.target import check_apart, check_parent
-from awqc.artifacts.tensor_trees import read_tensor_tree, write_tensor_tree
+from awqc.artifacts.tensor_trees import Keep, as_it_is, read_tensor_tree, write_tensor_tree
 from awqc.errors import ExportError, UsageError, spelled
 
 HEADER = "compile.json"
@@ -133,9 +133,9 @@ class WorkFolder:
         with self._writing(name + RECORD) as made:
             write_tensor_tree(tree, made)
 
-    def read(self, name: str) -> Any:
-        """The record ``name``, one of `names`."""
-        return read_tensor_tree(self.path / (name + RECORD))
+    def read(self, name: str, keep: Keep = as_it_is) -> Any:
+        """The record ``name``, one of `names`; see `read_tensor_tree`."""
+        return read_tensor_tree(self.path / (name + RECORD), keep)
 
     def written(self, name: str) -> float:
         """When the record ``name``, one of `names`, was written, by the clock of that time."""

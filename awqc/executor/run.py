@@ -119,10 +119,9 @@ class Run:
             if count % OFTEN == 0:
                 give_back()
 
-    def keep(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``tensors`` that stay until the end of the compile; some may go to a file."""
-        kept = dict(tensors)
-        return kept if self.spool is None else self.spool.keep(kept)
+    def keep(self, value: T) -> T:
+        """``value``, a tree whose tensors stay until the compile ends; some may go to a file."""
+        return value if self.spool is None else self.spool.keep(value)
 
     def trim(self) -> None:
         """Give back what is free; weights that are mapped from a file stay in memory."""

@@ -13,7 +13,10 @@ from awqc.executor.sections import Section
 from awqc.machine.spool import Spool
 from awqc.program import Batch
 
-WHAT = "activations between two segments"
+
+def spool_of_values(run: Run) -> Spool:
+    """Where values between two segments are."""
+    return Spool("activations between two segments", run.bounds.values)
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Stream:
         outputs = dict(zip(part.program.outputs, run.reference, strict=True))
         self.check = _kept({**self.check, **outputs}, needed)
         self.watched = None if watched is None else _kept(watched, needed)
-        spool = Spool(WHAT, run.bounds.values)
+        spool = spool_of_values(run)
         for number, made in enumerate(run.made):
             behind = {**self.batches[number], **spool.keep(_kept(made, needed))}
             self.batches[number] = _kept(behind, needed)
@@ -56,10 +59,9 @@ class Stream:
         return {"batches": self.batches, "check": self.check, "watched": self.watched}
 
     @classmethod
-    def of_tree(cls, tree: dict[str, Any], bound: int) -> Stream:
-        """What `as_tree` gave, with at most ``bound`` bytes of it in memory."""
-        spool = Spool(WHAT, bound)
-        return cls([spool.keep(batch) for batch in tree["batches"]], tree["check"], tree["watched"])
+    def of_tree(cls, tree: dict[str, Any]) -> Stream:
+        """Of what `as_tree` gave."""
+        return cls(tree["batches"], tree["check"], tree["watched"])
 
 
 def _kept(values: Batch, needed: set[str]) -> Batch:

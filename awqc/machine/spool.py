@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import weakref
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from awqc.errors import UsageError
 from awqc.machine.memory import map_private
 
+T = TypeVar("T")
 _ALIGNED = 64
 
 
@@ -31,13 +32,14 @@ class Spool:
         self._what, self._left, self._small = what, bound, small
         self._file: BinaryIO | None = None
 
-    def keep(self, value: Any) -> Any:
+    def keep(self, value: T) -> T:
         """``value``, a tree of tensors and other leaves; what is in the file is read when touched.
 
         Raises:
             UsageError: the file cannot be written.
         """
-        return pytree.tree_map_only(Tensor, self._keep, value)
+        kept: T = pytree.tree_map_only(Tensor, self._keep, value)
+        return kept
 
     def _keep(self, tensor: Tensor) -> Tensor:
         size = tensor.nbytes

@@ -17,7 +17,7 @@ from typing import Any
 from awqc.executor.run import Run
 from awqc.executor.sections import Section, Sections
 from awqc.executor.segments import Segment
-from awqc.executor.stream import Stream
+from awqc.executor.stream import Stream, spool_of_values
 from awqc.findings import Decisions, Fact, FloatLayer
 from awqc.graph.linears import find_linears
 from awqc.machine.progress import track
@@ -155,9 +155,10 @@ class _Sweep:
         if self.needs[index]:
             self._through(index, part, self.steps[:1])  # for the values behind it alone
         fold = self.steps[ORDER.index(FoldScales)]
-        made = restore(part.program, self.journal.record(index), fold, self.settled.formats)
+        record = self.journal.record(index, self.run.keep)
+        made = restore(part.program, record, fold, self.settled.formats)
         if index == self.journal.behind and True in self.needs[index + 1 :]:
-            self.stream = self.journal.values(self.run.bounds.values)
+            self.stream = self.journal.values(spool_of_values(self.run).keep)
         return made
 
     def _through(self, index: int, part: Section, steps: Sequence[Pass]) -> list[Change]:

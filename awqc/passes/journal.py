@@ -16,6 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from awqc.artifacts.tensor_trees import Keep, as_it_is
 from awqc.artifacts.work_folder import WorkFolder
 from awqc.errors import AwqcError, Note, RankError
 from awqc.executor.stream import Stream
@@ -43,12 +47,12 @@ class Journal:
     def begin(self, what: Callable[[], Mapping[str, str]], count: int) -> None:
         """Find what is done of the compile that ``what`` describes, in ``count`` segments."""
 
-    def record(self, index: int) -> dict[str, Any]:
-        """What is kept of a segment, one of ``done``."""
+    def record(self, index: int, keep: Keep) -> dict[str, Any]:
+        """What is kept of a segment, one of ``done``, its tensors where ``keep`` puts them."""
         raise KeyError(index)
 
-    def values(self, bound: int) -> Stream:
-        """The values behind the segment ``behind``; at most ``bound`` bytes of them in memory."""
+    def values(self, keep: Keep) -> Stream:
+        """The values behind the segment ``behind``, where ``keep`` puts them."""
         raise KeyError(self.behind)
 
     def add(
@@ -105,15 +109,15 @@ class WorkJournal(Journal):
             ago = _ago(time.time() - self._folder.written(_name(SEGMENT, max(self.done))))
             self._say(Note(f"going on after {self._so_far()}{ago}"))
 
-    def record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int, keep: Keep) -> dict[str, Any]:
         """As of any journal."""
-        found: dict[str, Any] = self._folder.read(_name(SEGMENT, index))
+        found: dict[str, Any] = self._folder.read(_name(SEGMENT, index), keep)
         return found
 
-    def values(self, bound: int) -> Stream:
+    def values(self, keep: Keep) -> Stream:
         """As of any journal."""
         assert self.behind is not None
-        return Stream.of_tree(self._folder.read(_name(CUT, self.behind)), bound)
+        return Stream.of_tree(self._folder.read(_name(CUT, self.behind), keep))
 
     def add(
         self, index: int, part: Program, changes: Sequence[Change], values: Stream | None
@@ -199,10 +203,11 @@ class SharedJournal(Journal):
             raise RankError(f"the first rank: {told}")
         self.done = self._ranks.gather(self._own.done)[0]
 
-    def record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int, keep: Keep) -> dict[str, Any]:
         """As of any journal, on all ranks at once."""
-        own = self._own.record(index) if self._ranks.writes else {}
-        return self._ranks.gather(own)[0]
+        own = self._own.record(index, as_it_is) if self._ranks.writes else {}
+        found: dict[str, Any] = pytree.tree_map_only(Tensor, keep, self._ranks.gather(own)[0])
+        return found
 
     def add(
         self, index: int, part: Program, changes: Sequence[Change], values: Stream | None

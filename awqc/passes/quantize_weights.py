@@ -95,7 +95,7 @@ class QuantizeWeights(Pass):
         changes = [Change(name, why, refused=True) for name, why in decisions.refused.items()]
         reads = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
         for name, made, error in self._quantize(program, run, decisions.formats):
-            quantized = made.with_tensors(run.keep(made.tensors))
+            quantized = made.with_tensors(run.keep(dict(made.tensors)))
             codes[name], errors[name] = quantized, error
             store(program, reads[name], quantized)
             why = decisions.fallbacks.get(name)

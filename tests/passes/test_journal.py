@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from awqc.artifacts.work_folder import WorkFolder
 from awqc.errors import Note, UsageError
+from awqc.executor.run import DEFAULT_BOUNDS, Bounds
 from awqc.findings import FloatLayer
+from awqc.machine.spool import Spool
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.passes.journal import Journal, WorkJournal
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
@@ -63,6 +66,7 @@ class Compile:
 
     Attributes:
         stop: the number of segments after which it is ended.
+        bounds: of what stays in memory.
         said: what the user is told.
         worked: how many segments were worked on.
     """
@@ -72,6 +76,7 @@ class Compile:
     spec: str = NEAREST
     stop: int = COUNT
     fresh: bool = False
+    bounds: Bounds = DEFAULT_BOUNDS
     said: list[str] = field(default_factory=list)
     worked: int = 0
 
@@ -87,6 +92,7 @@ class Compile:
                 watched=batches[0],
                 cut=FINEST,
                 journal=journal,
+                bounds=self.bounds,
             )
         return seen(program, batches[0])
 
@@ -189,6 +195,24 @@ def test_what_was_finished_is_not_done_again(work: Path, undisturbed: list[objec
     again = Compile(work)
     assert again.run() == undisturbed
     assert again.worked == COUNT - 3
+
+
+def test_what_was_finished_is_held_within_the_bounds_too(
+    work: Path, undisturbed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes of segments that were done, and values behind them, go to files."""
+    written: list[str] = []
+    write = Spool._written
+
+    def watched(spool: Spool, tensor: Tensor) -> Tensor:
+        written.append(spool._what)
+        return write(spool, tensor)
+
+    monkeypatch.setattr(Spool, "_written", watched)
+    assert Compile(work, bounds=Bounds(values=0, codes=0)).run() == undisturbed
+    first = written[: written.index("activations between two segments")]
+    assert len(first) > 3 * len(IntGrid.roles)
+    assert set(first) == {"quantized weights"}
 
 
 def test_nothing_is_left_of_a_compile_that_finished_nothing(tmp_path: Path) -> None:
