@@ -57,6 +57,27 @@ class Statistics:
     sample: Tensor | None = None
 
 
+@dataclass
+class _Sums:
+    """Over all tokens: magnitudes ``(blocks, K)``, and moments ``(blocks, K or rows, K)``."""
+
+    exact: bool
+    abs_sum: Tensor
+    abs_max: Tensor
+    moments: Tensor
+
+    @classmethod
+    def of(cls, blocks: int, columns: int, rows: int) -> _Sums:
+        """Of no token; moments of many columns are a sketch of ``rows``."""
+        exact = columns <= EXACT_COLUMNS
+        return cls(
+            exact,
+            torch.zeros(blocks, columns, dtype=torch.float64),
+            torch.zeros(blocks, columns),
+            torch.zeros(blocks, columns if exact else rows, columns),
+        )
+
+
 class Accumulator:
     """Sums `Statistics` over batches of ``(blocks, tokens, K)`` matrices, in float32.
 
@@ -75,10 +96,7 @@ class Accumulator:
         self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
         self._tokens = 0
-        self._exact = False
-        self._abs_sum: Tensor | None = None
-        self._abs_max: Tensor | None = None
-        self._moments: Tensor | None = None
+        self._sums: _Sums | None = None
         self.samples = samples
         self._sample: list[Tensor] = []
 
@@ -96,31 +114,21 @@ class Accumulator:
         """Take in what the other ranks saw, as they take in what this one did."""
         if ranks.count == 1:
             return
-        shapes = ranks.gather(None if self._abs_max is None else tuple(self._abs_max.shape))
+        shapes = ranks.gather(None if self._sums is None else tuple(self._sums.abs_max.shape))
         shape = next((each for each in shapes if each is not None), None)
         if shape is None:
             return
-        self._begin(*shape)
-        assert self._abs_sum is not None
-        assert self._abs_max is not None
-        assert self._moments is not None
-        ranks.total(self._abs_sum)
-        ranks.largest(self._abs_max)
-        ranks.total(self._moments)
-        if self.gram and not self._exact:
+        sums = self._sums = self._sums or _Sums.of(*shape, self._rows)
+        ranks.total(sums.abs_sum)
+        ranks.largest(sums.abs_max)
+        ranks.total(sums.moments)
+        if self.gram and not sums.exact:
             if self._gram is None:
                 self._gram = torch.zeros(*shape, shape[-1])
             ranks.total(self._gram)
         seen = ranks.gather((self._tokens, self._sample))
         self._tokens = sum(tokens for tokens, _ in seen)
         self._sample = [each for _, sample in seen for each in sample]
-
-    def _begin(self, blocks: int, columns: int) -> None:
-        if self._abs_max is None:
-            self._exact = columns <= EXACT_COLUMNS
-            self._abs_sum = torch.zeros(blocks, columns, dtype=torch.float64)
-            self._abs_max = torch.zeros(blocks, columns)
-            self._moments = torch.zeros(blocks, columns if self._exact else self._rows, columns)
 
     def add(self, x: Tensor) -> bool:
         """Take in ``x``; returns whether it could be (no NaN, nothing beyond `LARGEST`)."""
@@ -131,17 +139,14 @@ class Accumulator:
         peak = magnitude.amax(dim=1)
         if not bool((peak <= LARGEST).all()):
             return False
-        self._begin(x.shape[0], x.shape[2])
-        assert self._abs_sum is not None
-        assert self._abs_max is not None
-        assert self._moments is not None
-        self._abs_sum += magnitude.sum(dim=1).double().cpu()
-        self._abs_max = torch.maximum(self._abs_max, peak.cpu())
-        if self._exact:
-            self._moments += (x.transpose(1, 2) @ x).cpu()
+        sums = self._sums = self._sums or _Sums.of(x.shape[0], x.shape[2], self._rows)
+        sums.abs_sum += magnitude.sum(dim=1).double().cpu()
+        sums.abs_max = torch.maximum(sums.abs_max, peak.cpu())
+        if sums.exact:
+            sums.moments += (x.transpose(1, 2) @ x).cpu()
         else:
             signed = x * self._signs(x)
-            self._moments += self._sketch(signed).cpu()
+            sums.moments += self._sketch(signed).cpu()
             if self.gram:
                 self._add_gram(signed)
         self._keep(x)
@@ -188,21 +193,19 @@ class Accumulator:
 
         At least one token is needed.
         """
-        assert self._tokens > 0
-        assert self._abs_sum is not None
-        assert self._abs_max is not None
-        assert self._moments is not None
+        sums = self._sums
+        assert sums is not None
         gram: Tensor | None
-        if self._exact:
-            gram = self._moments / self._tokens
-            factor = _square_root(self._moments / self._tokens)
+        if sums.exact:
+            gram = sums.moments / self._tokens
+            factor = _square_root(sums.moments / self._tokens)
         else:
             gram = None if self._gram is None else self._gram.div_(self._tokens)
-            factor = self._moments.div_(self._tokens**0.5)
+            factor = sums.moments.div_(self._tokens**0.5)
         return Statistics(
             tokens=self._tokens,
-            abs_mean=(self._abs_sum / self._tokens).float(),
-            abs_max=self._abs_max,
+            abs_mean=(sums.abs_sum / self._tokens).float(),
+            abs_max=sums.abs_max,
             factor=factor,
             gram=gram,
             sample=torch.cat(self._sample, dim=1)[:, : self.samples] if self._sample else None,
