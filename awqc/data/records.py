@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from awqc.data.json_lines import json_lines, read_text
 from awqc.data.media_files import kind_of
 from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
@@ -58,22 +59,13 @@ def json_records(path: Path, reads: Kinds) -> list[Record]:
         UsageError: the file cannot be read.
         CalibrationError: it is empty, or a line is not as described.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise CalibrationError(f"{path}: is empty; give a line for each sample")
-    return [_record(path, number, line, reads) for number, line in numbered]
+    return [
+        _record(path, where, content, reads)
+        for _, where, content in json_lines(path, read_text(path))
+    ]
 
 
-def _record(path: Path, number: int, line: str, reads: Kinds) -> Record:
-    where = f"{path}, line {number}"
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CalibrationError(f"{where}: is not JSON: {error}") from error
+def _record(path: Path, where: str, content: Any, reads: Kinds) -> Record:
     given = content if isinstance(content, dict) else {}
     values = {kind: given.get(kind) for kind in (IMAGE, AUDIO, TEXT) if kind in reads}
     wrong = [

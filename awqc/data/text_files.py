@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from awqc.data.chat import render_chats
-from awqc.errors import CalibrationError, UsageError
+from awqc.data.json_lines import json_lines, read_text
+from awqc.errors import CalibrationError
 
 SUFFIXES = (".txt", ".jsonl", ".md")
 """Endings of the files that are read as text."""
@@ -34,7 +34,7 @@ def read_documents(path: Path, tokenizer: Any) -> list[Document]:
         UsageError: there is no such file.
         CalibrationError: it is empty or binary, or a line of it is not as described.
     """
-    content = _read(path)
+    content = read_text(path)
     if path.suffix.lower() != ".jsonl":
         return [Document(content)]
     return _json_documents(path, content, tokenizer)
@@ -48,36 +48,11 @@ def read_lines(path: Path, tokenizer: Any) -> list[str]:
     return [line.strip() for line in documents[0].text.splitlines() if line.strip()]
 
 
-def _read(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(
-            f"{path}: is no UTF-8 text (byte {error.start}); give plain text or JSON lines"
-        ) from error
-    if "\0" in content:
-        raise CalibrationError(f"{path}: holds zero bytes: a binary file; give plain text")
-    if not content.strip():
-        raise CalibrationError(f"{path}: is empty; give text like that which the model will see")
-    return content
-
-
 def _json_documents(path: Path, content: str, tokenizer: Any) -> list[Document]:
     """The text of each line, chats in one go."""
     documents: dict[int, Document] = {}
     chats: dict[int, list[Any]] = {}
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CalibrationError(f"{where}: is not JSON: {error}") from error
+    for number, where, record in json_lines(path, content):
         if isinstance(record, dict) and isinstance(record.get("text"), str):
             documents[number] = Document(record["text"])
         elif isinstance(record, dict) and isinstance(record.get("messages"), list):
