@@ -189,18 +189,18 @@ class Accumulator:
         return sketch
 
     def finish(self) -> Statistics:
-        """The statistics of everything that was added, to be taken once.
+        """The statistics of everything that was added, to be taken once: nothing of it is held on.
 
         At least one token is needed.
         """
-        sums = self._sums
+        sums, gram, sample = self._sums, self._gram, self._sample
+        self._sums, self._gram, self._sample = None, None, []
         assert sums is not None
-        gram: Tensor | None
         if sums.exact:
             gram = sums.moments / self._tokens
             factor = _square_root(sums.moments / self._tokens)
         else:
-            gram = None if self._gram is None else self._gram.div_(self._tokens)
+            gram = None if gram is None else gram.div_(self._tokens)
             factor = sums.moments.div_(self._tokens**0.5)
         return Statistics(
             tokens=self._tokens,
@@ -208,7 +208,7 @@ class Accumulator:
             abs_max=sums.abs_max,
             factor=factor,
             gram=gram,
-            sample=torch.cat(self._sample, dim=1)[:, : self.samples] if self._sample else None,
+            sample=torch.cat(sample, dim=1)[:, : self.samples] if sample else None,
         )
 
 

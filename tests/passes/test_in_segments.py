@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -9,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from awqc.executor.run import Run
 from awqc.executor.segments import Segment, cut, whole
 from awqc.findings import Fact, FloatLayer
+from awqc.passes.base import Change
+from awqc.passes.calibrate import Calibrate
 from awqc.passes.in_segments import LEARNED, segment_passes
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
@@ -119,6 +124,27 @@ def test_what_was_learned_of_a_segment_is_forgotten() -> None:
     assert not found.statistics
     assert found.settled is None
     assert found.facts == learned(decoder, GPTQ, whole).findings.facts - LEARNED
+
+
+def test_moments_of_one_segment_at_a_time_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever still refers to an observer, what it summed is gone with the segment."""
+    made: list[list[weakref.ref[Tensor]]] = []
+    held: list[int] = []
+    finish = Calibrate.apply
+
+    def watched(step: Calibrate, program: Program, run: Run) -> list[Change]:
+        gc.collect()
+        held.append(sum(ref() is not None for refs in made for ref in refs))
+        changes = finish(step, program, run)
+        found = program.findings.statistics.values()
+        made.append([weakref.ref(each.gram) for each in found if each.gram is not None])
+        return changes
+
+    monkeypatch.setattr(Calibrate, "apply", watched)
+    learned(decoder, GPTQ, FINEST)
+    assert len(made) >= 4
+    assert all(made)
+    assert held == [0] * len(made)
 
 
 def test_layers_are_shown_before_codes_are_made() -> None:
