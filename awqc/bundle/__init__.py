@@ -1,1 +1,1 @@
-"""A model of several graphs: its parts, what flows from one to the next, and its compile."""
+"""`Bundle`: a model of several graphs, and what flows from one to the next."""

@@ -113,7 +113,7 @@ def _capture_cached(model: Any, name: str) -> Program:
         output_names=["logits", *present],
         copy=False,
     )
-    return _rename_inputs(program, [*flat, *past])
+    return rename_inputs(program, [*flat, *past])
 
 
 def _capture_encoder(model: Any, name: str) -> Program:
@@ -122,11 +122,11 @@ def _capture_encoder(model: Any, name: str) -> Program:
     model.forward = plain_forward(model)
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
     program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
-    return _rename_inputs(program, list(example))
+    return rename_inputs(program, list(example))
 
 
-def _rename_inputs(program: Program, names: Sequence[str]) -> Program:
-    """Give inputs, in order, these ``names``."""
+def rename_inputs(program: Program, names: Sequence[str]) -> Program:
+    """Give the inputs of ``program``, in order, these ``names``."""
     old = [spec.name for spec in program.inputs]
     inputs = tuple(
         replace(spec, name=name) for spec, name in zip(program.inputs, names, strict=True)

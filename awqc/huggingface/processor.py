@@ -45,6 +45,8 @@ class Processor:
         """
         import transformers
 
+        if reads == (TEXT,):
+            return cls(folder, reads, _padding(folder.tokenizer()))
         if not any((folder.path / name).is_file() for name in PROCESSOR_FILES):
             raise UsageError(
                 f"{folder.path}: no processor ({' or '.join(PROCESSOR_FILES)}) is in the folder, "
@@ -94,23 +96,23 @@ class Processor:
 
     def _words(self) -> list[str]:
         """Some tokens of its tokenizer, as text."""
-        tokenizer = self.made.tokenizer
+        tokenizer = getattr(self.made, "tokenizer", self.made)
         ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
         words = [tokenizer.decode([each]).strip() for each in ids[:: len(ids) // WORDS + 1]]
         return [word for word in words if word] or ["a"]
 
-    def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def inputs(self, samples: Sequence[Sample], tokens: int | None = None) -> dict[str, Tensor]:
         """What it makes of ``samples``: tensors by the names of the model's inputs.
 
-        Of each kind there may be another number of samples.
+        Of each kind there may be another number of samples. Texts are cut after ``tokens``.
 
         Raises:
             CaptureError: it fails on them.
         """
-        made = self._call(samples)
+        made = self._call(samples, tokens)
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
-    def _call(self, samples: Sequence[Sample]) -> Any:
+    def _call(self, samples: Sequence[Sample], tokens: int | None) -> Any:
         texts = [sample.text for sample in samples if sample.text is not None]
         images = [sample.image for sample in samples if sample.image is not None]
         audio = [sample.audio for sample in samples if sample.audio is not None]
@@ -121,7 +123,17 @@ class Processor:
                 return self.made(images=images, return_tensors="pt")
             if self.reads == (AUDIO,):
                 return self.made(audio, sampling_rate=self.rate, return_tensors="pt")
-            return self.made(text=texts, images=images, truncation=True, return_tensors="pt")
+            cut = {"truncation": True, "max_length": tokens, "return_tensors": "pt"}
+            if self.reads == (TEXT,):
+                return self.made(texts, padding=True, verbose=False, **cut)
+            return self.made(text=texts, images=images, **cut)
+
+
+def _padding(tokenizer: Any) -> Any:
+    """``tokenizer``, which can pad texts to one length."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
 
 
 def require_pillow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,7 @@ def capture_recorded(model: Any, processor: Processor, name: str) -> Program:
         UsageError: the processor does not make what the model needs.
         CaptureError: the model fails on it, or cannot be captured.
     """
-    calls = [_inputs(model, processor, _examples(processor, *each)) for each in EXAMPLES]
+    calls = [model_inputs(model, processor, examples(processor, *each)) for each in EXAMPLES]
     seen = _record(model, processor, calls)
     model.forward = plain_forward(model)
     return capture_module(
@@ -52,12 +53,12 @@ def capture_recorded(model: Any, processor: Processor, name: str) -> Program:
     )
 
 
-def _examples(processor: Processor, count: int, texts: int, sizes: Sizes) -> list[Sample]:
+def examples(processor: Processor, count: int, texts: int, sizes: Sizes) -> list[Sample]:
     """``count`` samples; beside images there are ``texts`` texts, of equal length."""
     random = np.random.default_rng(0)
     maker = processor.maker()
     made = [maker.sample(random, sizes) for _ in range(count)]
-    if TEXT not in processor.reads:
+    if processor.reads == (TEXT,) or TEXT not in processor.reads:
         return made
     return [
         *(replace(sample, text=None) for sample in made),
@@ -65,9 +66,15 @@ def _examples(processor: Processor, count: int, texts: int, sizes: Sizes) -> lis
     ]
 
 
-def _inputs(model: Any, processor: Processor, samples: list[Sample]) -> dict[str, Tensor]:
-    """What the processor makes of ``samples`` and the model's forward takes."""
-    made = processor.inputs(samples)
+def model_inputs(
+    model: Any, processor: Processor, samples: Sequence[Sample], tokens: int | None = None
+) -> dict[str, Tensor]:
+    """What the processor makes of ``samples`` and the model's forward takes.
+
+    Raises:
+        UsageError: it does not make what the model needs.
+    """
+    made = processor.inputs(samples, tokens)
     required, accepted, _ = forward_parameters(model)
     taken = {name: value for name, value in made.items() if name in accepted}
     missing = [name for name in required if name not in taken]

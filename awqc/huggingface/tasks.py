@@ -22,6 +22,7 @@ class FolderTask:
         cached: whether the graph carries a key/value cache.
         vocabulary: whether the logits are over the vocabulary.
         reads: the kinds of data that such a model reads.
+        loops: whether such a model is an encoder and a decoder, which `generate` calls in a loop.
     """
 
     name: str
@@ -30,6 +31,7 @@ class FolderTask:
     cached: bool = False
     vocabulary: bool = False
     reads: Kinds = (TEXT,)
+    loops: bool = False
 
     @property
     def media(self) -> bool:
@@ -64,6 +66,26 @@ TASKS = (
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         cached=True,
         vocabulary=True,
+    ),
+    FolderTask(
+        "text2text-generation",
+        "AutoModelForSeq2SeqLM",
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+        loops=True,
+    ),
+    FolderTask(
+        "automatic-speech-recognition",
+        "AutoModelForSpeechSeq2Seq",
+        "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+        reads=(AUDIO,),
+        loops=True,
+    ),
+    FolderTask(
+        "image-to-text",
+        "AutoModelForImageTextToText",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+        reads=(IMAGE,),
+        loops=True,
     ),
     FolderTask(
         "fill-mask",
@@ -147,6 +169,9 @@ TASKS = (
 )
 """Where several tasks have an architecture, the first counts."""
 
+SAME = {"translation": "text2text-generation", "summarization": "text2text-generation"}
+"""Other names of tasks."""
+
 
 def find_task(
     config: Any, wanted: str | None, *, where: str, default: str | None = None
@@ -164,16 +189,25 @@ def find_task(
 
     Raises:
         UsageError: there is no such task, or it cannot be recognised.
-        CaptureError: the model is an encoder-decoder of text.
+        CaptureError: the model is an encoder-decoder and the task is none that generates, or the
+            other way round.
     """
     found = _recognised(config) if wanted is None else _named(config, wanted)
     named = list(getattr(config, "architectures", None) or [])
     if found is None and not named and default is not None:
         found = _named(config, default)
-    if (found is None or not found.media) and getattr(config, "is_encoder_decoder", False):
+    double = getattr(config, "is_encoder_decoder", False)
+    if double and (found is None or not (found.media or found.loops)):
+        names = ", ".join(dict.fromkeys(task.name for task in TASKS if task.loops))
         raise CaptureError(
-            f"{where}: an encoder-decoder ({config.model_type}); decoders and encoders can be "
-            "captured. Export its two halves as modules of their own"
+            f"{where}: an encoder-decoder ({config.model_type}), which can be compiled for what it "
+            f"generates: {names} ({spelled('task')})"
+        )
+    if found is not None and found.loops and not double:
+        raise CaptureError(
+            f"{where}: {', '.join(named) or config.model_type} takes {' and '.join(found.reads)} "
+            "and text in one decoder; of such models awqc compiles none yet, only those with an "
+            "encoder of their own"
         )
     if found is None:
         raise UsageError(
@@ -201,14 +235,14 @@ def _named(config: Any, wanted: str) -> FolderTask:
     Raises:
         UsageError: there is none.
     """
-    rows = [task for task in TASKS if task.name == wanted]
+    rows = [task for task in TASKS if task.name == SAME.get(wanted, wanted)]
     if not rows:
         raise UsageError(f"no task is called {wanted!r}; tasks: {', '.join(_names())}")
     return next((task for task in rows if config.model_type in task.table()), rows[0])
 
 
 def _names() -> list[str]:
-    return list(dict.fromkeys(task.name for task in TASKS))
+    return list(dict.fromkeys([*(task.name for task in TASKS), *SAME]))
 
 
 def reads_of(folder: HFFolder) -> Kinds:

@@ -27,6 +27,7 @@ class Loop:
             attention to an encoder's states.
         fresh: what is new at each call, such as tokens.
         given: what is the same in all calls.
+        made: what a call makes besides, by the path in its result, such as logits.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Loop:
     once: tuple[str, ...]
     fresh: tuple[str, ...]
     given: tuple[str, ...]
+    made: tuple[str, ...]
 
     @classmethod
     def of(cls, calls: Sequence[OutsideCall]) -> Loop:
@@ -74,7 +76,9 @@ class Loop:
                 f"{where}: is called {len(calls)} times and carries no tensor from one call to "
                 "the next: it keeps its state in a way of its own"
             )
-        return cls(first.path, first, later, *map(tuple, (states, once, fresh, given)))
+        known = {id(value) for value in (*later.before.values(), *later.after.values())}
+        made = [path for path, value in later.result.items() if id(value) not in known]
+        return cls(first.path, first, later, *map(tuple, (states, once, fresh, given, made)))
 
 
 def _check_constants(where: str, later: OutsideCall, more: Sequence[OutsideCall]) -> None:

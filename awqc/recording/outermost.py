@@ -26,7 +26,8 @@ class OutsideCall:
         arguments: by the names of forward's parameters, as they were before the call.
         before: the tensors in ``arguments``.
         after: the tensors in the same arguments after the call, which may have written into them.
-        result: the tensors in the result.
+        result: the tensors in ``answer``.
+        answer: the result.
     """
 
     path: str
@@ -34,6 +35,7 @@ class OutsideCall:
     before: Leaves
     after: Leaves
     result: Leaves
+    answer: Any
 
 
 def record_outermost(model: nn.Module, run: Callable[[], object]) -> list[OutsideCall]:
@@ -91,5 +93,7 @@ class _Recorder:
                 "it is given; a part must return what it makes, since a compiled one cannot write "
                 "into its inputs"
             )
-        after = leaves(self._now)
-        self.calls.append(OutsideCall(path, self._before, before, after, leaves(result)))
+        after, answer = leaves(self._now), rebuilt(result, {})
+        self.calls.append(
+            OutsideCall(path, self._before, before, after, leaves(answer), answer)
+        )

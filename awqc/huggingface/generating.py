@@ -1,0 +1,116 @@
+"""A model that generates text by an encoder and a decoder, as its folder has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder, reporting
+from awqc.huggingface.processor import Processor
+from awqc.huggingface.recorded import model_inputs
+from awqc.huggingface.rotary import fix_rotary
+from awqc.huggingface.samples import Sample
+from awqc.huggingface.tasks import FolderTask, find_task
+from awqc.recording.outermost import OutsideCall, record_outermost
+
+NEW_TOKENS = 64
+"""Tokens that are generated of a sample, where no number is asked for."""
+FEWEST_TOKENS = 3
+"""Calls of a decoder that tell what it carries."""
+
+
+@dataclass(frozen=True)
+class Generating:
+    """A model whose `generate` calls an encoder once and a decoder again and again.
+
+    Attributes:
+        folder: where it comes from.
+        task: what it is for.
+        model: the float model.
+        processor: what makes its inputs.
+        notes: what a user must know of it.
+    """
+
+    folder: HFFolder
+    task: FolderTask
+    model: Any = field(repr=False)
+    processor: Processor = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, folder: HFFolder, task: FolderTask) -> Generating:
+        """The model in ``folder``.
+
+        Raises:
+            UsageError: its processor or tokenizer is missing or another model's.
+            CaptureError: it cannot be loaded.
+        """
+        processor = Processor.of(folder, task.reads)
+        model, extra = folder.model(task.load_class())
+        fix_rotary(model)
+        notes = (
+            [f"{len(extra)} tensors of the weights have no place in {type(model).__name__}"]
+            if extra
+            else []
+        )
+        return cls(folder, task, model, processor, tuple(notes))
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for messages and files."""
+        return self.folder.name
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that its decoder can make at most, as far as its configuration says."""
+        config = self.model.config
+        longest = getattr(config, "max_target_positions", None) or context_length(config)
+        return NEW_TOKENS if not isinstance(longest, int) else max(longest // 2, FEWEST_TOKENS)
+
+    def inputs(self, samples: Sequence[Sample], tokens: int | None = None) -> dict[str, Tensor]:
+        """What the model takes of ``samples``; texts are cut after ``tokens``."""
+        return model_inputs(self.model, self.processor, samples, tokens)
+
+    def generate(self, inputs: dict[str, Tensor], most: int, least: int = 0) -> Any:
+        """Ids of the likeliest tokens, ``(batch, tokens)``: ``most`` at most, ``least`` at least.
+
+        Raises:
+            CaptureError: the model fails on ``inputs``.
+        """
+        shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in inputs.items())
+        with reporting(f"{self.folder.path}: {type(self.model).__name__}.generate fails on {shapes}"):
+            return self.model.generate(
+                **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least
+            )
+
+    def record(self, inputs: dict[str, Tensor], most: int, least: int = 0) -> list[OutsideCall]:
+        """The calls that `generate` makes."""
+        return record_outermost(self.model, lambda: self.generate(inputs, most, least))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, without special tokens."""
+        tokenizer = getattr(self.processor.made, "decode", None)
+        if tokenizer is None:
+            tokenizer = self.folder.tokenizer().decode
+        text: str = tokenizer(ids, skip_special_tokens=True)
+        return text.strip()
+
+
+def find_generating(
+    path: Path, task: str | None, trust_remote_code: bool
+) -> tuple[HFFolder, FolderTask] | None:
+    """The folder at ``path`` and its task, where that is generating by an encoder and a decoder.
+
+    Raises:
+        UsageError: the folder, or ``task``, is none that could be used.
+    """
+    if not (path / "config.json").is_file():
+        return None
+    folder = HFFolder.at(path, trust_remote_code=trust_remote_code)
+    found = find_task(folder.config(), task, where=str(path))
+    return (folder, found) if found.loops else None

@@ -1,0 +1,305 @@
+"""An encoder and a decoder as a bundle of graphs, found in what `generate` calls.
+
+::
+
+    encoder   what the processor makes            -> the encoder's states
+    cross     the encoder's states                -> keys and values of attention to them
+    decoder   tokens, the encoder's mask,         -> logits, keys and values of all tokens
+              keys and values of both attentions
+
+Nothing is known of an architecture: parts are modules that `generate` calls from outside, and a
+value that flows from one call to another is known by its being the same tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awqc.bundle.parts import Bundle, Wire
+from awqc.capture.module import capture_module
+from awqc.errors import CaptureError
+from awqc.huggingface.capture import rename_inputs
+from awqc.huggingface.generating import FEWEST_TOKENS, Generating
+from awqc.huggingface.recorded import EXAMPLES, examples
+from awqc.kv_cache import past_name, present_name, present_of
+from awqc.program import Batch, Program, Task
+from awqc.recording.calls import SeenCall
+from awqc.recording.flat import FlatCall, flat_call
+from awqc.recording.loop import Loop, sources
+from awqc.recording.outermost import OutsideCall
+from awqc.recording.structures import Leaves
+from awqc.recording.varying import varying_axes
+
+ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
+SIZES = ((5, 3), (4, 2))
+"""For each of `EXAMPLES` the tokens of a decoder's first call, and of a later one."""
+HEAD = "logits"
+_CACHED = re.compile(r"(?:^|\.)layers\.(\d+)\.(key|value)s$")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run of `generate`.
+
+    Attributes:
+        encoder: the call of the encoder.
+        loop: the calls of the decoder.
+        tokens: all that the decoder read, ``(batch, tokens)``.
+        wired: what of ``loop.given`` the encoder made, by its path in the encoder's result.
+    """
+
+    encoder: OutsideCall
+    loop: Loop
+    tokens: Tensor
+    wired: Mapping[str, str]
+
+    @classmethod
+    def of(cls, calls: Sequence[OutsideCall], where: str) -> Recorded:
+        """The run that made ``calls``.
+
+        Raises:
+            CaptureError: it is not the run of one encoder and one decoder.
+        """
+        paths = list(dict.fromkeys(call.path for call in calls))
+        looped = [path for path in paths if sum(call.path == path for call in calls) > 1]
+        if len(looped) != 1 or len(paths) != 2:
+            raise CaptureError(
+                f"{where}: generate calls {_listed(paths)} from outside, of which "
+                f"{_listed(looped)} in a loop; one encoder and one decoder are needed"
+            )
+        own = [call for call in calls if call.path == looped[0]]
+        loop = Loop.of(own)
+        made = sources(calls, loop.first, loop.given)
+        if not made:
+            raise CaptureError(
+                f"{where}: nothing that {_listed(paths[:1])} makes goes into the loop of "
+                f"{_listed(looped)}"
+            )
+        fresh = loop.fresh[0] if len(loop.fresh) == 1 else ""
+        if not fresh or loop.first.before[fresh].is_floating_point():
+            raise CaptureError(
+                f"{where}: at each call the decoder takes {_listed(loop.fresh)}; tokens alone are "
+                "needed"
+            )
+        tokens = torch.cat([call.before[fresh] for call in own], dim=1)
+        encoder = next(call for call in calls if call.path != looped[0])
+        return cls(encoder, loop, tokens, {path: result for path, (_, result) in made.items()})
+
+
+@dataclass(frozen=True)
+class GeneratingBundle:
+    """The parts of a model that generates, and the names of what they take and give.
+
+    Attributes:
+        generating: the model.
+        bundle: its parts.
+        recorded: a run, which tells how the parts are called.
+        given: names of what the decoder is given, by path in its arguments.
+    """
+
+    generating: Generating
+    bundle: Bundle
+    recorded: Recorded
+    given: Mapping[str, str]
+
+    def batch(self, inputs: dict[str, Tensor], most: int) -> Batch:
+        """What a run on ``inputs``, of ``most`` new tokens, gives to the whole, from no past."""
+        calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS))
+        run = Recorded.of(calls, str(self.generating.folder.path))
+        values = {f"{ENCODER}.{path}": value for path, value in run.encoder.before.items()}
+        values |= {
+            f"{DECODER}.{name}": run.loop.first.before[path] for path, name in self.given.items()
+        }
+        values[f"{DECODER}.{self.tokens}"] = run.tokens
+        values |= {f"{DECODER}.{k}": v for k, v in self.empty_past(len(run.tokens)).items()}
+        return {name: values[name] for name in self.bundle.inputs}
+
+    @property
+    def tokens(self) -> str:
+        """The decoder's input of tokens."""
+        return _token_name(self.recorded.loop.fresh[0])
+
+    def empty_past(self, rows: int) -> Batch:
+        """The decoder's states before its first call."""
+        program = self.bundle.parts[DECODER]
+        carried = {name for name, _ in program.states}
+        return {
+            spec.name: torch.zeros(
+                rows, *(0 if isinstance(size, str) else size for size in spec.shape[1:]),
+                dtype=spec.dtype,
+            )
+            for spec in program.inputs
+            if spec.name in carried
+        }  # fmt: skip
+
+
+def capture_parts(generating: Generating) -> GeneratingBundle:
+    """The parts of ``generating``, captured.
+
+    Raises:
+        CaptureError: `generate` is no loop of one decoder behind one encoder, or a part cannot
+            be captured.
+    """
+    runs = []
+    for each in EXAMPLES:
+        inputs = generating.inputs(examples(generating.processor, *each))
+        calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
+        runs.append(Recorded.of(calls, str(generating.folder.path)))
+    run, model = runs[0], generating.model
+    given = {path: _given_name(path, run) for path in run.loop.given}
+    cached = {
+        **{path: _cached(path, ENCODER) for path in run.loop.once},
+        **{path: _cached(path, DECODER) for path in run.loop.states},
+    }
+    calls_of = {ENCODER: _encoder_call, CROSS: _cross_call, DECODER: _decoder_call}
+    names = {**given, **{path: past_name(*name) for path, name in cached.items()}}
+    names[run.loop.fresh[0]] = _token_name(run.loop.fresh[0])
+    parts: dict[str, Program] = {}
+    for part, describe in calls_of.items():
+        if part == CROSS and not run.loop.once:
+            continue
+        path, arguments, outputs, leaves = describe(model, runs)
+        flat, read = flat_call(_forward(model, path), arguments, outputs, leaves)
+        own = {each: each if part == ENCODER else names[each] for each in read}
+        made = {each: present_name(*cached[each]) if each in cached else each for each in outputs}
+        parts[part] = _capture(
+            model.get_submodule(path), flat, leaves, own, made, f"{generating.name}-{part}"
+        )
+    return GeneratingBundle(
+        generating,
+        Bundle(parts, tuple(_wires(parts, run, given, cached))),
+        run,
+        {path: name for path, name in given.items() if path not in run.wired},
+    )
+
+
+_Described = tuple[str, dict[str, Any], tuple[str, ...], list[Leaves]]
+"""The module that is called, its arguments, what is looked at, and examples of its tensors."""
+
+
+def _encoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
+    call = runs[0].encoder
+    wired = tuple(dict.fromkeys(runs[0].wired.values()))
+    return call.path, call.arguments, wired, [run.encoder.before for run in runs]
+
+
+def _cross_call(model: Any, runs: Sequence[Recorded]) -> _Described:
+    loop = runs[0].loop
+    return loop.path, loop.first.arguments, loop.once, [run.loop.first.before for run in runs]
+
+
+def _decoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
+    """A later call, of several tokens behind a past of several."""
+    loop = runs[0].loop
+    forward, leaves = _forward(model, loop.path), []
+    for run, (past, count) in zip(runs, SIZES, strict=True):
+        first = dict(run.loop.first.before)
+        drawn = torch.Generator().manual_seed(0)
+        rows, vocabulary = len(run.tokens), run.loop.later.result[loop.made[0]].shape[-1]
+        tokens = torch.randint(vocabulary, (rows, past + count), generator=drawn)
+        first[loop.fresh[0]] = tokens[:, :past]
+        call = FlatCall(forward, loop.first.arguments, (*loop.once, *loop.states), {})
+        with torch.no_grad():
+            made = call(first)
+        kept = {path: first[path] for path in loop.given}
+        leaves.append({**kept, loop.fresh[0]: tokens[:, past:], **made})
+    return loop.path, loop.later.arguments, (*loop.made, *loop.states), leaves
+
+
+def _capture(
+    module: Any,
+    flat: FlatCall,
+    leaves: Sequence[Leaves],
+    names: Mapping[str, str],
+    outputs: Mapping[str, str],
+    name: str,
+) -> Program:
+    """``flat`` as a program, with the tensors at the paths of ``names`` for inputs."""
+    plain = {path.replace(".", "_"): path for path in names}
+    seen = [SeenCall({key: each[path] for key, path in plain.items()}) for each in leaves]
+
+    def forward(**inputs: Tensor) -> dict[str, Tensor]:
+        made = flat({plain[key]: value for key, value in inputs.items()})
+        return {outputs[path].replace(".", "_"): value for path, value in made.items()}
+
+    known = set(outputs.values())
+    states = [(past, present_of(past)) for past in names.values() if present_of(past) in known]
+    module.forward = forward
+    try:
+        program = capture_module(
+            module,
+            seen[0].arguments,
+            name=name,
+            dynamic=varying_axes(seen),
+            states=states,
+            output_names=list(outputs.values()),
+            insist=False,
+            copy=False,
+        )
+    finally:
+        del module.forward
+    program = rename_inputs(program, list(names.values()))
+    mask = next((each for each in names.values() if each == "attention_mask"), None)
+    program.task = Task(mask, (HEAD,) if HEAD in known else ())
+    return program
+
+
+def _forward(model: Any, path: str) -> Callable[..., Any]:
+    forward: Callable[..., Any] = model.get_submodule(path).forward
+    return forward
+
+
+def _wires(
+    parts: Mapping[str, Program],
+    run: Recorded,
+    given: Mapping[str, str],
+    cached: Mapping[str, tuple[str, str]],
+) -> list[Wire]:
+    wires = [
+        Wire(f"{ENCODER}.{result}", f"{part}.{given[path]}")
+        for part in (CROSS, DECODER)
+        if part in parts
+        for path, result in run.wired.items()
+        if given[path] in {spec.name for spec in parts[part].inputs}
+    ]
+    return wires + [
+        Wire(f"{CROSS}.{present_name(*cached[path])}", f"{DECODER}.{past_name(*cached[path])}")
+        for path in run.loop.once
+    ]
+
+
+def _token_name(path: str) -> str:
+    return path.removeprefix("decoder_")
+
+
+def _given_name(path: str, run: Recorded) -> str:
+    """As the ecosystem calls what an encoder makes, and what it was given itself."""
+    made = run.wired.get(path)
+    if made is not None:
+        return "encoder_hidden_states" if made == "last_hidden_state" else f"encoder_{made}"
+    return path if path.startswith("encoder_") else f"encoder_{path}"
+
+
+def _cached(path: str, side: str) -> tuple[str, str]:
+    """Layer and part of a tensor of a cache: ``("3", "decoder.key")``.
+
+    Raises:
+        CaptureError: it is no layer's keys or values.
+    """
+    found = _CACHED.search(path)
+    if found is None:
+        raise CaptureError(
+            f"{path} is carried from call to call, which is no layer's keys or values; the names "
+            "that runners know have no place for it"
+        )
+    return found[1], f"{side}.{found[2]}"
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(path or "the model itself" for path in paths) or "nothing"
