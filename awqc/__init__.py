@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from awqc.compiler import Compiled as Compiled
-    from awqc.compiler import compile as compile
     from awqc.errors import AwqcError as AwqcError
+    from awqc.front_door import compile as compile
     from awqc.partial import PartialCompiled as PartialCompiled
     from awqc.partial import compile_partial as compile_partial
     from awqc.runtimes.generate import generate as generate
     from awqc.runtimes.loading import load as load
+    from awqc.whole.compiling import CompiledBundle as CompiledBundle
 
 _HOMES = {
     "AwqcError": "awqc.errors",
     "Compiled": "awqc.compiler",
+    "CompiledBundle": "awqc.whole.compiling",
     "PartialCompiled": "awqc.partial",
-    "compile": "awqc.compiler",
+    "compile": "awqc.front_door",
     "compile_partial": "awqc.partial",
     "generate": "awqc.runtimes.generate",
     "load": "awqc.runtimes.loading",
 }
 
 __all__ = [
-    "AwqcError", "Compiled", "PartialCompiled", "compile", "compile_partial", "generate", "load",
+    "AwqcError", "Compiled", "CompiledBundle", "PartialCompiled", "compile", "compile_partial", "generate", "load",
 ]  # fmt: skip
 
 

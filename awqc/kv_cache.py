@@ -26,6 +26,11 @@ def present_of(past: str) -> str:
     return PRESENT + past.removeprefix(PAST)
 
 
+def past_of(present: str) -> str:
+    """The input that takes what the output ``present`` gave."""
+    return PAST + present.removeprefix(PRESENT)
+
+
 def state_pairs(inputs: Iterable[str], outputs: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Pairs (input, output) of a cache among the names of a model's inputs and outputs.
 
@@ -35,3 +40,17 @@ def state_pairs(inputs: Iterable[str], outputs: Iterable[str]) -> tuple[tuple[st
     known = set(outputs)
     pairs = [(name, present_of(name)) for name in inputs if name.startswith(PAST)]
     return tuple(pair for pair in pairs if pair[1] in known)
+
+
+ENCODER_STATES = "encoder_hidden_states"
+
+
+def encoder_side(name: str) -> str:
+    """What a decoder calls an input or output of its encoder.
+
+    >>> encoder_side("last_hidden_state"), encoder_side("attention_mask")
+    ('encoder_hidden_states', 'encoder_attention_mask')
+    """
+    if name == "last_hidden_state":
+        return ENCODER_STATES
+    return name if name.startswith("encoder_") else f"encoder_{name}"

@@ -87,14 +87,15 @@ def command(
     from awqc.artifacts.growing import GrowingFolder
     from awqc.artifacts.target import prepare_folder
     from awqc.commands.watch import Watch
-    from awqc.compiler import compile
     from awqc.errors import CaptureError, Note, UsageError, worded
+    from awqc.front_door import compile
     from awqc.machine.launched import rank_here, ranks_here
     from awqc.machine.ranks import all_ranks
     from awqc.machine.terminal import console, echo, labelled
     from awqc.options.compile_options import on_command_line, parse_options
     from awqc.report.printed import print_report
     from awqc.stages.asked import prepare, used_files
+    from awqc.whole.compiling import CompiledBundle
 
     err = console(stderr=True)
     target = output_dir or default_output(model)
@@ -147,6 +148,9 @@ def command(
         return
     if not speaks:
         return
+    if isinstance(compiled, CompiledBundle):
+        print_whole(compiled.report, target, as_json)
+        return
     if not compiled.report["layers"]:
         say(Note("nothing is quantized: no weight is left to quantize", warning=True))
     if as_json:
@@ -154,6 +158,23 @@ def command(
         return
     out = console()
     print_report(compiled.report, out)
+    out.print(f"wrote {target}")
+
+
+def print_whole(report: dict[str, Any], target: Path, as_json: bool) -> None:
+    """Print what became of each part of a model, and of the whole."""
+    from awqc.machine.terminal import console, echo
+    from awqc.report.printed import print_generated, print_report
+
+    if as_json:
+        echo(json.dumps(report, indent=2, allow_nan=False))
+        return
+    out = console()
+    for name, part in report["parts"].items():
+        out.rule(name)
+        print_report(part, out)
+    out.rule("the whole")
+    print_generated(report, out)
     out.print(f"wrote {target}")
 
 

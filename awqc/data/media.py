@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,11 +13,12 @@ from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.data.grouping import Grouped
 from awqc.data.records import Record, file_records, json_records
 from awqc.data.sample_reader import SampleReader
+from awqc.data.text_files import read_lines
 from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
-from awqc.program import Batch, Kinds, Program
+from awqc.program import TEXT, Batch, Kinds, Program
 
 T = TypeVar("T")
 NUM_SAMPLES = 64
@@ -50,27 +52,59 @@ def media_calibration(
         raise UsageError(f"{spelled('num_samples')} is {num_samples}; give a positive number")
     processor = Processor.of(folder, reads)
     count = num_samples or NUM_SAMPLES
-    maker = processor.maker()
+    chosen = choose_samples(processor, given, source, program.name, count, seed)
+    batches, held_out = _divided(program, processor, chosen)
+    notes = (*chosen.notes, *chosen.reader.notes())
+    return CalibrationData(tuple(batches), tuple(held_out), chosen.source, given is None, notes)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Samples that are used of what was given, or made up.
+
+    Attributes:
+        samples: read one at a time.
+        count: how many there are.
+        source: where they come from, for messages.
+        notes: what the user should know; ``reader`` knows more when all are read.
+        reader: what reads them.
+    """
+
+    samples: Iterable[Sample]
+    count: int
+    source: str
+    notes: list[str]
+    reader: SampleReader
+
+
+def choose_samples(
+    processor: Processor, given: Media, source: str, where: str, count: int, seed: int
+) -> Chosen:
+    """``count`` samples of what was ``given``, evenly spread, or as many made up.
+
+    A text file that is no ``.jsonl`` has one in each line, for models that read text alone.
+
+    Raises:
+        UsageError: there is no data of the kind that the processor takes.
+        CalibrationError: a file is damaged or empty.
+    """
+    reads, maker = processor.reads, processor.maker()
     reader = SampleReader(processor, maker, np.random.default_rng(seed))
     if given is None:
-        samples: Iterable[Sample] = (maker.sample(reader.random) for _ in range(count))
-        notes, source = (
-            [_made_up(reads, count, seed)],
-            f"made-up {' and '.join(reads)}, seed {seed}",
-        )
-    else:
-        records = (
-            json_records(given, reads)
-            if isinstance(given, Path)
-            else file_records(given, reads, program.name)
-        )
-        chosen = records if len(records) <= count else _spread(records, count)
-        samples, count = reader.read(chosen), len(chosen)
-        notes = _used(records, chosen)
-    batches, held_out = _divided(program, processor, samples, count, notes)
-    return CalibrationData(
-        tuple(batches), tuple(held_out), source, given is None, (*notes, *reader.notes())
-    )
+        made = (maker.sample(reader.random) for _ in range(count))
+        note, source = _made_up(reads, count, seed), f"made-up {' and '.join(reads)}, seed {seed}"
+        return Chosen(made, count, source, [note], reader)
+    records = _records(processor, given, where)
+    chosen = records if len(records) <= count else _spread(records, count)
+    return Chosen(reader.read(chosen), len(chosen), source, _used(records, chosen), reader)
+
+
+def _records(processor: Processor, given: tuple[Path, ...] | Path, where: str) -> list[Record]:
+    if isinstance(given, tuple):
+        return file_records(given, processor.reads, where)
+    if processor.reads == (TEXT,):
+        return [Record(str(given), line, {}) for line in read_lines(given, processor.made)]
+    return json_records(given, processor.reads)
 
 
 def _made_up(reads: Kinds, count: int, seed: int) -> str:
@@ -96,20 +130,17 @@ def _used(records: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
 
 
 def _divided(
-    program: Program,
-    processor: Processor,
-    samples: Iterable[Sample],
-    count: int,
-    notes: list[str],
+    program: Program, processor: Processor, chosen: Chosen
 ) -> tuple[list[Batch], list[Batch]]:
     """Batches for calibration, and those of the `HELD_OUT` share, evenly spread.
 
     Raises:
         CalibrationError: a sample does not fit, or there are fewer than a batch takes.
     """
+    count, notes = chosen.count, chosen.notes
     held = _spread(range(count), max(1, round(count * HELD_OUT))) if count > 1 else []
     groups = Grouped(program), Grouped(program)
-    for index, sample in enumerate(samples):
+    for index, sample in enumerate(chosen.samples):
         groups[index in held].add(sample.source, processor.inputs([sample]))
     left = sum(group.finish() for group in groups)
     if left:

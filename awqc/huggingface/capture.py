@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from awqc.capture.module import capture_module
+from awqc.errors import CaptureError
 from awqc.huggingface.config_values import check_complete, config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
@@ -63,6 +64,11 @@ def load_folder(
     config = source.config()
     default = "text-generation" if source.gguf_file else None
     chosen = find_task(config, task, where=str(folder), default=default)
+    if chosen.loops:
+        raise CaptureError(
+            f"{folder}: an encoder-decoder ({config.model_type}) is several graphs, which this "
+            "does not take; awqc compile and awqc.compile do"
+        )
     if chosen.cached:
         check_complete(config, str(folder))
     model, extra = source.model(chosen.load_class())

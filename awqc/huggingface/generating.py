@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import model_inputs
 from awqc.huggingface.rotary import fix_rotary
 from awqc.huggingface.samples import Sample
-from awqc.huggingface.tasks import FolderTask, find_task
+from awqc.huggingface.tasks import FolderTask
 from awqc.recording.outermost import OutsideCall, record_outermost
 
 NEW_TOKENS = 64
@@ -83,7 +82,8 @@ class Generating:
             CaptureError: the model fails on ``inputs``.
         """
         shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in inputs.items())
-        with reporting(f"{self.folder.path}: {type(self.model).__name__}.generate fails on {shapes}"):
+        what = f"{type(self.model).__name__}.generate fails on {shapes}"
+        with reporting(f"{self.folder.path}: {what}"):
             return self.model.generate(
                 **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least
             )
@@ -100,17 +100,3 @@ class Generating:
         text: str = tokenizer(ids, skip_special_tokens=True)
         return text.strip()
 
-
-def find_generating(
-    path: Path, task: str | None, trust_remote_code: bool
-) -> tuple[HFFolder, FolderTask] | None:
-    """The folder at ``path`` and its task, where that is generating by an encoder and a decoder.
-
-    Raises:
-        UsageError: the folder, or ``task``, is none that could be used.
-    """
-    if not (path / "config.json").is_file():
-        return None
-    folder = HFFolder.at(path, trust_remote_code=trust_remote_code)
-    found = find_task(folder.config(), task, where=str(path))
-    return (folder, found) if found.loops else None

@@ -27,7 +27,7 @@ from awqc.errors import CaptureError
 from awqc.huggingface.capture import rename_inputs
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
 from awqc.huggingface.recorded import EXAMPLES, examples
-from awqc.kv_cache import past_name, present_name, present_of
+from awqc.kv_cache import PAST, encoder_side, past_name, present_name, present_of
 from awqc.program import Batch, Program, Task
 from awqc.recording.calls import SeenCall
 from awqc.recording.flat import FlatCall, flat_call
@@ -40,6 +40,7 @@ ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))
 """For each of `EXAMPLES` the tokens of a decoder's first call, and of a later one."""
 HEAD = "logits"
+BATCH, TOKENS = "batch", "input_ids"
 _CACHED = re.compile(r"(?:^|\.)layers\.(\d+)\.(key|value)s$")
 
 
@@ -119,6 +120,17 @@ class GeneratingBundle:
         values[f"{DECODER}.{self.tokens}"] = run.tokens
         values |= {f"{DECODER}.{k}": v for k, v in self.empty_past(len(run.tokens)).items()}
         return {name: values[name] for name in self.bundle.inputs}
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """Names of what is carried from call to call, by its path, as outputs."""
+        loop = self.recorded.loop
+        sides = {ENCODER: loop.once, DECODER: loop.states}
+        return {
+            path: present_name(*_cached(path, side))
+            for side, paths in sides.items()
+            for path in paths
+        }
 
     @property
     def tokens(self) -> str:
@@ -223,6 +235,7 @@ def _capture(
     """``flat`` as a program, with the tensors at the paths of ``names`` for inputs."""
     plain = {path.replace(".", "_"): path for path in names}
     seen = [SeenCall({key: each[path] for key, path in plain.items()}) for each in leaves]
+    axes = _named(varying_axes(seen), {key: names[path] for key, path in plain.items()})
 
     def forward(**inputs: Tensor) -> dict[str, Tensor]:
         made = flat({plain[key]: value for key, value in inputs.items()})
@@ -236,7 +249,7 @@ def _capture(
             module,
             seen[0].arguments,
             name=name,
-            dynamic=varying_axes(seen),
+            dynamic=axes,
             states=states,
             output_names=list(outputs.values()),
             insist=False,
@@ -248,6 +261,25 @@ def _capture(
     mask = next((each for each in names.values() if each == "attention_mask"), None)
     program.task = Task(mask, (HEAD,) if HEAD in known else ())
     return program
+
+
+def _named(
+    axes: Mapping[str, Mapping[int, str]], names: Mapping[str, str]
+) -> dict[str, dict[int, str]]:
+    """``axes`` with short labels: those of tokens, of states, and of what the encoder read."""
+    known = {BATCH: BATCH}
+    for key, name in names.items():
+        for axis, label in axes.get(key, {}).items():
+            if axis and name == TOKENS:
+                known[label] = "sequence"
+            elif name.startswith(PAST) and f".{DECODER}." in name:
+                known.setdefault(label, "past")
+            elif name.startswith((PAST, f"{ENCODER}_")):
+                known.setdefault(label, "source")
+    return {
+        key: {axis: known.get(label, label) for axis, label in found.items()}
+        for key, found in axes.items()
+    }
 
 
 def _forward(model: Any, path: str) -> Callable[..., Any]:
@@ -280,10 +312,7 @@ def _token_name(path: str) -> str:
 
 def _given_name(path: str, run: Recorded) -> str:
     """As the ecosystem calls what an encoder makes, and what it was given itself."""
-    made = run.wired.get(path)
-    if made is not None:
-        return "encoder_hidden_states" if made == "last_hidden_state" else f"encoder_{made}"
-    return path if path.startswith("encoder_") else f"encoder_{path}"
+    return encoder_side(run.wired.get(path, path))
 
 
 def _cached(path: str, side: str) -> tuple[str, str]:

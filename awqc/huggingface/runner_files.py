@@ -53,7 +53,15 @@ def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list
 
 def write_model_files(program: Program, folder: HFFolder, target: Path, config: Any) -> Any:
     """Write ``config``, tokenizer and processor into ``target``; returns the tokenizer, if any."""
-    config.save_pretrained(target)
+    tokenizer = write_processing(folder, target, config)
+    if "input_ids" in program.example:
+        _describe_tokenizer(program, target / "tokenizer_config.json")
+    return tokenizer
+
+
+def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
+    """Write the configuration and what makes inputs; returns the tokenizer, if there is one."""
+    (folder.config() if config is None else config).save_pretrained(target)
     tokenizer = _tokenizer(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(target)
@@ -62,8 +70,6 @@ def write_model_files(program: Program, folder: HFFolder, target: Path, config: 
             for file in folder.path.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
-    if "input_ids" in program.example:
-        _describe_tokenizer(program, target / "tokenizer_config.json")
     return tokenizer
 
 

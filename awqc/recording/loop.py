@@ -1,4 +1,4 @@
-"""A module that a loop calls again and again, such as a decoder: what it carries, what it is given."""
+"""A module that a loop calls again and again, such as a decoder, and what it carries."""
 
 from __future__ import annotations
 

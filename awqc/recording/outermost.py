@@ -1,4 +1,4 @@
-"""The calls of modules from outside of all modules, while an entry point such as `generate` runs."""
+"""The calls of modules from outside of all modules, while an entry point runs."""
 
 from __future__ import annotations
 

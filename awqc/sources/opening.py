@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -12,6 +13,12 @@ from awqc.errors import UsageError
 from awqc.machine.given_paths import given_path
 from awqc.program import Program
 from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
+
+if TYPE_CHECKING:
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.tasks import FolderTask
+
+CONFIG = "config.json"
 
 ModelLike = nn.Module | Program | str | Path
 """A module, a captured program, a file or folder, or ``package.module:factory``."""
@@ -53,6 +60,25 @@ def open_program(
         trust_remote_code=trust_remote_code,
         seed=seed,
     )
+
+
+def find_several_graphs(
+    model: ModelLike, task: str | None, trust_remote_code: bool
+) -> tuple[HFFolder, FolderTask] | None:
+    """The folder that ``model`` is, and its task, where its parts are graphs of their own.
+
+    Raises:
+        UsageError: the folder, or ``task``, is none that could be used.
+        CaptureError: transformers does not know the architecture.
+    """
+    if not isinstance(model, str | Path) or not (Path(model).expanduser() / CONFIG).is_file():
+        return None
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.tasks import find_task
+
+    folder = HFFolder.at(Path(model).expanduser(), trust_remote_code=trust_remote_code)
+    found = find_task(folder.config(), task, where=str(model))
+    return (folder, found) if found.loops else None
 
 
 def open_module(

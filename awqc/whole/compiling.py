@@ -13,6 +13,7 @@ from torch import Tensor
 
 from awqc.artifacts.names import MODEL
 from awqc.artifacts.publish import staging
+from awqc.artifacts.scratch import ScratchFolder
 from awqc.bundle.parts import Bundle, Runner
 from awqc.compiler import Compiled, compile
 from awqc.data.calibration import HELD_OUT, CalibrationData
@@ -38,25 +39,34 @@ class CompiledBundle:
         bundle: the float model that they were made of.
         parts: by name.
         report: of each part, of what they share, and of the whole.
+        held_out: batches that were held back, the last ones.
+        files: the folder as it is to be written; None: one of folders of the parts.
+        used: files and folders that the compile read.
     """
 
     bundle: Bundle
     parts: dict[str, Compiled]
     report: dict[str, Any] = field(default_factory=dict)
+    held_out: int = 0
+    files: ScratchFolder | None = field(default=None, repr=False)
+    used: tuple[Path, ...] = field(default=(), repr=False)
 
     def run(self, batch: Batch) -> dict[str, Tensor]:
         """Outputs of the whole in onnxruntime, for one batch of the bundle's inputs."""
         return self.bundle.run(batch, {name: _in_onnx(part) for name, part in self.parts.items()})
 
     def save(self, output_dir: str | Path) -> Path:
-        """Write a folder for each part, and ``bundle.json``, at once or not at all.
+        """Write a folder for each part and ``bundle.json``, or `files`, at once or not at all.
 
         Raises:
             UsageError: the folder holds something that awqc did not write.
             ExportError: it cannot be written.
         """
         target = Path(output_dir)
-        with staging(target) as folder:
+        with staging(target, self.used) as folder:
+            if self.files is not None:
+                shutil.copytree(self.files.path, folder, dirs_exist_ok=True)
+                return target
             for name, part in self.parts.items():
                 shutil.copytree(part.folder, folder / name)
             text = json.dumps(self.report, indent=2, allow_nan=False)
@@ -99,7 +109,7 @@ def compile_bundle(
     kept = max(1, round(HELD_OUT * len(batches)))
     traces = [bundle.trace(batch) for batch in batches]
     shared = bundle.shared()
-    result = CompiledBundle(bundle, {})
+    result = CompiledBundle(bundle, {}, held_out=kept)
     for name, program in bundle.parts.items():
         read = [seen[name] for seen, _ in traces]
         data = CalibrationData(tuple(read[:-kept]), tuple(read[-kept:]), "what reaches this part")

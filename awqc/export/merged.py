@@ -1,0 +1,159 @@
+"""A decoder that makes what it needs of the encoder at its first call, as one ONNX model.
+
+::
+
+    use_cache_branch, encoder_hidden_states, past_key_values.N.encoder.*, .decoder.*, tokens
+        -> logits, present.N.decoder.*, present.N.encoder.*
+
+    present.N.encoder = If(use_cache_branch) past_key_values.N.encoder
+                        else cross(encoder_hidden_states)
+
+The names are those of Optimum's and transformers.js's ``decoder_model_merged.onnx``. Only what the
+first call computes besides stands in the branch, so that no weight is there twice. Without
+``use_cache_branch`` a past is not looked at, of whatever length it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.convenience as convenience
+
+from awqc.export.ort_data import DataFile
+from awqc.kv_cache import PAST, past_of, present_of
+
+FLAG = "use_cache_branch"
+ENCODER_SIDE = ".encoder."
+EVERYTHING = np.iinfo(np.int64).max
+
+
+def merge_decoder(cross: Path | None, decoder: Path, target: Path) -> Path:
+    """Write ``decoder``, with ``cross`` in it, to ``target``; weights in its ``.data`` if need be.
+
+    ``cross`` is None where the decoder reads the encoder's states at each call.
+    """
+    model = ir.load(decoder)
+    graph = model.graph
+    flag = ir.Value(name=FLAG, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1]))
+    graph.inputs.append(flag)
+    _forget(graph, flag)
+    if cross is not None:
+        _add_branch(model, ir.load(cross), flag)
+    return save_moved(model, target)
+
+
+def save_as(source: Path, target: Path) -> Path:
+    """Write the model at ``source`` to ``target``, its weights with it."""
+    return save_moved(ir.load(source), target)
+
+
+def save_moved(model: Any, target: Path) -> Path:
+    """Write ``model``; where weights of it lie in files, into one beside ``target``."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        ir.save(model, target)
+        return target
+    with DataFile(target.with_name(f"{target.name}.data")) as data:
+        for value in model.graph.initializers.values():
+            value.const_value = data.move(value.const_value)
+    ir.save(model, target)
+    return target
+
+
+def _forget(graph: Any, flag: Any) -> None:
+    """Let the decoder's own past be empty without the flag."""
+    pasts = [
+        value
+        for value in graph.inputs
+        if value.name.startswith(PAST) and ENCODER_SIDE not in value.name
+    ]
+    nodes: list[Any] = []
+    everything, nothing, axis = (
+        _constant(graph, name, number)
+        for name, number in (("past.all", EVERYTHING), ("past.none", 0), ("past.axis", 2))
+    )
+    end = _node(nodes, "Where", [flag, everything, nothing], "past.end")
+    for past in pasts:
+        kept = ir.Value(name=f"{past.name}.kept", type=past.type)
+        convenience.replace_all_uses_with(past, kept)
+        nodes.append(ir.Node("", "Slice", [past, nothing, end, axis], outputs=[kept], name=kept.name))
+    _prepend(graph, nodes)
+
+
+def _add_branch(model: Any, other: Any, flag: Any) -> None:
+    """Put ``other``, the graph of a first call, into the branch without the flag."""
+    graph, inner = model.graph, other.graph
+    for value in [*inner.inputs, *_made(inner)]:
+        value.name = f"cross.{value.name}"
+    for node in inner:
+        node.name = f"cross.{node.name}"
+    known = {value.name: value for value in graph.inputs}
+    for given in list(inner.inputs):
+        name = given.name.removeprefix("cross.")
+        if name not in known:
+            known[name] = ir.Value(name=name, type=given.type, shape=given.shape)
+            graph.inputs.append(known[name])
+        convenience.replace_all_uses_with(given, known[name])
+    inner.inputs.clear()
+    for value in list(inner.initializers.values()):
+        del inner.initializers[value.name]
+        value.name = value.name if value.name.startswith("cross.") else f"cross.{value.name}"
+        graph.register_initializer(value)
+    pasts = [known[past_of(value.name.removeprefix("cross."))] for value in inner.outputs]
+    chosen = [
+        ir.Value(name=present_of(past.name), type=past.type, shape=past.shape) for past in pasts
+    ]
+    for past, value in zip(pasts, chosen, strict=True):
+        convenience.replace_all_uses_with(past, value)
+    _prepend(graph, [_if(flag, _kept(pasts), inner, chosen)])
+    graph.outputs.extend(chosen)
+    for domain, version in other.opset_imports.items():
+        model.opset_imports.setdefault(domain, version)
+        graph.opset_imports.setdefault(domain, version)
+
+
+def _if(flag: Any, kept: Any, made: Any, outputs: Sequence[Any]) -> Any:
+    attributes = [ir.AttrGraph("then_branch", kept), ir.AttrGraph("else_branch", made)]
+    return ir.Node("", "If", [flag], attributes, outputs=list(outputs), name="cross")
+
+
+def _kept(pasts: Sequence[Any]) -> Any:
+    nodes = [
+        ir.Node(
+            "", "Identity", [past],
+            outputs=[ir.Value(name=f"{past.name}.same", type=past.type, shape=past.shape)],
+            name=f"{past.name}.same",
+        )
+        for past in pasts
+    ]  # fmt: skip
+    return ir.Graph([], [node.outputs[0] for node in nodes], nodes=nodes, name="kept")
+
+
+def _made(graph: Any) -> list[Any]:
+    return [value for node in graph for value in node.outputs]
+
+
+def _prepend(graph: Any, nodes: Sequence[Any]) -> None:
+    first = next(iter(graph))
+    graph.insert_before(first, nodes)
+
+
+def _node(nodes: list[Any], kind: str, inputs: Sequence[Any], name: str) -> Any:
+    made = ir.Value(name=name)
+    nodes.append(ir.Node("", kind, list(inputs), outputs=[made], name=name))
+    return made
+
+
+def _constant(graph: Any, name: str, number: int) -> Any:
+    value = ir.Value(
+        name=name,
+        const_value=ir.tensor(np.array([number], dtype=np.int64), name=name),
+        type=ir.TensorType(ir.DataType.INT64),
+        shape=ir.Shape([1]),
+    )
+    graph.register_initializer(value)
+    return value

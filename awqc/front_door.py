@@ -1,0 +1,132 @@
+"""The way in: `compile` for whatever the caller has, a model of one graph or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, overload
+
+from torch import nn
+
+from awqc.artifacts.target import prepare_folder
+from awqc.capture.module import ExampleInputs
+from awqc.compiler import Compiled
+from awqc.compiler import compile as compile_graph
+from awqc.data.load import Calib, DataSource
+from awqc.errors import Note, UsageError
+from awqc.machine.given_paths import given_path
+from awqc.machine.process import undisturbed
+from awqc.machine.ranks import ALONE, Ranks
+from awqc.options import Options, parse_options
+from awqc.options.declare import takes
+from awqc.passes.pipeline import Observe
+from awqc.program import Program
+from awqc.sources.opening import ModelLike, find_several_graphs
+from awqc.stages.asked import prepare, used_files
+from awqc.whole.compiling import CompiledBundle
+from awqc.whole.generating import compile_generating
+
+
+@overload
+def compile(
+    model: nn.Module | Program,
+    example_inputs: ExampleInputs | None = None,
+    calib: Calib | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    observe: Observe | None = None,
+    notify: Callable[[Note], object] | None = None,
+    ranks: Ranks = ALONE,
+    **options: Any,
+) -> Compiled: ...
+
+
+@overload
+def compile(
+    model: str | Path,
+    example_inputs: ExampleInputs | None = None,
+    calib: Calib | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    observe: Observe | None = None,
+    notify: Callable[[Note], object] | None = None,
+    ranks: Ranks = ALONE,
+    **options: Any,
+) -> Any: ...
+
+
+@takes(Options)
+@undisturbed()
+def compile(
+    model: ModelLike,
+    example_inputs: ExampleInputs | None = None,
+    calib: Calib | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    observe: Observe | None = None,
+    notify: Callable[[Note], object] | None = None,
+    ranks: Ranks = ALONE,
+    **options: Any,
+) -> Compiled | CompiledBundle:
+    """Quantize the weights of ``model``, export it, and verify the result against it.
+
+    A Hugging Face folder of an encoder-decoder gives a `CompiledBundle`: its parts are found in
+    what its ``generate`` calls, each is compiled, and the whole generates with them. Everything
+    else gives a `Compiled`.
+
+    Args:
+        model: a module (it is not changed), a captured program (it is consumed), or what the
+            command line takes: the path of a torch.export archive, a pickled module, a Hugging
+            Face folder or a GGUF file, or ``"package.module:factory"``.
+        example_inputs: a tuple of positional or a dict of keyword inputs; None: as the model
+            brings them, as the option ``inputs`` or arrays in ``calib`` say, or as the first
+            layer asks for.
+        calib: calibration data: text, images or audio for what reads such from a Hugging Face
+            folder, a file of arrays, an iterable of batches in the form of ``example_inputs``, or
+            a dict of whole arrays by input name. None: data is made up, and the report says so.
+        output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
+        observe: called after each pass; for models of one graph.
+        notify: called with each `Note` on the model and the data, as soon as it is known.
+        ranks: the processes that share calibration and the work on weights, each of which calls
+            this alike, see `awqc.machine.ranks.all_ranks`. The first one exports, verifies and
+            writes; the others return the same module with an empty report and no files. For
+            models of one graph.
+
+    Raises:
+        UsageError: an argument is wrong.
+        CaptureError: the model cannot be loaded or captured; `awqc.compile_partial` may help.
+        UnsupportedGraphError: the model's weights are not finite.
+        CalibrationError: the data does not fit, or makes the model overflow.
+        VerificationError: the result is not the model that was asked for; nothing is written.
+        RankError: another process failed, or is gone.
+    """
+    chosen = parse_options(**options)
+    several = find_several_graphs(model, chosen.task, chosen.trust_remote_code)
+    if several is None:
+        return compile_graph(
+            model,
+            example_inputs,
+            calib,
+            output_dir=output_dir,
+            observe=observe,
+            notify=notify,
+            ranks=ranks,
+            **options,
+        )
+    if observe is not None or ranks.count > 1 or example_inputs is not None:
+        raise UsageError(
+            f"{model}: is a model of several graphs, for which observe, ranks and example_inputs "
+            "are not made; leave them out"
+        )
+    pipeline, _ = prepare(chosen)
+    used = used_files(model, calib, pipeline)
+    target = None if output_dir is None else given_path(output_dir, "output_dir")
+    if target is not None:
+        prepare_folder(target, used)
+    result = compile_generating(
+        *several, DataSource.of(calib), chosen, options, notify or (lambda note: None)
+    )
+    result.used = used
+    if target is not None:
+        result.save(target)
+    return result

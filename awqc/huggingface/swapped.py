@@ -1,0 +1,87 @@
+"""`generate` of a model whose parts are those that were compiled: the whole, as its user runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awqc.huggingface.generating_parts import GeneratingBundle
+from awqc.kv_cache import past_of
+from awqc.recording.calls import bind
+from awqc.recording.structures import Leaves, leaves, rebuilt
+from awqc.runtimes.encoder_decoder import EncoderDecoder
+
+
+@contextmanager
+def swapped(parts: GeneratingBundle, compiled: EncoderDecoder) -> Iterator[None]:
+    """Let the model of ``parts`` call ``compiled`` in place of its own encoder and decoder.
+
+    What the model does around them stays: what it begins with, which tokens it allows, when it
+    ends.
+    """
+    calls = _Calls(parts, compiled)
+    model = parts.generating.model
+    ways = {parts.recorded.encoder.path: calls.encode, parts.recorded.loop.path: calls.step}
+    for path, way in ways.items():
+        _replace(model.get_submodule(path), way)
+    try:
+        yield
+    finally:
+        for path in ways:
+            del model.get_submodule(path).forward
+
+
+def _replace(module: Any, way: Any) -> None:
+    """Let calls of ``module`` go to ``way``, which takes the tensors of the arguments by path."""
+
+    @wraps(module.forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return way(leaves(bind(module, args, kwargs)))
+
+    module.forward = forward
+
+
+class _Calls:
+    def __init__(self, parts: GeneratingBundle, compiled: EncoderDecoder) -> None:
+        self._parts, self._compiled = parts, compiled
+        self._carried = {
+            id(parts.recorded.loop.later.after[path]): name for path, name in parts.carried.items()
+        }
+        self._given: dict[str, Any] = {}
+        self._states: dict[str, Any] = {}
+
+    def encode(self, taken: Leaves) -> Any:
+        """The encoder's result, in the form of the recorded one."""
+        made = self._compiled.encode({name: value.numpy() for name, value in taken.items()})
+        self._given, self._states = self._compiled.given(made), {}
+        answer = self._parts.recorded.encoder.answer
+        return rebuilt(answer, {name: torch.from_numpy(value) for name, value in made.items()})
+
+    def step(self, taken: Leaves) -> Any:
+        """The decoder's result; in place of the states, which stay where they are, their sizes."""
+        loop, parts = self._parts.recorded.loop, self._parts
+        tokens = taken[loop.fresh[0]].numpy()
+        named = {name: taken[path].numpy() for path, name in parts.given.items() if path in taken}
+        given = self._given | self._compiled.decoder.hold(named)
+        made, self._states = self._compiled.step(tokens, given, self._states)
+        return rebuilt(loop.later.answer, self._answer(made))
+
+    def _answer(self, made: Mapping[str, Any]) -> Leaves:
+        found: Leaves = {}
+        for path, value in self._parts.recorded.loop.later.result.items():
+            if path in made:
+                found[path] = torch.from_numpy(np.array(made[path].numpy()))
+            elif (name := self._carried.get(id(value))) is not None:
+                found[path] = _sized(self._states[past_of(name)].shape())
+        return found
+
+
+def _sized(shape: list[int]) -> Tensor:
+    """A tensor of ``shape`` that takes no room."""
+    return torch.zeros(()).expand(shape)

@@ -1,0 +1,147 @@
+"""A Hugging Face folder of an encoder and a decoder: recorded, compiled by parts, run as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from awqc.artifacts.scratch import ScratchFolder
+from awqc.data.load import DataSource
+from awqc.data.media import choose_samples
+from awqc.errors import Note, UsageError, spelled
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.generating import NEW_TOKENS, Generating
+from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
+from awqc.huggingface.swapped import swapped
+from awqc.huggingface.tasks import FolderTask
+from awqc.machine.progress import stage, track
+from awqc.options import Options
+from awqc.runtimes.encoder_decoder import EncoderDecoder, find_parts
+from awqc.verify.words import word_error_rate
+from awqc.whole.compiling import CompiledBundle, compile_bundle
+from awqc.whole.layout import write_layout, write_whole_report
+
+NUM_SAMPLES = 32
+"""Samples that are run where no number is asked for: each is generated for, token by token."""
+FORMATS = ("onnx", "ort", "pt2")
+OF_THE_WHOLE = ("task", "trust_remote_code", "num_samples", "seq_len", "inputs", "dynamic")
+"""Options that say how the model and its data are read."""
+EXAMPLES_KEPT = 5
+"""Pairs of texts that the report shows."""
+
+
+def compile_generating(
+    folder: HFFolder,
+    task: FolderTask,
+    source: DataSource,
+    options: Options,
+    given: Mapping[str, Any],
+    notify: Callable[[Note], object],
+) -> CompiledBundle:
+    """Compile the model in ``folder`` part by part, and let the whole generate.
+
+    The model generates for each sample; what reaches its parts then is what they are calibrated
+    on. The exported parts generate for the samples held back, and the report says how far their
+    texts are from the float model's.
+
+    ``given`` are ``options`` as they were given, which the parts are compiled with.
+
+    Raises:
+        UsageError: an option or the data is not for such a model.
+        CaptureError: the model cannot be loaded, recorded or captured.
+        CalibrationError: the data does not fit.
+        VerificationError: a part or the whole is not the model that was asked for.
+    """
+    _check(options)
+    with stage("capture …"):
+        generating = Generating.load(folder, task)
+        parts = capture_parts(generating)
+    for note in generating.notes:
+        notify(Note(note, warning=True))
+    samples = _samples(generating, source, options, notify)
+    most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
+    batches = [parts.batch(each, most) for each in track(samples, "generate")]
+    own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
+    result = compile_bundle(parts.bundle, batches, **own)
+    files = ScratchFolder()
+    folders = {name: part.folder for name, part in result.parts.items()}
+    write_layout(folders, folder, files.path)
+    result.report = {"model": generating.name, "task": task.name, **result.report}
+    if any(name in options.formats for name in ("onnx", "ort")):
+        held_out = samples[len(samples) - result.held_out :]
+        with stage("generate with what was compiled …"):
+            result.report["generated"] = _generated(parts, files.path, held_out, most)
+    write_whole_report(result.report, files.path)
+    return replace(result, files=files)
+
+
+def _check(options: Options) -> None:
+    """Refuse what is made of one graph only.
+
+    Raises:
+        UsageError: something of that was asked for.
+    """
+    if other := [name for name in options.formats if name not in FORMATS]:
+        raise UsageError(
+            f"the format {other[0]} is for decoders; an encoder-decoder is written as "
+            f"{', '.join(FORMATS)} ({spelled('formats')})"
+        )
+    if options.inputs or options.dynamic:
+        raise UsageError(
+            f"{spelled('inputs')} and {spelled('dynamic')} do not apply: a Hugging Face model "
+            "brings its own"
+        )
+    if options.recipe is not None:
+        raise UsageError(
+            f"{spelled('recipe')} is that of one graph; each part of an encoder-decoder has its own"
+        )
+
+
+def _samples(
+    generating: Generating,
+    source: DataSource,
+    options: Options,
+    notify: Callable[[Note], object],
+) -> list[dict[str, Tensor]]:
+    """What the processor makes of each sample."""
+    given = source.media or source.text
+    if given is None and source.given is not None:
+        raise UsageError(
+            f"{generating.name} reads {' and '.join(generating.task.reads)}: give files of it, or "
+            "nothing"
+        )
+    chosen = choose_samples(
+        generating.processor,
+        given,
+        "" if source.given is None else str(source.given),
+        generating.name,
+        options.num_samples or NUM_SAMPLES,
+        options.seed,
+    )
+    made = [generating.inputs([sample], options.seq_len) for sample in chosen.samples]
+    for text in (*chosen.notes, *chosen.reader.notes()):
+        notify(Note(text, warning=given is None))
+    return made
+
+
+def _generated(
+    parts: GeneratingBundle, folder: Path, samples: list[dict[str, Tensor]], most: int
+) -> dict[str, Any]:
+    """What the float model and the compiled one make of ``samples``, and how far that differs."""
+    generating = parts.generating
+    ids = [generating.generate(each, most)[0].tolist() for each in samples]
+    with swapped(parts, EncoderDecoder(folder)):
+        found = [generating.generate(each, most)[0].tolist() for each in samples]
+    pairs = list(zip(found, ids, strict=True))
+    texts = [(generating.decode(now), generating.decode(was)) for now, was in pairs]
+    return {
+        "form": find_parts(folder).relative_to(folder).as_posix(),
+        "samples": len(samples),
+        "same": sum(now == was for now, was in pairs),
+        "word_error_rate": word_error_rate(texts),
+        "texts": [{"compiled": now, "original": was} for now, was in texts[:EXAMPLES_KEPT]],
+    }

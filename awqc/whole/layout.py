@@ -1,0 +1,76 @@
+"""The folder of a compiled encoder and decoder, as Optimum and transformers.js take it.
+
+::
+
+    encoder_model.onnx  decoder_model_merged.onnx     QDQ form, for every runtime
+    ort/                                              the same two in onnxruntime's own form
+    config.json, tokenizer and processor files
+    parts/encoder/, cross/, decoder/                  report, recipe and other forms of each part
+    report.json                                       of the whole
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, MODEL, REPORT, TUNED
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.generating_parts import CROSS, DECODER, ENCODER
+from awqc.huggingface.runner_files import write_processing
+from awqc.runtimes.session_settings import ACCURACY_LEVEL, SETTINGS
+
+PARTS = "parts"
+
+
+def write_layout(parts: Mapping[str, Path], origin: HFFolder, folder: Path) -> None:
+    """Write the folder out of those of ``parts``, which stay as they are.
+
+    Raises:
+        ExportError: a file cannot be written.
+    """
+    from awqc.export.merged import merge_decoder, save_as
+
+    for place in (Path(), Path(TUNED)):
+        models = {name: path / place / MODEL for name, path in parts.items()}
+        if not models[ENCODER].is_file():
+            continue
+        target = folder / place
+        target.mkdir(exist_ok=True)
+        save_as(models[ENCODER], target / ENCODER_MODEL)
+        merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
+        settings = [path.with_name(SETTINGS) for path in models.values()]
+        (target / SETTINGS).write_text(_together(settings), encoding="utf-8")
+        write_processing(origin, target)
+    for name, path in parts.items():
+        shutil.copytree(path, folder / PARTS / name, ignore=_models(path))
+
+
+def write_whole_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Write ``report`` as report.json."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def _models(path: Path) -> Any:
+    """What of a part's folder stands at the top of the whole."""
+
+    def ignored(where: str, names: list[str]) -> list[str]:
+        top = Path(where) == path
+        return [n for n in names if top and (n.startswith(MODEL) or n in (TUNED, SETTINGS))]
+
+    return ignored
+
+
+def _together(files: list[Path]) -> str:
+    """The settings of several models as those of one: of accuracy levels the most exact."""
+    contents = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    levels = [c["config"][ACCURACY_LEVEL] for c in contents if ACCURACY_LEVEL in c["config"]]
+    config = {ACCURACY_LEVEL: min(levels, key=int)} if levels else {}
+    providers: dict[str, Any] = {}
+    for each in contents:
+        providers |= each["providers"]
+    return json.dumps({"config": config, "providers": providers}, indent=2) + "\n"
