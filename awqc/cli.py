@@ -33,6 +33,7 @@ COMMANDS = (
     "passes",
     "demo",
     "generate",
+    "run",
     "eval",
     "bench",
 )

@@ -10,7 +10,8 @@
 
 The names are those of Optimum's and transformers.js's ``decoder_model_merged.onnx``. Only what the
 first call computes besides stands in the branch, so that no weight is there twice. Without
-``use_cache_branch`` a past is not looked at, of whatever length it is.
+``use_cache_branch`` a past is not looked at, of whatever length it is. The weights of the branch
+stand in it: onnxruntime fuses a quantized product only with weights of its own graph.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ def save_as(source: Path, target: Path) -> Path:
 
 def save_moved(model: Any, target: Path) -> Path:
     """Write ``model``; where weights of it lie in files, into one beside ``target``."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+    held = [value for graph in model.graphs() for value in graph.initializers.values()]
+    if not any(isinstance(value.const_value, ir.ExternalTensor) for value in held):
         ir.save(model, target)
         return target
     with DataFile(target.with_name(f"{target.name}.data")) as data:
-        for value in model.graph.initializers.values():
+        for value in held:
             value.const_value = data.move(value.const_value)
     ir.save(model, target)
     return target
@@ -80,7 +81,9 @@ def _forget(graph: Any, flag: Any) -> None:
     for past in pasts:
         kept = ir.Value(name=f"{past.name}.kept", type=past.type)
         convenience.replace_all_uses_with(past, kept)
-        nodes.append(ir.Node("", "Slice", [past, nothing, end, axis], outputs=[kept], name=kept.name))
+        nodes.append(
+            ir.Node("", "Slice", [past, nothing, end, axis], outputs=[kept], name=kept.name)
+        )
     _prepend(graph, nodes)
 
 
@@ -100,9 +103,7 @@ def _add_branch(model: Any, other: Any, flag: Any) -> None:
         convenience.replace_all_uses_with(given, known[name])
     inner.inputs.clear()
     for value in list(inner.initializers.values()):
-        del inner.initializers[value.name]
-        value.name = value.name if value.name.startswith("cross.") else f"cross.{value.name}"
-        graph.register_initializer(value)
+        value.name = f"cross.{value.name}"
     pasts = [known[past_of(value.name.removeprefix("cross."))] for value in inner.outputs]
     chosen = [
         ir.Value(name=present_of(past.name), type=past.type, shape=past.shape) for past in pasts

@@ -99,4 +99,3 @@ class Generating:
             tokenizer = self.folder.tokenizer().decode
         text: str = tokenizer(ids, skip_special_tokens=True)
         return text.strip()
-

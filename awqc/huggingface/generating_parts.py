@@ -31,7 +31,7 @@ from awqc.kv_cache import PAST, encoder_side, past_name, present_name, present_o
 from awqc.program import Batch, Program, Task
 from awqc.recording.calls import SeenCall
 from awqc.recording.flat import FlatCall, flat_call
-from awqc.recording.loop import Loop, sources
+from awqc.recording.loop import Loop, longest_loop, sources
 from awqc.recording.outermost import OutsideCall
 from awqc.recording.structures import Leaves
 from awqc.recording.varying import varying_axes
@@ -74,7 +74,7 @@ class Recorded:
                 f"{where}: generate calls {_listed(paths)} from outside, of which "
                 f"{_listed(looped)} in a loop; one encoder and one decoder are needed"
             )
-        own = [call for call in calls if call.path == looped[0]]
+        own = longest_loop([call for call in calls if call.path == looped[0]])
         loop = Loop.of(own)
         made = sources(calls, loop.first, loop.given)
         if not made:
@@ -89,7 +89,7 @@ class Recorded:
                 "needed"
             )
         tokens = torch.cat([call.before[fresh] for call in own], dim=1)
-        encoder = next(call for call in calls if call.path != looped[0])
+        encoder = next(call for call, _ in made.values())
         return cls(encoder, loop, tokens, {path: result for path, (_, result) in made.items()})
 
 

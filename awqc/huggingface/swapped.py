@@ -1,4 +1,4 @@
-"""`generate` of a model whose parts are those that were compiled: the whole, as its user runs it."""
+"""`generate` of a model whose parts are those that were compiled."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Calls:
     def encode(self, taken: Leaves) -> Any:
         """The encoder's result, in the form of the recorded one."""
         made = self._compiled.encode({name: value.numpy() for name, value in taken.items()})
-        self._given, self._states = self._compiled.given(made), {}
+        self._given = self._compiled.given(made)
         answer = self._parts.recorded.encoder.answer
         return rebuilt(answer, {name: torch.from_numpy(value) for name, value in made.items()})
 
@@ -69,7 +69,8 @@ class _Calls:
         tokens = taken[loop.fresh[0]].numpy()
         named = {name: taken[path].numpy() for path, name in parts.given.items() if path in taken}
         given = self._given | self._compiled.decoder.hold(named)
-        made, self._states = self._compiled.step(tokens, given, self._states)
+        states = self._states if any(path in taken for path in loop.states) else {}
+        made, self._states = self._compiled.step(tokens, given, states)
         return rebuilt(loop.later.answer, self._answer(made))
 
     def _answer(self, made: Mapping[str, Any]) -> Leaves:

@@ -81,6 +81,17 @@ class Loop:
         return cls(first.path, first, later, *map(tuple, (states, once, fresh, given, made)))
 
 
+def longest_loop(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
+    """The most of ``calls`` that are one loop; each loop begins with a call that has no state."""
+    fewest = min(len(call.before) for call in calls)
+    loops: list[list[OutsideCall]] = []
+    for call in calls:
+        if len(call.before) == fewest:
+            loops.append([])
+        loops[-1].append(call)
+    return max(loops, key=len)
+
+
 def _check_constants(where: str, later: OutsideCall, more: Sequence[OutsideCall]) -> None:
     """Refuse a loop that counts in a number, which one graph would fix."""
     known = constants(later.arguments)

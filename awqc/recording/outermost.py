@@ -94,6 +94,4 @@ class _Recorder:
                 "into its inputs"
             )
         after, answer = leaves(self._now), rebuilt(result, {})
-        self.calls.append(
-            OutsideCall(path, self._before, before, after, leaves(answer), answer)
-        )
+        self.calls.append(OutsideCall(path, self._before, before, after, leaves(answer), answer))

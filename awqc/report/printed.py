@@ -189,7 +189,9 @@ def print_generated(report: Mapping[str, Any], out: Console) -> None:
     """Sizes of all parts together, and what the whole generates beside the original."""
     sizes = [part["size"] for part in report["parts"].values()]
     was, now = (sum(size[key] for size in sizes) for key in ("original_bytes", "quantized_bytes"))
-    out.print(f"size: {byte_count(was)} -> {byte_count(now)}, {was / max(now, 1):.2f} times smaller")
+    out.print(
+        f"size: {byte_count(was)} -> {byte_count(now)}, {was / max(now, 1):.2f} times smaller"
+    )
     made = report.get("generated")
     if not made:
         return

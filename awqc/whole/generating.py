@@ -1,4 +1,4 @@
-"""A Hugging Face folder of an encoder and a decoder: recorded, compiled by parts, run as a whole."""
+"""A folder of an encoder and a decoder: recorded, compiled by parts, run as a whole."""
 
 from __future__ import annotations
 

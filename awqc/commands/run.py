@@ -1,0 +1,62 @@
+"""``awqc run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from awqc.commands.declared import declared
+
+
+@click.command("run")
+@click.argument(
+    "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@declared("task", "Task of the model, where it is not recognised.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), help="Of a text, where to stop at the latest."
+)
+@click.option("--language", help="Spoken or written language, by its code, where a model asks.")
+@declared("provider", "Where onnxruntime runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each input.")
+def command(
+    folder: Path,
+    inputs: tuple[str, ...],
+    task: str | None,
+    max_new_tokens: int | None,
+    language: str | None,
+    provider: str,
+    as_json: bool,
+) -> None:
+    """Use a compiled Hugging Face model: transcribe, translate, classify, embed.
+
+    INPUT is a file of the kind that the model reads (audio, an image), or for a model of text a
+    text, or a file with one in each line. The model runs in onnxruntime; its own processor makes
+    its inputs.
+
+    \b
+    Examples:
+      awqc run whisper-base-awq speech.wav
+      awqc run vit-awq cat.jpg dog.jpg
+      awqc run t5-small-awq "translate English to German: Good morning."
+      awqc run minilm-awq lines.txt --json
+    """
+    from awqc.machine.terminal import echo
+    from awqc.running.run import Runner
+    from awqc.runtimes.onnxruntime import resolve_provider
+
+    runner = Runner(
+        folder,
+        task=task,
+        provider=resolve_provider(provider),
+        max_new_tokens=max_new_tokens,
+        language=language,
+    )
+    for source, answer in runner.answer(inputs):
+        if as_json:
+            echo(json.dumps({"input": source, "output": answer.content}))
+        else:
+            echo(answer.text if len(inputs) == 1 else f"{source}: {answer.text}")

@@ -1,0 +1,1 @@
+"""A compiled folder used for what its model is for, in onnxruntime."""

@@ -1,0 +1,133 @@
+"""`Runner`: a compiled Hugging Face folder, given files or lines, answers in its task's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awqc.artifacts.names import MERGED_MODEL, TUNED
+from awqc.data.media_files import kind_of
+from awqc.data.records import Record
+from awqc.data.sample_reader import SampleReader
+from awqc.errors import UsageError
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.processor import Processor
+from awqc.huggingface.samples import Sample
+from awqc.huggingface.tasks import FolderTask, find_task
+from awqc.program import TEXT
+from awqc.running import answers
+from awqc.running.answers import Answer
+from awqc.runtimes.ort_model import Array, OrtModel
+from awqc.runtimes.session_file import find_model
+from awqc.runtimes.session_settings import read_settings
+from awqc.runtimes.text_of import TextOf
+
+CTC = "AutoModelForCTC"
+
+
+class Runner:
+    """A compiled folder that is ready to be used.
+
+    Attributes:
+        task: what its model is for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        task: str | None = None,
+        provider: str = "cpu",
+        max_new_tokens: int | None = None,
+        language: str | None = None,
+    ) -> None:
+        """Load the model of ``folder`` and what makes its inputs.
+
+        Raises:
+            UsageError: the folder has no compiled model, or lacks the files that make its inputs.
+            VerificationError: onnxruntime does not load the model.
+        """
+        if not (folder / "config.json").is_file():
+            raise UsageError(
+                f"{folder}: has no config.json; give a folder that awqc compile wrote for a "
+                "Hugging Face model"
+            )
+        self._folder = HFFolder(folder)
+        self._config = self._folder.config()
+        self.task: FolderTask = find_task(self._config, task, where=str(folder))
+        if self.task.cached:
+            raise UsageError(f"{folder}: continues text; awqc generate runs it")
+        self._limits = {"max_new_tokens": max_new_tokens, "language": language}
+        self._processor = Processor.of(self._folder, self.task.reads)
+        several = any((place / MERGED_MODEL).is_file() for place in (folder, folder / TUNED))
+        self._generator = TextOf(folder, provider=provider) if several else None
+        self._model: OrtModel | None = None
+        if not several:
+            path = find_model(folder)
+            self._model = OrtModel(path, provider, read_settings(path, provider))
+        self._tokenizer: Any = None
+
+    def answer(self, given: Sequence[str]) -> Iterator[tuple[str, Answer]]:
+        """What the model says of each of ``given``: names of files, or texts.
+
+        Raises:
+            UsageError: a file is of a kind that the model does not read.
+            CalibrationError: a file is damaged or empty.
+        """
+        maker = self._processor.maker()
+        reader = SampleReader(self._processor, maker, np.random.default_rng(0))
+        records = [record for one in given for record in self._records(one)]
+        for record, sample in zip(records, reader.read(records), strict=True):
+            yield record.source, self._answer(sample)
+
+    def _records(self, given: str) -> list[Record]:
+        path, wanted = Path(given), [kind for kind in self.task.reads if kind != TEXT]
+        if not wanted:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else [given]
+            return [Record(line, line, {}) for line in lines if line.strip()]
+        if len(self.task.reads) > 1:
+            raise UsageError(
+                f"{self._folder.path}: reads {' and '.join(self.task.reads)} together, which "
+                "awqc run does not take; load the folder with onnxruntime"
+            )
+        if kind_of(path) != wanted[0]:
+            raise UsageError(f"{given}: is no {wanted[0]} file, which the model reads")
+        return [Record(given, None, {wanted[0]: path})]
+
+    def _answer(self, sample: Sample) -> Answer:
+        feeds = {name: value.numpy() for name, value in self._processor.inputs([sample]).items()}
+        if self._generator is not None:
+            made = list(self._generator.tokens(feeds, **self._limits))
+            text = self._words().decode(made, skip_special_tokens=True).strip()
+            return Answer(text, text)
+        assert self._model is not None
+        outputs = dict(zip(self._model.outputs, self._model.run(feeds), strict=True))
+        return self._said(feeds, outputs)
+
+    def _said(self, feeds: dict[str, Array], outputs: dict[str, Array]) -> Answer:
+        name, names = self.task.name, dict(getattr(self._config, "id2label", None) or {})
+        if self.task.auto_class == CTC:
+            return answers.transcript(outputs, self._words().decode)
+        if name.endswith("classification") and "logits" in outputs:
+            if name == "token-classification":
+                words = self._words().convert_ids_to_tokens(feeds["input_ids"].reshape(-1).tolist())
+                return answers.tokens(outputs, names, words)
+            return answers.classes(outputs, names)
+        if name == "fill-mask":
+            tokenizer = self._words()
+            mask = tokenizer.mask_token_id
+            return answers.masked(
+                outputs, feeds["input_ids"], -1 if mask is None else mask,
+                lambda token: str(tokenizer.decode([token])).strip(),
+            )  # fmt: skip
+        if name.endswith("feature-extraction"):
+            return answers.embedding(outputs, feeds.get("attention_mask"))
+        return answers.shapes(outputs)
+
+    def _words(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = self._folder.tokenizer()
+        return self._tokenizer
