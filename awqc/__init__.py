@@ -32,7 +32,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "AwqcError", "Compiled", "CompiledBundle", "PartialCompiled", "compile", "compile_partial", "generate", "load",
+    "AwqcError", "Compiled", "CompiledBundle", "PartialCompiled", "compile", "compile_partial",
+    "generate", "load",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Small random models of tasks that read images or audio, saved as folders with processors."""
+"""Small random models of tasks that read images or audio, or generate, as folders to compile."""
 
 from __future__ import annotations
 
@@ -103,6 +103,35 @@ _WHISPER = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "num_mel_bi
             "decoder_ffn_dim": 48, "max_source_positions": 50, "vocab_size": VOCABULARY,
             "classifier_proj_size": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
             "decoder_start_token_id": 1}  # fmt: skip
+_SPOKEN = {**_WHISPER, "decoder_layers": 2, "max_target_positions": 48, "suppress_tokens": [],
+           "begin_suppress_tokens": []}  # fmt: skip
+_TRANSLATE = {"vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+              "encoder_attention_heads": 4, "decoder_attention_heads": 2, "encoder_ffn_dim": 48,
+              "decoder_ffn_dim": 48, "max_position_embeddings": 48, "bos_token_id": 0,
+              "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}  # fmt: skip
+_T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2,
+       "num_heads": 4, "pad_token_id": 1, "eos_token_id": 2,
+       "decoder_start_token_id": 1}  # fmt: skip
+_WRITER = {**_TEXT, "model_type": "bert", "is_decoder": True, "add_cross_attention": True}
+_PAIR = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0,
+         "is_encoder_decoder": True}  # fmt: skip
+_READS_TEXT = {**_PAIR, "encoder": {**_TEXT, "model_type": "bert"}, "decoder": _WRITER}
+_READS_IMAGES = {**_PAIR, "encoder": {**_VIT, "model_type": "vit"}, "decoder": _WRITER}
+_READS_SPEECH = {**_PAIR, "encoder": {**_WAVES, "model_type": "wav2vec2"}, "decoder": _WRITER}
+_LISTENS = {
+    **_TRANSLATE,
+    "input_feat_per_channel": 16,
+    "input_channels": 1,
+    "num_conv_layers": 2,
+    "conv_channels": 32,
+    "max_source_positions": 400,
+    "max_target_positions": 48,
+}
+_MOONSHINE = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
+              "encoder_num_hidden_layers": 1, "decoder_num_hidden_layers": 2,
+              "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4,
+              "max_position_embeddings": 48, "bos_token_id": 0, "eos_token_id": 2,
+              "pad_token_id": 1, "decoder_start_token_id": 0}  # fmt: skip
 _LAYER_NORMS = {**_WAVES, "do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 _FILTERS = {**_BLOCKS, "vocab_size": 32, "feature_projection_input_dim": 160,
             "conv_depthwise_kernel_size": 3}  # fmt: skip
@@ -119,6 +148,7 @@ class Saved:
         processor: the class of its processor of images or audio.
         options: what differs from the processor's usual settings.
         both: the class of a processor that takes texts as well, or None.
+        tokenizer: whether it has one beside the processor, or in place of it.
     """
 
     kind: str
@@ -127,6 +157,7 @@ class Saved:
     processor: str
     options: dict[str, Any]
     both: str | None = None
+    tokenizer: bool = False
 
     def save(self, folder: Path) -> Any:
         """Write it into ``folder``, with its processor; returns the model."""
@@ -141,6 +172,10 @@ class Saved:
                 if parameter.ndim == 1:
                     parameter += 0.2 * torch.rand_like(parameter)
         model.save_pretrained(folder)
+        if self.tokenizer:
+            word_tokenizer().save_pretrained(folder)
+        if not self.processor:
+            return model
         made = getattr(transformers, self.processor)(**self.options)
         if self.both is not None:
             made = getattr(transformers, self.both)(made, word_tokenizer())
@@ -246,6 +281,38 @@ def _models() -> Iterator[tuple[str, Saved]]:
             joint = f"{both[kind]}Processor" if kind in both else None
             saved = Saved(kind, auto, config, f"{processor}{suffix}", options, joint)
             yield f"{task.strip()}/{kind}", saved
+    yield from _generating()
+
+
+def _generating() -> Iterator[tuple[str, Saved]]:
+    """Encoder-decoders, which `generate` calls in a loop."""
+    text = (
+        *((kind, _TRANSLATE) for kind in (
+            "bart", "marian", "mbart", "m2m_100", "pegasus", "pegasus_x", "blenderbot",
+            "blenderbot-small", "plbart", "mvp")),
+        ("bigbird_pegasus", {**_TRANSLATE, "attention_type": "original_full"}),
+        ("fsmt", {**_TRANSLATE, "src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY}),
+        ("nllb-moe", {**_TRANSLATE, "num_experts": 4}),
+        *((kind, _T5) for kind in ("t5", "mt5", "umt5", "longt5")),
+        ("encoder-decoder", _READS_TEXT),
+    )  # fmt: skip
+    for kind, config in text:
+        saved = Saved(kind, "AutoModelForSeq2SeqLM", config, "", {}, tokenizer=True)
+        yield f"text2text-generation/{kind}", saved
+    waves = "Wav2Vec2FeatureExtractor"
+    speech = (
+        ("whisper", _SPOKEN, "WhisperFeatureExtractor", {"feature_size": 16, "chunk_length": 1}),
+        ("speech_to_text", _LISTENS, "Speech2TextFeatureExtractor",
+         {"feature_size": 16, "num_mel_bins": 16}),
+        ("moonshine", _MOONSHINE, waves, {"return_attention_mask": True}),
+        ("speech-encoder-decoder", _READS_SPEECH, waves, {"return_attention_mask": True}),
+    )  # fmt: skip
+    for kind, config, processor, options in speech:
+        saved = Saved(kind, "AutoModelForSpeechSeq2Seq", config, processor, options, tokenizer=True)
+        yield f"automatic-speech-recognition/{kind}", saved
+    saved = Saved("vision-encoder-decoder", "AutoModelForImageTextToText", _READS_IMAGES,
+                  "ViTImageProcessor", _SQUARE, tokenizer=True)  # fmt: skip
+    yield "image-to-text/vision-encoder-decoder", saved
 
 
 MODELS = dict(_models())

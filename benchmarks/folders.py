@@ -1,4 +1,4 @@
-"""Small random models of images and audio, from their folders to onnxruntime.
+"""Small random models of images and audio, and encoder-decoders, from folders to onnxruntime.
 
     python -m benchmarks.folders                       # those that are not in the results yet
     python -m benchmarks.folders --only object-detection/detr
@@ -60,15 +60,54 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - the results are about what goes wrong
             text = " ".join(str(error).split())
             return {"stage": stage, "type": type(error).__name__, "error": text[:300]}
+    graphs = compiled.report.get("parts", {"": compiled.report})
+    prefix = {name: f"{name}." if name else "" for name in graphs}
     return {
         "stage": "done" if loss < 0.2 else "differs",
-        "inputs": compiled.report["inputs"],
-        "notes": list(compiled.report["notes"]),
+        "inputs": [prefix[name] + each for name, part in graphs.items() for each in part["inputs"]],
+        "notes": [note for part in graphs.values() for note in part["notes"]],
         "loss": round(loss, 4),
     }
 
 
 def _loss(model: Any, target: Path) -> float:
+    """As `_loss_of_graph`; of an encoder-decoder, that of the logits of some tokens."""
+    if (target / "decoder_model_merged.onnx").is_file():
+        return _loss_of_parts(model, target)
+    return _loss_of_graph(model, target)
+
+
+def _loss_of_parts(model: Any, target: Path) -> float:
+    import numpy as np
+    import torch
+
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.processor import Processor
+    from awqc.huggingface.recorded import model_inputs
+    from awqc.huggingface.samples import Sizes
+    from awqc.huggingface.tasks import find_task
+    from awqc.runtimes.encoder_decoder import EncoderDecoder
+
+    folder = HFFolder(target)
+    reads = find_task(folder.config(), None, where=str(target)).reads
+    processor = Processor.of(folder, reads)
+    sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
+    sample = processor.maker().sample(np.random.default_rng(9), sizes)
+    inputs = model_inputs(model, processor, [sample])
+    tokens = torch.randint(4, 100, (1, 6), generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        wanted = model(**inputs, decoder_input_ids=tokens).logits
+    compiled = EncoderDecoder(target)
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    given = compiled.given({**feeds, **compiled.encode(feeds)})
+    found, states = [], {}
+    for some in np.split(tokens.numpy(), 2, axis=1):
+        outputs, states = compiled.step(some, given, states)
+        found.append(torch.from_numpy(outputs["logits"].numpy()))
+    return float((torch.cat(found, dim=1) - wanted).norm() / wanted.norm())
+
+
+def _loss_of_graph(model: Any, target: Path) -> float:
     """How far the first output is from the float model's on new samples, relative to its norm."""
     import numpy as np
     import onnxruntime

@@ -1,4 +1,4 @@
-"""How a model is to generate, as ``generation_config.json`` beside it says; torch is not imported."""
+"""How a model is to generate, as the files beside it say; torch is not imported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from awqc.errors import UsageError
 
 Array = np.ndarray[Any, Any]
 FILES = ("config.json", "generation_config.json")
-LONGEST = 448
-"""Tokens at most, where the files name no number."""
+LENGTHS = ("max_length", "max_target_positions", "max_position_embeddings")
+LONGEST = 1024
+"""Tokens at most."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class GenerationSettings:
             found.get("forced_bos_token_id"),
             found.get("forced_eos_token_id"),
             found.get("no_repeat_ngram_size", 0),
-            found.get("max_target_positions", found.get("max_length", LONGEST)),
+            min([LONGEST, *(found[key] for key in LENGTHS if isinstance(found.get(key), int))]),
             tuple(_tokens(found.get("lang_to_id", {}))),
             tuple(_tokens(found.get("task_to_id", {}))),
             found.get("no_timestamps_token_id"),
