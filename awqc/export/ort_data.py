@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir import external_data
 from numpy.typing import NDArray
 
 from awqc.numerics.onnx_packed import content_of
@@ -43,10 +44,12 @@ class DataFile:
         return self._place(name, content, ir.DataType.from_numpy(array.dtype), array.shape)
 
     def move(self, tensor: Any) -> Any:
-        """``tensor`` with its content in the file; itself where it is small, or in it already."""
-        inside = isinstance(tensor, ir.ExternalTensor) and Path(tensor.path) == self.path
-        if inside or tensor.nbytes <= INLINE_BYTES:
+        """``tensor`` with its content in the file, or in the model where it is small."""
+        outside = isinstance(tensor, ir.ExternalTensor)
+        if outside and Path(tensor.path) == self.path:
             return tensor
+        if tensor.nbytes <= INLINE_BYTES:
+            return external_data.convert_tensors_from_external([tensor])[0] if outside else tensor
         return self._place(tensor.name, content_of(tensor), tensor.dtype, tuple(tensor.shape))
 
     def _place(self, name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> Any:

@@ -98,3 +98,15 @@ LAYER_NORMS: Family = (aten.layer_norm.default, aten.rms_norm.default)
 
 CHANNEL_NORMS: Family = (aten.group_norm.default, aten.instance_norm.default)
 """Norms whose weight is along axis 1."""
+
+ASSERTS: tuple[Any, ...] = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.msg,
+    aten._assert_async.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+    torch._assert,
+    torch._check,
+)
+"""Checks of shapes, dtypes and values."""

@@ -20,10 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import Node
 
 from awqc.bundle.parts import Bundle, Wire
 from awqc.capture.module import capture_module
 from awqc.errors import CaptureError
+from awqc.graph.families import ASSERTS
 from awqc.huggingface.capture import rename_inputs
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
 from awqc.huggingface.recorded import EXAMPLES, examples
@@ -257,10 +260,26 @@ def _capture(
         )
     finally:
         del module.forward
+    _drop_unread(program)
     program = rename_inputs(program, list(names.values()))
     mask = next((each for each in names.values() if each == "attention_mask"), None)
     program.task = Task(mask, (HEAD,) if HEAD in known else ())
     return program
+
+
+def _drop_unread(program: Program) -> None:
+    """Drop what no output reads: most of a decoder, where its first call is asked for little."""
+    program.graph.eliminate_dead_code(_writes)
+    program.tidy()
+
+
+def _writes(node: Node) -> bool:
+    """Whether ``node`` does something besides its result; checks and random numbers do not."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if not isinstance(node.target, OpOverload) or node.target in ASSERTS:
+        return False
+    return bool(node.target._schema.is_mutable)
 
 
 def _named(

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import Node
 
-from awqc.graph.families import CASTS, COPIES, DROPOUTS
+from awqc.graph.families import ASSERTS, CASTS, COPIES, DROPOUTS
 from awqc.graph.ops import argument, first_argument
 from awqc.passes.base import Change
 from awqc.program import Program
 
-aten = torch.ops.aten
-ASSERTS: tuple[Any, ...] = (
-    aten._assert_tensor_metadata.default,
-    aten._assert_scalar.default,
-    aten._assert_async.msg,
-    aten._assert_async.default,
-    aten.sym_constrain_range.default,
-    aten.sym_constrain_range_for_size.default,
-    torch._assert,
-    torch._check,
-)
 
 
 def drop_asserts(program: Program) -> list[Change]:

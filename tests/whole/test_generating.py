@@ -1,0 +1,141 @@
+"""A folder of an encoder-decoder, compiled and used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+import awqc
+from awqc.errors import Note, UsageError
+from awqc.running.run import Runner
+from benchmarks.folder_models import MODELS
+
+CHEAP: dict[str, Any] = {
+    "effort": "fast", "bits": 8, "group_size": 16, "provider": "cpu", "num_samples": 6,
+}  # fmt: skip
+TEXT = "t5 t9 t44 t12"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("models") / "bart"
+    return folder, MODELS["text2text-generation/bart"].save(folder)
+
+
+@pytest.fixture(scope="module")
+def compiled(
+    source: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[awqc.CompiledBundle, Path]:
+    folder = tmp_path_factory.mktemp("compiled") / "out"
+    result = awqc.compile(source[0], output_dir=folder, formats=("onnx", "ort"), **CHEAP)
+    assert isinstance(result, awqc.CompiledBundle)
+    return result, folder
+
+
+def test_the_folder_is_laid_out_as_runners_know_it(
+    compiled: tuple[awqc.CompiledBundle, Path],
+) -> None:
+    folder = compiled[1]
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "encoder_model.onnx", "decoder_model_merged.onnx", "config.json", "tokenizer.json",
+        "generation_config.json", "report.json", "session.json", "ort", "parts",
+    } <= names  # fmt: skip
+    assert {path.name for path in (folder / "parts").iterdir()} == {"encoder", "cross", "decoder"}
+    assert not list((folder / "parts").rglob("*.onnx"))  # no weight is there twice
+
+
+@pytest.mark.parametrize("place", [".", "ort"])
+def test_the_models_run_in_onnxruntime_alone(
+    place: str, compiled: tuple[awqc.CompiledBundle, Path], source: tuple[Path, Any]
+) -> None:
+    where = compiled[1] / place
+    encoder, decoder = (
+        ort.InferenceSession(where / name)
+        for name in ("encoder_model.onnx", "decoder_model_merged.onnx")
+    )
+    ids, tokens = np.array([[0, 9, 30, 2]]), np.array([[2, 8, 17]])
+    mask = np.ones_like(ids)
+    (states,) = encoder.run(None, {"input_ids": ids, "attention_mask": mask})
+    feeds = {
+        "input_ids": tokens, "encoder_attention_mask": mask, "encoder_hidden_states": states,
+        "use_cache_branch": np.array([False]),
+    }  # fmt: skip
+    for spec in decoder.get_inputs():
+        if spec.name not in feeds:
+            feeds[spec.name] = np.zeros((1, spec.shape[1], 0, spec.shape[3]), np.float32)
+    logits = decoder.run(["logits"], feeds)[0]
+    with torch.no_grad():
+        wanted = source[1](
+            input_ids=torch.from_numpy(ids), decoder_input_ids=torch.from_numpy(tokens)
+        ).logits.numpy()
+    assert np.linalg.norm(logits - wanted) / np.linalg.norm(wanted) < 0.05  # 8-bit noise
+
+
+def test_the_report_tells_of_parts_and_of_the_whole(
+    compiled: tuple[awqc.CompiledBundle, Path],
+) -> None:
+    result, folder = compiled
+    report = json.loads((folder / "report.json").read_text())
+    assert report == result.report
+    assert list(report["parts"]) == ["encoder", "cross", "decoder"]
+    assert report["verify"]["decoder.logits"]["rel"] < 0.05
+    made = report["generated"]
+    assert made["samples"] == 1 and 0 <= made["word_error_rate"] <= 1 and made["form"] == "ort"
+    assert {"source": "encoder.last_hidden_state", "target": "cross.encoder_hidden_states"} in (
+        report["wiring"]
+    )
+
+
+def test_it_is_used_by_awqc_run(
+    compiled: tuple[awqc.CompiledBundle, Path], source: tuple[Path, Any]
+) -> None:
+    """The tokens that are made are the likeliest ones of the compiled model at each step."""
+    from awqc.huggingface.generating import Generating
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.tasks import find_task
+    from awqc.huggingface.generating_parts import capture_parts
+    from awqc.huggingface.swapped import swapped
+    from awqc.runtimes.encoder_decoder import EncoderDecoder
+
+    folder = HFFolder.at(source[0])
+    task = find_task(folder.config(), None, where="")
+    parts = capture_parts(Generating.load(folder, task))
+    generating = parts.generating
+    inputs = generating.processor.made([TEXT], return_tensors="pt")
+    taken = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with swapped(parts, EncoderDecoder(compiled[1])):
+        wanted = generating.decode(generating.generate(taken, 10)[0].tolist())
+    ((_, answer),) = Runner(compiled[1], max_new_tokens=10).answer([TEXT])
+    assert answer.text == wanted and wanted
+
+
+def test_what_is_for_one_graph_is_refused(source: tuple[Path, Any]) -> None:
+    with pytest.raises(UsageError, match="the format awq is for decoders"):
+        awqc.compile(source[0], formats=("awq",))
+    with pytest.raises(UsageError, match="observe"):
+        awqc.compile(source[0], observe=lambda *_: None)
+
+
+def test_data_of_another_kind_is_refused(source: tuple[Path, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 3), np.float32))
+    with pytest.raises(UsageError, match="reads text: give files of it"):
+        awqc.compile(source[0], calib=tmp_path / "data.npz", **CHEAP)
+
+
+def test_lines_of_a_file_are_samples(source: tuple[Path, Any], tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("\n".join(f"t{n} t{n + 1} t{n + 2}" for n in range(9)))
+    notes: list[Note] = []
+    result = awqc.compile(
+        source[0], calib=tmp_path / "lines.txt", notify=notes.append,
+        **{**CHEAP, "formats": ("onnx",), "num_samples": 3},
+    )  # fmt: skip
+    assert any("3 of 9 samples are used" in note.text for note in notes)
+    assert result.report["generated"]["samples"] == 1
