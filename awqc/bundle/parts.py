@@ -16,6 +16,10 @@ Runner = Callable[[Batch], Mapping[str, Tensor]]
 """Outputs of one part by name, for its inputs by name."""
 
 
+Trace = tuple[dict[str, Batch], dict[str, Tensor]]
+"""What each part read, by part, and the outputs of the whole."""
+
+
 @dataclass(frozen=True)
 class Wire:
     """An output of one part that a later part takes as an input.
@@ -98,10 +102,8 @@ class Bundle:
         """
         return self.trace(batch, runners)[1]
 
-    def trace(
-        self, batch: Batch, runners: Mapping[str, Runner] | None = None
-    ) -> tuple[dict[str, Batch], dict[str, Tensor]]:
-        """What each part read, by part, and the outputs of the whole.
+    def trace(self, batch: Batch, runners: Mapping[str, Runner] | None = None) -> Trace:
+        """What each part reads, and what the whole makes, for one batch of `inputs`.
 
         Raises:
             UsageError: ``batch`` lacks an input.

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir import external_data
 from numpy.typing import NDArray
+from onnx_ir import external_data
 
 from awqc.numerics.onnx_packed import content_of
 

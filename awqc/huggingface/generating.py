@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,9 +88,15 @@ class Generating:
                 **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least
             )
 
-    def record(self, inputs: dict[str, Tensor], most: int, least: int = 0) -> list[OutsideCall]:
-        """The calls that `generate` makes."""
-        return record_outermost(self.model, lambda: self.generate(inputs, most, least))
+    def record(
+        self,
+        inputs: dict[str, Tensor],
+        most: int,
+        least: int = 0,
+        among: Collection[str] | None = None,
+    ) -> list[OutsideCall]:
+        """The calls that `generate` makes, see `record_outermost`."""
+        return record_outermost(self.model, lambda: self.generate(inputs, most, least), among)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without special tokens."""

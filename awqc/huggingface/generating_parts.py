@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from awqc.bundle.parts import Bundle, Wire
+from awqc.bundle.parts import Bundle, Trace, Wire
 from awqc.capture.module import capture_module
 from awqc.errors import CaptureError
 from awqc.graph.families import ASSERTS
@@ -56,12 +56,14 @@ class Recorded:
         loop: the calls of the decoder.
         tokens: all that the decoder read, ``(batch, tokens)``.
         wired: what of ``loop.given`` the encoder made, by its path in the encoder's result.
+        calls: those of the decoder.
     """
 
     encoder: OutsideCall
     loop: Loop
     tokens: Tensor
     wired: Mapping[str, str]
+    calls: tuple[OutsideCall, ...]
 
     @classmethod
     def of(cls, calls: Sequence[OutsideCall], where: str) -> Recorded:
@@ -93,7 +95,8 @@ class Recorded:
             )
         tokens = torch.cat([call.before[fresh] for call in own], dim=1)
         encoder = next(call for call, _ in made.values())
-        return cls(encoder, loop, tokens, {path: result for path, (_, result) in made.items()})
+        wired = {path: result for path, (_, result) in made.items()}
+        return cls(encoder, loop, tokens, wired, tuple(own))
 
 
 @dataclass(frozen=True)
@@ -112,17 +115,33 @@ class GeneratingBundle:
     recorded: Recorded
     given: Mapping[str, str]
 
-    def batch(self, inputs: dict[str, Tensor], most: int) -> Batch:
-        """What a run on ``inputs``, of ``most`` new tokens, gives to the whole, from no past."""
-        calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS))
+    def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
+        """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
+
+        All tokens of the run are one call of the decoder, from no past.
+        """
+        paths = (self.recorded.encoder.path, self.recorded.loop.path)
+        calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
         run = Recorded.of(calls, str(self.generating.folder.path))
+        loop, made = run.loop, {}
+        for path, result in run.wired.items():
+            made[f"{ENCODER}.{result}"] = loop.first.before[path]
+        for path in loop.once:
+            made[f"{CROSS}.{self.carried[path]}"] = loop.first.after[path]
         values = {f"{ENCODER}.{path}": value for path, value in run.encoder.before.items()}
-        values |= {
-            f"{DECODER}.{name}": run.loop.first.before[path] for path, name in self.given.items()
-        }
+        values |= {f"{DECODER}.{name}": loop.first.before[p] for p, name in self.given.items()}
         values[f"{DECODER}.{self.tokens}"] = run.tokens
         values |= {f"{DECODER}.{k}": v for k, v in self.empty_past(len(run.tokens)).items()}
-        return {name: values[name] for name in self.bundle.inputs}
+        values |= {wire.target: made[wire.source] for wire in self.bundle.wiring}
+        for path in loop.made:
+            made[f"{DECODER}.{path}"] = torch.cat([call.result[path] for call in run.calls], dim=1)
+        last = run.calls[-1].after
+        made |= {f"{DECODER}.{self.carried[path]}": last[path] for path in loop.states}
+        read = {
+            part: {spec.name: values[f"{part}.{spec.name}"] for spec in program.inputs}
+            for part, program in self.bundle.parts.items()
+        }
+        return read, {name: made[name] for name in self.bundle.outputs}
 
     @property
     def carried(self) -> dict[str, str]:

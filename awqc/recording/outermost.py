@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,17 +38,23 @@ class OutsideCall:
     answer: Any
 
 
-def record_outermost(model: nn.Module, run: Callable[[], object]) -> list[OutsideCall]:
+def record_outermost(
+    model: nn.Module, run: Callable[[], object], among: Collection[str] | None = None
+) -> list[OutsideCall]:
     """The calls of ``model`` and its submodules from outside, in order, while ``run`` runs.
 
-    A module that another one calls is a piece of that one and is not listed.
+    A module that another one calls is a piece of that one and is not listed. ``among`` are the
+    paths of the modules that are looked at; None: all.
 
     Raises:
         CaptureError: a call writes into a tensor that it was given.
     """
-    recorder = _Recorder({id(module): path for path, module in model.named_modules()})
+    looked_at = {
+        path: module for path, module in model.named_modules() if among is None or path in among
+    }
+    recorder = _Recorder({id(module): path for path, module in looked_at.items()})
     hooks = []
-    for module in model.modules():
+    for module in looked_at.values():
         hooks.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
         hooks.append(
             module.register_forward_hook(recorder.leave, with_kwargs=True, always_call=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from awqc.artifacts.names import MODEL
 from awqc.artifacts.publish import staging
 from awqc.artifacts.scratch import ScratchFolder
-from awqc.bundle.parts import Bundle, Runner
+from awqc.bundle.parts import Bundle, Runner, Trace
 from awqc.compiler import Compiled, compile
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.errors import UsageError, VerificationError, spelled
@@ -98,16 +98,25 @@ def compile_bundle(
         UsageError: an argument is wrong.
         VerificationError: a part, or the whole, is not what was asked for; nothing is written.
     """
-    chosen = parse_options(**options)
-    names = [f"{part}.{name}" for part, own in bundle.parts.items() for name in own.parameters()]
-    check_fits(chosen.exclude, names, "the bundle")
-    batches = [dict(batch) for batch in calib]
-    if len(batches) < 2:
+    chosen = _checked(bundle, options)
+    result = compile_traced(bundle, [bundle.trace(dict(batch)) for batch in calib], chosen, options)
+    if output_dir is not None:
+        result.save(output_dir)
+    return result
+
+
+def compile_traced(
+    bundle: Bundle, traces: Sequence[Trace], chosen: Options, options: Mapping[str, Any]
+) -> CompiledBundle:
+    """As `compile_bundle`, on what the parts were seen to read and make.
+
+    ``options`` are ``chosen`` as they were given.
+    """
+    if len(traces) < 2:
         raise UsageError(
-            f"{spelled('calib')} has {len(batches)} batches; give two at least: one is held back"
+            f"{spelled('calib')} has {len(traces)} batches; give two at least: one is held back"
         )
-    kept = max(1, round(HELD_OUT * len(batches)))
-    traces = [bundle.trace(batch) for batch in batches]
+    kept = max(1, round(HELD_OUT * len(traces)))
     shared = bundle.shared()
     result = CompiledBundle(bundle, {}, held_out=kept)
     for name, program in bundle.parts.items():
@@ -117,16 +126,25 @@ def compile_bundle(
         exclude = patterns_within(chosen.exclude, own, name)
         other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
         result.parts[name] = compile(own, calib=data, **{**options, **other})
-    wanted = [made for _, made in traces[-kept:]]
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
         "wiring": [asdict(wire) for wire in bundle.wiring],
         "shared": {part: names for part, names in shared.items() if names},
-        "verify": _measure(result, batches[-kept:], wanted, chosen.max_loss),
+        "verify": _measure(result, traces[-kept:], chosen.max_loss),
     }
-    if output_dir is not None:
-        result.save(output_dir)
     return result
+
+
+def _checked(bundle: Bundle, options: Mapping[str, Any]) -> Options:
+    """``options``, read.
+
+    Raises:
+        UsageError: one is wrong, or leaves out a weight that no part has.
+    """
+    chosen = parse_options(**options)
+    names = [f"{part}.{name}" for part, own in bundle.parts.items() for name in own.parameters()]
+    check_fits(chosen.exclude, names, "the bundle")
+    return chosen
 
 
 def _work_dir(options: Options, part: str) -> str | None:
@@ -134,12 +152,7 @@ def _work_dir(options: Options, part: str) -> str | None:
     return None if options.work_dir is None else f"{options.work_dir}-{part}"
 
 
-def _measure(
-    result: CompiledBundle,
-    batches: Sequence[Batch],
-    wanted: Sequence[Mapping[str, Tensor]],
-    limit: float,
-) -> dict[str, Any]:
+def _measure(result: CompiledBundle, traces: Sequence[Trace], limit: float) -> dict[str, Any]:
     """How far each output of the whole is from the float model's, parts in the wiring.
 
     Raises:
@@ -148,7 +161,8 @@ def _measure(
     if not all((part.folder / MODEL).is_file() for part in result.parts.values()):
         return {}
     gaps = Gaps()
-    for batch, reference in zip(batches, wanted, strict=True):
+    for read, reference in traces:
+        batch = {f"{part}.{name}": x for part, own in read.items() for name, x in own.items()}
         for name, value in result.run(batch).items():
             gaps.add(name, value, reference[name])
     found: dict[str, Any] = gaps.loss()["outputs"]

@@ -19,13 +19,13 @@ from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.swapped import swapped
 from awqc.huggingface.tasks import FolderTask
 from awqc.machine.progress import stage, track
-from awqc.options import Options
+from awqc.options import Options, parse_options
 from awqc.runtimes.encoder_decoder import EncoderDecoder, find_parts
 from awqc.verify.words import word_error_rate
-from awqc.whole.compiling import CompiledBundle, compile_bundle
+from awqc.whole.compiling import CompiledBundle, compile_traced
 from awqc.whole.layout import write_layout, write_whole_report
 
-NUM_SAMPLES = 32
+NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
 FORMATS = ("onnx", "ort", "pt2")
 OF_THE_WHOLE = ("task", "trust_remote_code", "num_samples", "seq_len", "inputs", "dynamic")
@@ -64,9 +64,9 @@ def compile_generating(
         notify(Note(note, warning=True))
     samples = _samples(generating, source, options, notify)
     most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
-    batches = [parts.batch(each, most) for each in track(samples, "generate")]
+    traces = [parts.trace(each, most) for each in track(samples, "generate")]
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
-    result = compile_bundle(parts.bundle, batches, **own)
+    result = compile_traced(parts.bundle, traces, parse_options(**own), own)
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
     write_layout(folders, folder, files.path)

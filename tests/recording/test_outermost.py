@@ -17,7 +17,8 @@ def test_calls_from_outside_are_recorded_in_order() -> None:
     assert [call.path for call in calls] == ["encoder", "", "", ""]
     assert list(calls[0].arguments) == ["ids", "mask"]
     assert list(calls[0].result) == ["states"]
-    assert not model._forward_hooks and not model.encoder._forward_pre_hooks
+    assert not model._forward_hooks
+    assert not model.encoder._forward_pre_hooks
 
 
 def test_what_flows_is_the_same_tensor() -> None:
@@ -37,7 +38,8 @@ def test_hooks_go_where_the_run_fails() -> None:
 
     with pytest.raises(TypeError):
         record_outermost(model, fails)
-    assert not model.encoder._forward_pre_hooks and not model._forward_hooks
+    assert not model.encoder._forward_pre_hooks
+    assert not model._forward_hooks
 
 
 class Writes(nn.Module):

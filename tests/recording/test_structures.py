@@ -24,9 +24,12 @@ def test_tensors_are_found_by_path() -> None:
 def test_what_is_rebuilt_shares_tensors_and_no_object() -> None:
     value = {"cache": Cache([Layer(A)]), "pair": Pair(A, 1), "named": OrderedDict(z=A)}
     same = rebuilt(value, {"cache.own.0.keys": B})
-    assert same["cache"].own[0].keys is B and value["cache"].own[0].keys is A
-    assert same["pair"] == Pair(A, 1) and same["pair"].first is A
-    assert type(same["named"]) is OrderedDict and same["named"]["z"] is A
+    assert same["cache"].own[0].keys is B
+    assert value["cache"].own[0].keys is A
+    assert same["pair"] == Pair(A, 1)
+    assert same["pair"].first is A
+    assert type(same["named"]) is OrderedDict
+    assert same["named"]["z"] is A
     same["cache"].own.append(Layer())
     assert len(value["cache"].own) == 1
 

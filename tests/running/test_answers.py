@@ -36,7 +36,8 @@ def test_words_for_a_mask_come_at_its_place() -> None:
     answer = answers.masked({"logits": logits}, np.array([[7, 4]]), 4, lambda i: NAMES[i])
     assert [one["word"] for one in answer.content[0]] == ["cow", "dog", "cat"]
     nothing = answers.masked({"logits": logits}, np.array([[7, 7]]), 4, lambda i: NAMES[i])
-    assert nothing.content == [] and "no mask" in nothing.text
+    assert nothing.content == []
+    assert "no mask" in nothing.text
 
 
 def test_an_embedding_is_pooled_or_the_mean_of_tokens() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import awqc
 from awqc.errors import UsageError
 from awqc.running.run import Runner
 from benchmarks.folder_models import MODELS
-from tests.processes import run_cli
 
 pytestmark = pytest.mark.slow
 CHEAP: dict[str, Any] = {
@@ -54,5 +52,5 @@ def test_a_file_of_another_kind_is_refused(vit: tuple[Path, Any], tmp_path: Path
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no config.json"):
+    with pytest.raises(UsageError, match="has no config"):
         Runner(tmp_path)

@@ -88,7 +88,9 @@ def test_the_report_tells_of_parts_and_of_the_whole(
     assert list(report["parts"]) == ["encoder", "cross", "decoder"]
     assert report["verify"]["decoder.logits"]["rel"] < 0.05
     made = report["generated"]
-    assert made["samples"] == 1 and 0 <= made["word_error_rate"] <= 1 and made["form"] == "ort"
+    assert made["samples"] == 1
+    assert 0 <= made["word_error_rate"] <= 1
+    assert made["form"] == "ort"
     assert {"source": "encoder.last_hidden_state", "target": "cross.encoder_hidden_states"} in (
         report["wiring"]
     )
@@ -98,11 +100,11 @@ def test_it_is_used_by_awqc_run(
     compiled: tuple[awqc.CompiledBundle, Path], source: tuple[Path, Any]
 ) -> None:
     """The tokens that are made are the likeliest ones of the compiled model at each step."""
-    from awqc.huggingface.generating import Generating
     from awqc.huggingface.folder import HFFolder
-    from awqc.huggingface.tasks import find_task
+    from awqc.huggingface.generating import Generating
     from awqc.huggingface.generating_parts import capture_parts
     from awqc.huggingface.swapped import swapped
+    from awqc.huggingface.tasks import find_task
     from awqc.runtimes.encoder_decoder import EncoderDecoder
 
     folder = HFFolder.at(source[0])
@@ -114,7 +116,8 @@ def test_it_is_used_by_awqc_run(
     with swapped(parts, EncoderDecoder(compiled[1])):
         wanted = generating.decode(generating.generate(taken, 10)[0].tolist())
     ((_, answer),) = Runner(compiled[1], max_new_tokens=10).answer([TEXT])
-    assert answer.text == wanted and wanted
+    assert answer.text == wanted
+    assert wanted
 
 
 def test_what_is_for_one_graph_is_refused(source: tuple[Path, Any]) -> None:

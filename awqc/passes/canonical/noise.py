@@ -11,7 +11,6 @@ from awqc.passes.base import Change
 from awqc.program import Program
 
 
-
 def drop_asserts(program: Program) -> list[Change]:
     """Drop checks of shapes, dtypes and values; they changed nothing."""
     changes = []

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awqc.bundle.compiling import CompiledBundle, compile_bundle
 from awqc.bundle.parts import Bundle, Wire
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError, VerificationError
 from awqc.program import Program
+from awqc.whole.compiling import CompiledBundle, compile_bundle
 
 WORDS, WIDTH = 1024, 32
 CHEAP: dict[str, Any] = {"effort": "fast", "provider": "cpu", "formats": ("onnx", "pt2")}
