@@ -1,4 +1,7 @@
-"""compile(): capture -> pipeline -> export -> verify -> report. Read this and you know awqc."""
+"""A model of one graph: capture -> pipeline -> export -> verify -> report.
+
+Read this and you know awqc.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,7 @@ class Compiled:
 
 @takes(Options)
 @undisturbed()
-def compile(
+def compile_graph(
     model: ModelLike,
     example_inputs: ExampleInputs | None = None,
     calib: Calib | None = None,
@@ -111,7 +114,7 @@ def compile(
     ranks: Ranks = ALONE,
     **options: Any,
 ) -> Compiled:
-    """Quantize the weights of ``model``, export it, and verify the result against it.
+    """As `awqc.compile`, for a model of one graph.
 
     Args:
         model: a module (it is not changed), a captured program (it is consumed), or what the

@@ -10,8 +10,7 @@ from torch import nn
 
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.module import ExampleInputs
-from awqc.compiler import Compiled
-from awqc.compiler import compile as compile_graph
+from awqc.compiler import Compiled, compile_graph
 from awqc.data.load import Calib, DataSource
 from awqc.errors import Note, UsageError
 from awqc.machine.given_paths import given_path
@@ -24,7 +23,7 @@ from awqc.program import Program
 from awqc.sources.opening import ModelLike, find_several_graphs
 from awqc.stages.asked import prepare, used_files
 from awqc.whole.compiling import CompiledBundle
-from awqc.whole.generating import compile_generating
+from awqc.whole.from_folder import compile_generating
 
 
 @overload

@@ -27,7 +27,7 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.compiled_block import CompiledBlock
 from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
@@ -234,7 +234,7 @@ def _compile_block(
         seen = record_calls(result.module, child, calls, MOST_CALLS)
         program = capture_module(child, seen[0].arguments, name=path, dynamic=varying_axes(seen))
         exclude = patterns_within(options.get("exclude", ()), program, path)
-        compiled = compile(
+        compiled = compile_graph(
             program, calib=[call.arguments for call in seen], **{**options, "exclude": exclude}
         )
     except AwqcError as error:

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from awqc.compiler import compile as compile_model
+from awqc.compiler import compile_graph as compile_model
 from awqc.numerics.decibel import decibel
 from awqc.numerics.formats.int_grid import Bits
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from awqc.bench.workload import Workload, make_inputs
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.data.text import text_calibration
 from awqc.export.onnx import export_onnx
 from awqc.huggingface.capture import load_folder
@@ -60,7 +60,7 @@ def run(folder: Path, task: str | None, given: argparse.Namespace, device: str) 
         for name, layout in LAYOUTS.items():
             program = load_folder(folder, task=task)
             data = text_calibration(program, source, given.calib, num_samples=given.num_samples)
-            compiled = compile(
+            compiled = compile_graph(
                 program,
                 calib=data,
                 formats=("onnx", "ort"),

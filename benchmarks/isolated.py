@@ -11,7 +11,7 @@ from typing import Any
 
 PRELOADED = (
     "benchmarks.zoo_models",
-    "awqc.compiler",
+    "awqc.front_door",
     "onnxruntime",
     "transformers",
     "transformers.modeling_utils",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
@@ -58,7 +58,7 @@ class ConvNet(nn.Module):
 def conv_case(folder: Path) -> Case:
     """An image in, logits out."""
     torch.manual_seed(0)
-    compiled = compile(
+    compiled = compile_graph(
         ConvNet().eval(),
         (torch.randn(2, 3, 32, 32),),
         formats=("onnx", "ort", "pt2"),
@@ -82,7 +82,7 @@ def decoder_case(folder: Path) -> Case:
     data = CalibrationData(
         (token_batch(program, ids[:8]),), (token_batch(program, ids[8:]),), "random tokens"
     )
-    compile(
+    compile_graph(
         program,
         calib=data,
         formats=("onnx", "ort", "pt2", "compressed-tensors"),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.data.text import text_calibration
 from awqc.huggingface.capture import load_folder
@@ -100,7 +100,9 @@ def _compile(
 ) -> dict[str, Any]:
     started = time.process_time()
     program = capture()
-    compiled = compile(program, calib=data, runtime_scales=scales, formats=("onnx",), **options)
+    compiled = compile_graph(
+        program, calib=data, runtime_scales=scales, formats=("onnx",), **options
+    )
     seconds = time.process_time() - started
     model = compiled.folder / "model.onnx"
     kernels = compiled.report["verify"]["comparisons"][0]["kernels"]

@@ -60,7 +60,7 @@ def run_one(
     """Build, run and compile one model; what went wrong first, if anything."""
     import torch
 
-    from awqc.compiler import compile as compile_model
+    from awqc.compiler import compile_graph as compile_model
 
     torch.set_num_threads(1)
     try:

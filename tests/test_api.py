@@ -14,7 +14,8 @@ from awqc.machine.ranks import ALONE
 from awqc.options import Options
 
 NAMES = [
-    "AwqcError", "Compiled", "PartialCompiled", "compile", "compile_partial", "generate", "load",
+    "AwqcError", "Compiled", "CompiledBundle", "PartialCompiled", "compile", "compile_partial",
+    "generate", "load",
 ]  # fmt: skip
 NEEDED = inspect.Parameter.empty
 OPTIONS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""compile(), end to end on small models, and what it refuses."""
+"""compile_graph(), end to end on small models, and what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import awqc.export.formats as formats
 from awqc.artifacts.publish import staging
 from awqc.capture.module import capture_module
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.errors import CalibrationError, ExportError, UsageError, VerificationError
 from awqc.executor import segments
 from awqc.runtimes.onnxruntime import EXACT as EXACT_LEVEL
@@ -33,7 +33,7 @@ def batches(name: str, count: int = 6) -> list[tuple[torch.Tensor]]:
 
 
 def compiled(name: str, **options: Any) -> Compiled:
-    return compile(model(name), (inputs(name),), batches(name), provider="cpu", **options)
+    return compile_graph(model(name), (inputs(name),), batches(name), provider="cpu", **options)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -72,7 +72,7 @@ def test_every_model_compiles_and_is_verified(name: str, tmp_path: Path) -> None
 def test_half_models(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     module = model(name).to(dtype)
     data = [(x.to(dtype),) for (x,) in batches(name)]
-    result = compile(
+    result = compile_graph(
         module, (inputs(name).to(dtype),), data, bits=8, output_dir=tmp_path / "out",
         provider="cpu",
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_half_models(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
 def test_a_recipe_gives_the_same_model_without_data(tmp_path: Path) -> None:
     for name in ("attention", "postnorm"):
         first = compiled(name, bits=3, group_size=16, output_dir=tmp_path / name, formats=("pt2",))
-        again = compile(
+        again = compile_graph(
             model(name), (inputs(name),), recipe=tmp_path / name, provider="cpu",
             formats=("pt2",), output_dir=tmp_path / f"{name}-again",
         )  # fmt: skip
@@ -102,7 +102,7 @@ def test_a_recipe_gives_the_same_model_without_data(tmp_path: Path) -> None:
 
 def test_the_seed_decides_everything() -> None:
     first, second = (
-        compile(model("mlp"), (inputs("mlp"),), seed=3, formats=("pt2",), provider="cpu")
+        compile_graph(model("mlp"), (inputs("mlp"),), seed=3, formats=("pt2",), provider="cpu")
         for _ in range(2)
     )
     assert first.report["calibration"]["synthetic"] is True
@@ -176,7 +176,7 @@ def test_nan_in_an_activation_names_the_layer() -> None:
 
     x = torch.randn(4, 8)
     with pytest.raises(CalibrationError, match="second: its input holds nan"):
-        compile(Root(), (x,), [(x,)] * 5, provider="cpu")
+        compile_graph(Root(), (x,), [(x,)] * 5, provider="cpu")
 
 
 @pytest.mark.parametrize(
@@ -196,21 +196,21 @@ def test_nan_in_an_activation_names_the_layer() -> None:
 )
 def test_wrong_options_are_usage_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        compile(model("mlp"), (inputs("mlp"),), **options)
+        compile_graph(model("mlp"), (inputs("mlp"),), **options)
 
 
 @pytest.mark.skipif(why_no_cuda() is None, reason="CUDA works here")
 def test_cuda_where_there_is_none_is_an_error() -> None:
     with pytest.raises(UsageError, match="provider='cuda': "):
-        compile(model("mlp"), (inputs("mlp"),), provider="cuda")
+        compile_graph(model("mlp"), (inputs("mlp"),), provider="cuda")
 
 
 def test_inputs_and_folder_are_checked_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"example_inputs is missing .* inputs=\['input="):
-        compile(torch.nn.LayerNorm(8))
+        compile_graph(torch.nn.LayerNorm(8))
     (tmp_path / "mine").write_text("")
     with pytest.raises(UsageError, match="did not write"):
-        compile(model("mlp"), (inputs("mlp"),), output_dir=tmp_path)
+        compile_graph(model("mlp"), (inputs("mlp"),), output_dir=tmp_path)
 
 
 def test_saving_later_writes_the_same_files(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_saving_later_writes_the_same_files(tmp_path: Path) -> None:
 def test_calibration_data_may_be_whole_arrays() -> None:
     x = torch.cat([batch for (batch,) in batches("mlp")])
     program = capture_module(model("mlp"), (inputs("mlp"),))
-    result = compile(program, calib={program.inputs[0].name: x.numpy()}, effort="fast")
+    result = compile_graph(program, calib={program.inputs[0].name: x.numpy()}, effort="fast")
     assert result.report["calibration"]["source"] == "the calibration data"
 
 
@@ -239,7 +239,7 @@ def test_a_model_in_segments_compiles_and_is_verified(
     found = []
     for smallest in (2**23, 1):
         monkeypatch.setattr(segments, "SMALLEST", smallest)
-        found.append(compile(model, (x,), batches, formats=("onnx",), group_size=16).report)
+        found.append(compile_graph(model, (x,), batches, formats=("onnx",), group_size=16).report)
     whole, cut_up = found
     assert len(cut_up["layers"]) > 8
     for one, other in zip(whole["layers"], cut_up["layers"], strict=True):

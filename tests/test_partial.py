@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awqc.compiler import compile as compile_model
+from awqc.compiler import compile_graph as compile_model
 from awqc.errors import CaptureError, UsageError
 from awqc.partial import compile_partial
 from tests.commands.test_cli import awqc

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.runtimes.onnxruntime import EXACT, Session
@@ -73,7 +73,7 @@ def compile_real(
     folder: Path, text: Path, samples: int, length: int, pipeline: str | None = None
 ) -> Compiled:
     program = load_folder(folder)
-    return compile(
+    return compile_graph(
         program, calib=text, num_samples=samples, seq_len=length, group_size=64,
         formats=("onnx",), provider="cpu", pipeline=pipeline,
     )  # fmt: skip

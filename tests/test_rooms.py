@@ -31,12 +31,12 @@ MAY_USE: dict[str, str] = {
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
     "recording": "calling errors",
     "capture": "artifacts calling errors graph kv_cache machine probes program pt2 recording",
-    "huggingface": "artifacts capture errors graph kv_cache machine program recording",
+    "huggingface": "artifacts bundle capture errors graph kv_cache machine program recording",
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
-    "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
-    "weights",
+    "export": "artifacts calling errors graph huggingface kv_cache machine numerics program "
+    "runtimes weights",
     "verify": "artifacts capture data errors export findings graph huggingface machine numerics "
     "probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
@@ -54,12 +54,16 @@ MAY_USE: dict[str, str] = {
     "commands": EVERYTHING,
     "cli": "artifacts errors machine options",
     "__main__": "cli",
-    "__init__": "compiler errors partial runtimes",
+    "__init__": "compiler errors front_door partial runtimes whole",
     "pt2": "",
     "findings": "graph numerics",
     "executor": "findings graph machine program",
-    "bundle": "artifacts compiler data errors machine numerics options passes program runtimes "
-    "verify",
+    "bundle": "errors program",
+    "whole": "artifacts bundle compiler data errors export huggingface kv_cache machine numerics "
+    "options passes program recording runtimes verify",
+    "front_door": "artifacts capture compiler data errors machine options passes program sources "
+    "stages whole",
+    "running": "artifacts data errors huggingface program runtimes",
 }
 
 

@@ -45,7 +45,7 @@ def command(
       awqc run minilm-awq lines.txt --json
     """
     from awqc.machine.terminal import echo
-    from awqc.running.run import Runner
+    from awqc.running.runner import Runner
     from awqc.runtimes.onnxruntime import resolve_provider
 
     runner = Runner(

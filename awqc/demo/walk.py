@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from awqc.artifacts.scratch import scratch_folder
 from awqc.capture.module import capture_module
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.demo.data import ToyTask, load_task
 from awqc.demo.network import accuracy, build_network, train
@@ -153,8 +153,8 @@ def _compile_both(
     """Compile by AWQ and by rounding to nearest; the first, and both in numbers."""
     data = _calibration(program, task)
     options: dict[str, Any] = {"bits": bits, "provider": provider, "max_loss": SHOWN_LOSS}
-    awq = compile(program.clone(), calib=data, observe=watch, **options)
-    nearest = compile(program.clone(), calib=data, pipeline=NEAREST, **options)
+    awq = compile_graph(program.clone(), calib=data, observe=watch, **options)
+    nearest = compile_graph(program.clone(), calib=data, pipeline=NEAREST, **options)
     name = program.inputs[0].name
     return awq, {
         "bits": bits,

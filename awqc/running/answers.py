@@ -53,7 +53,7 @@ def transcript(outputs: Outputs, decode: Callable[[list[int]], str]) -> Answer:
     return Answer(text, text)
 
 
-def masked(outputs: Outputs, ids: Array, mask: int, word: Callable[[int], str]) -> Answer:
+def words_for_masks(outputs: Outputs, ids: Array, mask: int, word: Callable[[int], str]) -> Answer:
     """The likeliest words at each place of the token ``mask`` in ``ids``."""
     logits = outputs["logits"].reshape(-1, outputs["logits"].shape[-1])
     found = []

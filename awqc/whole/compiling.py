@@ -15,7 +15,7 @@ from awqc.artifacts.names import MODEL
 from awqc.artifacts.publish import staging
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.bundle.parts import Bundle, Runner, Trace
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.errors import UsageError, VerificationError, spelled
 from awqc.machine.process import undisturbed
@@ -125,7 +125,7 @@ def compile_traced(
         own = replace(program.clone(), shared=shared[name])
         exclude = patterns_within(chosen.exclude, own, name)
         other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
-        result.parts[name] = compile(own, calib=data, **{**options, **other})
+        result.parts[name] = compile_graph(own, calib=data, **{**options, **other})
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
         "wiring": [asdict(wire) for wire in bundle.wiring],

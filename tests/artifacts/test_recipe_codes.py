@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from awqc.artifacts.recipe_codes import CODES_FILE, read_codes, weight_of_codes, write_codes
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.errors import UsageError
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
@@ -64,7 +64,7 @@ def made(name: str, folder: Path, **options: Any) -> Compiled:
     net, x = NETS[name]
     calib = None if "recipe" in options else [x] * 3
     options.setdefault("max_loss", math.inf)  # what comes back is compared, not what was lost
-    return compile(net(), x, calib, provider="cpu", output_dir=folder, **options)
+    return compile_graph(net(), x, calib, provider="cpu", output_dir=folder, **options)
 
 
 def same(first: Compiled, again: Compiled) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.errors import ExportError, UsageError
 from tests.huggingface.test_language_models import compile_folder
 from tests.tiny_language_models import save_decoder
@@ -88,4 +88,4 @@ def test_what_the_format_lacks_is_refused(
 @pytest.mark.parametrize("name", ["awq", "compressed-tensors"])
 def test_only_decoders_from_a_folder_are_taken(name: str) -> None:
     with pytest.raises(UsageError, match=f"the format {name} is for decoders"):
-        compile(nn.Linear(32, 32), (torch.randn(2, 32),), formats=(name,))
+        compile_graph(nn.Linear(32, 32), (torch.randn(2, 32),), formats=(name,))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from awqc.compiler import Compiled, compile
+from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
@@ -69,7 +69,7 @@ def compile_folder(folder: Path, **options: Any) -> tuple[Program, Compiled]:
     data = CalibrationData(
         (token_batch(program, ids[:4]),), (token_batch(program, ids[4:]),), "random tokens"
     )
-    compiled = compile(
+    compiled = compile_graph(
         program,
         calib=data,
         **{"group_size": 32, "formats": ("onnx",), "provider": "cpu", **options},
@@ -197,7 +197,7 @@ def test_a_decoder_in_half_keeps_its_axes(tmp_path: Path) -> None:
 def test_a_captured_decoder_compiles_without_data(tmp_path: Path) -> None:
     """The made-up batches hold a past, which the mask covers and the tokens do not."""
     save_decoder("llama", tmp_path, num_hidden_layers=1)
-    compiled = compile(
+    compiled = compile_graph(
         load_folder(tmp_path), group_size=32, formats=("onnx",), provider="cpu", num_samples=8
     )
     assert compiled.report["calibration"]["synthetic"]

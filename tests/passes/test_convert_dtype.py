@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.errors import UsageError
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import DEFAULT
@@ -112,7 +112,9 @@ def test_a_recipe_of_a_half_model_is_repeated_with_its_text_or_the_earlier_one(
     """Recipes once did not name convert-dtype, which every half model needs all the same."""
     example = inputs("mlp").bfloat16()
     options: dict[str, Any] = {"formats": ("pt2",), "effort": "fast"}
-    first = compile(model("mlp").bfloat16(), (example,), output_dir=tmp_path / "now", **options)
+    first = compile_graph(
+        model("mlp").bfloat16(), (example,), output_dir=tmp_path / "now", **options
+    )
     text = first.report["recipe"]["pipeline"]
     assert text.startswith("convert-dtype,canonicalize,")
     assert text.endswith(",convert-dtype{dtype=bfloat16}")
@@ -122,7 +124,9 @@ def test_a_recipe_of_a_half_model_is_repeated_with_its_text_or_the_earlier_one(
     (tmp_path / "earlier" / "recipe.json").write_text(json.dumps(content))
     wanted = first.graph_module.state_dict()
     for name in ("now", "earlier"):
-        again = compile(model("mlp").bfloat16(), (example,), recipe=tmp_path / name, **options)
+        again = compile_graph(
+            model("mlp").bfloat16(), (example,), recipe=tmp_path / name, **options
+        )
         assert again.report["recipe"]["pipeline"].startswith("convert-dtype,canonicalize,load-")
         found = again.graph_module.state_dict()
         assert found.keys() == wanted.keys()

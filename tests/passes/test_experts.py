@@ -12,7 +12,7 @@ from torch.fx import Interpreter, Node
 from torch.nn import functional
 
 from awqc.capture.module import capture_module
-from awqc.compiler import compile as compile_model
+from awqc.compiler import compile_graph as compile_model
 from awqc.executor.run import Run
 from awqc.graph.linears import find_linears
 from awqc.graph.row_masks import selecting_masks

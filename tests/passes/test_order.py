@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.errors import UsageError
 from awqc.findings import Fact
 from awqc.passes.base import Pass
@@ -127,7 +127,7 @@ def test_an_order_that_does_not_work_is_explained(text: str, message: str) -> No
 
 def test_a_compile_refuses_before_it_does_anything() -> None:
     with pytest.raises(UsageError, match="search-scales needs sites"):
-        compile(
+        compile_graph(
             torch.nn.Identity(),
             None,
             pipeline="canonicalize,search-scales,fold-scales,quantize-weights",
@@ -218,7 +218,7 @@ def test_a_pipeline_is_built_of_passes_and_printed_as_text() -> None:
 
 
 def test_options_of_a_compile_fill_a_pipeline_that_is_text() -> None:
-    compiled = compile(
+    compiled = compile_graph(
         model("mlp"), (inputs("mlp"),), pipeline="canonicalize,quantize-weights", bits=8,
         formats=("pt2",),
     )  # fmt: skip

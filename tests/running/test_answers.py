@@ -33,9 +33,9 @@ def test_a_transcript_is_of_the_likeliest_tokens() -> None:
 
 def test_words_for_a_mask_come_at_its_place() -> None:
     logits = np.log(np.array([[[0.9, 0.05, 0.05], [0.1, 0.3, 0.6]]]))
-    answer = answers.masked({"logits": logits}, np.array([[7, 4]]), 4, lambda i: NAMES[i])
+    answer = answers.words_for_masks({"logits": logits}, np.array([[7, 4]]), 4, lambda i: NAMES[i])
     assert [one["word"] for one in answer.content[0]] == ["cow", "dog", "cat"]
-    nothing = answers.masked({"logits": logits}, np.array([[7, 7]]), 4, lambda i: NAMES[i])
+    nothing = answers.words_for_masks({"logits": logits}, np.array([[7, 7]]), 4, lambda i: NAMES[i])
     assert nothing.content == []
     assert "no mask" in nothing.text
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import awqc
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.tokens import token_batch
 from awqc.runtimes.torch_int4 import TorchModel, load
@@ -39,7 +39,7 @@ class Layers(nn.Module):
 
 
 def compiled(folder: Path, **options: Any) -> tuple[Any, TorchModel]:
-    result = compile(
+    result = compile_graph(
         Layers().eval(), (torch.randn(2, 7, 128),), formats=("pt2",), output_dir=folder, **options
     )
     return result, load(folder)

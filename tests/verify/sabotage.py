@@ -23,7 +23,7 @@ import awqc.export.onnx_codes as onnx_codes
 import awqc.export.ort_weights as ort_weights
 import awqc.numerics.formats.int_grid as int_grid
 from awqc.capture.module import capture_module
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.errors import AwqcError
 from awqc.graph.sites import scale_factor
@@ -202,7 +202,9 @@ def caught(model: str, name: str, size: float) -> str | None:
     with pytest.MonkeyPatch.context() as patch:
         damage(patch, size)
         try:
-            compile(program.clone(), calib=data, formats=(form,), provider="cpu", group_size=32)
+            compile_graph(
+                program.clone(), calib=data, formats=(form,), provider="cpu", group_size=32
+            )
         except AwqcError as error:
             return f"{type(error).__name__}: {error}"
     return None

@@ -13,7 +13,7 @@ import torch
 
 import awqc.export.formats as formats
 from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
-from awqc.compiler import compile
+from awqc.compiler import compile_graph
 from awqc.errors import VerificationError
 from awqc.export.formats import FORMATS
 from awqc.passes.pipeline import DEFAULT
@@ -86,7 +86,7 @@ def test_a_compile_whose_archive_is_damaged_publishes_nothing(
 
     monkeypatch.setitem(formats.FORMATS, "pt2", replace(write, write=damaged))
     with pytest.raises(VerificationError, match=r"model.pt2 does not open .*Nothing was written"):
-        compile(model("mlp"), (inputs("mlp"),), formats=("pt2",), effort="fast",
+        compile_graph(model("mlp"), (inputs("mlp"),), formats=("pt2",), effort="fast",
                 output_dir=tmp_path / "out")  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -107,7 +107,7 @@ def test_archives_are_called_as_the_model_is(tmp_path: Path) -> None:
     def batch() -> dict[str, Any]:
         return {"x": torch.randn(4, 32), "times": 2.0, "other": {"a": torch.randn(4, 32)}}
 
-    compiled = compile(
+    compiled = compile_graph(
         Nested(), batch(), [batch() for _ in range(6)], effort="fast", bits=8, provider="cpu"
     )
     outputs = compiled.report["verify"]["original"]["outputs"]
@@ -118,7 +118,9 @@ def test_archives_are_called_as_the_model_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_models_run_by_themselves(dtype: torch.dtype) -> None:
     data = [(inputs("mlp", seed=seed).to(dtype),) for seed in range(6)]
-    compile(model("mlp").to(dtype), data[0], data, formats=("pt2", "onnx"), effort="fast", bits=8)
+    compile_graph(
+        model("mlp").to(dtype), data[0], data, formats=("pt2", "onnx"), effort="fast", bits=8
+    )
 
 
 def test_vectors_see_every_element_of_a_weight() -> None:

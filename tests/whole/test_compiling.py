@@ -147,12 +147,12 @@ def test_a_table_that_two_parts_hold_is_one(compiled: CompiledBundle) -> None:
 
 
 def test_no_scale_is_folded_into_a_weight_of_two_parts(bundle: Bundle) -> None:
-    from awqc.compiler import compile
+    from awqc.compiler import compile_graph
 
     shared = bundle.shared()["decoder"]
     assert set(shared) == {"table.weight"}
     free = bundle.parts["decoder"].clone()
-    sites = compile(free, **CHEAP).report["sites"]
+    sites = compile_graph(free, **CHEAP).report["sites"]
     assert all("table.weight" not in site.get("edits", ()) for site in sites)
 
 

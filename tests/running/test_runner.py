@@ -11,7 +11,7 @@ import torch
 
 import awqc
 from awqc.errors import UsageError
-from awqc.running.run import Runner
+from awqc.running.runner import Runner
 from benchmarks.folder_models import MODELS
 
 pytestmark = pytest.mark.slow

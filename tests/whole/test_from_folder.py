@@ -13,7 +13,7 @@ import torch
 
 import awqc
 from awqc.errors import Note, UsageError
-from awqc.running.run import Runner
+from awqc.running.runner import Runner
 from benchmarks.folder_models import MODELS
 
 CHEAP: dict[str, Any] = {
@@ -103,9 +103,9 @@ def test_it_is_used_by_awqc_run(
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.generating import Generating
     from awqc.huggingface.generating_parts import capture_parts
-    from awqc.huggingface.swapped import swapped
     from awqc.huggingface.tasks import find_task
     from awqc.runtimes.encoder_decoder import EncoderDecoder
+    from awqc.whole.swapped import swapped
 
     folder = HFFolder.at(source[0])
     task = find_task(folder.config(), None, where="")

@@ -119,7 +119,7 @@ class Runner:
         if name == "fill-mask":
             tokenizer = self._words()
             mask = tokenizer.mask_token_id
-            return answers.masked(
+            return answers.words_for_masks(
                 outputs, feeds["input_ids"], -1 if mask is None else mask,
                 lambda token: str(tokenizer.decode([token])).strip(),
             )  # fmt: skip

@@ -16,14 +16,14 @@ from awqc.errors import Note, UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
-from awqc.huggingface.swapped import swapped
 from awqc.huggingface.tasks import FolderTask
 from awqc.machine.progress import stage, track
 from awqc.options import Options, parse_options
 from awqc.runtimes.encoder_decoder import EncoderDecoder, find_parts
 from awqc.verify.words import word_error_rate
 from awqc.whole.compiling import CompiledBundle, compile_traced
-from awqc.whole.layout import write_layout, write_whole_report
+from awqc.whole.folder_files import write_layout, write_whole_report
+from awqc.whole.swapped import swapped
 
 NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
