@@ -25,7 +25,7 @@ import onnx_ir as ir
 import onnx_ir.convenience as convenience
 
 from awqc.export.ort_data import DataFile
-from awqc.kv_cache import PAST, past_of, present_of
+from awqc.kv_cache import PAST, PRESENT, past_of, present_of
 
 FLAG = "use_cache_branch"
 ENCODER_SIDE = ".encoder."
@@ -44,7 +44,19 @@ def merge_decoder(cross: Path | None, decoder: Path, target: Path) -> Path:
     _forget(graph, flag)
     if cross is not None:
         _add_branch(model, ir.load(cross), flag)
+    for values in (graph.inputs, graph.outputs):
+        ordered = sorted(values, key=lambda value: _place(value.name))
+        values.clear()
+        values.extend(ordered)
     return save_moved(model, target)
+
+
+def _place(name: str) -> tuple[int, str, str]:
+    """Optimum takes keys and values by their order: of a layer the decoder's own come first."""
+    if not name.startswith((PAST, PRESENT)):
+        return -1, "", ""
+    layer, side, part = name.removeprefix(PAST).removeprefix(PRESENT).split(".")
+    return int(layer), side, part
 
 
 def save_as(source: Path, target: Path) -> Path:
