@@ -31,6 +31,7 @@ from awqc.errors import (
 from awqc.executor.run import DEFAULT_BOUNDS
 from awqc.executor.segments import weights_read
 from awqc.export.formats import serving
+from awqc.export.layouts import FolderLayout
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.given_paths import given_path
@@ -81,6 +82,7 @@ class Compiled:
     report: dict[str, Any]
     _files: ScratchFolder = field(repr=False)
     _used: tuple[Path, ...] = field(default=(), repr=False)
+    _layout: FolderLayout = field(default=FolderLayout(), repr=False)
 
     @property
     def folder(self) -> Path:
@@ -98,6 +100,7 @@ class Compiled:
         target = given_path(output_dir, "output_dir")
         with staging(target, self._used) as folder:
             shutil.copytree(self._files.path, folder, dirs_exist_ok=True)
+            self._layout.apply(folder)
         return target
 
 
@@ -150,6 +153,8 @@ def compile_graph(
             "observe looks at the whole graph after each pass, which several ranks do not have at "
             "one time; start one process"
         )
+    layout = FolderLayout(chosen.layout, chosen.bits)
+    layout.check(model, chosen.formats)
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)
     target = None if output_dir is None else given_path(output_dir, "output_dir")
@@ -164,7 +169,7 @@ def compile_graph(
         result = _compile(
             program, source, chosen, pipeline, provider, timing, observe, tell, journal, ranks
         )
-        result._used = used
+        result._used, result._layout = used, layout
         if target is not None and ranks.writes:
             result.save(target)
     return result

@@ -27,13 +27,13 @@ OPTIONS: dict[str, Any] = {
     "effort": "default", "rounding": "auto", "sequential": False, "avg_bits": None,
     "budget": None, "runtime_scales": "auto", "runtime_numerics": "fp", "stats": None,
     "recipe": None, "pipeline": None,
-    "formats": ("onnx", "pt2"), "dtype": "auto", "accuracy_level": "auto",
+    "formats": ("onnx", "pt2"), "layout": "plain", "dtype": "auto", "accuracy_level": "auto",
     "work_dir": None, "memory": None, "fresh": False, "device": "cpu", "provider": "auto",
     "verify_with": ("onnxruntime",),
     "max_loss": 0.5,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
-WHOLE_MODEL = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh")
+WHOLE_MODEL = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh", "layout")
 ERRORS = {
     "UsageError": 2, "CaptureError": 1, "UnsupportedGraphError": 1, "CalibrationError": 1,
     "InvariantError": 1, "RankError": 1, "ExportError": 1, "VerificationError": 1,

@@ -233,6 +233,13 @@ class Options:
         metavar="NAMES",
         choices=("onnx", "ort", "pt2", "awq", "compressed-tensors"),
     )
+    layout: str = option(
+        "plain",
+        "How the folder is arranged; transformers.js: as that library looks for files, for models "
+        "from a Hugging Face folder.",
+        group="output",
+        choices=("plain", "transformers.js"),
+    )
     dtype: str = option(
         "auto",
         "What the exported model computes in; auto: as the model came.",

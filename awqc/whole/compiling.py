@@ -18,6 +18,7 @@ from awqc.bundle.parts import Bundle, Runner, Trace
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.errors import UsageError, VerificationError, spelled
+from awqc.export.layouts import FolderLayout
 from awqc.machine.process import undisturbed
 from awqc.numerics.name_patterns import check_fits
 from awqc.options import Options, parse_options
@@ -42,6 +43,7 @@ class CompiledBundle:
         held_out: batches that were held back, the last ones.
         files: the folder as it is to be written; None: one of folders of the parts.
         used: files and folders that the compile read.
+        layout: how the folder is arranged.
     """
 
     bundle: Bundle
@@ -50,6 +52,7 @@ class CompiledBundle:
     held_out: int = 0
     files: ScratchFolder | None = field(default=None, repr=False)
     used: tuple[Path, ...] = field(default=(), repr=False)
+    layout: FolderLayout = field(default=FolderLayout(), repr=False)
 
     def run(self, batch: Batch) -> dict[str, Tensor]:
         """Outputs of the whole in onnxruntime, for one batch of the bundle's inputs."""
@@ -66,6 +69,7 @@ class CompiledBundle:
         with staging(target, self.used) as folder:
             if self.files is not None:
                 shutil.copytree(self.files.path, folder, dirs_exist_ok=True)
+                self.layout.apply(folder)
                 return target
             for name, part in self.parts.items():
                 shutil.copytree(part.folder, folder / name)

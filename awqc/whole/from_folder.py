@@ -13,6 +13,7 @@ from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.media import choose_samples
 from awqc.errors import Note, UsageError, spelled
+from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
@@ -28,7 +29,15 @@ from awqc.whole.swapped import swapped
 NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
 FORMATS = ("onnx", "ort", "pt2")
-OF_THE_WHOLE = ("task", "trust_remote_code", "num_samples", "seq_len", "inputs", "dynamic")
+OF_THE_WHOLE = (
+    "task",
+    "trust_remote_code",
+    "num_samples",
+    "seq_len",
+    "inputs",
+    "dynamic",
+    "layout",
+)
 """Options that say how the model and its data are read."""
 EXAMPLES_KEPT = 5
 """Pairs of texts that the report shows."""
@@ -57,6 +66,8 @@ def compile_generating(
         VerificationError: a part or the whole is not the model that was asked for.
     """
     _check(options)
+    layout = FolderLayout(options.layout, options.bits)
+    layout.check(folder.path, options.formats)
     with stage("capture …"):
         generating = Generating.load(folder, task)
         parts = capture_parts(generating)
@@ -76,7 +87,7 @@ def compile_generating(
         with stage("generate with what was compiled …"):
             result.report["generated"] = _generated(parts, files.path, held_out, most)
     write_whole_report(result.report, files.path)
-    return replace(result, files=files)
+    return replace(result, files=files, layout=layout)
 
 
 def _check(options: Options) -> None:

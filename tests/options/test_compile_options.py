@@ -18,6 +18,7 @@ from awqc.effort import EFFORTS
 from awqc.effort import ROUNDINGS as EFFORT_ROUNDINGS
 from awqc.errors import UsageError, worded
 from awqc.export.formats import FORMATS
+from awqc.export.layouts import LAYOUTS
 from awqc.export.ort_levels import LEVELS
 from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.request import ROUNDINGS, TABLE_BITS, QuantizationSpec
@@ -102,6 +103,7 @@ CHOICES = {
     "effort": EFFORTS,
     "rounding": ["auto", *ROUNDINGS],
     "formats": FORMATS,
+    "layout": LAYOUTS,
     "dtype": ["auto", *DTYPES],
     "accuracy_level": ["auto", *map(int, LEVELS)],
     "provider": PROVIDERS,

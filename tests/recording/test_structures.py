@@ -23,7 +23,8 @@ def test_tensors_are_found_by_path() -> None:
 
 
 def test_what_is_rebuilt_shares_tensors_and_no_object() -> None:
-    value: dict[str, Any] = {"cache": Cache([Layer(A)]), "pair": Pair(A, 1), "named": OrderedDict(z=A)}
+    value: dict[str, Any] = {"cache": Cache([Layer(A)]), "pair": Pair(A, 1)}
+    value["named"] = OrderedDict(z=A)
     same: Any = rebuilt(value, {"cache.own.0.keys": B})
     assert same["cache"].own[0].keys is B
     assert value["cache"].own[0].keys is A

@@ -1,0 +1,91 @@
+"""A compiled folder as transformers.js looks for files.
+
+::
+
+    model.onnx          onnx/model_q4.onnx
+    model.onnx.data     onnx/model_q4.onnx_data
+    config.json         config.json, with transformers.js_config
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+
+from awqc.artifacts.json_files import read_json
+from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, MODEL, TUNED
+
+DTYPES = {4: "q4", 8: "q8"}
+"""What transformers.js calls weights of so many bits; others have no name there."""
+SUFFIXES = {"q4": "_q4", "q8": "_quantized", "fp32": ""}
+FOLDER, SETTINGS_KEY = "onnx", "transformers.js_config"
+AXES = {"batch": "batch_size"}
+"""Names of axes by which transformers.js makes an empty cache."""
+TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+
+
+def arrange(folder: Path, bits: int) -> None:
+    """Arrange ``folder``, which is as a compile writes it; of two forms that of onnxruntime."""
+    dtype = DTYPES.get(bits, "fp32")
+    (folder / FOLDER).mkdir()
+    names = (MODEL, ENCODER_MODEL, MERGED_MODEL)
+    external = [name for name in names if _move(folder, name, dtype)]
+    shutil.rmtree(folder / TUNED, ignore_errors=True)
+    _describe(folder / "config.json", dtype, external)
+    _put_template_in(folder)
+
+
+def _move(folder: Path, name: str, dtype: str) -> bool:
+    """Move the model called ``name``, in onnxruntime's form if it is there; whether it has data."""
+    source = next((p for p in (folder / TUNED / name, folder / name) if p.is_file()), None)
+    if source is None:
+        return False
+    target = folder / FOLDER / f"{Path(name).stem}{SUFFIXES[dtype]}.onnx"
+    model = onnx.load(source, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in AXES:
+                size.dim_param = AXES[size.dim_param]
+    data = source.with_name(f"{name}.data")
+    external = data.is_file()
+    if external:
+        moved = target.with_name(f"{target.name}_data")
+        _relocate(model.graph, moved.name)
+        data.replace(moved)
+    onnx.save(model, target)
+    for old in (folder / name, folder / f"{name}.data", source):
+        old.unlink(missing_ok=True)
+    return external
+
+
+def _relocate(graph: onnx.GraphProto, location: str) -> None:
+    """Let external tensors of ``graph``, and of graphs in it, lie in the file ``location``."""
+    for tensor in graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _relocate(attribute.g, location)
+
+
+def _describe(config: Path, dtype: str, external: list[str]) -> None:
+    content = read_json(config)
+    content[SETTINGS_KEY] = {"dtype": dtype}
+    if external:
+        files = [f"{Path(name).stem}{SUFFIXES[dtype]}.onnx" for name in external]
+        content[SETTINGS_KEY]["use_external_data_format"] = dict.fromkeys(files, 1)
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _put_template_in(folder: Path) -> None:
+    """The chat template, which transformers.js reads from the tokenizer's configuration."""
+    if (folder / TEMPLATE).is_file() and (folder / TOKENIZER).is_file():
+        content = read_json(folder / TOKENIZER)
+        content.setdefault("chat_template", (folder / TEMPLATE).read_text(encoding="utf-8"))
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / TOKENIZER).write_text(text, encoding="utf-8")

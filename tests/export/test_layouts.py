@@ -1,0 +1,84 @@
+"""A folder arranged as transformers.js looks for files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+import awqc
+from awqc.capture.module import capture_module
+from awqc.errors import UsageError
+from awqc.export.layouts import FolderLayout
+from awqc.export.onnx import export_onnx
+
+JS = "transformers.js"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    program = capture_module(nn.Linear(32, 16), (torch.zeros(2, 32),))
+    export_onnx(program, tmp_path / "model.onnx", external_data=True)
+    (tmp_path / "config.json").write_text('{"model_type": "none"}')
+    return tmp_path
+
+
+def run(path: Path) -> np.ndarray:
+    session = ort.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: np.ones((3, 32), np.float32)})[0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "file", "dtype"),
+    [(4, "model_q4.onnx", "q4"), (8, "model_quantized.onnx", "q8"), (3, "model.onnx", "fp32")],
+)
+def test_models_are_under_the_names_that_it_looks_for(
+    folder: Path, bits: int, file: str, dtype: str
+) -> None:
+    before = run(folder / "model.onnx")
+    FolderLayout(JS, bits).apply(folder)
+    assert {path.name for path in (folder / "onnx").iterdir()} == {file, f"{file}_data"}
+    assert not (folder / "model.onnx").exists()
+    assert np.array_equal(run(folder / "onnx" / file), before)
+    config = json.loads((folder / "config.json").read_text())
+    assert config == {
+        "model_type": "none",
+        "transformers.js_config": {"dtype": dtype, "use_external_data_format": {file: 1}},
+    }
+    graph = onnx.load(folder / "onnx" / file, load_external_data=False).graph
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch_size"
+
+
+def test_of_two_forms_that_of_onnxruntime_is_taken(folder: Path) -> None:
+    (folder / "ort").mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / "ort" / name).write_bytes((folder / name).read_bytes())
+    FolderLayout(JS).apply(folder)
+    assert sorted(path.name for path in folder.rglob("*")) == [
+        "config.json", "model_q4.onnx", "model_q4.onnx_data", "onnx",
+    ]  # fmt: skip
+
+
+def test_the_chat_template_is_where_it_is_looked_for(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    FolderLayout(JS).apply(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["chat_template"] == "{{ messages }}"
+
+
+def test_a_model_without_a_configuration_is_refused_before_any_work() -> None:
+    with pytest.raises(UsageError, match=r"layout='transformers.js' is for Hugging Face models"):
+        awqc.compile(nn.Linear(4, 4), (torch.zeros(2, 4),), layout=JS)
+
+
+def test_a_folder_without_onnx_is_refused_before_any_work(folder: Path) -> None:
+    with pytest.raises(UsageError, match="write onnx or ort"):
+        FolderLayout(JS).check(folder, ("pt2",))
