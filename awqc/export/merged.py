@@ -45,7 +45,7 @@ def merge_decoder(cross: Path | None, decoder: Path, target: Path) -> Path:
     if cross is not None:
         _add_branch(model, ir.load(cross), flag)
     for values in (graph.inputs, graph.outputs):
-        ordered = sorted(values, key=lambda value: _place(value.name))
+        ordered = sorted(values, key=lambda value: _place(str(value.name)))
         values.clear()
         values.extend(ordered)
     return save_moved(model, target)

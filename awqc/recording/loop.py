@@ -55,7 +55,10 @@ class Loop:
                 "it carries from one to the next"
             )
         _check_constants(where, later, more)
-        states, once, fresh, given = [], [], [], []
+        states: list[str] = []
+        once: list[str] = []
+        fresh: list[str] = []
+        given: list[str] = []
         for path, value in later.before.items():
             if all(call.before.get(path) is value for call in more):
                 (given if path in first.before else once).append(path)
@@ -78,7 +81,8 @@ class Loop:
             )
         known = {id(value) for value in (*later.before.values(), *later.after.values())}
         made = [path for path, value in later.result.items() if id(value) not in known]
-        return cls(first.path, first, later, *map(tuple, (states, once, fresh, given, made)))
+        found = map(tuple, (states, once, fresh, given, made))
+        return cls(first.path, first, later, *found)
 
 
 def longest_loop(calls: Sequence[OutsideCall]) -> list[OutsideCall]:

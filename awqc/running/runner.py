@@ -60,7 +60,7 @@ class Runner:
         self.task: FolderTask = find_task(self._config, task, where=str(folder))
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
-        self._limits = {"max_new_tokens": max_new_tokens, "language": language}
+        self._max_new_tokens, self._language = max_new_tokens, language
         self._processor = Processor.of(self._folder, self.task.reads)
         several = any((place / MERGED_MODEL).is_file() for place in (folder, folder / TUNED))
         self._generator = TextOf(folder, provider=provider) if several else None
@@ -100,7 +100,11 @@ class Runner:
     def _answer(self, sample: Sample) -> Answer:
         feeds = {name: value.numpy() for name, value in self._processor.inputs([sample]).items()}
         if self._generator is not None:
-            made = list(self._generator.tokens(feeds, **self._limits))
+            made = list(
+                self._generator.tokens(
+                    feeds, max_new_tokens=self._max_new_tokens, language=self._language
+                )
+            )
             text = self._words().decode(made, skip_special_tokens=True).strip()
             return Answer(text, text)
         assert self._model is not None

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from awqc.artifacts.names import ENCODER_MODEL
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
 from awqc.errors import UsageError
@@ -29,6 +30,8 @@ def find_model(path: Path) -> Path:
     for file in (path, path / TUNED / MODEL, path / MODEL):
         if file.is_file():
             return file
+    if any((place / ENCODER_MODEL).is_file() for place in (path, path / TUNED)):
+        raise UsageError(f"{path}: is a model of several graphs; awqc run uses it")
     raise UsageError(
         f"{path}: there is no {MODEL}, and none in {TUNED}/; give a folder that awqc compile wrote"
     )

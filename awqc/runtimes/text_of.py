@@ -56,7 +56,8 @@ class TextOf:
         settings = self.settings
         given = self.model.given({**feeds, **self.model.encode(feeds)})
         made = self._prompt(given, language, task)
-        fresh, states, prompt = list(made), {}, len(made)
+        fresh, prompt = list(made), len(made)
+        states: dict[str, Any] = {}
         longest = min(settings.longest, prompt + (max_new_tokens or settings.longest))
         while len(made) < longest:
             outputs, states = self.model.step(np.array([fresh], dtype=np.int64), given, states)

@@ -79,13 +79,13 @@ def merged(
         ["input_ids", PAST, SOURCE],
         ["logits", "present.0.decoder.key"],
     )
-    parts = [
-        export_onnx(program, folder / f"{name}.onnx", external_data=request.param).path
+    parts = {
+        name: export_onnx(program, folder / f"{name}.onnx", external_data=request.param).path
         for name, program in (("cross", cross), ("decoder", decoder))
-    ]
+    }
     (folder / "merged").mkdir()
-    path = merge_decoder(*parts, folder / "merged" / "model.onnx")
-    for part in parts:
+    path = merge_decoder(parts["cross"], parts["decoder"], folder / "merged" / "model.onnx")
+    for part in parts.values():
         part.unlink()
         part.with_name(f"{part.name}.data").unlink(missing_ok=True)
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from awqc.recording.flat import flat_call
@@ -13,7 +15,7 @@ from tests.recording.toys import Toy
 def loops() -> tuple[Toy, list[Loop]]:
     model = Toy()
     runs = [
-        record_outermost(model, lambda ids=ids: model.generate(ids, 4))
+        record_outermost(model, partial(model.generate, ids, 4))
         for ids in (torch.arange(10).reshape(2, 5), torch.arange(9).reshape(3, 3))
     ]
     return model, [Loop.of(run[1:]) for run in runs]

@@ -98,7 +98,7 @@ def test_they_agree_with_the_library(tmp_path: Path) -> None:
         made = [0, *drawn.integers(8, size=length - 1).tolist()]
         logits = drawn.normal(size=8).astype(np.float32)
         ids, given = torch.tensor([made]), torch.from_numpy(logits.copy())[None]
-        assert np.array_equal(settings.allowed(logits, made, 1), rules(ids, given)[0].numpy())
+        assert np.array_equal(settings.allowed(logits, made, 1), rules(ids, given)[0].numpy())  # type: ignore[arg-type]  # its own alias of Tensor
     with_language = GenerationSettings(0, forced_first=3)
     wanted = forced(torch.tensor([[0]]), torch.from_numpy(LOGITS.copy())[None])[0].numpy()
     assert np.array_equal(with_language.allowed(LOGITS, [0], 1), wanted)
