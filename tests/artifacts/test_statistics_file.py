@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,11 @@ def batches(seed: int) -> list[tuple[torch.Tensor]]:
     return [(torch.randn(16, 48, generator=generator),) for _ in range(6)]
 
 
-def compiled(stats: Path, calib_seed: int = 1, **options: object) -> bytes:
-    asked = {"formats": ("onnx",), "stats": stats, "effort": "fast", "rounding": "gptq"}
-    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **{**asked, **options})  # type: ignore[arg-type]  # options of many types in one dict
+def compiled(stats: Path, calib_seed: int = 1, **options: Any) -> bytes:
+    asked: dict[str, Any] = {
+        "formats": ("onnx",), "stats": stats, "effort": "fast", "rounding": "gptq",
+    }  # fmt: skip
+    result = awqc.compile(model(), batches(0)[0], calib=batches(calib_seed), **{**asked, **options})
     return (result.folder / "model.onnx").read_bytes()
 
 

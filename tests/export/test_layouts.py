@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
 
 def run(path: Path) -> np.ndarray:
     session = ort.InferenceSession(path)
-    return session.run(None, {session.get_inputs()[0].name: np.ones((3, 32), np.float32)})[0]
+    feeds = {session.get_inputs()[0].name: np.ones((3, 32), np.float32)}
+    made: np.ndarray = session.run(None, feeds)[0]
+    return made
 
 
 @pytest.mark.parametrize(

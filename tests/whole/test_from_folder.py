@@ -13,7 +13,15 @@ import torch
 
 import awqc
 from awqc.errors import Note, UsageError
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.generating import Generating
+from awqc.huggingface.generating_parts import capture_parts
+from awqc.huggingface.samples import Sample
+from awqc.huggingface.tasks import find_task
 from awqc.running.runner import Runner
+from awqc.runtimes.encoder_decoder import EncoderDecoder
+from awqc.runtimes.text_of import TextOf
+from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
 
 CHEAP: dict[str, Any] = {
@@ -96,28 +104,24 @@ def test_the_report_tells_of_parts_and_of_the_whole(
     )
 
 
-def test_it_is_used_by_awqc_run(
+def test_its_tokens_are_those_of_generate_with_the_compiled_parts(
     compiled: tuple[awqc.CompiledBundle, Path], source: tuple[Path, Any]
 ) -> None:
-    """The tokens that are made are the likeliest ones of the compiled model at each step."""
-    from awqc.huggingface.folder import HFFolder
-    from awqc.huggingface.generating import Generating
-    from awqc.huggingface.generating_parts import capture_parts
-    from awqc.huggingface.tasks import find_task
-    from awqc.runtimes.encoder_decoder import EncoderDecoder
-    from awqc.whole.swapped import swapped
-
     folder = HFFolder.at(source[0])
     task = find_task(folder.config(), None, where="")
     parts = capture_parts(Generating.load(folder, task))
     generating = parts.generating
-    inputs = generating.processor.made([TEXT], return_tensors="pt")
-    taken = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    sample = Sample("a text", text=TEXT)
+    inputs = generating.inputs([sample])
     with swapped(parts, EncoderDecoder(compiled[1])):
-        wanted = generating.decode(generating.generate(taken, 10)[0].tolist())
+        _, *wanted = generating.generate(inputs, 10)[0].tolist()
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    text = TextOf(compiled[1])
+    made = list(text.tokens(feeds, max_new_tokens=10))
+    assert made == [token for token in wanted if token not in text.settings.ends]
+    assert made
     ((_, answer),) = Runner(compiled[1], max_new_tokens=10).answer([TEXT])
-    assert answer.text == wanted
-    assert wanted
+    assert answer.text == generating.decode(made)
 
 
 def test_what_is_for_one_graph_is_refused(source: tuple[Path, Any]) -> None:
