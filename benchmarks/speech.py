@@ -4,8 +4,8 @@
 
 A folder of speech holds ``.wav`` files and ``text.txt``, with a line for each in their order.
 `python -m benchmarks.speech --speak TEXT FOLDER` makes one with espeak-ng, in several voices.
-Every method is compiled on the same data; all transcribe the test files greedily, the float model by
-its ``generate``, compiled ones by awqc's own runner in onnxruntime.
+Every method is compiled on the same data; all transcribe the test files greedily, the float model
+by its ``generate``, compiled ones by awqc's own runner in onnxruntime.
 """
 
 from __future__ import annotations

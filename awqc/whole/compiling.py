@@ -30,6 +30,8 @@ from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
 BUNDLE_FILE = "bundle.json"
+ENOUGH, FEWEST = 16384, 8
+"""Tokens or patches of which more tell a part little, and batches at least."""
 
 
 @dataclass
@@ -125,7 +127,10 @@ def compile_traced(
     result = CompiledBundle(bundle, {}, held_out=kept)
     for name, program in bundle.parts.items():
         read = [seen[name] for seen, _ in traces]
-        data = CalibrationData(tuple(read[:-kept]), tuple(read[-kept:]), "what reaches this part")
+        enough = _enough(f"{name}.{program.outputs[0]}", traces[:-kept])
+        data = CalibrationData(
+            tuple(read[:-kept][:enough]), tuple(read[-kept:]), "what reaches this part"
+        )
         own = replace(program.clone(), shared=shared[name])
         exclude = patterns_within(chosen.exclude, own, name)
         other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
@@ -137,6 +142,18 @@ def compile_traced(
         "verify": _measure(result, traces[-kept:], chosen.max_loss),
     }
     return result
+
+
+def _enough(output: str, traces: Sequence[Trace]) -> int:
+    """How many of ``traces`` calibrate a part well, by the tokens or patches in its ``output``."""
+    rows = 0
+    for count, (_, made) in enumerate(traces, 1):
+        value = made[output]
+        heads = value.shape[1] if value.ndim == 4 else 1
+        rows += value.numel() // max(1, heads * value.shape[-1])
+        if rows >= ENOUGH and count >= FEWEST:
+            return count
+    return len(traces)
 
 
 def _checked(bundle: Bundle, options: Mapping[str, Any]) -> Options:
