@@ -69,7 +69,7 @@ def test_compensating_lowers_the_loss(compiles: dict[str, awqc.Compiled]) -> Non
 def test_the_archive_runs_with_torch_alone(compiles: dict[str, awqc.Compiled]) -> None:
     result, x = compiles["default"], torch.randn(5, 256)
     (found,) = in_torch_alone(result.folder / "model.pt2", x)
-    assert torch.equal(found, result.graph_module(x))
+    torch.testing.assert_close(found, result.graph_module(x))  # sums in another order of threads
 
 
 def test_torchs_own_kernels_leave_it_to_plain_operations(
