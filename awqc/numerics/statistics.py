@@ -118,13 +118,14 @@ class Accumulator:
         shape = next((each for each in shapes if each is not None), None)
         if shape is None:
             return
-        sums = self._sums = self._sums or _Sums.of(*shape, self._rows)
+        blocks, columns = shape
+        sums = self._sums = self._sums or _Sums.of(blocks, columns, self._rows)
         ranks.total(sums.abs_sum)
         ranks.largest(sums.abs_max)
         ranks.total(sums.moments)
         if self.gram and not sums.exact:
             if self._gram is None:
-                self._gram = torch.zeros(*shape, shape[-1])
+                self._gram = torch.zeros(blocks, columns, columns)
             ranks.total(self._gram)
         seen = ranks.gather((self._tokens, self._sample))
         self._tokens = sum(tokens for tokens, _ in seen)
