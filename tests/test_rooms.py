@@ -37,8 +37,8 @@ MAY_USE: dict[str, str] = {
     "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
     "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
     "weights",
-    "verify": "artifacts capture data errors export findings graph huggingface machine numerics "
-    "probes program runtimes sources",
+    "verify": "artifacts capture data errors executor export findings graph huggingface machine "
+    "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",

@@ -14,8 +14,8 @@ from torch import Tensor
 from awqc.graph.nodes import results_of, shape_of
 from awqc.program import Batch, Program
 
-MOST_LOGITS = 2**25
-"""Elements of logits that are made at once, 134 MB in float32."""
+MOST_LOGITS = 2**23
+"""Elements of logits that are made at once, 34 MB in float32."""
 
 Run = Callable[[Batch], tuple[Tensor, ...]]
 
