@@ -34,7 +34,7 @@ MAY_USE: dict[str, str] = {
     "huggingface": "artifacts capture errors graph kv_cache machine program recording",
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
-    "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
+    "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
     "weights",
     "verify": "artifacts capture data errors executor export findings graph huggingface machine "

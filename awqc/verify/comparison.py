@@ -89,9 +89,7 @@ def compare(
 
     def opened(exact: bool) -> LoadedModel:
         give_back()
-        model = find_runtime(runtime).open_model(file, exact=exact, provider=provider)
-        give_back()
-        return model
+        return find_runtime(runtime).open_model(file, exact=exact, provider=provider)
 
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
         what = f"the {form} form in {runtime}"
