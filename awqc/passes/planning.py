@@ -14,7 +14,6 @@ from awqc.errors import Speller, in_python, spelled, worded
 from awqc.executor.run import Bounds
 from awqc.executor.segments import cut
 from awqc.findings import Decisions
-from awqc.machine.memory import trim
 from awqc.machine.room import Room, held, room
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.canonicalize import Canonicalize
@@ -127,7 +126,6 @@ def plan_ahead(
     """
     seen = program.variant()
     with_sites(seen, spec)
-    trim()  # what is free now is no part of the need
     own, there = held(), room()
     limit = Room(there.free + own, there.bounded_by)
     if memory is not None:
