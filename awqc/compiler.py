@@ -35,6 +35,7 @@ from awqc.export.layouts import FolderLayout
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.given_paths import given_path
+from awqc.machine.memory import give_back
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
@@ -273,4 +274,5 @@ def _timed(timing: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     with showing(f"{stage} …"):
         yield
+    give_back()
     timing[stage] = time.perf_counter() - started

@@ -1,20 +1,25 @@
-"""Memory and time of a whole compile, stage by stage, of Llama shapes with random weights.
+"""Memory and time of a whole compile, stage by stage: of Llama shapes, and of given models.
 
     python -m benchmarks.scale                        # writes benchmarks/results/scale.json
     python -m benchmarks.scale --shapes 0.2B 1.1B --formats onnx,ort,pt2,awq
+    python -m benchmarks.scale --folder NAME=FOLDER --calib TEXT --effort default
 
-A model is saved as a bfloat16 folder and compiled in a process of its own. Memory is what the
+A shape gets random weights, saved as a bfloat16 folder. A model is compiled in a process of its
+own, which runs it forward over some calibration batches first. Memory is what the
 system cannot drop: the anonymous resident pages (``RssAnon``) of the process, and of the ones that
 it starts, sampled every 20 ms. Of each stage the table has the seconds and the largest sample;
 ``export`` and ``verify`` are shown by format as well. ``planned`` is what `awqc plan` says;
 ``program`` is what the quantized weights take, packed: the least that a process which holds all of
-them needs.
+them needs. ``forward_cpu_s`` is the processor's time for one float run over all calibration data,
+``ratio`` how many of these the compile takes, also by the processor's time: on a machine that
+others use as well, it says more than the clock. Results of other models stay in the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +38,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "1.1B": {"hidden": 2048, "layers": 20, "vocabulary": 49152},
 }
 PAUSE = 0.02
+FEW = 2
+"""Batches whose run is timed."""
 HEADS_OF, WIDTH_OF_HEAD = 4, 64
 """Heads of queries that share one of keys; the width of a head."""
 
@@ -65,18 +72,16 @@ def save_model(folder: Path, hidden: int, layers: int, vocabulary: int) -> None:
 
 def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
     """Compile, and write when each stage began, by the system's clock, to ``marks``."""
-    import numpy as np
-
     import awqc.compiler as compiler
     from awqc.export.formats import FORMATS
     from awqc.passes.pipeline import PASSES
     from awqc.passes.planning import Plan
     from awqc.verify import verification
 
-    found: list[tuple[float, str]] = []
+    found: list[tuple[float, str, float]] = []
 
     def mark(stage: str) -> None:
-        found.append((time.monotonic(), stage))
+        found.append((time.monotonic(), stage, _processor_time()))
 
     def marked(function: Callable[..., Any], stage: Callable[..., str]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -105,23 +110,66 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
         return plans[-1]
 
     compiler.plan_of = plan_of
+    forward: list[float] = []
+    load_data = compiler.load_data
+
+    def load_and_run(program: Any, *args: Any) -> Any:
+        data = load_data(program, *args)
+        mark("forward")
+        forward.append(_forward(program, data.batches))
+        return data
+
+    compiler.load_data = load_and_run
     compiler.check_published = marked(compiler.check_published, lambda *_: "verify published")
     compiler.write_recipe = marked(compiler.write_recipe, lambda *_: "recipe")
-    tokens = options.pop("samples"), options.pop("tokens")
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    ids = np.random.default_rng(0).integers(0, vocabulary, tokens)
+    calib = _calibration(folder, options)
     out = options.pop("output_dir")
     mark("capture")
-    options["max_loss"] = "inf"  # Random weights: what 4 bits lose of them says nothing.
-    compiled = compiler.compile(str(folder), calib={"input_ids": ids}, output_dir=out, **options)
+    compiled = compiler.compile(str(folder), calib=calib, output_dir=out, **options)
     mark("end")
     layers = compiled.report["layers"]
     content = {
         "marks": found,
         "packed": sum(layer["bytes"] for layer in layers),
         "plan": plans[0].as_dict() if plans else None,
+        "forward": forward[0],
+        "text": (compiled.report["verify"] or {}).get("text"),
     }
     marks.write_text(json.dumps(content))
+
+
+def _calibration(folder: Path, options: dict[str, Any]) -> Any:
+    """Text, or random tokens; what says how much of it becomes the compile's, or goes."""
+    import numpy as np
+
+    samples, tokens = options.pop("samples"), options.pop("tokens")
+    text = options.pop("calib")
+    if text is not None:
+        options |= {"num_samples": samples, "seq_len": tokens}
+        return text
+    options["max_loss"] = "inf"  # Random weights: what 4 bits lose of them says nothing.
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    return {"input_ids": np.random.default_rng(0).integers(0, vocabulary, (samples, tokens))}
+
+
+def _forward(program: Any, batches: Any) -> float:
+    """The processor's seconds for one run over all ``batches``, from a few of them."""
+    program.run(batches[0])  # the first touches the weights' file
+    started = time.process_time()
+    for batch in batches[:FEW]:
+        program.run(batch)
+    return (time.process_time() - started) * len(batches) / len(batches[:FEW])
+
+
+def _processor_time() -> float:
+    """Seconds of this process, and of those that it started."""
+    ticks = 0
+    for pid in started_by(os.getpid()):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    spent = os.times()
+    ended = spent.children_user + spent.children_system
+    return spent.user + spent.system + ended + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def anonymous(pid: int) -> int:
@@ -161,27 +209,34 @@ def measure(folder: Path, scratch: Path, options: dict[str, Any]) -> dict[str, A
     if process.returncode:
         raise SystemExit(f"the compile ended with code {process.returncode}")
     content = json.loads(marks.read_text())
-    plan = content["plan"]
+    plan, stages = content["plan"], _stages(content["marks"], samples)
     foreseen = plan and {"planned_mb": _mb(plan["peak"]), "planned_s": round(plan["seconds"], 1)}
+    spent = [stage for stage in stages if stage["stage"] != "forward"]
+    processor = sum(stage["cpu_s"] for stage in spent)
     return {
         "program_mb": _mb(content["packed"]),
         **(foreseen or {}),
-        "seconds": round(content["marks"][-1][0] - content["marks"][0][0], 1),
+        "seconds": round(sum(stage["seconds"] for stage in spent), 1),
+        "cpu_s": round(processor, 1),
+        "forward_cpu_s": round(content["forward"], 1),
+        "ratio": round(processor / content["forward"], 2),
         "peak_mb": _mb(max(own + others for _, own, others in samples)),
-        "stages": _stages(content["marks"], samples),
+        "text": content["text"],
+        "stages": stages,
     }
 
 
 def _stages(
-    marks: list[tuple[float, str]], samples: list[tuple[float, int, int]]
+    marks: list[tuple[float, str, float]], samples: list[tuple[float, int, int]]
 ) -> list[dict[str, Any]]:
     found = []
-    for (start, stage), (end, _) in pairwise(marks):
+    for (start, stage, before), (end, _, after) in pairwise(marks):
         inside = [(own, others) for at, own, others in samples if start <= at < end]
         found.append(
             {
                 "stage": stage,
                 "seconds": round(end - start, 1),
+                "cpu_s": round(after - before, 1),
                 "began_mb": _mb(inside[0][0]) if inside else None,
                 "peak_mb": _mb(max((own for own, _ in inside), default=0)),
                 "others_mb": _mb(max((others for _, others in inside), default=0)),
@@ -197,7 +252,9 @@ def _mb(count: int) -> float:
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.2B"])
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=["0.2B"])
+    parser.add_argument("--folder", metavar="NAME=FOLDER", help="in place of shapes")
+    parser.add_argument("--calib", help="a file of text; by default tokens are random")
     parser.add_argument("--formats", default="onnx,ort,pt2,awq,compressed-tensors")
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--samples", type=int, default=8)
@@ -214,16 +271,26 @@ def main() -> None:
         "effort": given.effort,
         "samples": given.samples,
         "tokens": given.tokens,
+        "calib": given.calib,
     }
-    results: dict[str, Any] = {"options": options, "shapes": {}}
-    for name in given.shapes:
+    folders = dict([given.folder.split("=", 1)]) if given.folder else dict.fromkeys(given.shapes)
+    for name, place in folders.items():
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            save_model(folder, **SHAPES[name])
-            results["shapes"][name] = {**SHAPES[name], **measure(folder, Path(scratch), options)}
-        print(json.dumps(results["shapes"][name], indent=1))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(results, indent=2) + "\n")
+            folder = Path(place or Path(scratch) / "model")
+            if place is None:
+                save_model(folder, **SHAPES[name])
+            found = {**SHAPES.get(name, {}), **measure(folder, Path(scratch), options)}
+        print(json.dumps(found, indent=1), flush=True)
+        told = {**options, "calib": "text" if given.calib else "random tokens"}
+        keep(given.out, name, {"options": told, **found})
+
+
+def keep(file: Path, name: str, found: dict[str, Any]) -> None:
+    """Put what was found beside the results of other models."""
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    results[f"{name}, {found['options']['effort']}"] = found
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ MAY_USE: dict[str, str] = {
     "huggingface": "artifacts bundle capture errors graph kv_cache machine program recording",
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
-    "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
+    "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "export": "artifacts calling errors graph huggingface kv_cache machine numerics program "
     "runtimes weights",
-    "verify": "artifacts capture data errors export findings graph huggingface machine numerics "
-    "probes program runtimes sources",
+    "verify": "artifacts capture data errors executor export findings graph huggingface machine "
+    "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",

@@ -41,7 +41,7 @@ def walk(
     """
     nodes = list(program.graph.nodes)
     last = max(nodes.index(node) for node in stops)
-    frees = _last_readers(nodes[: last + 1])
+    frees = last_readers(nodes[: last + 1])
     replaced = dict(weights)
     found: dict[Node, Values] = {}
     inputs = [node for node in nodes if node.op == "placeholder"]
@@ -72,17 +72,18 @@ def _call(
         if operand.op != "get_attr":
             return found[operand][index]
         name = str(operand.target)
-        return replaced[name] if name in replaced else _attribute(module, name)
+        return replaced[name] if name in replaced else attribute(module, name)
 
     return evaluate_call(node, value)
 
 
-def _attribute(module: GraphModule, name: str) -> Any:
+def attribute(module: GraphModule, name: str) -> Any:
+    """The tensor or module called ``name``, a dotted path, in ``module``."""
     owner, _, leaf = name.rpartition(".")
     return getattr(module.get_submodule(owner), leaf)
 
 
-def _last_readers(nodes: Sequence[Node]) -> dict[Node, list[Node]]:
+def last_readers(nodes: Sequence[Node]) -> dict[Node, list[Node]]:
     """For each node the values that nothing behind it reads."""
     last: dict[Node, Node] = {}
     for node in nodes:

@@ -39,7 +39,7 @@ class Bounds:
     """
 
     values: int = 2**28
-    codes: int = 2**27
+    codes: int = 2**25
 
 
 DEFAULT_BOUNDS = Bounds()

@@ -8,6 +8,7 @@ import mmap
 import re
 import sys
 import weakref
+from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -46,10 +47,12 @@ def unchanged_maps() -> list[mmap.mmap]:
     if sys.platform != "linux" or not _MAPS:
         return []
     changed = _changed_areas()
+    ends = [end for _, end in changed]
     found = []
     for mapped in list(_MAPS):
         first = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-        if not any(start < first + len(mapped) and first < end for start, end in changed):
+        behind = bisect_right(ends, first)  # the first area that ends behind it
+        if behind == len(ends) or changed[behind][0] >= first + len(mapped):
             found.append(mapped)
     return found
 
@@ -62,18 +65,12 @@ def forget(maps: Iterable[mmap.mmap]) -> None:
 
 
 def _changed_areas() -> list[tuple[int, int]]:
-    """Addresses of the process's memory areas that hold pages which no file holds.
+    """Addresses of the process's memory areas that hold pages which no file holds, in order.
 
     Source: proc_pid_smaps(5).
     """
-    areas = []
-    start = end = 0
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if area := _AREA.match(line):
-            start, end = (int(address, 16) for address in area.groups())
-        elif line.startswith("Anonymous:") and int(line.split()[1]):
-            areas.append((start, end))
-    return areas
+    found = _AREA.findall(Path("/proc/self/smaps").read_text())
+    return [(int(start, 16), int(end, 16)) for start, end, pages in found if pages != "0"]
 
 
 def trim() -> None:
@@ -86,6 +83,7 @@ def trim() -> None:
         _TRIM(0)
 
 
-_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?Anonymous: +(\d+)", re.MULTILINE)
+"""Where a memory area begins and ends, and what of it no file holds."""
 _MAPS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -25,7 +25,7 @@ from awqc.machine.narrow import Narrow
 from awqc.numerics.request import QuantizationSpec
 from awqc.passes.insert_observers import InsertObservers
 from awqc.program import Batch, Program
-from awqc.weights.decisions import decide
+from awqc.weights.decisions import decide, embedding_tables
 
 SKETCH_ROWS = InsertObservers.rows
 MATRIX_COPIES = 5
@@ -33,10 +33,25 @@ MATRIX_COPIES = 5
 steps, codes, and what it is measured with."""
 GRAM_COPIES = 7
 """Copies of moments, in float32, while they are inverted in float64."""
-SESSION_COPIES = 2
-"""Copies of the quantized weights while onnxruntime opens them and lays them out for kernels."""
+INLINE = 2**27
+"""Bytes of quantized weights up to which they lie in the ONNX file itself."""
+SESSION_COPIES = {True: 3.0, False: 2.1}
+"""Copies of the quantized weights while onnxruntime opens them and lays them out for kernels: of
+those in the file itself, which is read whole, and of those in a file beside it, which is mapped.
+Measured with onnxruntime 1.31 on forty 4-bit matrices of 2048 x 2048: 2.93 and 2.07."""
+OPEN_COPIES = 2
+"""Copies of the quantized weights that a session holds once it is open."""
+TURNED = 8
+"""Bytes for each weight of a head that is a table too: onnxruntime makes it in float32, and again
+with rows and columns exchanged, before it rounds it back. Measured on 49152 x 576: 257 MiB."""
+LIBRARIES = 100 * 2**20
+"""Bytes of what is imported to write ONNX and to open it, and of the graphs that are made of the
+model meanwhile: 60 to 100 MB were measured on a model of 30 layers."""
 LOGIT_COPIES = 4
-"""Copies of the largest output while forms are compared."""
+"""Copies of the largest output while forms are compared: the runtime's, ours, and slices of it in
+other dtypes."""
+PIECE = 2**25
+"""Bytes of the logits that a decoder with a cache makes at once while forms are compared."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class Forecast:
         values: bytes of what lives between two segments, for all batches.
         codes: bytes of the quantized weights.
         working: bytes for each segment while it is worked on.
-        verifying: bytes of a session, and of the outputs that are compared.
+        verifying: bytes of a session, of what opens it, and of the outputs that are compared.
     """
 
     weights: int
@@ -128,8 +143,29 @@ def forecast(
             sizes.activations(segment) + _rounding(program, _within(segment, chosen), hard)
             for segment in segments
         ),
-        verifying=SESSION_COPIES * packed + LOGIT_COPIES * sizes.output(),
+        verifying=LIBRARIES
+        + max(
+            _opening(packed, _turned(program, chosen)),
+            OPEN_COPIES * packed + LOGIT_COPIES * _compared(program, sizes.output()),
+        ),
     )
+
+
+def _opening(packed: int, turned: int) -> int:
+    """While a form with ``packed`` bytes of weights is opened, of which ``turned`` are shared."""
+    return int(SESSION_COPIES[packed <= INLINE] * packed + TURNED * turned)
+
+
+def _turned(program: Program, linears: Sequence[Linear]) -> int:
+    """Weights of products that are looked up as well."""
+    tables = {str(table.target) for table in embedding_tables(program)}
+    shared = {each.weight_name: each.rows * each.columns for each in linears}
+    return sum(size for name, size in shared.items() if name in tables)
+
+
+def _compared(program: Program, output: int) -> int:
+    """Of the outputs of a batch that are there at once, at most."""
+    return min(output, PIECE) if program.states and program.head_outputs else output
 
 
 def _matrix(program: Program, name: str) -> tuple[int, int]:

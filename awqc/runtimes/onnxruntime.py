@@ -44,6 +44,7 @@ class Session:
         provider: str = "auto",
         level: str | None = DEFAULT,
         settings: Settings | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         """Load ``path``.
 
@@ -54,13 +55,14 @@ class Session:
                 `DEFAULT` is what a session does that sets nothing (int8 activations), or
                 what the model says.
             settings: what else the session sets.
+            kernels: of the model, where they are known.
 
         Raises:
             UsageError: CUDA was asked for and does not work here.
             VerificationError: onnxruntime does not load the model.
         """
         self.provider = resolve_provider(provider)
-        self._path = path
+        self._path, self._kernels = path, kernels
         self._model = OrtModel(path, self.provider, settings, level=level)
         self.inputs = tuple(map(input_spec, self._model.inputs))
         self.outputs = self._model.outputs
@@ -73,7 +75,7 @@ class Session:
 
     def kernels(self) -> Kernels:
         """Low-bit kernels of the model as onnxruntime optimizes it."""
-        return fused_kernels(self._path, [CUDA, CPU] if self.provider == "cuda" else [CPU])
+        return self._kernels or _kernels(self._path, self.provider)
 
 
 def lacks() -> str | None:
@@ -82,8 +84,18 @@ def lacks() -> str | None:
 
 
 def open_model(file: Path, *, exact: bool, provider: str = "cpu") -> Session:
-    """As in `awqc.runtimes.base.Runtime`; exact is accuracy level 1."""
-    return Session(file, provider, EXACT if exact else DEFAULT)
+    """As in `awqc.runtimes.base.Runtime`; exact is accuracy level 1.
+
+    Kernels are told by a session of their own, which is gone before the model is opened.
+    """
+    if exact:
+        return Session(file, provider, EXACT)
+    provider = resolve_provider(provider)
+    return Session(file, provider, DEFAULT, kernels=_kernels(file, provider))
+
+
+def _kernels(file: Path, provider: str) -> Kernels:
+    return fused_kernels(file, [CUDA, CPU] if provider == "cuda" else [CPU])
 
 
 def resolve_provider(provider: str) -> str:

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from awqc.artifacts.scratch import scratch_folder
+from awqc.machine.memory import trim
 from awqc.runtimes.base import Kernels
 from awqc.runtimes.session_file import CPU, CUDA, LEVEL, LOW_BIT
 
@@ -25,6 +26,7 @@ def fused_kernels(path: Path, providers: Sequence[str] = (CPU,)) -> Kernels:
     """
     with scratch_folder() as folder:
         graph = _optimized(path, folder / "optimized.onnx", providers)
+        trim()
     weights = dequantized_weights(graph)
     unfused, other = ([name for name, product in weights.items() if product is kind]
                       for kind in (True, False))  # fmt: skip

@@ -65,7 +65,8 @@ class OrtModel:
         taken = {name: array for name, array in feeds.items() if name in known}
         with failing_as("onnxruntime cannot run the model", *ORT_ERRORS, ValueError):
             values = self._session.run(list(only or self.outputs), taken)
-        return [np.array(value) for value in values]
+        values.reverse()
+        return [np.array(values.pop()) for _ in range(len(values))]  # one at a time is there twice
 
     def hold(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """``feeds`` as values that `step` takes; what the model has no input for is left out."""

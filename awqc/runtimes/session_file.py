@@ -14,6 +14,7 @@ from awqc.artifacts.names import ENCODER_MODEL
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
 from awqc.errors import UsageError
+from awqc.machine.memory import trim
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings
 
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -82,6 +83,7 @@ def open_session(
         ort.preload_dlls()
         providers.insert(0, (CUDA, settings.options))
     session = ort.InferenceSession(source, options, providers=providers)
+    trim()  # opening takes twice what the session holds then
     if provider == "cuda" and session.get_providers()[0] != CUDA:
         raise UsageError(
             "CUDA was asked for, but onnxruntime fell back to the CPU: install onnxruntime-gpu "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
+from awqc.machine.memory import trim
 from awqc.options import Options
 from awqc.options.values import parse_size
 from awqc.passes.convert_dtype import DTYPES
@@ -31,4 +32,5 @@ def plan_of(program: Program, body: Pipeline, data: CalibrationData, options: Op
     memory = None if options.memory is None else parse_size(options.memory)
     specs = [step.spec for step in body.passes if isinstance(step, QuantizeWeights)]
     tunes = any(isinstance(step, TuneScales) for step in body.passes)
+    trim()  # what is free now is no part of the need
     return plan_ahead(program, data.batches, (specs or [program.quantization])[0], tunes, memory)

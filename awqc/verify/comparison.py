@@ -86,7 +86,10 @@ def compare(
     Raises:
         VerificationError: the runtime does not load or run the file.
     """
-    opener = find_runtime(runtime)
+
+    def opened(exact: bool) -> LoadedModel:
+        give_back()
+        return find_runtime(runtime).open_model(file, exact=exact, provider=provider)
 
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
         what = f"the {form} form in {runtime}"
@@ -94,9 +97,8 @@ def compare(
         return found, try_form(program, partial(_run, model), what, trials)
 
     # The first model is gone before the second is opened: each holds all weights.
-    exact, sizes = try_exactly(opener.open_model(file, exact=True, provider=provider))
-    give_back()
-    model = opener.open_model(file, exact=False, provider=provider)
+    exact, sizes = try_exactly(opened(exact=True))
+    model = opened(exact=False)
     default = _measure(program, reference, quantized, model)
     texts = {"exact": exact.text, "default": default.text}
     return Comparison(

@@ -18,7 +18,7 @@ from awqc.huggingface.tokens import token_batch
 from awqc.machine.progress import track
 from awqc.program import Batch, InputSpec, Program
 from awqc.runtimes.base import LoadedModel
-from awqc.runtimes.onnxruntime import Provider, open_model
+from awqc.runtimes.onnxruntime import DEFAULT, EXACT, Provider, Session
 from awqc.sources.source import load_program as load_archive
 from awqc.verify.text_quality import TextQuality
 
@@ -142,7 +142,7 @@ def _compiled(folder: Path, provider: Provider) -> Iterator[Scorer]:
     path = folder / "model.onnx"
     if not path.is_file():
         raise UsageError(f"{folder}: has no model.onnx; compile with {spelled('formats', 'onnx')}")
-    exact, default = (open_model(path, exact=e, provider=provider) for e in (True, False))
+    exact, default = (Session(path, provider, level) for level in (EXACT, DEFAULT))
     if LOGITS not in exact.outputs or not exact.states:
         raise UsageError(f"{folder}: is no causal language model; eval measures those")
     archive = folder / "model.pt2"

@@ -8,11 +8,13 @@ after `IDLE` seconds without a job.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -56,13 +58,19 @@ def run_onnx(job: dict[str, Any]) -> None:
     for key, value in job["config"].items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
-    made: dict[str, Any] = {}
-    with np.load(job["inputs"]) as arrays:
+    trim()
+    with np.load(job["inputs"]) as arrays, zipfile.ZipFile(job["outputs"], "w") as made:
         for number in range(job["batches"]):
             feeds = {value.name: arrays[f"{number}.{value.name}"] for value in session.get_inputs()}
             for position, array in enumerate(session.run(None, feeds)):
-                made[f"{number}.{position}"] = array
-    np.savez(job["outputs"], **made)
+                with made.open(f"{number}.{position}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array))
+
+
+def trim() -> None:
+    """Hand free memory back to the system, where glibc keeps it."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def read_checkpoint(job: dict[str, Any]) -> None:
@@ -212,6 +220,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
             __import__(module)
         if "kind" in job:
             JOBS[job["kind"]](job)
+            trim()
     except Exception as error:  # noqa: BLE001 - the file may be damaged in any way
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return {"error": f"{type(error).__name__}: {(lines or ['no reason given'])[0]}"[:1000]}

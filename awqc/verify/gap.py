@@ -31,7 +31,7 @@ from torch import Tensor
 from awqc.errors import VerificationError
 from awqc.verify.columns import Columns
 
-CHUNK = 2**20
+CHUNK = 2**19
 """Elements that are compared at once, in float64."""
 
 ULPS = 16

@@ -6,7 +6,7 @@ for each file: does it open and compute the same where there is nothing but the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
 from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import VerificationError
 from awqc.export.formats import SERVING
+from awqc.machine.memory import give_back
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
@@ -40,7 +41,7 @@ INT8_MAY_MOVE = (2.0, 0.05)
 process an output may differ, and how much it may differ in any case, relative to its variation."""
 
 Array = NDArray[Any]
-Outputs = Sequence[Sequence[Tensor]]
+Outputs = Iterable[Sequence[Tensor]]
 
 
 def warm_up(formats: Sequence[str]) -> None:
@@ -68,6 +69,7 @@ def check_published(
     Raises:
         VerificationError: a file does not open or run by itself, or gives something else.
     """
+    give_back()  # the other process opens each file as large as this one did
     few = batches[:BATCHES]
     if (folder / ARCHIVE).is_file():
         _check_run(final, few, folder / ARCHIVE, ARCHIVE, _run_torch)
@@ -157,10 +159,8 @@ def _run_onnx(
          else file.name)  # fmt: skip
     with np.load(job["outputs"]) as made:
         count = len(made.files) // len(batches)
-        return [
-            [torch.from_numpy(made[f"{number}.{position}"]) for position in range(count)]
-            for number in range(len(batches))
-        ]
+        for number in range(len(batches)):
+            yield [torch.from_numpy(made[f"{number}.{position}"]) for position in range(count)]
 
 
 def _job(kind: str, file: Path, scratch: Path, suffix: str) -> dict[str, Any]:

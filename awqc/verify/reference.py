@@ -15,7 +15,7 @@ from awqc.verify.text_pieces import PieceReader, TextPiece, in_pieces
 
 MAX_REFERENCE_ELEMENTS = 40_000_000
 """Elements of outputs that are kept, 160 MB in float32."""
-LARGE = 2**22
+LARGE = 2**16
 """Bytes of an output from which on it waits in a file."""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from awqc.capture.agreement import tolerance
 from awqc.errors import UsageError, VerificationError
+from awqc.executor.together import run_together
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
 from awqc.verify.gap import Gap
@@ -54,8 +55,9 @@ def step_trials(program: Program, what: str) -> tuple[Trial, ...]:
         mask[0, 0] = mask[-1, PREFILL - 1] = 0
     text = _Text(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
     try:
-        trials = tuple(_in_steps(program, text))
-        whole = program.run(text.part(program, 0, LENGTH, {}))
+        parts = [text.part(program, 0, stop, {}) for stop in (LENGTH, PREFILL)]
+        whole, first = run_together(program, parts)
+        trials = (Trial(f"{PREFILL} tokens", parts[1], first), *_in_steps(program, text, first))
     except UsageError:
         return ()
     place = program.outputs.index(program.head_outputs[0])
@@ -73,12 +75,11 @@ def step_trials(program: Program, what: str) -> tuple[Trial, ...]:
     return trials
 
 
-def _in_steps(program: Program, text: _Text) -> Iterator[Trial]:
-    past: Batch = {}
-    for start, stop in [(0, PREFILL), *((i, i + 1) for i in range(PREFILL, LENGTH))]:
-        batch = text.part(program, start, stop, past)
-        outputs = program.run(batch)
+def _in_steps(program: Program, text: _Text, outputs: tuple[Tensor, ...]) -> Iterator[Trial]:
+    """One token after another, behind the prefill that gave ``outputs``."""
+    for start in range(PREFILL, LENGTH):
         named = dict(zip(program.outputs, outputs, strict=True))
         past = {name: named[output] for name, output in program.states}
-        where = f"{stop} tokens" if start == 0 else f"one token behind {start}"
-        yield Trial(where, batch, outputs)
+        batch = text.part(program, start, start + 1, past)
+        outputs = program.run(batch)
+        yield Trial(f"one token behind {start}", batch, outputs)

@@ -6,6 +6,7 @@ one before it left: it gives what it gives for all tokens at once, and nothing a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from torch import Tensor
 from awqc.graph.nodes import results_of, shape_of
 from awqc.program import Batch, Program
 
-MOST_LOGITS = 2**25
-"""Elements of logits that are made at once, 134 MB in float32."""
+MOST_LOGITS = 2**23
+"""Elements of logits that are made at once, 34 MB in float32."""
 
 Run = Callable[[Batch], tuple[Tensor, ...]]
 
@@ -34,12 +35,13 @@ class TextPiece:
 
 
 def in_pieces(program: Program, batch: Batch) -> Iterator[TextPiece]:
-    """``batch`` whole, or in pieces whose logits have `MOST_LOGITS` elements at most."""
+    """``batch`` whole, or in equal pieces whose logits have `MOST_LOGITS` elements at most."""
     ids = batch.get("input_ids")
     length = 0 if ids is None else _length(program, batch, ids)
     if ids is None or length >= ids.shape[1]:
         yield TextPiece(batch)
         return
+    length = math.ceil(ids.shape[1] / math.ceil(ids.shape[1] / length))
     states = {name for name, _ in program.states}
     for start in range(0, ids.shape[1], length):
         stop = min(start + length, ids.shape[1])
@@ -53,7 +55,7 @@ def in_pieces(program: Program, batch: Batch) -> Iterator[TextPiece]:
 
 
 def _length(program: Program, batch: Batch, ids: Tensor) -> int:
-    """Tokens of a piece; all, where the model cannot read on behind its own states."""
+    """Tokens of a piece, at most; all, where the model cannot read on behind its own states."""
     states = {name for name, _ in program.states}
     free = all(
         any(isinstance(size, str) for size in spec.shape[1:])

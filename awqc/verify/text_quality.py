@@ -11,7 +11,7 @@ from torch import Tensor
 
 ROWS = 256
 """Predictions that are judged at once, at most."""
-ELEMENTS = 2**23
+ELEMENTS = 2**21
 """Logits that are judged at once: several float32 tensors of that size are there for a moment."""
 
 

@@ -7,17 +7,19 @@ others alone. Few batches are tried, each small.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from torch import Tensor
 
 from awqc.errors import VerificationError, spelled
+from awqc.executor.together import run_together
 from awqc.probes.axes import Sizes, free_axes
 from awqc.probes.resized import padded_batches, resized_batch
 from awqc.probes.sizes import Attempt, attempts, breaking
 from awqc.program import Batch, Program
 from awqc.verify.gap import Gap
-from awqc.verify.reference import in_dtypes
+from awqc.verify.reference import in_dtypes, waiting_outputs
 
 Outputs = tuple[Tensor, ...]
 MOST_LOSS = 0.5
@@ -52,7 +54,9 @@ class SizeGap:
 
 def take_trials(program: Program) -> tuple[Trial, ...]:
     """Batches on which ``program`` runs, and what it gives: at other sizes, with other masks."""
-    return (*_sized(program), *_padded(program))
+    waiting = waiting_outputs()
+    every = chain(_sized(program), _padded(program))
+    return tuple(replace(trial, outputs=waiting.keep(trial.outputs)) for trial in every)
 
 
 def _sized(program: Program) -> Iterator[Trial]:
@@ -102,12 +106,12 @@ def quantized_trials(program: Program, trials: Sequence[Trial], loss: float) -> 
     """
     found = []
     limit = max(MOST_LOSS, MOST_GROWTH * loss)
-    for trial in trials:
+    waiting = waiting_outputs()
+    for trial, outputs in zip(trials, _outputs(program, trials), strict=True):
         what = f"{program.name}: the quantized model with {trial.where}"
-        outputs = _run(program, trial.batch)
         if outputs is None:
             raise VerificationError(f"{what} fails, and the original does not; please report it")
-        near = Trial(trial.where, trial.batch, outputs)
+        near = replace(trial, outputs=waiting.keep(outputs))
         if not program.states:  # a fold may scale them: the example's would mean something else
             # In the norm: of an output with one row or two the variation is small by chance.
             worst = _furthest(program, near, trial.outputs, lambda gap: gap.norm_rel)
@@ -119,6 +123,14 @@ def quantized_trials(program: Program, trials: Sequence[Trial], loss: float) -> 
                 )
         found.append(near)
     return tuple(found)
+
+
+def _outputs(program: Program, trials: Sequence[Trial]) -> Sequence[Outputs | None]:
+    """What ``program`` gives on each, all at once; one by one where it fails on any."""
+    try:
+        return run_together(program, [in_dtypes(program, trial.batch) for trial in trials])
+    except Exception:  # noqa: BLE001 - told below, with the sizes
+        return [_run(program, trial.batch) for trial in trials]
 
 
 def try_form(

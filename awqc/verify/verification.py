@@ -7,7 +7,7 @@ same with the runtime's own arithmetic)? What did quantization cost (quantized a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
 from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.verify.comparison import Comparison, compare, forms_in
+from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
 from awqc.verify.reference import Reference, waiting_outputs
@@ -95,15 +96,7 @@ def verify(
             sizes.
     """
     cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
-    quantized: list[tuple[Tensor, ...]] = []
-    waiting, read = waiting_outputs(), PieceReader(program, program.run)
-    for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
-        outputs, batch = read(piece), piece.batch
-        quantized.append(waiting.keep(outputs))
-        gather(program, cost, outputs, wanted, batch, states=False)
-        judge(program, texts["original"], wanted, batch, None)
-        judge(program, texts["quantized"], outputs, batch, wanted)
-        give_back()
+    quantized = tuple(_quantized(program, reference, cost, texts))
     near = (
         *quantized_trials(program, trials, cost.rel),
         *step_trials(program, "the quantized model"),
@@ -122,6 +115,20 @@ def verify(
         notes=list(notes_on(cost, comparisons)),
         ort=_ort(folder),
     )
+
+
+def _quantized(
+    program: Program, reference: Reference, cost: Gaps, texts: dict[str, TextQuality]
+) -> Iterator[tuple[Tensor, ...]]:
+    """What ``program`` gives for each piece; ``cost`` and ``texts`` take in what it has lost."""
+    waiting, read = waiting_outputs(), PieceReader(program, program.run)
+    for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
+        outputs, batch = read(piece), piece.batch
+        gather(program, cost, outputs, wanted, batch, states=False)
+        judge(program, texts["original"], wanted, batch, None)
+        judge(program, texts["quantized"], outputs, batch, wanted)
+        yield waiting.keep(outputs)
+        give_back()
 
 
 def _ort(folder: Path | None) -> dict[str, Any] | None:

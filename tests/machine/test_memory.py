@@ -14,7 +14,7 @@ from torch import nn
 from awqc.capture.module import capture_module
 from awqc.executor.run import Run
 from awqc.huggingface.mapped import StoredTensor
-from awqc.machine.memory import give_back, map_private
+from awqc.machine.memory import give_back, map_private, unchanged_maps
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.insert_observers import InsertObservers
 
@@ -59,6 +59,16 @@ def test_changes_survive_and_never_reach_the_file(path: Path) -> None:
     assert mapped[5] == -1.0
     assert other[0] == 1000.0
     assert np.fromfile(path, np.float32)[5] == 5.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")
+@pytest.mark.parametrize("changed", [[], [0], [3], [6], [1, 2, 5], list(range(7))])
+def test_of_many_maps_those_that_were_changed_are_known(path: Path, changed: list[int]) -> None:
+    before = set(unchanged_maps())
+    arrays = [numbers(path, first) for first in range(7)]
+    for index in changed:
+        arrays[index][COUNT // 2] = -1.0
+    assert len(set(unchanged_maps()) - before) == 7 - len(changed)
 
 
 def test_a_file_is_let_go_with_its_last_array(path: Path) -> None:

@@ -13,22 +13,29 @@ from torch import nn
 from awqc.errors import worded
 from awqc.executor.run import Bounds
 from awqc.executor.segments import cut, whole
+from awqc.export.onnx import MAX_INLINE_BYTES
 from awqc.machine import room as room_file
 from awqc.numerics.request import QuantizationSpec
+from awqc.passes import forecast as forecast_file
 from awqc.passes import planning
 from awqc.passes.forecast import Forecast, forecast
 from awqc.passes.planning import plan_ahead
 from awqc.program import Program
+from awqc.verify.text_pieces import MOST_LOGITS
 from tests.executor.test_segments import FOUND, decoder
 from tests.tiny import calibration, capture, captured, run
+from tests.verify.test_steps import captured_decoder
 
 NEAREST, GPTQ = QuantizationSpec(group_size=16), QuantizationSpec(group_size=16, rounding="gptq")
 MB = 2**20
 
 
 def seen(program: Program, spec: QuantizationSpec = NEAREST, **how: int) -> Forecast:
-    found = run(program, FOUND)
-    return forecast(found, cut(found, **how), calibration(program), spec, resident=100 * MB)
+    return foreseen(run(program, FOUND), spec, **how)
+
+
+def foreseen(found: Program, spec: QuantizationSpec = NEAREST, **how: int) -> Forecast:
+    return forecast(found, cut(found, **how), calibration(found), spec, resident=100 * MB)
 
 
 def test_sizes_follow_from_the_graph_and_the_data() -> None:
@@ -64,6 +71,48 @@ def test_data_of_another_size_than_the_example_counts() -> None:
 def test_moments_cost_memory_and_segments_save_it() -> None:
     assert max(seen(decoder(), GPTQ).working) > max(seen(decoder()).working)
     assert max(seen(decoder(), smallest=1).working) < max(seen(decoder()).working)
+
+
+class Tied(nn.Module):
+    """A table that is the head as well, or is not."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(4096, 32), nn.Linear(32, 4096, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(torch.tanh(self.table(ids)))
+        return out
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_that_is_a_table_costs_memory_when_it_is_opened(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = run(capture(Tied(tied).eval(), torch.arange(6)[None]), FOUND)
+    found = foreseen(program).verifying
+    monkeypatch.setattr(forecast_file, "TURNED", 0)
+    assert (found > foreseen(program).verifying) == tied
+
+
+def test_logits_of_a_decoder_with_a_cache_are_there_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert forecast_file.PIECE == 4 * MOST_LOGITS
+    program = run(captured_decoder(), FOUND)
+    whole_logits = foreseen(program).verifying
+    monkeypatch.setattr(forecast_file, "PIECE", 100)
+    assert foreseen(program).verifying < whole_logits
+    program.task = replace(program.task, head_outputs=())
+    small = foreseen(program).verifying
+    monkeypatch.undo()
+    assert small == foreseen(program).verifying
+
+
+def test_codes_that_lie_in_the_model_itself_are_known() -> None:
+    assert forecast_file.INLINE == MAX_INLINE_BYTES
 
 
 @pytest.mark.parametrize("limit", [600, 300, 250, 0])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
+import onnxruntime as ort
 import pytest
 
 from awqc.export.formats import FORMATS
@@ -58,6 +61,25 @@ def test_each_form_is_compared_in_each_runtime_that_opens_it(
     assert found.find("torch-int4", "onnx") is None
     assert found.ort is not None
     assert found.ort["products"] == 3
+
+
+def test_sessions_are_open_one_at_a_time(
+    exported: tuple[Program, Reference, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds all weights, and takes several times as much when it is opened."""
+    program, reference, folder = exported
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    others: list[int] = []
+
+    class Watched(ort.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            others.append(len(alive))
+            alive.add(self)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(ort, "InferenceSession", Watched)
+    verify(program, reference, folder, provider="cpu")
+    assert others == [0] * 6  # of two forms: exactly, by default, and to see its kernels
 
 
 def test_without_the_original_nothing_is_told_of_it(
