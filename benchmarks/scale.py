@@ -288,7 +288,8 @@ def main() -> None:
 def keep(file: Path, name: str, found: dict[str, Any]) -> None:
     """Put what was found beside the results of other models."""
     results = json.loads(file.read_text()) if file.is_file() else {}
-    results[f"{name}, {found['options']['effort']}"] = found
+    asked = found["options"]
+    results[f"{name}, {asked['samples']} x {asked['tokens']}, {asked['effort']}"] = found
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=2) + "\n")
 

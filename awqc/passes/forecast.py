@@ -41,12 +41,13 @@ those in the file itself, which is read whole, and of those in a file beside it,
 Measured with onnxruntime 1.31 on forty 4-bit matrices of 2048 x 2048: 2.93 and 2.07."""
 OPEN_COPIES = 2
 """Copies of the quantized weights that a session holds once it is open."""
-TURNED = 8
+TURNED = 12
 """Bytes for each weight of a head that is a table too: onnxruntime makes it in float32, and again
-with rows and columns exchanged, before it rounds it back. Measured on 49152 x 576: 257 MiB."""
-LIBRARIES = 100 * 2**20
+with rows and columns exchanged, before it rounds it back; of the copies above, one comes later.
+Measured: 353 MB on 49152 x 576 alone, 457 MB and 2.1 GB on all of SmolLM2-135M and Gemma 3 270M."""
+LIBRARIES = 2**27
 """Bytes of what is imported to write ONNX and to open it, and of the graphs that are made of the
-model meanwhile: 60 to 100 MB were measured on a model of 30 layers."""
+model meanwhile: 120 to 130 MB were measured on models of 18 and 30 layers."""
 LOGIT_COPIES = 4
 """Copies of the largest output while forms are compared: the runtime's, ours, and slices of it in
 other dtypes."""
@@ -153,7 +154,8 @@ def forecast(
 
 def _opening(packed: int, turned: int) -> int:
     """While a form with ``packed`` bytes of weights is opened, of which ``turned`` are shared."""
-    return int(SESSION_COPIES[packed <= INLINE] * packed + TURNED * turned)
+    copies = SESSION_COPIES[packed <= INLINE]
+    return int(max(copies * packed, (copies - 1) * packed + TURNED * turned))
 
 
 def _turned(program: Program, linears: Sequence[Linear]) -> int:

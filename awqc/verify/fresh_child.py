@@ -58,7 +58,7 @@ def run_onnx(job: dict[str, Any]) -> None:
     for key, value in job["config"].items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
-    trim()
+    hand_back()
     with np.load(job["inputs"]) as arrays, zipfile.ZipFile(job["outputs"], "w") as made:
         for number in range(job["batches"]):
             feeds = {value.name: arrays[f"{number}.{value.name}"] for value in session.get_inputs()}
@@ -67,7 +67,7 @@ def run_onnx(job: dict[str, Any]) -> None:
                     np.lib.format.write_array(file, np.asanyarray(array))
 
 
-def trim() -> None:
+def hand_back() -> None:
     """Hand free memory back to the system, where glibc keeps it."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
@@ -220,7 +220,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
             __import__(module)
         if "kind" in job:
             JOBS[job["kind"]](job)
-            trim()
+            hand_back()
     except Exception as error:  # noqa: BLE001 - the file may be damaged in any way
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return {"error": f"{type(error).__name__}: {(lines or ['no reason given'])[0]}"[:1000]}
