@@ -35,7 +35,8 @@ MAY_USE: dict[str, str] = {
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache numerics program",
-    "export": "artifacts calling errors graph huggingface machine numerics program runtimes "
+    "fusion": "kv_cache runtimes",
+    "export": "artifacts calling errors fusion graph huggingface machine numerics program runtimes "
     "weights",
     "verify": "artifacts capture data errors export findings graph huggingface machine numerics "
     "probes program runtimes sources",

@@ -8,6 +8,7 @@ anew at each load. Here that is done once, when the model is written::
     Cast(Gather(codes, i)) * Unsqueeze(Gather(scale, i))    ->  GatherBlockQuantized(codes, i)
 
 An Add behind a product is left to onnxruntime, which merges it where its kernels take a bias.
+Then attention, norms and rotations become one operation each; see `awqc.fusion.patterns`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import onnx_ir.passes.common as passes
 from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
 from awqc.export.ort_weights import SCALES, matmul_nbits, read_matrix, table_codes, why_not
+from awqc.fusion.patterns import fuse
+from awqc.fusion.workbench import CONTRIB
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.onnx_types import WIDTHS
 
-CONTRIB = "com.microsoft"
 DEFAULT_LEVEL = 4
 SMALLEST_BLOCK = 16
 
@@ -66,6 +68,7 @@ def export_ort(source: Path, target: Path, accuracy_level: int = DEFAULT_LEVEL) 
         with DataFile(data) as file:
             rewriter = Rewriter(model, file, accuracy_level)
             rewriter.run()
+            fuse(model)
             for value in model.graph.initializers.values():
                 if value.const_value is not None:
                     value.const_value = file.move(value.const_value)

@@ -169,7 +169,12 @@ def _session(proto: onnx.ModelProto, path: Path) -> Any:
 
 
 def _feeds(proto: onnx.ModelProto, batch: Batch) -> dict[str, Any]:
-    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    given = {tensor.name for tensor in proto.graph.initializer}  # inputs that need not be fed
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in proto.graph.input
+        if value.name not in given
+    }
     return {
         name: to_numpy(batch[name]).astype(helper.tensor_dtype_to_np_dtype(type_))
         for name, type_ in types.items()
