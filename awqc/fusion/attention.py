@@ -87,16 +87,18 @@ def fuse_attention(bench: Workbench) -> None:
 
 def _fuse(bench: Workbench, found: Attention) -> None:
     (past_key, key), (past_value, value) = found.keys.inputs, found.values.inputs
-    heads, width = _heads(found.query)
-    own, _ = _heads(key)
-    read = [flat(bench, v) for v in (*(fuse_rotary(bench, each) for each in (found.query, key)), value)]
-    lengths, total = _lengths(bench, found)
+    turned = [fuse_rotary(bench, each) for each in (found.query, key)]
+    read = [flat(bench, each) for each in (*turned, value)]
+    inputs = [*(each.value for each in read), past_key, past_value, *_lengths(bench, found)]
+    inputs += [None, None, None, _spread(bench, found)] if found.bias is not None else []
     kept = found.keys.outputs[0], found.values.outputs[0]
-    attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": own, "scale": found.scale}
+    attributes: dict[str, Any] = {
+        "num_heads": _heads(found.query)[0],
+        "kv_num_heads": _heads(key)[0],
+        "scale": found.scale,
+    }
     if found.cap:
         attributes["softcap"] = found.cap
-    inputs = [*(each.value for each in read), past_key, past_value, lengths, total]
-    inputs += [None, None, None, _spread(bench, found)] if found.bias is not None else []
     result, keys, values = bench.add(
         ATTENTION, inputs, (None, *kept), domain=CONTRIB, at=found.keys, **attributes
     )
@@ -196,12 +198,10 @@ def _result(value: Value, heads: int, width: int) -> Value:
     found = None
     while True:
         sizes = dims(value) or []
-        if sizes[2:] == [heads * width] or sizes[2:] == [heads, width]:
-            found = value
-        elif len(sizes) == 4 and sizes[1] == heads and sizes[3] == width:
+        if sizes[2:] in ([heads * width], [heads, width]) or sizes[1::2] == [heads, width]:
             found = value
         node = only_reader(value)
-        if len(sizes) == 3 and found is value or node is None:
+        if node is None or sizes[2:] == [heads * width]:
             break
         masked = node.op_type == "Where" and node.inputs[1] is value
         if node.op_type not in LAYOUT and not (masked and scalar(node.inputs[2]) == 0):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from awqc.fusion.region import Array, Region, run_model
-from awqc.fusion.values import Value, dims, evaluate
+from awqc.fusion.values import Value, dims, size_in
 from awqc.kv_cache import PAST
 from awqc.runtimes.session_file import ORT_ERRORS
 
@@ -101,7 +101,7 @@ class Prover:
         feeds = {}
         for value in inputs:
             sizes = dims(value)
-            shape = [None] if sizes is None else [evaluate(size, symbols) for size in sizes]
+            shape = [None] if sizes is None else [size_in(size, symbols) for size in sizes]
             if None in shape:
                 return None
             feeds[value] = _made_up(value, shape, regime, rng)

@@ -12,9 +12,9 @@ from awqc.fusion.values import Value, dims, maker
 from awqc.fusion.workbench import CONTRIB, Workbench
 
 ROTARY = "RotaryEmbedding"
+MOVING = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Cast")
 MIXING = frozenset(
-    "Mul Add Sub Neg Concat Slice Split Gather GatherND "
-    "Reshape Transpose Unsqueeze Squeeze Cast Expand".split()
+    {*MOVING, "Mul", "Add", "Sub", "Neg", "Concat", "Slice", "Split", "Gather", "GatherND"}
 )
 """Operations that a rotation may be written in."""
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -154,4 +154,6 @@ def _rotation(source: Value, result: Value, angles: tuple[Value, ...]) -> Rotati
         return None
     first, second = sorted(angles, key=lambda angle: str(angle.name))
     width = after[3]
-    return Rotation(source, result, (first, second), heads, width) if isinstance(width, int) else None
+    return (
+        Rotation(source, result, (first, second), heads, width) if isinstance(width, int) else None
+    )

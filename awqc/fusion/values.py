@@ -79,10 +79,10 @@ def dims(value: Value | None) -> list[int | str] | None:
     return sizes
 
 
-def evaluate(size: int | str, symbols: Mapping[str, int]) -> int | None:
+def size_in(size: int | str, symbols: Mapping[str, int]) -> int | None:
     """A size such as ``past + sequence`` as a number; None where a symbol is not known.
 
-    >>> evaluate("2*sequence + past", {"past": 5, "sequence": 3})
+    >>> size_in("2*sequence + past", {"past": 5, "sequence": 3})
     11
     """
     if isinstance(size, int):

@@ -82,7 +82,9 @@ class TextGenerator:
         self._config = _read_config(folder)
         model = find_model(folder)
         settings = read_settings(model, provider)
-        self._model = OrtModel(model, provider, settings, level=level, threads=threads)
+        self._model = OrtModel(
+            model, provider, settings, level=level, threads=threads, fixed={LOGITS_START: -1}
+        )
         if not self._model.states:
             raise UsageError(
                 f"{model}: carries no cache ({PAST}N.key); only causal language "
@@ -166,20 +168,18 @@ class TextGenerator:
     def _steps(self, tokens: int) -> Step:
         """What reads tokens and gives the logits ``(vocabulary,)`` behind the last of them.
 
-        The past stays inside onnxruntime: it is never copied to NumPy. Where the model can, it stays
-        where it is, in buffers for as many as ``tokens``; else each step makes a new one.
+        The past stays inside onnxruntime: it is never copied to NumPy. Where the model can, it
+        stays where it is, in buffers for as many as ``tokens``; else each step makes a new one.
         """
-        model, asked = self._model, {}
-        if LOGITS_START in model.optional:
-            asked[LOGITS_START] = np.array([-1], np.int64)
+        model = self._model
         if model.shares_cache and model.provider == "cpu":
             cache = model.shared_cache(tokens)
-            return lambda made: _last(cache.step(made | asked)["logits"])
+            return lambda made: _last(cache.step(made)["logits"])
         past = model.empty_states()
 
         def step(made: dict[str, Array]) -> Array:
             nonlocal past
-            outputs, past = model.step(model.hold(made | asked) | past)
+            outputs, past = model.step(model.hold(made) | past)
             return _last(outputs["logits"].numpy())
 
         return step

@@ -34,8 +34,7 @@ class SharedCache:
         specs = {spec.name: spec for spec in inputs}
         carried = {output for _, output in states}
         self._made = [name for name in outputs if name not in carried]
-        self._optional = {value.name for value in session.get_overridable_initializers()}
-        self._known = {*specs, *self._optional}
+        self._known = set(specs)
         for name in self._made:  # these come first among what the binding gives
             self._binding.bind_output(name, "cpu")
         for name, output in states:

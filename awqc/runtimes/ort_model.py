@@ -16,12 +16,11 @@ import onnxruntime as ort
 from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE, state_pairs
 from awqc.runtimes.base import ArraySpec, failing_as
 from awqc.runtimes.ort_cache import SharedCache
+from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_file import ORT_ERRORS, open_session
 from awqc.runtimes.session_settings import Settings
 
 Array = np.ndarray[Any, Any]
-TOKENS = 2
-"""The axis of tokens in a cache."""
 DTYPES = {"float": "float32", "double": "float64"}
 """Types whose names in onnxruntime and in NumPy differ."""
 
@@ -34,7 +33,6 @@ class OrtModel:
         inputs: what it takes.
         outputs: names of the outputs, in order.
         states: pairs (input, output) of a key/value cache, by the ecosystem's names.
-        optional: names of inputs that need not be given.
         shares_cache: whether a past and the present that comes of it may be one buffer.
     """
 
@@ -46,6 +44,7 @@ class OrtModel:
         *,
         level: str | None = None,
         threads: int = 0,
+        fixed: Mapping[str, int] | None = None,
     ) -> None:
         """Load ``path``; the arguments are those of `awqc.runtimes.session_file.open_session`.
 
@@ -55,11 +54,12 @@ class OrtModel:
         """
         self.provider = provider
         with failing_as(f"{path.name}: onnxruntime does not load it", *ORT_ERRORS):
-            self._session = open_session(path, provider, settings, level=level, threads=threads)
+            self._session = open_session(
+                path, provider, settings, level=level, threads=threads, fixed=fixed
+            )
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
         self.states = state_pairs((spec.name for spec in self.inputs), self.outputs)
-        self.optional = {value.name for value in self._session.get_overridable_initializers()}
         told = self._session.get_modelmeta().custom_metadata_map
         self.shares_cache = told.get(SHARED_CACHE) == "1"
         self._row_by_row = told.get(ROW_BY_ROW) == "1"
@@ -72,32 +72,18 @@ class OrtModel:
         Raises:
             VerificationError: onnxruntime cannot run it.
         """
-        known = {spec.name for spec in self.inputs} | self.optional
+        known = {spec.name for spec in self.inputs}
         taken = {name: array for name, array in feeds.items() if name in known}
-        if self._row_by_row and (rows := self._rows_behind_a_past(taken)) > 1:
-            made = [self.run(self._row(taken, row), only) for row in range(rows)]
-            return [np.concatenate(parts) for parts in zip(*made, strict=True)]
+        if len(parts := parts_of(taken, self._row_by_row)) > 1:
+            made = [self.run(part, only) for part in parts]
+            return [np.concatenate(rows) for rows in zip(*made, strict=True)]
         with failing_as("onnxruntime cannot run the model", *ORT_ERRORS, ValueError):
             values = self._session.run(list(only or self.outputs), taken)
         return [np.array(value) for value in values]
 
-    def _rows_behind_a_past(self, feeds: Mapping[str, Array]) -> int:
-        """Number of rows, if each has several tokens and a past that is not empty; else 0."""
-        past = next((feeds[name] for name, _ in self.states if name in feeds), None)
-        if past is None or past.shape[TOKENS] == 0:
-            return 0
-        flat = [feeds[spec.name].shape for spec in self.inputs if len(spec.shape) == TOKENS]
-        return int(past.shape[0]) if min(shape[1] for shape in flat) > 1 else 0
-
-    def _row(self, feeds: Mapping[str, Array], row: int) -> dict[str, Array]:
-        return {
-            name: array if name in self.optional else array[row : row + 1]
-            for name, array in feeds.items()
-        }
-
     def hold(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """``feeds`` as values that `step` takes; what the model has no input for is left out."""
-        known = {spec.name for spec in self.inputs} | self.optional
+        known = {spec.name for spec in self.inputs}
         make = ort.OrtValue.ortvalue_from_numpy
         return {name: make(array) for name, array in feeds.items() if name in known}
 

@@ -21,6 +21,7 @@ from awqc.export.ort_levels import FAST, write_levels
 from awqc.export.session_file import write_session_file
 from awqc.program import Batch
 from awqc.runtimes.onnxruntime import EXACT
+from awqc.runtimes.row_by_row import parts_of, reads_row_by_row
 from awqc.runtimes.session_file import (
     CPU,
     DATA_FOLDER,
@@ -64,7 +65,10 @@ def choose_levels(path: Path, batches: Sequence[Batch], limit: float = MAX_LOSS)
     kernel is many times slower.
     """
     proto = onnx.load(path, load_external_data=False)
-    few = [_feeds(proto, batch) for batch in batches[:BATCHES]]
+    alone = reads_row_by_row(path)
+    few = [
+        dict(part) for batch in batches[:BATCHES] for part in parts_of(_feeds(proto, batch), alone)
+    ]
     found = damages(path, few)
     wide = {node.name for node in proto.graph.node if _attribute(node, "bits") == 8}
     order = sorted(found, key=lambda name: (name in wide, -found[name]))
