@@ -90,7 +90,11 @@ def _fuse(bench: Workbench, found: Attention) -> None:
     turned = [fuse_rotary(bench, each) for each in (found.query, key)]
     read = [flat(bench, each) for each in (*turned, value)]
     inputs = [*(each.value for each in read), past_key, past_value, *_lengths(bench, found)]
-    inputs += [None, None, None, _spread(bench, found)] if found.bias is not None else []
+    inputs += (
+        [None, None, None, _spread(bench, found.bias, found.query)]
+        if found.bias is not None
+        else []
+    )
     kept = found.keys.outputs[0], found.values.outputs[0]
     attributes: dict[str, Any] = {
         "num_heads": _heads(found.query)[0],
@@ -220,21 +224,21 @@ def _heads(value: Value) -> tuple[int, int]:
     raise Apart(f"{value.name} is not (batch, heads, tokens, width)")
 
 
-def _spread(bench: Workbench, found: Attention) -> Value:
-    """The bias with a row for each token, ``(batch or 1, heads or 1, tokens, keys)``.
+def _spread(bench: Workbench, mask: Value, query: Value) -> Value:
+    """A mask that is added, with a row for each token, ``(batch or 1, heads or 1, tokens, keys)``.
 
     Where nothing is seen it is the lowest number, which the kernel takes for that: minus infinity
     makes NaN of a row of one token that is padding itself.
     """
-    sizes, wanted = dims(found.bias), dims(found.query)
+    sizes, wanted = dims(mask), dims(query)
     if sizes is None or wanted is None or len(sizes) != 4:
         raise Apart("the sizes of its mask are not known")
-    key = ("bias", found.bias)
+    key = ("mask", mask)
     if key not in bench.shared:
-        kind = found.bias.dtype.numpy()
-        bias = bench.add("Max", [found.bias, bench.constant(np.finfo(kind).min, kind)])
+        kind = mask.dtype.numpy()
+        bias = bench.add("Max", [mask, bench.constant(np.finfo(kind).min, kind)])
         if sizes[2] != wanted[2]:
-            tokens = bench.size(found.query, 2)
+            tokens = bench.size(query, 2)
             ones = bench.constant([1])
             shape = bench.add("Concat", [ones, ones, tokens, ones], axis=0)
             bias = bench.add("Expand", [bias, shape])
@@ -253,4 +257,5 @@ def _lengths(bench: Workbench, found: Attention) -> tuple[Value, Value]:
         last = bench.add("Sub", [total, bench.constant([1], "int32")])
         rows = bench.size(found.keys.inputs[1], 0)
         bench.shared["lengths"] = bench.add("Expand", [last, rows]), total
-    return bench.shared["lengths"]
+    lengths, total = bench.shared["lengths"]
+    return lengths, total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from awqc.fusion.values import Node, Value, dims, readers
-from awqc.fusion.workbench import Workbench
+from awqc.fusion.workbench import STATE_RANK, Workbench
 from awqc.kv_cache import PAST, present_of
 
 IN_PLACE = frozenset({"GroupQueryAttention"})
@@ -52,13 +52,13 @@ def _measures_tokens(node: Node) -> bool:
     if node.op_type != "Shape":
         return False
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", TOKENS + 2)
-    return start <= TOKENS < end
+    return bool(start <= TOKENS < end)
 
 
 def _lengths(bench: Workbench, past: Value) -> list[Value]:
     """What may be the length of ``past``: places of past and new tokens less the new ones."""
     present = next(v for v in bench.graph.outputs if v.name == present_of(str(past.name)))
-    total = (dims(present) or [None] * 4)[TOKENS]
+    total = (dims(present) or [""] * STATE_RANK)[TOKENS]
     flat = [value for value in bench.graph.inputs if len(dims(value) or []) == TOKENS]
     covering = next((value for value in flat if (dims(value) or [])[1] == total), None)
     if covering is None:

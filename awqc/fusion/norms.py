@@ -94,7 +94,7 @@ def _rms_norm(node: Node) -> Norm | None:
     if node.op_type != "ReduceMean":
         return None
     source = _squared(node.inputs[0])
-    plus = next(iter(readers(node.outputs[0])), None)
+    plus: Node = next(iter(readers(node.outputs[0])), None)
     found = with_scalar(plus) if plus is not None and plus.op_type == "Add" else None
     if source is None or found is None:
         return None

@@ -79,8 +79,9 @@ class Prover:
 
     def _compare(self, old: Region, new: Region, old_model: bytes, new_model: bytes) -> str | None:
         inputs = list(dict.fromkeys((*old.inputs, *new.inputs)))
-        feeds = [self._feeds(inputs, regime) for regime in REGIMES]
-        if any(feed is None for feed in feeds):
+        made = [self._feeds(inputs, regime) for regime in REGIMES]
+        feeds = [feed for feed in made if feed is not None]
+        if len(feeds) < len(REGIMES):
             return "the sizes of a value are not known"
         try:
             first, second = (

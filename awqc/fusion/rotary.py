@@ -126,7 +126,8 @@ def _match(bench: Workbench, value: Value) -> Rotation | None:
     """What is mixed with two values that follow from positions alone, back to where it is one."""
     result = turned(value) or value
     order = {node: place for place, node in enumerate(bench.graph)}
-    open_values, angles = {result}, set()
+    open_values: set[Value] = {result}
+    angles: set[Value] = set()
     for _ in range(MOST_STEPS):
         if not open_values or len(angles) > 2 or any(maker(each) is None for each in open_values):
             return None

@@ -28,8 +28,8 @@ def drop_idle(graph: Any) -> None:
 
 def _handed_on(node: Node) -> Value | None:
     """What ``node`` hands on unchanged, if that is what it does."""
-    first = node.inputs[0] if node.inputs else None
-    if node.op_type == "Identity" and first is not None:
+    first: Value = node.inputs[0] if node.inputs else None
+    if node.op_type == "Identity":
         return first
     if node.op_type == "Slice":
         starts, ends = numbers(node.inputs[1]), numbers(node.inputs[2])

@@ -20,8 +20,8 @@ _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
 }
 
 
-def maker(value: Value | None, *ops: str) -> Node | None:
-    """The node that makes ``value``, if it is one of ``ops`` (any, where none are named)."""
+def maker(value: Value | None, *ops: str) -> Node:
+    """The node that makes ``value`` if it is one of ``ops`` (or none are named); else None."""
     node = value.producer() if value is not None else None
     return node if node is not None and (not ops or node.op_type in ops) else None
 
