@@ -59,7 +59,7 @@ def _lengths(bench: Workbench, past: Value) -> list[Value]:
     """What may be the length of ``past``: places of past and new tokens less the new ones."""
     present = next(v for v in bench.graph.outputs if v.name == present_of(str(past.name)))
     total = (dims(present) or [""] * STATE_RANK)[TOKENS]
-    flat = [value for value in bench.graph.inputs if len(dims(value) or []) == TOKENS]
+    flat = [v for v in bench.graph.inputs if 1 < len(dims(v) or []) < STATE_RANK]
     covering = next((value for value in flat if (dims(value) or [])[1] == total), None)
     if covering is None:
         return []

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from awqc.fusion.region import Array, Region, run_model
 from awqc.fusion.values import Value, dims, size_in
-from awqc.kv_cache import PAST
+from awqc.kv_cache import PAST, PRESENT
 from awqc.runtimes.session_file import ORT_ERRORS
 
 TOLERANCE = 2e-5
@@ -105,7 +105,8 @@ class Prover:
             shape = [None] if sizes is None else [size_in(size, symbols) for size in sizes]
             if None in shape:
                 return None
-            feeds[value] = _made_up(value, shape, regime, rng)
+            covers = sizes is not None and len(sizes) == 2 and sizes[1] in self._covering()
+            feeds[value] = _made_up(value, shape, regime, covers, rng)
         return feeds
 
     def _symbols(self, regime: Regime) -> dict[str, int]:
@@ -115,21 +116,29 @@ class Prover:
             sizes = [size for size in dims(value) or [] if isinstance(size, str)]
             if str(value.name).startswith(PAST):
                 found |= dict(zip(sizes, (regime.batch, regime.past), strict=False))
+        found |= {
+            size: regime.past + regime.sequence for size in self._covering() if size.isidentifier()
+        }
         for value in self.graph.inputs:
             for size in dims(value) or []:
                 if isinstance(size, str) and size.isidentifier() and size not in found:
                     found[size] = regime.sequence
         return found
 
+    def _covering(self) -> set[str]:
+        """Sizes of past and new tokens together, which a cache has when it comes out."""
+        out = [value for value in self.graph.outputs if str(value.name).startswith(PRESENT)]
+        return {str(sizes[2]) for value in out if (sizes := dims(value)) and len(sizes) == 4}
 
-def _made_up(value: Value, shape: list[Any], regime: Regime, rng: Any) -> Array:
+
+def _made_up(value: Value, shape: list[Any], regime: Regime, covers: bool, rng: Any) -> Array:
     """Numbers for ``value``; whole ones that cover a past are flags of what is no padding."""
     kind = value.dtype.numpy()
     if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return np.asarray(rng.standard_normal(shape), kind)
     if value.dtype == ir.DataType.BOOL:
         return np.asarray(rng.random(shape) < 0.7, kind)
-    if len(shape) != 2 or str(value.shape[1]).isidentifier():
+    if not covers:
         return np.asarray(rng.integers(0, SMALL_NUMBERS, shape), kind)
     flags = np.ones(shape, kind)
     if regime.padded:
