@@ -63,10 +63,10 @@ PART = """
 INTERLEAVED = """
   c0 = Cos(p2)
   sin0 = Sin(p2)
-  cosine = Unsqueeze(c0, one1)
-  sine = Unsqueeze(sin0, one1)
-  h0 = Slice(before, first, eight, three, two)
-  h1 = Slice(before, one1, eight, three, two)
+  cosine = Unsqueeze(c0, two)
+  sine = Unsqueeze(sin0, two)
+  h0 = Slice(q0, first, eight, three, two)
+  h1 = Slice(q0, one1, eight, three, two)
   e0 = Mul(h0, cosine)
   e1 = Mul(h1, sine)
   e2 = Sub(e0, e1)
@@ -76,7 +76,8 @@ INTERLEAVED = """
   u0 = Unsqueeze(e2, last)
   u1 = Unsqueeze(b2, last)
   u2 = Concat <axis=-1> (u0, u1)
-  query = Reshape(u2, shape)
+  u3 = Reshape(u2, heads)
+  query = Transpose <perm=[0,2,1,3]> (u3)
 """
 WAYS = {"halves": (HALVES, 4), "a part of the channels": (PART, 2), "interleaved": (INTERLEAVED, 4)}
 
@@ -85,7 +86,7 @@ WAYS = {"halves": (HALVES, 4), "a part of the channels": (PART, 2), "interleaved
 def test_a_rotation_is_one_operation_for_any_position(way: str) -> None:
     rotation, angles = WAYS[way]
     begin = BEGIN.replace("query = ", "before = ").replace("q0 = Reshape(x", "q0 = Reshape(w")
-    numbers = f"{NUMBERS}, int64[1] one1={{1}}, int64[4] shape={{0,4,-1,8}}"
+    numbers = f"{NUMBERS}, int64[1] one1={{1}}"
     body = f"w = MatMul(x, weight)\n{ANGLES}{begin}{rotation}{MASK}{SEEN}{HIDE}{PLAIN}{END}"
     text = (
         f"agraph ({INPUTS}, int64[batch,sequence] position_ids) => ({OUTPUTS})\n"
