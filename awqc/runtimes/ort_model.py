@@ -74,7 +74,7 @@ class OrtModel:
         """
         known = {spec.name for spec in self.inputs}
         taken = {name: array for name, array in feeds.items() if name in known}
-        if len(parts := parts_of(taken, self._row_by_row)) > 1:
+        if self._row_by_row and len(parts := parts_of(taken)) > 1:
             made = [self.run(part, only) for part in parts]
             return [np.concatenate(rows) for rows in zip(*made, strict=True)]
         with failing_as("onnxruntime cannot run the model", *ORT_ERRORS, ValueError):

@@ -21,7 +21,7 @@ from awqc.export.ort_levels import FAST, write_levels
 from awqc.export.session_file import write_session_file
 from awqc.program import Batch
 from awqc.runtimes.onnxruntime import EXACT
-from awqc.runtimes.row_by_row import parts_of, reads_row_by_row
+from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_file import (
     CPU,
     DATA_FOLDER,
@@ -65,10 +65,7 @@ def choose_levels(path: Path, batches: Sequence[Batch], limit: float = MAX_LOSS)
     kernel is many times slower.
     """
     proto = onnx.load(path, load_external_data=False)
-    alone = reads_row_by_row(path)
-    few = [
-        dict(part) for batch in batches[:BATCHES] for part in parts_of(_feeds(proto, batch), alone)
-    ]
+    few = [dict(each) for batch in batches[:BATCHES] for each in parts_of(_feeds(proto, batch))]
     found = damages(path, few)
     wide = {node.name for node in proto.graph.node if _attribute(node, "bits") == 8}
     order = sorted(found, key=lambda name: (name in wide, -found[name]))

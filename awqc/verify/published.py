@@ -22,7 +22,7 @@ from awqc.export.formats import SERVING
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
-from awqc.runtimes.row_by_row import parts_of, reads_row_by_row
+from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.fresh import FRESH
@@ -136,9 +136,8 @@ def _exact_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch:
 
 
 def _own_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
-    """In onnxruntime alone, as the model says; row by row where it reads batches so."""
-    alone = reads_row_by_row(file)
-    parts = [parts_of(batch, alone) for batch in batches]
+    """In onnxruntime alone, as the model says; row by row where its attention reads batches so."""
+    parts = [parts_of(batch) for batch in batches]
     made = iter(_run_onnx(program, [each for some in parts for each in some], file, scratch, {}))
     whole = [list(zip(*(next(made) for _ in some), strict=True)) for some in parts]
     return [[each[0] if len(each) == 1 else torch.cat(each) for each in some] for some in whole]
