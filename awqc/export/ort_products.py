@@ -19,6 +19,8 @@ from awqc.export.ort_weights import (
 from awqc.numerics.onnx_types import WIDTHS
 
 Array = NDArray[Any]
+LEAST = 3
+"""Products that one and a Split are fewer than: of two, as many operations remain."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,17 @@ class Product:
 
 
 def find_products(graph: Any) -> list[list[Product]]:
-    """All products with low-bit weights; those that read one value are in one list."""
+    """All products with low-bit weights; `LEAST` or more that read one value are in one list."""
     groups: dict[tuple[Any, ...], list[Product]] = {}
     for node in graph:
         if node.op_type == "DequantizeLinear" and _is_weight(node) and why_not(node) is None:
             for product in _products(node):
                 groups.setdefault(product.key, []).append(product)
-    return list(groups.values())
+    return [
+        part
+        for group in groups.values()
+        for part in ([group] if len(group) >= LEAST else [[each] for each in group])
+    ]
 
 
 def side_by_side(group: list[Product]) -> tuple[list[Array | None], dict[str, int]]:
