@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from awqc.fusion.values import Node, Value, dims, readers
+from awqc.fusion.onnx_values import Node, Value, dims, readers
 from awqc.fusion.workbench import STATE_RANK, Workbench
 from awqc.kv_cache import PAST, present_of
 

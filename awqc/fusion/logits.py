@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from awqc.fusion.values import Node, Value, dims, only_reader, scalar
+from awqc.fusion.onnx_values import Node, Value, dims, only_reader, scalar
 from awqc.fusion.workbench import PRODUCTS, Workbench
 from awqc.kv_cache import LOGITS_START, PAST
 

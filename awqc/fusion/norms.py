@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from awqc.fusion.values import Node, Value, dims, maker, readers, scalar, with_scalar
+from awqc.fusion.onnx_values import Node, Value, dims, maker, readers, scalar, with_scalar
 from awqc.fusion.workbench import CONTRIB, Workbench
 
 LAYER, RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"

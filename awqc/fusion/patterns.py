@@ -13,8 +13,8 @@ from typing import Any
 
 import onnx_ir.passes.common as passes
 
-from awqc.fusion.attention import ATTENTION, fuse_attention
 from awqc.fusion.cache import can_share, measure_past
+from awqc.fusion.cached_attention import ATTENTION, fuse_attention
 from awqc.fusion.logits import start_logits
 from awqc.fusion.norms import fuse_skip_norms
 from awqc.fusion.tidy import drop_idle

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from awqc.fusion.onnx_values import Value, dims, size_in
 from awqc.fusion.region import Array, Region, run_model
-from awqc.fusion.values import Value, dims, size_in
 from awqc.kv_cache import PAST, PRESENT
 from awqc.runtimes.session_file import ORT_ERRORS
 

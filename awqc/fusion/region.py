@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from awqc.fusion.values import Node, Value, ancestors
+from awqc.fusion.onnx_values import Node, Value, ancestors
 
 Array = np.ndarray[Any, Any]
 MOST_NODES = 500

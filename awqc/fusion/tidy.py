@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from awqc.fusion.values import Node, Value, dims, numbers, scalar, with_scalar
+from awqc.fusion.onnx_values import Node, Value, dims, numbers, scalar, with_scalar
 
 WHOLE = 2**31 - 1
 """An end of a slice that no axis reaches."""

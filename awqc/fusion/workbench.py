@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from awqc.fusion.onnx_values import Node, Value, dims
 from awqc.fusion.proof import Prover
-from awqc.fusion.values import Node, Value, dims
 
 CONTRIB = "com.microsoft"
 STATE_RANK = 4

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from awqc.fusion.layout import apart, flat
-from awqc.fusion.rotary import fuse_rotary
-from awqc.fusion.values import (
+from awqc.fusion.heads import apart, flat
+from awqc.fusion.onnx_values import (
     Node,
     Value,
     dims,
@@ -18,6 +17,7 @@ from awqc.fusion.values import (
     scalar,
     with_scalar,
 )
+from awqc.fusion.rotations import fuse_rotary
 from awqc.fusion.workbench import CONTRIB, Workbench
 from awqc.kv_cache import PAST
 
@@ -73,7 +73,7 @@ def fuse_attention(bench: Workbench) -> None:
     The kernel lets no token look ahead; whatever else the mask hides (padding, what is out of a
     window) is in ``bias``, which the graph makes once for all layers, so that the result is the
     same for every mask that does not look ahead. Positions are turned into q and k' before, by
-    `awqc.fusion.rotary`, as the kernel's own rotation counts positions from the first token of
+    `awqc.fusion.rotations`, as the kernel's own rotation counts positions from the first token of
     a row, padded or not.
     """
     for node in list(bench.graph):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from awqc.fusion.values import Value, dims, maker
+from awqc.fusion.onnx_values import Value, dims, maker
 from awqc.fusion.workbench import Workbench
 
 HEADS_FIRST = [0, 2, 1, 3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.fusion.graphs import fused, parsed, run
-from tests.fusion.test_attention import (
+from tests.fusion.test_cached_attention import (
     BATCHES,
     BEGIN,
     END,
@@ -17,7 +17,7 @@ from tests.fusion.test_attention import (
     PLAIN,
     SEEN,
 )
-from tests.fusion.test_attention import NUMBERS as SIZES
+from tests.fusion.test_cached_attention import NUMBERS as SIZES
 
 RNG = np.random.default_rng(0)
 NUMBERS = (

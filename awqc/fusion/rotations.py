@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from awqc.fusion.layout import apart, flat, heads_come_first, turned
-from awqc.fusion.values import Value, dims, maker
+from awqc.fusion.heads import apart, flat, heads_come_first, turned
+from awqc.fusion.onnx_values import Value, dims, maker
 from awqc.fusion.workbench import CONTRIB, Workbench
 
 ROTARY = "RotaryEmbedding"
