@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 PAST, PRESENT = "past_key_values.", "present."
+LOGITS_START = "logits_start"
+"""Input of a fused decoder that need not be given: the first token of which logits are made."""
+ROW_BY_ROW = "awqc.row_by_row"
+"""Metadata of a model: ``1`` where several tokens behind a past are read of one row at a time."""
+SHARED_CACHE = "awqc.shared_cache"
+"""Metadata of a model: ``1`` where a past and the present that comes of it may be one buffer."""
 
 
 def past_name(layer: int | str, part: str) -> str:

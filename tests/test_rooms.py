@@ -35,7 +35,8 @@ MAY_USE: dict[str, str] = {
     "sources": "capture errors huggingface machine program",
     "data": "calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
-    "export": "artifacts calling errors graph huggingface kv_cache machine numerics program "
+    "fusion": "kv_cache runtimes",
+    "export": "artifacts calling errors fusion graph huggingface kv_cache machine numerics program "
     "runtimes weights",
     "verify": "artifacts capture data errors executor export findings graph huggingface machine "
     "numerics probes program runtimes sources",

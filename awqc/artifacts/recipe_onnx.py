@@ -7,7 +7,7 @@ lie beside the model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from awqc.numerics.onnx_types import WIDTHS
 from awqc.numerics.packing import unpack
 
 Array = NDArray[Any]
+PACKED, ROWS = ".packed", ".rows"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,18 @@ class Codes:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A weight as a node reads it: names of initializers, and how they are laid out."""
+    """A weight as a node reads it: names of initializers, and how they are laid out.
+
+    ``start`` is its first row, where several weights stand under each other, and ``weight`` its
+    name with what stands behind it.
+    """
 
     codes: str
     scale: str
     zero_point: str | None
     node: Any
+    start: int = 0
+    weight: str = ""
 
 
 class OnnxCodes:
@@ -69,7 +76,7 @@ class OnnxCodes:
             for name, value in model.graph.initializers.items()
             if value.const_value is not None
         }
-        self._stored = {stored.codes: stored for stored in _weights(model.graph)}
+        self._stored = {each.weight or each.codes: each for each in _weights(model.graph)}
         for tensor in self._tensors.values():
             _check_inside(tensor, path)
 
@@ -79,7 +86,7 @@ class OnnxCodes:
         Raises:
             UsageError: what it holds cannot be read.
         """
-        readers = (("", _from_qdq), (".packed", _from_product), (".table", _from_table))
+        readers = (("", _from_qdq), (PACKED, _from_product), (".table", _from_table))
         try:
             for suffix, read in readers:
                 stored = self._stored.get(f"{name}{suffix}")
@@ -100,12 +107,27 @@ def _weights(graph: Any) -> list[_Stored]:
         if node.op_type == "DequantizeLinear":
             found.append(_Stored(names[0], names[1], "".join(names[2:3]) or None, node))
         elif node.op_type == "MatMulNBits":
-            found.append(_Stored(names[1], names[2], "".join(names[3:4]) or None, node))
+            stored = _Stored(names[1], names[2], "".join(names[3:4]) or None, node)
+            found += _side_by_side(stored, graph) or [stored]
         elif node.op_type == "GatherBlockQuantized":
             found.append(_Stored(names[0], names[2], None, node))
         elif node.op_type == "Gather":
             found.insert(0, _Stored(names[0], f"{names[0]}.scale", None, None))
     return found
+
+
+def _side_by_side(stored: _Stored, graph: Any) -> list[_Stored]:
+    """The weights of a product of several; `awqc.export.ort` joins their names with a plus."""
+    whole = stored.codes.removesuffix(PACKED)
+    sizes = graph.initializers.get(f"{whole}{ROWS}")
+    if sizes is None or sizes.const_value is None:
+        return []
+    rows = [int(size) for size in sizes.const_value.numpy()]
+    starts = [sum(rows[:place]) for place in range(len(rows))]
+    return [
+        replace(stored, start=start, weight=f"{name}{PACKED}")
+        for name, start in zip(whole.split("+"), starts, strict=False)
+    ]
 
 
 def _names(stored: _Stored) -> list[str]:
@@ -149,13 +171,15 @@ def _from_product(
     """Codes as ``MatMulNBits`` takes them: ``(rows, blocks, bytes)``."""
     attributes = stored.node.attributes
     bits, block = attributes["bits"].as_int(), attributes["block_size"].as_int()
-    if (attributes["N"].as_int(), attributes["K"].as_int()) != (rows, columns):
+    count, stop = attributes["N"].as_int(), stored.start + rows
+    if attributes["K"].as_int() != columns or stop > count or not (stored.weight or rows == count):
         return None
     blocks = -(-columns // block)
-    values = [tensors[name].numpy() for name in _names(stored)]
-    codes = _unpack(values[0].reshape(rows, -1), bits, blocks * block)[:, :columns]
-    zeros = [_unpack(value.reshape(rows, -1), bits, blocks) for value in values[2:]]
-    return _codes(codes, [values[1].reshape(rows, blocks), *zeros], bits, block, form)
+    whole = [tensors[name].numpy().reshape(count, -1) for name in _names(stored)]
+    values = [value[stored.start : stop] for value in whole]
+    codes = _unpack(values[0], bits, blocks * block)[:, :columns]
+    zeros = [_unpack(value, bits, blocks) for value in values[2:]]
+    return _codes(codes, [values[1], *zeros], bits, block, form)
 
 
 def _from_table(

@@ -5,9 +5,11 @@ anew at each load. Here that is done once, when the model is written::
 
     MatMul(x, DequantizeLinear(codes))                      ->  MatMulNBits(x, codes)
     MatMul(x, Transpose(DequantizeLinear(codes)))           ->  MatMulNBits(x, codes)
+    x @ Q, x @ K, x @ V                                     ->  Split(MatMulNBits(x, [Q K V]))
     Cast(Gather(codes, i)) * Unsqueeze(Gather(scale, i))    ->  GatherBlockQuantized(codes, i)
 
 An Add behind a product is left to onnxruntime, which merges it where its kernels take a bias.
+Then attention, norms and rotations become one operation each; see `awqc.fusion.patterns`.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ import onnx_ir.passes.common as passes
 
 from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
-from awqc.export.ort_weights import SCALES, matmul_nbits, read_matrix, table_codes, why_not
-from awqc.numerics.formats.base import QuantizedWeight
+from awqc.export.ort_products import Product, find_products, side_by_side
+from awqc.export.ort_weights import SCALES, table_codes, why_not
+from awqc.fusion.patterns import fuse
+from awqc.fusion.workbench import CONTRIB
 from awqc.numerics.onnx_types import WIDTHS
 
-CONTRIB = "com.microsoft"
 DEFAULT_LEVEL = 4
 SMALLEST_BLOCK = 16
 
@@ -66,6 +69,7 @@ def export_ort(source: Path, target: Path, accuracy_level: int = DEFAULT_LEVEL) 
         with DataFile(data) as file:
             rewriter = Rewriter(model, file, accuracy_level)
             rewriter.run()
+            fuse(model)
             for value in model.graph.initializers.values():
                 if value.const_value is not None:
                     value.const_value = file.move(value.const_value)
@@ -99,36 +103,47 @@ class Rewriter:
         for node in list(self.graph):
             if node.domain == "" and node.op_type == "Gather":
                 self._rewrite_lookup(node)
-        for node in list(self.graph):
-            if node.op_type == "DequantizeLinear" and _is_weight(node.inputs[0]):
-                self._rewrite_products(node)
+        for group in find_products(self.graph):
+            self._rewrite_products(group)
         passes.RemoveUnusedNodesPass()(self.model)
         self.model.opset_imports[CONTRIB] = 1
 
-    def _rewrite_products(self, dequantize: Any) -> None:
-        name = str(dequantize.inputs[0].name)
-        if why_not(dequantize) is not None:
-            return
-        for reader, index in list(dequantize.outputs[0].uses()):
-            turned = reader.op_type == "Transpose" and _swaps(reader)
-            uses = list(reader.outputs[0].uses()) if turned else [(reader, index)]
-            for product, place in uses:
-                matrix = read_matrix(dequantize, turned)
-                if product.op_type == "MatMul" and place == 1 and matrix is not None:
-                    self._replace_product(product, name, matrix)
-
-    def _replace_product(self, product: Any, name: str, matrix: QuantizedWeight) -> None:
-        (codes, scale, zeros), attributes = matmul_nbits(matrix)
-        inputs = [
-            product.inputs[0],
-            self._initializer(f"{name}.packed", codes),
-            self._initializer(f"{name}.block_scale", scale),
-        ]
-        if zeros is not None:
-            inputs.append(self._initializer(f"{name}.block_zero_point", zeros))
+    def _rewrite_products(self, group: list[Product]) -> None:
+        """Of products that read one value one product, and a Split if they are several."""
+        first = group[0]
+        arrays, attributes = side_by_side(group)
+        name = "+".join(product.name for product in group)
+        parts = ("packed", "block_scale", "block_zero_point", "group_index", "bias")
+        inputs = [first.node.inputs[0]]
+        for part, array in zip(parts, arrays, strict=False):
+            held = None if array is None else self._initializer(f"{name}.{part}", array)
+            inputs.append(held)
+        while inputs[-1] is None:
+            inputs.pop()
         attributes["accuracy_level"] = self.level
-        self._replace(product, "MatMulNBits", inputs, attributes)
         self.products += 1
+        if len(group) == 1:
+            self._replace(first.node, "MatMulNBits", inputs, attributes)
+            return
+        node = ir.node("MatMulNBits", inputs, attributes=attributes, domain=CONTRIB)
+        node.name = "+".join(str(product.node.name) for product in group)
+        node.outputs[0].name = f"{node.name}.result"
+        node.outputs[0].type = first.node.outputs[0].type
+        sizes = self._initializer(f"{name}.rows", np.array([p.rows for p in group], np.int64))
+        split = ir.node(
+            "Split", [node.outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(group)
+        )
+        split.name = f"{node.name}/Split"
+        self.graph.insert_before(first.node, [node, split])
+        for product, result in zip(group, split.outputs, strict=True):
+            self._take_over(product.bias or product.node, result)
+
+    def _take_over(self, old: Any, result: Any) -> None:
+        """Let ``result`` be what ``old`` makes."""
+        before = old.outputs[0]
+        result.type, result.shape = before.type, before.shape
+        ir.convenience.replace_all_uses_with(before, result, replace_graph_outputs=True)
+        result.name, before.name = before.name, f"{before.name}.before"
 
     def _rewrite_lookup(self, gather: Any) -> None:
         """Of a table with one scale a row; its codes and scales are gathered and multiplied."""
@@ -194,11 +209,6 @@ def _readers(node: Any) -> list[str]:
 
 def _is_weight(value: Any) -> bool:
     return value is not None and value.const_value is not None and value.dtype in WIDTHS
-
-
-def _swaps(transpose: Any) -> bool:
-    perm = transpose.attributes.get("perm")
-    return perm is None or list(perm.as_ints()) == [1, 0]
 
 
 def _match_lookup(gather: Any) -> tuple[Any, Any] | None:

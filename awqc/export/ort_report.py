@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,23 @@ import onnx
 import onnx_ir as ir
 
 from awqc.export.ort import left_in_qdq
+from awqc.fusion.patterns import APART
+from awqc.fusion.workbench import CONTRIB
+from awqc.runtimes.ort_fusion import FUSED_OPS
 from awqc.runtimes.session_file import read_levels
 
 
 def describe_ort(path: Path) -> dict[str, Any]:
-    """Numbers of nodes, products at each accuracy level, what is left in QDQ form and why."""
+    """Numbers of nodes, products at each accuracy level, what is left in QDQ form and why.
+
+    ``fused`` counts operations that took the place of several, and ``apart`` has the reason of each
+    attention, rotation and norm that stayed as it was.
+    """
     proto = onnx.load(path, load_external_data=False)
     levels = read_levels(proto)
     tables = sum(node.op_type == "GatherBlockQuantized" for node in proto.graph.node)
+    nodes = Counter(node.op_type for node in proto.graph.node if node.domain == CONTRIB)
+    told = {entry.key: entry.value for entry in proto.metadata_props}
     lowest = min(levels.values(), default=0)
     return {
         "products": len(levels),
@@ -27,4 +37,7 @@ def describe_ort(path: Path) -> dict[str, Any]:
             name for name, level in levels.items() if level == lowest < max(levels.values())
         ),
         "left": left_in_qdq(ir.load(path)),
+        "nodes": len(proto.graph.node),
+        "fused": {op: count for op, count in sorted(nodes.items()) if op not in FUSED_OPS},
+        "apart": json.loads(told.get(APART, "{}")),
     }

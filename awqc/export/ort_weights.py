@@ -45,6 +45,14 @@ def why_not(dequantize: Any) -> str | None:
     return None
 
 
+def scales_lie_along_rows(dequantize: Any, transposed: bool) -> bool:
+    """Whether scales belong to output channels of a product, or blocks of them."""
+    block = dequantize.attributes.get_int("block_size", 0)
+    summed = 1 if transposed else 0
+    wanted = summed if block else 1 - summed
+    return int(dequantize.attributes.get_int("axis", 1)) % 2 == wanted
+
+
 def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
     """The weight of a product ``x @ DequantizeLinear(codes)``, codes ``(columns, rows)``.
 
@@ -54,8 +62,7 @@ def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
     dtype = dequantize.inputs[0].dtype
     bits = WIDTHS[dtype]
     block = dequantize.attributes.get_int("block_size", 0)
-    summed = 1 if transposed else 0
-    if dequantize.attributes.get_int("axis", 1) % 2 != (summed if block else 1 - summed):
+    if not scales_lie_along_rows(dequantize, transposed):
         return None
     codes = StoredCodes.of(dequantize.inputs[0].const_value)
     scale = dequantize.inputs[1].const_value.numpy()

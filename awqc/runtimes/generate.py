@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 
 from awqc.artifacts.json_files import Object
 from awqc.errors import UsageError, spelled
-from awqc.kv_cache import PAST
+from awqc.kv_cache import LOGITS_START, PAST
 from awqc.runtimes.ort_model import OrtModel
 from awqc.runtimes.session_file import find_model
 from awqc.runtimes.session_settings import read_settings
 
+Array = np.ndarray[Any, Any]
+Step = Callable[[dict[str, Array]], Array]
 TOKENIZER = "tokenizer.json"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
@@ -79,7 +82,9 @@ class TextGenerator:
         self._config = _read_config(folder)
         model = find_model(folder)
         settings = read_settings(model, provider)
-        self._model = OrtModel(model, provider, settings, level=level, threads=threads)
+        self._model = OrtModel(
+            model, provider, settings, level=level, threads=threads, fixed={LOGITS_START: -1}
+        )
         if not self._model.states:
             raise UsageError(
                 f"{model}: carries no cache ({PAST}N.key); only causal language "
@@ -137,10 +142,11 @@ class TextGenerator:
         rng = np.random.default_rng(seed)
         ends = _end_tokens(self._config)
         self.speed = Speed(prompt_tokens=len(ids))
-        fresh, total, past = list(ids), len(ids), self._model.empty_states()
+        fresh, total = list(ids), len(ids)
+        step = self._steps(min(len(ids) + max_new_tokens, context or sys.maxsize))
         for index in range(max_new_tokens):
             start = time.perf_counter()
-            logits, past = self._step(fresh, total, past)
+            logits = step(_inputs(fresh, total))
             token = choose(logits, temperature, rng)
             self._clock(index, time.perf_counter() - start)
             if token in ends:
@@ -159,20 +165,39 @@ class TextGenerator:
         else:
             self.speed.decode_seconds += seconds
 
-    def _step(
-        self, fresh: list[int], total: int, past: dict[str, Any]
-    ) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-        """Logits ``(vocabulary,)`` of the last of ``fresh``, and the new past.
+    def _steps(self, tokens: int) -> Step:
+        """What reads tokens and gives the logits ``(vocabulary,)`` behind the last of them.
 
-        The past stays inside onnxruntime: it is never copied to NumPy.
+        The past stays inside onnxruntime: it is never copied to NumPy. Where the model can, it
+        stays where it is, in buffers for as many as ``tokens``; else each step makes a new one.
         """
-        made = {
-            "input_ids": np.array([fresh], dtype=np.int64),
-            "attention_mask": np.ones((1, total), dtype=np.int64),
-            "position_ids": np.arange(total - len(fresh), total, dtype=np.int64)[None],
-        }
-        outputs, past = self._model.step(self._model.hold(made) | past)
-        return outputs["logits"].numpy()[0, -1].astype(np.float32), past
+        model = self._model
+        if model.shares_cache and model.provider == "cpu":
+            cache = model.shared_cache(tokens)
+            return lambda made: _last(cache.step(made)["logits"])
+        past = model.empty_states()
+
+        def step(made: dict[str, Array]) -> Array:
+            nonlocal past
+            outputs, past = model.step(model.hold(made) | past)
+            return _last(outputs["logits"].numpy())
+
+        return step
+
+
+def _inputs(fresh: list[int], total: int) -> dict[str, Array]:
+    """Of a model that reads ``fresh``, the last of ``total`` tokens."""
+    return {
+        "input_ids": np.array([fresh], dtype=np.int64),
+        "attention_mask": np.ones((1, total), dtype=np.int64),
+        "position_ids": np.arange(total - len(fresh), total, dtype=np.int64)[None],
+    }
+
+
+def _last(logits: Array) -> Array:
+    """Those of the last token of the first row."""
+    last: Array = logits[0, -1].astype(np.float32)
+    return last
 
 
 def choose(logits: np.ndarray[Any, Any], temperature: float, rng: np.random.Generator) -> int:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from awqc.kv_cache import state_pairs
+from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE, state_pairs
 from awqc.runtimes.base import ArraySpec, failing_as
+from awqc.runtimes.ort_cache import SharedCache
+from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_file import ORT_ERRORS, open_session
 from awqc.runtimes.session_settings import Settings
 
@@ -31,6 +33,7 @@ class OrtModel:
         inputs: what it takes.
         outputs: names of the outputs, in order.
         states: pairs (input, output) of a key/value cache, by the ecosystem's names.
+        shares_cache: whether a past and the present that comes of it may be one buffer.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class OrtModel:
         *,
         level: str | None = None,
         threads: int = 0,
+        fixed: Mapping[str, int] | None = None,
     ) -> None:
         """Load ``path``; the arguments are those of `awqc.runtimes.session_file.open_session`.
 
@@ -50,19 +54,29 @@ class OrtModel:
         """
         self.provider = provider
         with failing_as(f"{path.name}: onnxruntime does not load it", *ORT_ERRORS):
-            self._session = open_session(path, provider, settings, level=level, threads=threads)
+            self._session = open_session(
+                path, provider, settings, level=level, threads=threads, fixed=fixed
+            )
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
         self.states = state_pairs((spec.name for spec in self.inputs), self.outputs)
+        told = self._session.get_modelmeta().custom_metadata_map
+        self.shares_cache = told.get(SHARED_CACHE) == "1"
+        self._row_by_row = told.get(ROW_BY_ROW) == "1"
 
     def run(self, feeds: Mapping[str, Array], only: Sequence[str] | None = None) -> list[Array]:
         """Outputs in order, of ``only`` some; of ``feeds`` what the model takes.
+
+        Rows of several tokens behind a past are run one by one where kernels take no more.
 
         Raises:
             VerificationError: onnxruntime cannot run it.
         """
         known = {spec.name for spec in self.inputs}
         taken = {name: array for name, array in feeds.items() if name in known}
+        if self._row_by_row and len(parts := parts_of(taken)) > 1:
+            made = [self.run(part, only) for part in parts]
+            return [np.concatenate(rows) for rows in zip(*made, strict=True)]
         with failing_as("onnxruntime cannot run the model", *ORT_ERRORS, ValueError):
             values = self._session.run(list(only or self.outputs), taken)
         values.reverse()
@@ -80,6 +94,10 @@ class OrtModel:
         shapes = {name: (batch, specs[name].shape[1], 0, specs[name].shape[3])
                   for name, _ in self.states}  # fmt: skip
         return self.hold({n: np.zeros(shape, specs[n].dtype) for n, shape in shapes.items()})
+
+    def shared_cache(self, tokens: int, batch: int = 1) -> SharedCache:
+        """A cache with room for ``tokens``, which stays where it is; see `shares_cache`."""
+        return SharedCache(self._session, self.inputs, self.outputs, self.states, tokens, batch)
 
     def step(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Outputs by name, on the CPU, and the states by the inputs that take them next."""

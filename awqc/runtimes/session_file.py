@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
@@ -53,6 +55,7 @@ def open_session(
     *,
     level: str | None = None,
     threads: int = 0,
+    fixed: Mapping[str, int] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession`.
 
@@ -62,6 +65,8 @@ def open_session(
         settings: what else to set.
         level: accuracy level of all low-bit products, whatever the model says; None: as it says.
         threads: for one operation; 0: onnxruntime's choice.
+        fixed: numbers for inputs that need not be given, of which the model has some or none;
+            they can then not be given any more.
 
     Raises:
         UsageError: CUDA was asked for, and the session would run on the CPU.
@@ -74,7 +79,8 @@ def open_session(
     source: str | bytes = str(model)
     if level is not None:
         entries[ACCURACY_LEVEL] = level
-        source = _with_level(model, int(level))
+    if level is not None or fixed:
+        source = _edited(model, level, fixed or {})
         entries[DATA_FOLDER] = str(model.parent.resolve())
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
@@ -92,19 +98,30 @@ def open_session(
     return session
 
 
-def _with_level(model: Path, level: int) -> str | bytes:
-    """``model`` with ``level`` in all its MatMulNBits nodes: its name where it has none.
+def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | bytes:
+    """``model`` with ``level`` in all its MatMulNBits nodes and ``fixed`` inputs: its name where it
+    has neither.
 
-    Only a model whose weights lie in a file of their own is looked at, as such nodes are
-    written here.
+    Only a model whose weights lie in a file of their own is looked at, as such nodes and inputs
+    are written here.
     """
     if not model.with_name(f"{model.name}.data").is_file():
         return str(model)
     proto = onnx.load(model, load_external_data=False)
-    levels = {node.name: level for node in proto.graph.node if node.op_type == LOW_BIT}
-    if not levels:
+    levels = {} if level is None else {
+        node.name: int(level) for node in proto.graph.node if node.op_type == LOW_BIT
+    }  # fmt: skip
+    inputs = [value for value in proto.graph.input if value.name in fixed]
+    if not levels and not inputs:
         return str(model)
     set_levels(proto, levels)
+    for value in inputs:
+        proto.graph.input.remove(value)
+        tensor = next(each for each in proto.graph.initializer if each.name == value.name)
+        number = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(
+            onnx.numpy_helper.from_array(np.full_like(number, fixed[value.name]), value.name)
+        )
     return bytes(proto.SerializeToString())
 
 

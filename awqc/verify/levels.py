@@ -21,6 +21,7 @@ from awqc.export.ort_levels import FAST, write_levels
 from awqc.export.session_file import write_session_file
 from awqc.program import Batch
 from awqc.runtimes.onnxruntime import EXACT
+from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_file import (
     CPU,
     DATA_FOLDER,
@@ -64,7 +65,7 @@ def choose_levels(path: Path, batches: Sequence[Batch], limit: float = MAX_LOSS)
     kernel is many times slower.
     """
     proto = onnx.load(path, load_external_data=False)
-    few = [_feeds(proto, batch) for batch in batches[:BATCHES]]
+    few = [dict(each) for batch in batches[:BATCHES] for each in parts_of(_feeds(proto, batch))]
     found = damages(path, few)
     wide = {node.name for node in proto.graph.node if _attribute(node, "bits") == 8}
     order = sorted(found, key=lambda name: (name in wide, -found[name]))
@@ -169,7 +170,12 @@ def _session(proto: onnx.ModelProto, path: Path) -> Any:
 
 
 def _feeds(proto: onnx.ModelProto, batch: Batch) -> dict[str, Any]:
-    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    given = {tensor.name for tensor in proto.graph.initializer}  # inputs that need not be fed
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in proto.graph.input
+        if value.name not in given
+    }
     return {
         name: to_numpy(batch[name]).astype(helper.tensor_dtype_to_np_dtype(type_))
         for name, type_ in types.items()

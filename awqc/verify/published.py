@@ -6,7 +6,7 @@ for each file: does it open and compute the same where there is nothing but the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from awqc.machine.memory import give_back
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
+from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.fresh import FRESH
@@ -137,13 +138,16 @@ def _exact_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch:
 
 
 def _own_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
-    """In onnxruntime alone, as the model says."""
-    return _run_onnx(program, batches, file, scratch, {})
+    """In onnxruntime alone, as the model says; row by row where its attention reads batches so."""
+    parts = [parts_of(batch) for batch in batches]
+    made = iter(_run_onnx(program, [each for some in parts for each in some], file, scratch, {}))
+    whole = [list(zip(*(next(made) for _ in some), strict=True)) for some in parts]
+    return [[each[0] if len(each) == 1 else torch.cat(each) for each in some] for some in whole]
 
 
 def _run_onnx(
     program: Program,
-    batches: Sequence[Batch],
+    batches: Sequence[Mapping[str, Tensor]],
     file: Path,
     scratch: Path,
     config: dict[str, str],

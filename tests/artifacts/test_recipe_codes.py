@@ -47,12 +47,25 @@ class Recurrent(nn.Module):
         return out
 
 
+class SideBySide(nn.Module):
+    """Three linear layers that read one value, two of them with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(32, 16), nn.Linear(32, 8, bias=False), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        return torch.cat([self.q(x), torch.relu(self.k(x)), self.v(x)], -1)
+
+
 NETS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "ragged": (lambda: nn.Sequential(nn.Linear(40, 48), nn.ReLU(), nn.Linear(48, 8)),
                (torch.ones(2, 40),)),
     "convolutions": (lambda: nn.Sequential(nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1)),
                      (torch.ones(1, 4, 6, 6),)),
     "tied": (Tied, (torch.arange(6).reshape(2, 3),)),
+    "side by side": (SideBySide, (torch.ones(2, 32),)),
     "recurrent": (Recurrent, (torch.ones(1, 4, 32),)),
     "half": (lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)).bfloat16(),
              (torch.ones(2, 64, dtype=torch.bfloat16),)),

@@ -127,3 +127,27 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     path = export_onnx(program, tmp_path / "model.onnx").path
     with pytest.raises(ExportError, match="could not be written"):
         export_ort(path, tmp_path / "missing" / "model.onnx")
+
+
+class SideBySide(nn.Module):
+    """Linear layers that read one value, some with a bias, and one of other bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 24), nn.Linear(64, 40, bias=False)
+        self.third, self.other = nn.Linear(64, 8), nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = torch.tanh(x)
+        return torch.relu(self.first(x)), self.second(x), self.third(x), self.other(x)
+
+
+def test_products_of_one_value_stand_side_by_side(tmp_path: Path) -> None:
+    program = captured(SideBySide(), torch.randn(2, 3, 64))
+    kinds = [IntGrid(4, 32)] * 3 + [IntGrid(8, 32)]
+    tuned = check(quantized(program, *kinds), tmp_path, torch.randn(2, 3, 64))
+    assert tuned.products == 2
+    nodes = onnx.load(tuned.path).graph.node
+    kinds_of_node = [node.op_type for node in nodes]
+    assert kinds_of_node.count("Split") == 1
+    assert kinds_of_node.count("Add") == 1  # of the one that stands alone

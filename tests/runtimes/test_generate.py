@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from awqc.artifacts.names import MODEL, TUNED
 from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
+from awqc.export.ort import export_ort
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import write_runner_files
 from awqc.passes.canonicalize import Canonicalize
 from awqc.runtimes.generate import TextGenerator, choose, generate
+from awqc.runtimes.ort_model import OrtModel
 from tests.tiny_language_models import VOCABULARY, save_decoder, save_tokenizer
 
 PROMPT = "w9 w17 w30"
@@ -55,6 +59,40 @@ def test_greedy_tokens_are_those_of_transformers(folder: Path) -> None:
     assert generator.speed.prompt_tokens == 3
     assert generator.speed.new_tokens == len(tokens)
     assert "tokens/s" in str(generator.speed)
+
+
+def test_a_fused_decoder_gives_the_same_tokens_with_its_cache_in_place(
+    folder: Path, tmp_path: Path
+) -> None:
+    tuned = tmp_path / TUNED
+    tuned.mkdir()
+    export_ort(folder / MODEL, tuned / MODEL)
+    for name in ("config.json", "genai_config.json", "tokenizer.json"):
+        shutil.copy(folder / name, tmp_path / name)
+    fused, plain = TextGenerator(tmp_path), TextGenerator(folder)
+    assert fused._model.shares_cache
+    assert not plain._model.shares_cache
+    ids = list(range(3, 20))
+    wanted = list(plain.tokens(ids, max_new_tokens=30))
+    assert list(fused.tokens(ids, max_new_tokens=30)) == wanted
+
+
+def test_rows_behind_a_past_are_read_one_by_one(folder: Path, tmp_path: Path) -> None:
+    export_ort(folder / MODEL, tmp_path / MODEL)
+    plain, fused = OrtModel(folder / MODEL), OrtModel(tmp_path / MODEL)
+    rng = np.random.default_rng(0)
+    sizes = {"batch": 3, "sequence": 2, "past": 4, "past + sequence": 6}
+    feeds = {}
+    for spec in plain.inputs:
+        shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
+        if spec.dtype == "float32":
+            feeds[spec.name] = rng.standard_normal(shape).astype(np.float32)
+        else:
+            feeds[spec.name] = rng.integers(1, 9, shape)
+    feeds["attention_mask"][:] = 1
+    feeds["attention_mask"][0, :2] = 0
+    for wanted, found in zip(plain.run(feeds), fused.run(feeds), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_text_is_streamed_and_sampling_is_seeded(folder: Path) -> None:

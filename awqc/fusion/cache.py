@@ -1,0 +1,68 @@
+"""A cache that may lie in a buffer larger than what it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from awqc.fusion.onnx_values import Node, Value, dims, readers
+from awqc.fusion.workbench import STATE_RANK, Workbench
+from awqc.kv_cache import PAST, present_of
+
+IN_PLACE = frozenset({"GroupQueryAttention"})
+"""Operations that can write the new keys and values behind the past ones, where these are."""
+TOKENS = 2
+"""The axis of tokens in a cache."""
+
+
+def measure_past(bench: Workbench) -> None:
+    """The length of the past off inputs that count tokens, not off the cache.
+
+    before:  p = Shape(past)[2]
+    after:   p = Shape(mask)[1] - Shape(ids)[1]
+
+    A cache in a buffer that is shared with what comes out is as long as the buffer.
+    """
+    for past in _pasts(bench.graph):
+        for node in readers(past):
+            if _measures_tokens(node):
+                why = "no input covers past and new tokens"
+                for length in _lengths(bench, past):
+                    why = bench.switch("past length", {node.outputs[0]: length}, []) or ""
+                    if not why:
+                        break
+                if why:
+                    bench.apart[str(past.name)] = why
+
+
+def can_share(graph: Any) -> bool:
+    """Whether past and present may be one buffer: nothing reads a past but what works in place."""
+    pasts = _pasts(graph)
+    return bool(pasts) and all(
+        node.op_type in IN_PLACE or (node.op_type == "Shape" and not _measures_tokens(node))
+        for past in pasts
+        for node in readers(past)
+    )
+
+
+def _pasts(graph: Any) -> list[Value]:
+    return [value for value in graph.inputs if str(value.name).startswith(PAST)]
+
+
+def _measures_tokens(node: Node) -> bool:
+    if node.op_type != "Shape":
+        return False
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", TOKENS + 2)
+    return bool(start <= TOKENS < end)
+
+
+def _lengths(bench: Workbench, past: Value) -> list[Value]:
+    """What may be the length of ``past``: places of past and new tokens less the new ones."""
+    present = next(v for v in bench.graph.outputs if v.name == present_of(str(past.name)))
+    total = (dims(present) or [""] * STATE_RANK)[TOKENS]
+    flat = [v for v in bench.graph.inputs if 1 < len(dims(v) or []) < STATE_RANK]
+    covering = next((value for value in flat if (dims(value) or [])[1] == total), None)
+    if covering is None:
+        return []
+    others = {(dims(value) or [])[1]: value for value in flat if value is not covering}
+    whole = bench.size(covering, 1)
+    return [bench.add("Sub", [whole, bench.size(value, 1)]) for value in others.values()]

@@ -1,0 +1,51 @@
+"""All fusions, in the order in which they are tried.
+
+Each is a function of a file of its own that looks for what is computed, in whatever way it is
+written, builds the fused form beside it, and lets `awqc.fusion.proof` compare the two on made-up
+inputs before one takes the other's place. None knows a model by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir.passes.common as passes
+
+from awqc.fusion.cache import can_share, measure_past
+from awqc.fusion.cached_attention import ATTENTION, fuse_attention
+from awqc.fusion.logits import start_logits
+from awqc.fusion.norms import fuse_skip_norms
+from awqc.fusion.tidy import drop_idle
+from awqc.fusion.workbench import CONTRIB, Workbench
+from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
+
+FUSIONS: tuple[Callable[[Workbench], None], ...] = (
+    fuse_skip_norms,
+    fuse_attention,
+    measure_past,
+    start_logits,
+)
+APART = "awqc.apart"
+"""Metadata of a model: what was not fused, with reasons, as JSON."""
+
+
+def fuse(model: Any) -> None:
+    """Fuse what can be fused in ``model``, in place; what is left is told in its metadata."""
+    drop_idle(model.graph)
+    passes.CommonSubexpressionEliminationPass()(model)
+    model.opset_imports[CONTRIB] = 1
+    bench = Workbench(model)
+    for fusion in FUSIONS:
+        fusion(bench)
+        bench.shared.clear()  # what nothing reads is taken out
+        passes.RemoveUnusedNodesPass()(model)
+        model.graph.sort()
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    model.metadata_props[APART] = json.dumps(bench.apart, sort_keys=True)
+    if can_share(model.graph):
+        model.metadata_props[SHARED_CACHE] = "1"
+    if bench.found[ATTENTION]:
+        model.metadata_props[ROW_BY_ROW] = "1"

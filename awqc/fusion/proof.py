@@ -1,0 +1,164 @@
+"""Whether what takes the place of a part of a graph computes the same, on made-up inputs.
+
+Both are run in onnxruntime on prompts and single tokens, with and without a past, in one row and
+in two, and with padding anywhere, of which some tokens see nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from awqc.fusion.onnx_values import Value, dims, size_in
+from awqc.fusion.region import Array, Region, run_model
+from awqc.kv_cache import PAST, PRESENT
+from awqc.runtimes.session_file import ORT_ERRORS
+
+TOLERANCE = 2e-5
+"""Largest difference, relative to the largest magnitude of an output: other orders of adding make
+up to a tenth of it in sums of a few hundred numbers."""
+SMALL_NUMBERS = 8
+"""Ids and positions are below this: tables have that many rows."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Sizes of one trial."""
+
+    batch: int
+    sequence: int
+    past: int
+    padded: bool
+
+    def __str__(self) -> str:
+        padding = ", padded" if self.padded else ""
+        return f"{self.batch} x {self.sequence} tokens behind {self.past}{padding}"
+
+
+REGIMES = (
+    Regime(1, 5, 0, False),
+    Regime(2, 6, 0, True),
+    Regime(2, 1, 0, False),
+    Regime(1, 1, 7, False),
+    Regime(2, 1, 7, True),
+    Regime(1, 3, 7, True),
+    Regime(1, 67, 131, True),
+)
+
+
+@dataclass
+class Prover:
+    """Compares parts of one model.
+
+    Parts that are alike but for names, as those of a model's layers are, are compared once.
+    """
+
+    graph: Any
+    _known: dict[tuple[bytes, bytes], str | None] = field(default_factory=dict)
+
+    def why_not(
+        self, before: Sequence[Value], after: Sequence[Value], stops: Sequence[Value]
+    ) -> str | None:
+        """Why ``after`` are not the same values as ``before``, or None if they are.
+
+        Args:
+            before: values of the graph, and ``after`` those that are to take their places.
+            stops: values whose own making is not in question.
+        """
+        old, new = (Region.between(stops, outputs) for outputs in (before, after))
+        if any(value.dtype is None for value in (*old.inputs, *new.inputs)):
+            return "the type of a value is not known"
+        key = (old.model(), new.model())
+        if key not in self._known:
+            self._known[key] = self._compare(old, new, *key)
+        return self._known[key]
+
+    def _compare(self, old: Region, new: Region, old_model: bytes, new_model: bytes) -> str | None:
+        inputs = list(dict.fromkeys((*old.inputs, *new.inputs)))
+        made = [self._feeds(inputs, regime) for regime in REGIMES]
+        feeds = [feed for feed in made if feed is not None]
+        if len(feeds) < len(REGIMES):
+            return "the sizes of a value are not known"
+        try:
+            first, second = (
+                run_model(model, [[feed[value] for value in region.inputs] for feed in feeds])
+                for model, region in ((old_model, old), (new_model, new))
+            )
+        except ORT_ERRORS as error:
+            return str(error).strip().splitlines()[-1].rpartition("Status Message: ")[2]
+        for regime, wanted, found in zip(REGIMES, first, second, strict=True):
+            for value, reference, now in zip(old.outputs, wanted, found, strict=True):
+                if (why := _differ(reference, now)) is not None:
+                    return f"{value.name} {why} ({regime})"
+        return None
+
+    def _feeds(self, inputs: Sequence[Value], regime: Regime) -> dict[Value, Array] | None:
+        rng = np.random.default_rng(0)
+        symbols = self._symbols(regime)
+        feeds = {}
+        for value in inputs:
+            sizes = dims(value)
+            shape = [None] if sizes is None else [size_in(size, symbols) for size in sizes]
+            if None in shape:
+                return None
+            covers = sizes is not None and len(sizes) == 2 and sizes[1] in self._covering()
+            feeds[value] = _made_up(value, shape, regime, covers, rng)
+        return feeds
+
+    def _symbols(self, regime: Regime) -> dict[str, int]:
+        """Sizes of the axes that the model's inputs name."""
+        found: dict[str, int] = {}
+        for value in self.graph.inputs:
+            sizes = [size for size in dims(value) or [] if isinstance(size, str)]
+            if str(value.name).startswith(PAST):
+                found |= dict(zip(sizes, (regime.batch, regime.past), strict=False))
+        found |= {
+            size: regime.past + regime.sequence for size in self._covering() if size.isidentifier()
+        }
+        for value in self.graph.inputs:
+            for size in dims(value) or []:
+                if isinstance(size, str) and size.isidentifier() and size not in found:
+                    found[size] = regime.sequence
+        return found
+
+    def _covering(self) -> set[str]:
+        """Sizes of past and new tokens together, which a cache has when it comes out."""
+        out = [value for value in self.graph.outputs if str(value.name).startswith(PRESENT)]
+        return {str(sizes[2]) for value in out if (sizes := dims(value)) and len(sizes) == 4}
+
+
+def _made_up(value: Value, shape: list[Any], regime: Regime, covers: bool, rng: Any) -> Array:
+    """Numbers for ``value``; whole ones that cover a past are flags of what is no padding."""
+    kind = value.dtype.numpy()
+    if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+        return np.asarray(rng.standard_normal(shape), kind)
+    if value.dtype == ir.DataType.BOOL:
+        return np.asarray(rng.random(shape) < 0.7, kind)
+    if not covers:
+        return np.asarray(rng.integers(0, SMALL_NUMBERS, shape), kind)
+    flags = np.ones(shape, kind)
+    if regime.padded:
+        flags[:] = rng.random(shape) < 0.7
+        flags[0, : 1 + shape[1] // 3] = 0
+        flags[-1, -1] = 1
+    return flags
+
+
+def _differ(reference: Array, now: Array) -> str | None:
+    """How two arrays differ by more than rounding, in words."""
+    if reference.shape != now.shape:
+        return f"has shape {now.shape}, not {reference.shape}"
+    wide, other = reference.astype(np.float64), now.astype(np.float64)
+    if not np.array_equal(np.isfinite(wide), np.isfinite(other)):
+        return "is not finite everywhere"
+    if reference.size == 0 or not np.isfinite(wide).all():
+        return None
+    largest = float(np.abs(wide).max())
+    gap = float(np.abs(wide - other).max())
+    if gap <= TOLERANCE * largest:
+        return None
+    return f"differs by {gap / largest if largest else gap:.1e}"

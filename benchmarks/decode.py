@@ -1,0 +1,136 @@
+"""Decoding and reading prompts in onnxruntime, form beside form, in CPU seconds of one thread.
+
+    python -m benchmarks.decode before=FOLDER after=FOLDER   # writes results/decode.json
+
+Each folder holds a decoder with a cache as ``model.onnx``: ``ort/`` of a compiled folder, or what
+another exporter wrote with the same names of inputs and outputs. Models take turns; numbers are
+medians. ``prefill``: tokens a second of a prompt of 256, of which the logits of the last token are
+asked for where the model can be asked; ``decode``: tokens a second behind it; ``step_ms``: of one
+token behind 1000. A cache that can be shared stays where it is; ``--share NAME`` says that of a
+model which does not say it of itself. ``nodes`` is the graph as onnxruntime runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from awqc.kv_cache import LOGITS_START
+from awqc.report.content import environment
+from awqc.runtimes.ort_model import OrtModel
+
+RESULTS = Path(__file__).parent / "results" / "decode.json"
+PROMPT, NEW, LONG, STEPS, TURNS = 256, 32, 1000, 16, 5
+FIRST_ID = 100
+Array = np.ndarray[Any, Any]
+
+
+def reader(model: OrtModel, tokens: int, share: bool) -> Callable[[dict[str, Array]], None]:
+    """What reads tokens into a cache of its own."""
+    if share:
+        cache = model.shared_cache(tokens)
+        return lambda feeds: void(cache.step(feeds))
+    past = model.empty_states()
+
+    def read(feeds: dict[str, Array]) -> None:
+        nonlocal past
+        _, past = model.step(model.hold(feeds) | past)
+
+    return read
+
+
+def void(_: object) -> None:
+    """Let go of what was made."""
+
+
+def feeds(start: int, stop: int) -> dict[str, Array]:
+    """Tokens ``start`` to ``stop`` of a made-up text."""
+    places = np.arange(start, stop, dtype=np.int64)[None]
+    mask = np.ones((1, stop), np.int64)
+    return {"input_ids": places + FIRST_ID, "attention_mask": mask, "position_ids": places}
+
+
+def seconds(read: Callable[[dict[str, Array]], None], start: int, stop: int, step: int) -> float:
+    """CPU seconds for tokens ``start`` to ``stop``, ``step`` at a time."""
+    began = time.thread_time()
+    for place in range(start, stop, step):
+        read(feeds(place, place + step))
+    return time.thread_time() - began
+
+
+def turn(model: OrtModel, share: bool) -> dict[str, float]:
+    """Each number once."""
+    read = reader(model, PROMPT + NEW, share)
+    prefill = PROMPT / seconds(read, 0, PROMPT, PROMPT)
+    decode = NEW / seconds(read, PROMPT, PROMPT + NEW, 1)
+    read = reader(model, LONG + STEPS, share)
+    read(feeds(0, LONG))
+    step = seconds(read, LONG, LONG + STEPS, 1) / STEPS
+    return {"prefill": prefill, "decode": decode, "step_ms": step * 1e3}
+
+
+def nodes(path: Path) -> Counter[str]:
+    """Operations of the graph as onnxruntime runs it, by type."""
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(target)
+        name = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(name, f"{target.name}.data")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(target, load_external_data=False).graph
+    return Counter(node.op_type for node in graph.node)
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--share", action="append", default=[], metavar="NAME")
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    files = {
+        name: Path(folder) / "model.onnx"
+        for name, _, folder in (model.partition("=") for model in arguments.models)
+    }
+    models = {
+        name: OrtModel(file, threads=1, fixed={LOGITS_START: -1}) for name, file in files.items()
+    }
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    for _ in range(arguments.turns):
+        for name, model in models.items():
+            share = model.shares_cache or name in arguments.share
+            turns[name].append(turn(model, share))
+    result = {
+        "models": {
+            name: {
+                **{key: statistics.median(each[key] for each in made) for key in made[0]},
+                "nodes": sum(found.values()),
+                "operations": dict(found.most_common()),
+            }
+            for name, made in turns.items()
+            for found in [nodes(files[name])]
+        },
+        "turns": arguments.turns,
+        "environment": environment(),
+    }
+    print(json.dumps(result, indent=2))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
