@@ -28,7 +28,7 @@ PASSES, TUNING, WEIGHT_SECONDS = 1.65, 0.7, {False: 7e-7, True: 2.3e-6}
 its statistics; in runs that tuning takes besides; and in seconds of one core for each weight, which
 is captured, searched, rounded (with compensation or not), written, opened and compared. Measured
 by `benchmarks/scale.py` on SmolLM2-135M, 64 x 512 tokens, at the default effort: 271, 116 and 306
-seconds of one core where a run takes 166; without compensation on random Llama shapes."""
+seconds of one core where a run takes 166; without compensation it is an estimate."""
 PROBE = 768
 """Rows and columns of the product that is timed."""
 
