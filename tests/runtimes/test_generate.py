@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_rows_behind_a_past_are_read_one_by_one(folder: Path, tmp_path: Path) ->
     plain, fused = OrtModel(folder / MODEL), OrtModel(tmp_path / MODEL)
     rng = np.random.default_rng(0)
     sizes = {"batch": 3, "sequence": 2, "past": 4, "past + sequence": 6}
-    feeds = {}
+    feeds: dict[str, Any] = {}
     for spec in plain.inputs:
         shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
         if spec.dtype == "float32":
