@@ -29,6 +29,9 @@ from awqc.kv_cache import PAST, PRESENT, past_of, present_of
 
 FLAG = "use_cache_branch"
 ENCODER_SIDE = ".encoder."
+SOURCE = "source"
+"""Name of the axis of the encoder's states: it may be empty at the first call, also where the
+encoder always makes as many."""
 EVERYTHING = np.iinfo(np.int64).max
 
 
@@ -122,6 +125,7 @@ def _add_branch(model: Any, other: Any, flag: Any) -> None:
     ]
     for past, value in zip(pasts, chosen, strict=True):
         convenience.replace_all_uses_with(past, value)
+        past.shape = ir.Shape([*past.shape[:2], SOURCE, past.shape[3]])
     _prepend(graph, [_if(flag, _kept(pasts), inner, chosen)])
     graph.outputs.extend(chosen)
     for domain, version in other.opset_imports.items():

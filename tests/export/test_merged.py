@@ -58,29 +58,36 @@ def modules() -> tuple[Cross, Decoder]:
     return Cross().eval(), Decoder().eval()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["inside", "beside"])
+@pytest.fixture(
+    scope="module",
+    params=[(False, True), (True, True), (False, False)],
+    ids=["inside", "beside", "fixed"],
+)
 def merged(
     request: pytest.FixtureRequest,
     modules: tuple[Cross, Decoder],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """With weights in the model, and in a file beside it."""
+    """With weights in the model or in a file beside it; an encoder that makes any states or 7."""
+    beside, free = request.param
     folder = tmp_path_factory.mktemp("merged")
-    states, ids = torch.randn(2, 5, WIDTH), torch.zeros(2, 3, dtype=torch.long)
-    past, source = torch.randn(2, 2, 4, 8), torch.randn(2, 2, 5, 8)
+    states, ids = torch.randn(2, 7, WIDTH), torch.zeros(2, 3, dtype=torch.long)
+    past, source = torch.randn(2, 2, 4, 8), torch.randn(2, 2, 7, 8)
     cross = renamed(
-        capture_module(modules[0], (states,), dynamic={"encoder_hidden_states": [1]}),
+        capture_module(
+            modules[0], (states,), dynamic={"encoder_hidden_states": [1]} if free else None
+        ),
         ["encoder_hidden_states"],
         ["present.0.encoder.key"],
     )
-    axes = {"input_ids": [1], "past": [2], "source": [2]}
+    axes = {"input_ids": [1], "past": [2], **({"source": [2]} if free else {})}
     decoder = renamed(
         capture_module(modules[1], (ids, past, source), dynamic=axes),
         ["input_ids", PAST, SOURCE],
         ["logits", "present.0.decoder.key"],
     )
     parts = {
-        name: export_onnx(program, folder / f"{name}.onnx", external_data=request.param).path
+        name: export_onnx(program, folder / f"{name}.onnx", external_data=beside).path
         for name, program in (("cross", cross), ("decoder", decoder))
     }
     (folder / "merged").mkdir()
