@@ -12,7 +12,7 @@ from torch import Tensor
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.media import choose_samples
-from awqc.errors import Note, UsageError, spelled
+from awqc.errors import CaptureError, Note, UsageError, VerificationError, spelled
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
@@ -142,11 +142,21 @@ def _samples(
 def _generated(
     parts: GeneratingBundle, folder: Path, samples: list[dict[str, Tensor]], most: int
 ) -> dict[str, Any]:
-    """What the float model and the compiled one make of ``samples``, and how far that differs."""
+    """What the float model and the compiled one make of ``samples``, and how far that differs.
+
+    Raises:
+        VerificationError: the model does not generate with the compiled parts.
+    """
     generating = parts.generating
     ids = [generating.generate(each, most)[0].tolist() for each in samples]
-    with swapped(parts, EncoderDecoder(folder)):
-        found = [generating.generate(each, most)[0].tolist() for each in samples]
+    try:
+        with swapped(parts, EncoderDecoder(folder)):
+            found = [generating.generate(each, most)[0].tolist() for each in samples]
+    except CaptureError as error:
+        raise VerificationError(
+            f"{generating.name}: generate fails with the compiled parts: {error.text}. Nothing was "
+            "written; please report it"
+        ) from error
     pairs = list(zip(found, ids, strict=True))
     texts = [(generating.decode(now), generating.decode(was)) for now, was in pairs]
     return {
