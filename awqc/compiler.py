@@ -154,7 +154,7 @@ def compile_graph(
             "observe looks at the whole graph after each pass, which several ranks do not have at "
             "one time; start one process"
         )
-    layout = FolderLayout(chosen.layout, chosen.bits)
+    layout = FolderLayout(chosen.layout)
     layout.check(model, chosen.formats)
     pipeline, provider = prepare(chosen)
     used = used_files(model, calib, pipeline)

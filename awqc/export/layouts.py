@@ -18,11 +18,9 @@ class FolderLayout:
 
     Attributes:
         name: ``plain`` or ``transformers.js``.
-        bits: width of the weights.
     """
 
     name: str = PLAIN
-    bits: int = 4
 
     def check(self, model: object, formats: Sequence[str]) -> None:
         """Refuse what cannot be arranged so, before any work.
@@ -33,7 +31,7 @@ class FolderLayout:
         if self.name == PLAIN:
             return
         path = Path(model).expanduser() if isinstance(model, str | Path) else Path()
-        if not (path / "config.json").is_file() and path.suffix != ".gguf":
+        if not (path / "config.json").is_file() and path.suffix.lower() != ".gguf":
             raise UsageError(
                 f"{spelled('layout', self.name)} is for Hugging Face models, since the library "
                 f"finds its way by their config.json; {path.name or 'the model'} is none"
@@ -49,4 +47,4 @@ class FolderLayout:
         if self.name != PLAIN:
             from awqc.export.transformers_js import arrange
 
-            arrange(folder, self.bits)
+            arrange(folder)

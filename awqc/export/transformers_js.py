@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from awqc.artifacts.json_files import read_json
 from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, MODEL, TUNED
+from awqc.runtimes.session_file import LOW_BIT
 
-DTYPES = {4: "q4", 8: "q8"}
+DTYPES = {"4": "q4", "8": "q8"}
 """What transformers.js calls weights of so many bits; others have no name there."""
 SUFFIXES = {"q4": "_q4", "q8": "_quantized", "fp32": ""}
 FOLDER, SETTINGS_KEY = "onnx", "transformers.js_config"
@@ -27,22 +29,50 @@ AXES = {"batch": "batch_size"}
 TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
 
 
-def arrange(folder: Path, bits: int) -> None:
+def arrange(folder: Path) -> None:
     """Arrange ``folder``, which is as a compile writes it; of two forms that of onnxruntime."""
-    dtype = DTYPES.get(bits, "fp32")
+    found = {name: _form(folder, name) for name in (MODEL, ENCODER_MODEL, MERGED_MODEL)}
+    models = {name: path for name, path in found.items() if path is not None}
+    widths = {width for path in models.values() for width in _widths(_graph(path))}
+    dtype = DTYPES.get(min(widths, default=""), "fp32")
     (folder / FOLDER).mkdir()
-    names = (MODEL, ENCODER_MODEL, MERGED_MODEL)
-    external = [name for name in names if _move(folder, name, dtype)]
+    external = [name for name, path in models.items() if _move(folder, path, name, dtype)]
     shutil.rmtree(folder / TUNED, ignore_errors=True)
     _describe(folder / "config.json", dtype, external)
     _put_template_in(folder)
 
 
-def _move(folder: Path, name: str, dtype: str) -> bool:
-    """Move the model called ``name``, in onnxruntime's form if it is there; whether it has data."""
-    source = next((p for p in (folder / TUNED / name, folder / name) if p.is_file()), None)
-    if source is None:
-        return False
+def _form(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / TUNED / name, folder / name) if p.is_file()), None)
+
+
+def _graph(path: Path) -> onnx.GraphProto:
+    return onnx.load(path, load_external_data=False).graph
+
+
+def _graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """``graph`` and the graphs in its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs_in(attribute.g)
+
+
+def _widths(graph: onnx.GraphProto) -> Iterator[str]:
+    """Widths of the codes that products and dequantizations of ``graph`` read."""
+    for each in _graphs_in(graph):
+        kinds = {tensor.name: tensor.data_type for tensor in each.initializer}
+        for node in each.node:
+            if node.op_type == "DequantizeLinear" and node.input[0] in kinds:
+                name = onnx.TensorProto.DataType.Name(kinds[node.input[0]])
+                yield name.lower().removeprefix("u").removeprefix("int")
+            elif node.op_type == LOW_BIT:
+                yield from (str(a.i) for a in node.attribute if a.name == "bits")
+
+
+def _move(folder: Path, source: Path, name: str, dtype: str) -> bool:
+    """Move the model at ``source`` to where it is looked for; whether it has data of its own."""
     target = folder / FOLDER / f"{Path(name).stem}{SUFFIXES[dtype]}.onnx"
     model = onnx.load(source, load_external_data=False)
     for value in (*model.graph.input, *model.graph.output):
@@ -63,14 +93,11 @@ def _move(folder: Path, name: str, dtype: str) -> bool:
 
 def _relocate(graph: onnx.GraphProto, location: str) -> None:
     """Let external tensors of ``graph``, and of graphs in it, lie in the file ``location``."""
-    for tensor in graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = location
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _relocate(attribute.g, location)
+    for each in _graphs_in(graph):
+        for tensor in each.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = location
 
 
 def _describe(config: Path, dtype: str, external: list[str]) -> None:

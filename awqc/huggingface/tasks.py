@@ -205,9 +205,8 @@ def find_task(
         )
     if found is not None and found.loops and not double:
         raise CaptureError(
-            f"{where}: {', '.join(named) or config.model_type} takes {' and '.join(found.reads)} "
-            "and text in one decoder; of such models awqc compiles none yet, only those with an "
-            "encoder of their own"
+            f"{where}: {', '.join(named) or config.model_type} has no encoder of its own; of "
+            f"models for {found.name} awqc compiles encoder-decoders only"
         )
     if found is None:
         raise UsageError(

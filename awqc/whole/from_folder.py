@@ -66,7 +66,7 @@ def compile_generating(
         VerificationError: a part or the whole is not the model that was asked for.
     """
     _check(options)
-    layout = FolderLayout(options.layout, options.bits)
+    layout = FolderLayout(options.layout)
     layout.check(folder.path, options.formats)
     with stage("capture …"):
         generating = Generating.load(folder, task)

@@ -17,35 +17,45 @@ from awqc.capture.module import capture_module
 from awqc.errors import UsageError
 from awqc.export.layouts import FolderLayout
 from awqc.export.onnx import export_onnx
+from awqc.options import parse_options
+from awqc.options.chosen_passes import build_pipeline
 
 JS = "transformers.js"
 
 
+def write(folder: Path, bits: int = 4) -> Path:
+    """A compiled model with its weights in a file of their own."""
+    torch.manual_seed(0)
+    program = capture_module(nn.Linear(64, 32), (torch.zeros(2, 64),))
+    options = parse_options(bits=bits, group_size=32, effort="fast")
+    build_pipeline(options).run(program, [{"input": torch.randn(8, 64)}])
+    export_onnx(program, folder / "model.onnx", external_data=True)
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    program = capture_module(nn.Linear(32, 16), (torch.zeros(2, 32),))
-    export_onnx(program, tmp_path / "model.onnx", external_data=True)
-    (tmp_path / "config.json").write_text('{"model_type": "none"}')
-    return tmp_path
+    return write(tmp_path)
 
 
 def run(path: Path) -> np.ndarray:
     session = ort.InferenceSession(path)
-    feeds = {session.get_inputs()[0].name: np.ones((3, 32), np.float32)}
+    feeds = {session.get_inputs()[0].name: np.ones((3, 64), np.float32)}
     made: np.ndarray = session.run(None, feeds)[0]
     return made
 
 
 @pytest.mark.parametrize(
     ("bits", "file", "dtype"),
-    [(4, "model_q4.onnx", "q4"), (8, "model_quantized.onnx", "q8"), (3, "model.onnx", "fp32")],
+    [(4, "model_q4.onnx", "q4"), (8, "model_quantized.onnx", "q8"), (2, "model.onnx", "fp32")],
 )
 def test_models_are_under_the_names_that_it_looks_for(
-    folder: Path, bits: int, file: str, dtype: str
+    tmp_path: Path, bits: int, file: str, dtype: str
 ) -> None:
+    folder = write(tmp_path, bits)
     before = run(folder / "model.onnx")
-    FolderLayout(JS, bits).apply(folder)
+    FolderLayout(JS).apply(folder)
     assert {path.name for path in (folder / "onnx").iterdir()} == {file, f"{file}_data"}
     assert not (folder / "model.onnx").exists()
     assert np.array_equal(run(folder / "onnx" / file), before)

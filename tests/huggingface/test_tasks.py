@@ -50,16 +50,35 @@ def test_every_row_names_a_table_and_a_class_that_transformers_has() -> None:
         assert hasattr(task.load_class(), "from_pretrained")
 
 
-def test_an_encoder_decoder_is_refused_where_it_generates_text_and_not_where_it_sees() -> None:
-    seeing = config("DetrForObjectDetection", "detr", is_encoder_decoder=True)
-    assert find_task(seeing, None, where="here").name == "object-detection"
-    for architecture in (
-        "T5ForConditionalGeneration",
-        "BartModel",
-        "WhisperForConditionalGeneration",
-    ):
-        with pytest.raises(CaptureError, match=r"here: an encoder-decoder \(mine\)"):
-            find_task(config(architecture, is_encoder_decoder=True), None, where="here")
+@pytest.mark.parametrize(
+    ("architecture", "name", "loops"),
+    [
+        ("DetrForObjectDetection", "object-detection", False),
+        ("T5ForConditionalGeneration", "text2text-generation", True),
+        ("WhisperForConditionalGeneration", "automatic-speech-recognition", True),
+        ("VisionEncoderDecoderModel", "image-to-text", True),
+    ],
+)
+def test_an_encoder_decoder_is_for_what_it_generates_or_sees(
+    architecture: str, name: str, loops: bool
+) -> None:
+    found = find_task(config(architecture, is_encoder_decoder=True), None, where="here")
+    assert (found.name, found.loops) == (name, loops)
+
+
+def test_an_encoder_decoder_is_refused_where_it_does_neither() -> None:
+    with pytest.raises(CaptureError, match=r"here: an encoder-decoder \(mine\), which can be"):
+        find_task(config("BartModel", is_encoder_decoder=True), None, where="here")
+
+
+def test_a_decoder_that_also_hears_is_refused() -> None:
+    with pytest.raises(CaptureError, match="has no encoder of its own"):
+        find_task(config("Qwen2AudioForConditionalGeneration"), None, where="here")
+
+
+def test_translation_is_a_name_of_a_task() -> None:
+    asked = config("T5ForConditionalGeneration", is_encoder_decoder=True)
+    assert find_task(asked, "translation", where="here").name == "text2text-generation"
 
 
 def test_what_cannot_be_told_lists_each_task_once() -> None:
