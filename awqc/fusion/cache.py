@@ -45,7 +45,12 @@ def can_share(graph: Any) -> bool:
 
 
 def _pasts(graph: Any) -> list[Value]:
-    return [value for value in graph.inputs if str(value.name).startswith(PAST)]
+    """Inputs that come back as outputs; what a decoder is given of an encoder does not."""
+    made = {str(value.name) for value in graph.outputs}
+    names = {value: str(value.name) for value in graph.inputs}
+    return [
+        value for value, name in names.items() if name.startswith(PAST) and present_of(name) in made
+    ]
 
 
 def _measures_tokens(node: Node) -> bool:

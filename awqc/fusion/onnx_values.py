@@ -107,10 +107,19 @@ def _number(tree: ast.expr, symbols: Mapping[str, int]) -> int | None:
     return None
 
 
+class CircleError(Exception):
+    """A node reads what it makes, by others in between."""
+
+
 def ancestors(outputs: list[Value], stops: set[Value]) -> Iterator[Node]:
     """The nodes that make ``outputs`` out of ``stops`` and what has no maker, each after those
-    that it reads."""
+    that it reads.
+
+    Raises:
+        CircleError: there is no such order.
+    """
     done: set[Node] = set()
+    begun: set[Node] = set()
     waiting = [(node, False) for value in outputs if (node := _before(value, stops))]
     while waiting:
         node, ready = waiting.pop()
@@ -118,6 +127,9 @@ def ancestors(outputs: list[Value], stops: set[Value]) -> Iterator[Node]:
             done.add(node)
             yield node
         elif node not in done:
+            if node in begun:
+                raise CircleError
+            begun.add(node)
             waiting.append((node, True))
             makers = (_before(value, stops) for value in node.inputs)
             waiting += [(each, False) for each in makers if each is not None and each not in done]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from awqc.fusion.onnx_values import Node, Value, dims
+from awqc.fusion.onnx_values import Node, Value, ancestors, dims
 from awqc.fusion.proof import Prover
 
 CONTRIB = "com.microsoft"
@@ -109,6 +109,8 @@ class Workbench:
         Returns:
             Why not, or None if it was done; what was built is then dead.
         """
+        if _circular(places):
+            return "what it reads is made of what it makes"
         why = self._prover.why_not(list(places), list(places.values()), stops)
         if why is None:
             for old, new in places.items():
@@ -130,6 +132,12 @@ class Workbench:
         if seen:
             name, old.name = old.name, f"{old.name}.before"
             new.name = name
+
+
+def _circular(places: Mapping[Value, Value]) -> bool:
+    """Whether a new value is made of an old one, in whose place it would then be read."""
+    makers = ancestors(list(places.values()), set())
+    return any(value in places for node in makers for value in node.inputs)
 
 
 def _hidden(graph: Any) -> set[Value]:
