@@ -206,7 +206,7 @@ def test_a_captured_decoder_compiles_without_data(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
-    """The limit lets the tokenizer through and stops the weights."""
+    """The limit lets the tokenizer through, and stops the weights or what is kept for comparing."""
     source = tmp_path / "model"
     save_decoder("llama", source)
     save_tokenizer(source)
@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(tmp_path: Path) ->
     folder = tmp_path / "model-awq"
     before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     failed = compile_within(len(before["model.onnx"]) // 2)
-    assert failed.returncode == 1, failed.stderr
+    assert failed.returncode in (1, 2), failed.stderr  # 2: make room, or name another folder
     assert "Traceback" not in failed.stderr
     assert "could not be written" in failed.stderr
     after = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
