@@ -128,7 +128,7 @@ class RankError(AwqcError):
 
 
 class ExportError(AwqcError):
-    """An artifact could not be written."""
+    """An artifact, or what is kept on disk for a while, could not be written."""
 
 
 class VerificationError(AwqcError):

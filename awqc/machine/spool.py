@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from awqc.errors import UsageError
+from awqc.errors import ExportError
 from awqc.machine.memory import map_private
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Spool:
         """``value``, a tree of tensors and other leaves; what is in the file is read when touched.
 
         Raises:
-            UsageError: the file cannot be written.
+            ExportError: the file cannot be written.
         """
         kept: T = pytree.tree_map_only(Tensor, self._keep, value)
         return kept
@@ -51,8 +51,8 @@ class Spool:
         try:
             return self._written(tensor.detach().cpu().contiguous())
         except OSError as error:
-            raise UsageError(
-                f"{tempfile.gettempdir()}: {size / 1e6:.0f} MB of {self._what} could not be "
+            raise ExportError(
+                f"{tempfile.gettempdir()}: {size / 1e6:.1f} MB of {self._what} could not be "
                 f"written: {error.strerror or error}; make room there, or name another folder in "
                 "the environment variable TMPDIR"
             ) from error

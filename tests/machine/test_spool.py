@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from awqc.errors import UsageError
+from awqc.errors import ExportError
 from awqc.machine import spool
 from awqc.machine.memory import unchanged_maps
 from awqc.machine.spool import Spool
@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(UsageError, match=r"gone: .*No such file.* TMPDIR"):
+    with pytest.raises(ExportError, match=r"gone: .*No such file.* TMPDIR"):
         Spool("values").keep(torch.ones(4))
 
 
@@ -83,5 +83,5 @@ def test_a_full_disk_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(spool, "map_private", full)
-    with pytest.raises(UsageError, match=r"of values .* No space left on device; make room there"):
+    with pytest.raises(ExportError, match=r"of values .* No space left on device; make room there"):
         Spool("values").keep(torch.ones(3))
