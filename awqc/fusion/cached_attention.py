@@ -250,10 +250,16 @@ def _lengths(bench: Workbench, found: Attention) -> tuple[Value, Value]:
     """Of each row the last place that is filled, and the number of places; int32.
 
     The number of places is the size of an input that covers past and new tokens, if there is
-    one: a cache that is shared is larger.
+    one: a cache that is shared is larger. Else it is the past's and the new tokens', never that
+    of what is made.
     """
     if "lengths" not in bench.shared:
-        total = bench.add("Cast", [bench.size(found.keys.outputs[0], 2)], to=INT32)
+        past, new, whole = *found.keys.inputs, found.keys.outputs[0]
+        covered = bench.counting(whole, 2) is not None
+        places = bench.size(whole, 2) if covered else bench.add(
+            "Add", [bench.size(past, 2), bench.size(new, 2)]
+        )  # fmt: skip
+        total = bench.add("Cast", [places], to=INT32)
         last = bench.add("Sub", [total, bench.constant([1], "int32")])
         rows = bench.size(found.keys.inputs[1], 0)
         bench.shared["lengths"] = bench.add("Expand", [last, rows]), total

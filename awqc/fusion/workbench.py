@@ -85,16 +85,20 @@ class Workbench:
 
     def size(self, like: Value, axis: int) -> Value:
         """``(1,)``, the size of ``like`` along ``axis``, off an input of the model if it has it."""
-        symbol = (dims(like) or [])[axis]
-        for value in self.graph.inputs:
-            sizes = dims(value) or []
-            if isinstance(symbol, str) and symbol in sizes and len(sizes) < STATE_RANK:
-                like, axis = value, sizes.index(symbol)
-                break
+        like, axis = self.counting(like, axis) or (like, axis)
         key = ("size", like, axis)
         if key not in self.shared:
             self.shared[key] = self.add("Shape", [like], start=axis, end=axis + 1)
         return self.shared[key]
+
+    def counting(self, like: Value, axis: int) -> tuple[Value, int] | None:
+        """An input of the model, but a state, that is as large along the other's ``axis``."""
+        symbol = (dims(like) or [])[axis]
+        for value in self.graph.inputs:
+            sizes = dims(value) or []
+            if isinstance(symbol, str) and symbol in sizes and len(sizes) < STATE_RANK:
+                return value, sizes.index(symbol)
+        return None
 
     def switch(
         self, kind: str, places: Mapping[Value, Value], stops: Sequence[Value]

@@ -105,6 +105,17 @@ def graph(mask: str = SEEN, scores: str = PLAIN, hide: str = HIDE) -> Any:
     return parsed(text, never=lowest)
 
 
+def graph_without_mask() -> Any:
+    """No input covers past and new tokens: only what lies ahead is hidden."""
+    numbers = f"{NUMBERS}, int64[1] last={{-1}}, int64[2] front={{0,1}}"
+    lines = [line for line in MASK.splitlines() if "m0" not in line]
+    seen = "\n  seen = Unsqueeze(seen0, front)\n"
+    body = BEGIN + "\n".join(lines) + seen + HIDE + PLAIN + END
+    inputs = INPUTS.replace("int64[batch,total] attention_mask, ", "")
+    text = f"agraph ({inputs}) => ({OUTPUTS})\n<{numbers}>\n{{{body}}}"
+    return parsed(text, never=np.array(-np.inf, np.float32))
+
+
 def feeds(batch: int, tokens: int, past: int, *hidden: tuple[int, int]) -> dict[str, Any]:
     mask = np.ones((batch, past + tokens), np.int64)
     for place in hidden:
@@ -140,6 +151,17 @@ def test_attention_with_its_cache_is_one_operation(way: str) -> None:
     assert (told[ROW_BY_ROW], told[SHARED_CACHE]) == ("1", "1")
     for batch in BATCHES.values():
         for wanted, found in zip(run(WAYS[way], batch), run(after, batch), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_without_a_mask_tokens_are_counted_by_themselves() -> None:
+    """Not off the keys that the operation makes, which it could not read."""
+    model = graph_without_mask()
+    after, operations, told = fused(model)
+    assert operations["GroupQueryAttention"] == 1
+    assert SHARED_CACHE not in told
+    for batch in (feeds(1, 9, 0), feeds(2, 6, 0), feeds(2, 1, 6), feeds(1, 4, 7)):
+        for wanted, found in zip(run(model, batch), run(after, batch), strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
