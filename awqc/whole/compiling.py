@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from awqc.artifacts.names import MODEL
+from awqc.artifacts.names import MODEL, TUNED
 from awqc.artifacts.publish import staging
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.bundle.parts import Bundle, Runner, Trace
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import HELD_OUT, CalibrationData
-from awqc.errors import UsageError, VerificationError, spelled
+from awqc.errors import Note, UsageError, VerificationError, spelled
 from awqc.export.layouts import FolderLayout
 from awqc.machine.process import undisturbed
 from awqc.numerics.name_patterns import check_fits
@@ -104,20 +105,24 @@ def compile_bundle(
         UsageError: an argument is wrong.
         VerificationError: a part, or the whole, is not what was asked for; nothing is written.
     """
-    chosen = _checked(bundle, options)
-    result = compile_traced(bundle, [bundle.trace(dict(batch)) for batch in calib], chosen, options)
+    check_exclude(bundle, parse_options(**options))
+    result = compile_traced(bundle, [bundle.trace(dict(batch)) for batch in calib], options)
     if output_dir is not None:
         result.save(output_dir)
     return result
 
 
 def compile_traced(
-    bundle: Bundle, traces: Sequence[Trace], chosen: Options, options: Mapping[str, Any]
+    bundle: Bundle,
+    traces: Sequence[Trace],
+    options: Mapping[str, Any],
+    notify: Callable[[Note], object] = lambda note: None,
 ) -> CompiledBundle:
     """As `compile_bundle`, on what the parts were seen to read and make.
 
-    ``options`` are ``chosen`` as they were given.
+    ``notify`` is called with each note on a part, behind the part's name.
     """
+    chosen = parse_options(**options)
     if len(traces) < 2:
         raise UsageError(
             f"{spelled('calib')} has {len(traces)} batches; give two at least: one is held back"
@@ -134,7 +139,8 @@ def compile_traced(
         own = replace(program.clone(), shared=shared[name])
         exclude = patterns_within(chosen.exclude, own, name)
         other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
-        result.parts[name] = compile_graph(own, calib=data, **{**options, **other})
+        told = partial(_tell, notify, name)
+        result.parts[name] = compile_graph(own, calib=data, notify=told, **{**options, **other})
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
         "wiring": [asdict(wire) for wire in bundle.wiring],
@@ -156,16 +162,18 @@ def _enough(output: str, traces: Sequence[Trace]) -> int:
     return len(traces)
 
 
-def _checked(bundle: Bundle, options: Mapping[str, Any]) -> Options:
-    """``options``, read.
+def _tell(notify: Callable[[Note], object], part: str, note: Note) -> None:
+    notify(replace(note, text=f"{part}: {note.text}"))
+
+
+def check_exclude(bundle: Bundle, chosen: Options) -> None:
+    """Refuse patterns that leave out no weight of any part.
 
     Raises:
-        UsageError: one is wrong, or leaves out a weight that no part has.
+        UsageError: there is one.
     """
-    chosen = parse_options(**options)
     names = [f"{part}.{name}" for part, own in bundle.parts.items() for name in own.parameters()]
     check_fits(chosen.exclude, names, "the bundle")
-    return chosen
 
 
 def _work_dir(options: Options, part: str) -> str | None:
@@ -180,7 +188,7 @@ def _measure(result: CompiledBundle, traces: Sequence[Trace], limit: float) -> d
         VerificationError: an output that leaves the whole is not finite, or moved by more than
             ``limit``; what goes to other parts and to later calls is judged by what comes of it.
     """
-    if not all((part.folder / MODEL).is_file() for part in result.parts.values()):
+    if not all(map(_has_onnx, result.parts.values())):
         return {}
     gaps = Gaps()
     for read, reference in traces:
@@ -197,6 +205,10 @@ def _measure(result: CompiledBundle, traces: Sequence[Trace], limit: float) -> d
     except VerificationError as error:
         raise VerificationError(f"{error.text}. Nothing was written") from error
     return found
+
+
+def _has_onnx(part: Compiled) -> bool:
+    return any((part.folder / name).is_file() for name in (MODEL, f"{TUNED}/{MODEL}"))
 
 
 def _in_onnx(part: Compiled) -> Runner:

@@ -19,10 +19,10 @@ from awqc.huggingface.generating import NEW_TOKENS, Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.tasks import FolderTask
 from awqc.machine.progress import stage, track
-from awqc.options import Options, parse_options
+from awqc.options import Options
 from awqc.runtimes.encoder_decoder import EncoderDecoder, find_parts
 from awqc.verify.words import word_error_rate
-from awqc.whole.compiling import CompiledBundle, compile_traced
+from awqc.whole.compiling import CompiledBundle, check_exclude, compile_traced
 from awqc.whole.folder_files import write_layout, write_whole_report
 from awqc.whole.swapped import swapped
 
@@ -71,13 +71,14 @@ def compile_generating(
     with stage("capture …"):
         generating = Generating.load(folder, task)
         parts = capture_parts(generating)
+    check_exclude(parts.bundle, options)
     for note in generating.notes:
         notify(Note(note, warning=True))
     samples = _samples(generating, source, options, notify)
     most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
     traces = [parts.trace(each, most) for each in track(samples, "generate")]
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
-    result = compile_traced(parts.bundle, traces, parse_options(**own), own)
+    result = compile_traced(parts.bundle, traces, own, notify)
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
     write_layout(folders, folder, files.path)
