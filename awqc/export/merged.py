@@ -87,12 +87,12 @@ def _forget(graph: Any, flag: Any) -> None:
         for value in graph.inputs
         if value.name.startswith(PAST) and ENCODER_SIDE not in value.name
     ]
-    nodes: list[Any] = []
     everything, nothing, axis = (
         _constant(graph, name, number)
         for name, number in (("past.all", EVERYTHING), ("past.none", 0), ("past.axis", 2))
     )
-    end = _node(nodes, "Where", [flag, everything, nothing], "past.end")
+    end = ir.Value(name="past.end")
+    nodes = [ir.Node("", "Where", [flag, everything, nothing], outputs=[end], name=end.name)]
     for past in pasts:
         kept = ir.Value(name=f"{past.name}.kept", type=past.type)
         convenience.replace_all_uses_with(past, kept)
@@ -105,7 +105,7 @@ def _forget(graph: Any, flag: Any) -> None:
 def _add_branch(model: Any, other: Any, flag: Any) -> None:
     """Put ``other``, the graph of a first call, into the branch without the flag."""
     graph, inner = model.graph, other.graph
-    for value in [*inner.inputs, *_made(inner)]:
+    for value in [*inner.inputs, *(value for node in inner for value in node.outputs)]:
         value.name = f"cross.{value.name}"
     for node in inner:
         node.name = f"cross.{node.name}"
@@ -150,19 +150,9 @@ def _kept(pasts: Sequence[Any]) -> Any:
     return ir.Graph([], [node.outputs[0] for node in nodes], nodes=nodes, name="kept")
 
 
-def _made(graph: Any) -> list[Any]:
-    return [value for node in graph for value in node.outputs]
-
-
 def _prepend(graph: Any, nodes: Sequence[Any]) -> None:
     first = next(iter(graph))
     graph.insert_before(first, nodes)
-
-
-def _node(nodes: list[Any], kind: str, inputs: Sequence[Any], name: str) -> Any:
-    made = ir.Value(name=name)
-    nodes.append(ir.Node("", kind, list(inputs), outputs=[made], name=name))
-    return made
 
 
 def _constant(graph: Any, name: str, number: int) -> Any:

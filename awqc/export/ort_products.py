@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from awqc.export.ort_weights import (
+    is_weight,
     matmul_nbits,
     read_matrix,
     scales_lie_along_rows,
     why_not,
 )
-from awqc.numerics.onnx_types import WIDTHS
 
 Array = NDArray[Any]
 LEAST = 3
@@ -81,7 +81,11 @@ def find_products(graph: Any) -> list[list[Product]]:
     """All products with low-bit weights; `LEAST` or more that read one value are in one list."""
     groups: dict[tuple[Any, ...], list[Product]] = {}
     for node in graph:
-        if node.op_type == "DequantizeLinear" and _is_weight(node) and why_not(node) is None:
+        if (
+            node.op_type == "DequantizeLinear"
+            and is_weight(node.inputs[0])
+            and why_not(node) is None
+        ):
             for product in _products(node):
                 groups.setdefault(product.key, []).append(product)
     return [
@@ -129,11 +133,6 @@ def _products(dequantize: Any) -> Iterator[Product]:
             fits = product.op_type == "MatMul" and place == 1
             if fits and scales_lie_along_rows(dequantize, turned):
                 yield Product(product, dequantize, turned)
-
-
-def _is_weight(node: Any) -> bool:
-    value = node.inputs[0]
-    return value is not None and value.const_value is not None and value.dtype in WIDTHS
 
 
 def _swaps(transpose: Any) -> bool:

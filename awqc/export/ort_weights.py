@@ -45,6 +45,11 @@ def why_not(dequantize: Any) -> str | None:
     return None
 
 
+def is_weight(value: Any) -> bool:
+    """Whether ``value`` is constant codes."""
+    return value is not None and value.const_value is not None and value.dtype in WIDTHS
+
+
 def scales_lie_along_rows(dequantize: Any, transposed: bool) -> bool:
     """Whether scales belong to output channels of a product, or blocks of them."""
     block = dequantize.attributes.get_int("block_size", 0)
