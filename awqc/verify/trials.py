@@ -14,6 +14,7 @@ from torch import Tensor
 
 from awqc.errors import VerificationError, spelled
 from awqc.executor.together import run_together
+from awqc.machine.strict import fall_back
 from awqc.probes.axes import Sizes, free_axes
 from awqc.probes.resized import padded_batches, resized_batch
 from awqc.probes.sizes import Attempt, attempts, breaking
@@ -129,8 +130,11 @@ def _outputs(program: Program, trials: Sequence[Trial]) -> Sequence[Outputs | No
     """What ``program`` gives on each, all at once; one by one where it fails on any."""
     try:
         return run_together(program, [in_dtypes(program, trial.batch) for trial in trials])
-    except Exception:  # noqa: BLE001 - told below, with the sizes
-        return [_run(program, trial.batch) for trial in trials]
+    except Exception as error:  # noqa: BLE001 - told by the caller, with the sizes
+        alone = [_run(program, trial.batch) for trial in trials]
+        if None not in alone:
+            fall_back(program.tell, "other sizes were tried one after another", error)
+        return alone
 
 
 def try_form(
