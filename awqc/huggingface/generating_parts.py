@@ -20,83 +20,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
-from torch.fx import Node
 
 from awqc.bundle.parts import Bundle, Trace, Wire
-from awqc.capture.module import capture_module
 from awqc.errors import CaptureError
-from awqc.graph.families import ASSERTS
-from awqc.huggingface.capture import rename_inputs
+from awqc.huggingface.flat_capture import capture_flat
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
+from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.recorded import EXAMPLES, examples
-from awqc.kv_cache import PAST, encoder_side, past_name, present_name, present_of
+from awqc.kv_cache import PAST, encoder_side, past_name, present_name
 from awqc.program import Batch, Program, Task
-from awqc.recording.calls import SeenCall
 from awqc.recording.flat import FlatCall, flat_call
-from awqc.recording.loop import Loop, longest_loop, sources
-from awqc.recording.outermost import OutsideCall
 from awqc.recording.structures import Leaves
-from awqc.recording.varying import varying_axes
 
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))
 """For each of `EXAMPLES` the tokens of a decoder's first call, and of a later one."""
 HEAD = "logits"
-BATCH, TOKENS = "batch", "input_ids"
+TOKENS, MASK = "input_ids", "attention_mask"
 _CACHED = re.compile(r"(?:^|\.)layers\.(\d+)\.(key|value)s$")
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A run of `generate`.
-
-    Attributes:
-        encoder: the call of the encoder.
-        loop: the calls of the decoder.
-        tokens: all that the decoder read, ``(batch, tokens)``.
-        wired: what of ``loop.given`` the encoder made, by its path in the encoder's result.
-        calls: those of the decoder.
-    """
-
-    encoder: OutsideCall
-    loop: Loop
-    tokens: Tensor
-    wired: Mapping[str, str]
-    calls: tuple[OutsideCall, ...]
-
-    @classmethod
-    def of(cls, calls: Sequence[OutsideCall], where: str) -> Recorded:
-        """The run that made ``calls``.
-
-        Raises:
-            CaptureError: it is not the run of one encoder and one decoder.
-        """
-        paths = list(dict.fromkeys(call.path for call in calls))
-        looped = [path for path in paths if sum(call.path == path for call in calls) > 1]
-        if len(looped) != 1 or len(paths) != 2:
-            raise CaptureError(
-                f"{where}: generate calls {_listed(paths)} from outside, of which "
-                f"{_listed(looped)} in a loop; one encoder and one decoder are needed"
-            )
-        own = longest_loop([call for call in calls if call.path == looped[0]])
-        loop = Loop.of(own)
-        made = sources(calls, loop.first, loop.given)
-        if not made:
-            raise CaptureError(
-                f"{where}: nothing that {_listed(paths[:1])} makes goes into the loop of "
-                f"{_listed(looped)}"
-            )
-        fresh = loop.fresh[0] if len(loop.fresh) == 1 else ""
-        if not fresh or loop.first.before[fresh].is_floating_point():
-            raise CaptureError(
-                f"{where}: at each call the decoder takes {_listed(loop.fresh)}; tokens alone are "
-                "needed"
-            )
-        tokens = torch.cat([call.before[fresh] for call in own], dim=1)
-        encoder = next(call for call, _ in made.values())
-        wired = {path: result for path, (_, result) in made.items()}
-        return cls(encoder, loop, tokens, wired, tuple(own))
 
 
 @dataclass(frozen=True)
@@ -202,9 +143,11 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         flat, read = flat_call(_forward(model, path), arguments, outputs, leaves)
         own = {each: each if part == ENCODER else names[each] for each in read}
         made = {each: present_name(*cached[each]) if each in cached else each for each in outputs}
-        parts[part] = _capture(
-            model.get_submodule(path), flat, leaves, own, made, f"{generating.name}-{part}"
+        parts[part] = capture_flat(
+            model.get_submodule(path), flat, leaves, own, made, f"{generating.name}-{part}", _label
         )
+        mask = MASK if MASK in own.values() else None
+        parts[part].task = Task(mask, (HEAD,) if HEAD in made.values() else ())
     return GeneratingBundle(
         generating,
         Bundle(parts, tuple(_wires(parts, run, given, cached))),
@@ -246,78 +189,13 @@ def _decoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
     return loop.path, loop.later.arguments, (*loop.made, *loop.states), leaves
 
 
-def _capture(
-    module: Any,
-    flat: FlatCall,
-    leaves: Sequence[Leaves],
-    names: Mapping[str, str],
-    outputs: Mapping[str, str],
-    name: str,
-) -> Program:
-    """``flat`` as a program, with the tensors at the paths of ``names`` for inputs."""
-    plain = {path.replace(".", "_"): path for path in names}
-    seen = [SeenCall({key: each[path] for key, path in plain.items()}) for each in leaves]
-    axes = _named(varying_axes(seen), {key: names[path] for key, path in plain.items()})
-
-    def forward(**inputs: Tensor) -> dict[str, Tensor]:
-        made = flat({plain[key]: value for key, value in inputs.items()})
-        return {outputs[path].replace(".", "_"): value for path, value in made.items()}
-
-    known = set(outputs.values())
-    states = [(past, present_of(past)) for past in names.values() if present_of(past) in known]
-    module.forward = forward
-    try:
-        program = capture_module(
-            module,
-            seen[0].arguments,
-            name=name,
-            dynamic=axes,
-            states=states,
-            output_names=list(outputs.values()),
-            insist=False,
-            copy=False,
-        )
-    finally:
-        del module.forward
-    _drop_unread(program)
-    program = rename_inputs(program, list(names.values()))
-    mask = next((each for each in names.values() if each == "attention_mask"), None)
-    program.task = Task(mask, (HEAD,) if HEAD in known else ())
-    return program
-
-
-def _drop_unread(program: Program) -> None:
-    """Drop what no output reads: most of a decoder, where its first call is asked for little."""
-    program.graph.eliminate_dead_code(_writes)
-    program.tidy()
-
-
-def _writes(node: Node) -> bool:
-    """Whether ``node`` does something besides its result; checks and random numbers do not."""
-    if node.op in ("placeholder", "output"):
-        return True
-    if not isinstance(node.target, OpOverload) or node.target in ASSERTS:
-        return False
-    return bool(node.target._schema.is_mutable)
-
-
-def _named(
-    axes: Mapping[str, Mapping[int, str]], names: Mapping[str, str]
-) -> dict[str, dict[int, str]]:
-    """``axes`` with short labels: those of tokens, of states, and of what the encoder read."""
-    known = {BATCH: BATCH}
-    for key, name in names.items():
-        for axis, label in axes.get(key, {}).items():
-            if axis and name == TOKENS:
-                known[label] = "sequence"
-            elif name.startswith(PAST) and f".{DECODER}." in name:
-                known.setdefault(label, "past")
-            elif name.startswith((PAST, f"{ENCODER}_")):
-                known.setdefault(label, "source")
-    return {
-        key: {axis: known.get(label, label) for axis, label in found.items()}
-        for key, found in axes.items()
-    }
+def _label(name: str) -> str | None:
+    """What the free axes of an input are called: of tokens, of states, of what the encoder read."""
+    if name == TOKENS:
+        return "sequence"
+    if name.startswith(PAST) and f".{DECODER}." in name:
+        return "past"
+    return "source" if name.startswith((PAST, f"{ENCODER}_")) else None
 
 
 def _forward(model: Any, path: str) -> Callable[..., Any]:
@@ -366,7 +244,3 @@ def _cached(path: str, side: str) -> tuple[str, str]:
             "that runners know have no place for it"
         )
     return found[1], f"{side}.{found[2]}"
-
-
-def _listed(paths: Sequence[str]) -> str:
-    return ", ".join(path or "the model itself" for path in paths) or "nothing"

@@ -14,7 +14,8 @@ from awqc.errors import CaptureError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
-from awqc.huggingface.generating_parts import GeneratingBundle, Recorded, capture_parts
+from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
+from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.samples import Sizes
 from awqc.huggingface.tasks import find_task
 from benchmarks.folder_models import MODELS

@@ -1,0 +1,69 @@
+"""A run of `generate`, taken apart: the call of an encoder, and a decoder's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from awqc.errors import CaptureError
+from awqc.recording.loop import Loop, longest_loop, sources
+from awqc.recording.outermost import OutsideCall
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run of `generate`.
+
+    Attributes:
+        encoder: the call of the encoder.
+        loop: the calls of the decoder.
+        tokens: all that the decoder read, ``(batch, tokens)``.
+        wired: what of ``loop.given`` the encoder made, by its path in the encoder's result.
+        calls: those of the decoder.
+    """
+
+    encoder: OutsideCall
+    loop: Loop
+    tokens: Tensor
+    wired: Mapping[str, str]
+    calls: tuple[OutsideCall, ...]
+
+    @classmethod
+    def of(cls, calls: Sequence[OutsideCall], where: str) -> Recorded:
+        """The run that made ``calls``.
+
+        Raises:
+            CaptureError: it is not the run of one encoder and one decoder.
+        """
+        paths = list(dict.fromkeys(call.path for call in calls))
+        looped = [path for path in paths if sum(call.path == path for call in calls) > 1]
+        if len(looped) != 1 or len(paths) != 2:
+            raise CaptureError(
+                f"{where}: generate calls {_listed(paths)} from outside, of which "
+                f"{_listed(looped)} in a loop; one encoder and one decoder are needed"
+            )
+        own = longest_loop([call for call in calls if call.path == looped[0]])
+        loop = Loop.of(own)
+        made = sources(calls, loop.first, loop.given)
+        if not made:
+            raise CaptureError(
+                f"{where}: nothing that {_listed(paths[:1])} makes goes into the loop of "
+                f"{_listed(looped)}"
+            )
+        fresh = loop.fresh[0] if len(loop.fresh) == 1 else ""
+        if not fresh or loop.first.before[fresh].is_floating_point():
+            raise CaptureError(
+                f"{where}: at each call the decoder takes {_listed(loop.fresh)}; tokens alone are "
+                "needed"
+            )
+        tokens = torch.cat([call.before[fresh] for call in own], dim=1)
+        encoder = next(call for call, _ in made.values())
+        wired = {path: result for path, (_, result) in made.items()}
+        return cls(encoder, loop, tokens, wired, tuple(own))
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(path or "the model itself" for path in paths) or "nothing"
