@@ -118,33 +118,7 @@ def compile_graph(
     ranks: Ranks = ALONE,
     **options: Any,
 ) -> Compiled:
-    """As `awqc.compile`, for a model of one graph.
-
-    Args:
-        model: a module (it is not changed), a captured program (it is consumed), or what the
-            command line takes: the path of a torch.export archive, a pickled module, a Hugging
-            Face folder or a GGUF file, or ``"package.module:factory"``.
-        example_inputs: a tuple of positional or a dict of keyword inputs; None: as the model
-            brings them, as the option ``inputs`` or arrays in ``calib`` say, or as the first
-            layer asks for.
-        calib: calibration data: a file of text (for language models) or of arrays, an iterable
-            of batches in the form of ``example_inputs``, or a dict of whole arrays by input name.
-            None: data is made up, and the report says so.
-        output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
-        observe: called after each pass.
-        notify: called with each `Note` on the model and the data, as soon as it is known.
-        ranks: the processes that share calibration and the work on weights, each of which calls
-            this alike, see `awqc.machine.ranks.all_ranks`. The first one exports, verifies and
-            writes; the others return the same module with an empty report and no files.
-
-    Raises:
-        UsageError: an argument is wrong.
-        CaptureError: the model cannot be loaded or captured; `awqc.compile_partial` may help.
-        UnsupportedGraphError: the model's weights are not finite.
-        CalibrationError: the data does not fit, or makes the model overflow.
-        VerificationError: the result is not the model that was asked for; nothing is written.
-        RankError: another process failed, or is gone.
-    """
+    """As `awqc.compile`, which takes the same and raises the same, for a model of one graph."""
     chosen = parse_options(**options)
     for name, function in {"observe": observe, "notify": notify}.items():
         if function is not None and not callable(function):
