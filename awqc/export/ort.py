@@ -26,7 +26,7 @@ import onnx_ir.passes.common as passes
 from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
 from awqc.export.ort_products import Product, find_products, side_by_side
-from awqc.export.ort_weights import SCALES, is_weight, table_codes, why_not
+from awqc.export.ort_weights import SCALES, is_codes, table_codes, why_not
 from awqc.fusion.patterns import fuse
 from awqc.fusion.workbench import CONTRIB
 
@@ -192,7 +192,7 @@ def left_in_qdq(model: Any) -> dict[str, str]:
     """Quantized weights of ``model`` that are dequantized at each run, with the reason."""
     left = {}
     for node in model.graph:
-        if node.op_type == "DequantizeLinear" and is_weight(node.inputs[0]):
+        if node.op_type == "DequantizeLinear" and is_codes(node.inputs[0]):
             reason = f"read by {', '.join(_readers(node))}; only products have a kernel"
             left[str(node.inputs[0].name)] = why_not(node) or reason
     return left
@@ -212,7 +212,7 @@ def _match_lookup(gather: Any) -> tuple[Any, Any] | None:
     Cast(Gather(codes, ids)) * Unsqueeze(Gather(scale, ids))
     """
     codes, ids = gather.inputs
-    if not is_weight(codes) or codes.dtype != ir.DataType.INT8 or len(codes.shape) != 2:
+    if not is_codes(codes) or codes.dtype != ir.DataType.INT8 or len(codes.shape) != 2:
         return None
     product = _only_reader(_only_reader(gather, "Cast"), "Mul")
     if gather.attributes.get_int("axis", 0) != 0 or product is None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from awqc.export.ort_weights import (
-    is_weight,
+    is_codes,
     matmul_nbits,
     read_matrix,
     scales_lie_along_rows,
@@ -83,7 +83,7 @@ def find_products(graph: Any) -> list[list[Product]]:
     for node in graph:
         if (
             node.op_type == "DequantizeLinear"
-            and is_weight(node.inputs[0])
+            and is_codes(node.inputs[0])
             and why_not(node) is None
         ):
             for product in _products(node):

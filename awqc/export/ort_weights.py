@@ -45,7 +45,7 @@ def why_not(dequantize: Any) -> str | None:
     return None
 
 
-def is_weight(value: Any) -> bool:
+def is_codes(value: Any) -> bool:
     """Whether ``value`` is constant codes."""
     return value is not None and value.const_value is not None and value.dtype in WIDTHS
 

@@ -254,11 +254,12 @@ def _lengths(bench: Workbench, found: Attention) -> tuple[Value, Value]:
     of what is made.
     """
     if "lengths" not in bench.shared:
-        past, new, whole = *found.keys.inputs, found.keys.outputs[0]
-        covered = bench.counting(whole, 2) is not None
-        places = bench.size(whole, 2) if covered else bench.add(
-            "Add", [bench.size(past, 2), bench.size(new, 2)]
-        )  # fmt: skip
+        past, new = found.keys.inputs
+        whole = found.keys.outputs[0]
+        if bench.counting(whole, 2) is not None:
+            places = bench.size(whole, 2)
+        else:
+            places = bench.add("Add", [bench.size(past, 2), bench.size(new, 2)])
         total = bench.add("Cast", [places], to=INT32)
         last = bench.add("Sub", [total, bench.constant([1], "int32")])
         rows = bench.size(found.keys.inputs[1], 0)
