@@ -86,11 +86,10 @@ class Loop:
 
 
 def longest_loop(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
-    """The most of ``calls`` that are one loop; each loop begins with a call that has no state."""
-    fewest = min(len(call.before) for call in calls)
+    """The most of ``calls`` that are one loop; a call that is given no more begins another one."""
     loops: list[list[OutsideCall]] = []
     for call in calls:
-        if len(call.before) == fewest:
+        if not loops or len(call.before) <= len(loops[-1][0].before):
             loops.append([])
         loops[-1].append(call)
     return max(loops, key=len)

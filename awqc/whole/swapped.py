@@ -66,6 +66,9 @@ class _Calls:
     def step(self, taken: Leaves) -> Any:
         """The decoder's result; in place of the states, which stay where they are, their sizes."""
         loop, parts = self._parts.recorded.loop, self._parts
+        reads = parts.recorded.encoder.before
+        if reads.keys() <= taken.keys() and parts.recorded.wired.keys().isdisjoint(taken):
+            self.encode({name: taken[name] for name in reads})  # by the whole, as for a language
         tokens = taken[loop.fresh[0]].numpy()
         named = {name: taken[path].numpy() for path, name in parts.given.items() if path in taken}
         given = self._given | self._compiled.decoder.hold(named)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from awqc.errors import CaptureError
 from awqc.recording.loop import Loop, longest_loop, sources
 from awqc.recording.outermost import OutsideCall, record_outermost
-from tests.recording.toys import IDS, Toy
+from tests.recording.toys import IDS, Cache, Toy
 
 
 def recorded(steps: int = 3) -> list[OutsideCall]:
@@ -39,6 +39,21 @@ def test_of_several_loops_the_longest_counts() -> None:
 
     def run() -> None:
         model.generate(IDS, 1)  # as a model that first asks for the language
+        model.generate(IDS, 3)
+
+    calls = [call for call in record_outermost(model, run) if call.path == ""]
+    assert longest_loop(calls) == calls[1:]
+
+
+def test_a_call_that_is_given_more_at_first_is_another_loop() -> None:
+    """As a language is asked of a whole model, mask and all, before it generates."""
+    model = Toy()
+
+    def run() -> None:
+        states = model.encoder(IDS, mask=torch.ones_like(IDS))["states"]
+        cache, tokens = Cache(), torch.ones(2, 1, dtype=torch.long)
+        more = {"states": states, "again": states}
+        model(tokens, encoded=more, cache=cache, mask=torch.ones_like(IDS))
         model.generate(IDS, 3)
 
     calls = [call for call in record_outermost(model, run) if call.path == ""]
