@@ -34,6 +34,7 @@ from awqc.export.formats import serving
 from awqc.export.layouts import FolderLayout
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
+from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
 from awqc.machine.memory import give_back
 from awqc.machine.process import undisturbed
@@ -176,8 +177,9 @@ def _compile(
             raise UsageError(plan.shortage())
         notify(Note(str(plan) if plan.fits else plan.shortage(), warning=not plan.fits))
     bounds = DEFAULT_BOUNDS if plan is None else plan.bounds
+    device = parse_device(options.device)
     if not ranks.writes:
-        body.run(program, data.batches, journal=journal, ranks=ranks, bounds=bounds)
+        body.run(program, data.batches, journal=journal, ranks=ranks, bounds=bounds, device=device)
         return Compiled(restore_calls(in_final_dtype(program, closing, None)), {}, ScratchFolder())
     for note in notes_before(program, data):
         notify(note)
@@ -195,6 +197,7 @@ def _compile(
         journal=journal,
         ranks=ranks,
         bounds=bounds,
+        device=device,
     )
     timing.update(pipeline.timing)
     layers = compare_layers(program, watched)

@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from awqc.executor.replay import Values, walk
 from awqc.executor.sweep import sweep
+from awqc.machine.devices import CPU
 from awqc.machine.memory import give_back, trim
 from awqc.machine.progress import track
 from awqc.machine.ranks import ALONE, Ranks
@@ -57,6 +58,7 @@ class Run:
         spool: where what passes make is kept, if much is expected.
         ranks: the processes that work on the same; each has its own ``batches``.
         bounds: of what is kept in memory between segments.
+        device: where passes compute; what they give back lies in ordinary memory.
     """
 
     batches: tuple[Batch, ...] = ()
@@ -66,6 +68,7 @@ class Run:
     spool: Spool | None = None
     ranks: Ranks = ALONE
     bounds: Bounds = DEFAULT_BOUNDS
+    device: torch.device = CPU
 
     def referring_to(self, program: Program) -> Run:
         """This run with what ``program`` gives now as the reference."""
@@ -81,11 +84,12 @@ class Run:
         calls: Collection[Node],
         start: Callable[[Tensor | None], None],
         finish: Callable[[int], None],
-        device: torch.device,
         what: str,
     ) -> None:
         """Let the modules that ``calls`` call see all batches; see `sweep`."""
-        self.made[:] = sweep(program, self.batches, calls, device, start, finish, what, self.onward)
+        self.made[:] = sweep(
+            program, self.batches, calls, self.device, start, finish, what, self.onward
+        )
 
     def side_by_side(
         self,

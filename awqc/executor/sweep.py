@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from mmap import mmap
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from awqc.graph.nodes import results_of
-from awqc.machine.devices import place
+from awqc.machine.devices import CPU, moved, place
 from awqc.machine.memory import forget, trim, unchanged_maps
 from awqc.machine.progress import track
 from awqc.program import Batch, Program
@@ -82,8 +80,7 @@ class _Piece:
         self._inputs, self._kept, self._device = program.inputs, kept, device
         self._module = self._build(program, _needed([*calls, *kept.values()]))
         _forget_weights_on_the_way(self._module)
-        if device.type != "cpu":
-            place(self._module, device)
+        place(self._module, device)
 
     def _build(self, program: Program, needed: set[Node]) -> GraphModule:
         graph = Graph()
@@ -96,12 +93,8 @@ class _Piece:
 
     def run(self, batch: Batch) -> Batch:
         """What is kept, for ``batch``."""
-        found = self._module(*(self._there(batch[spec.name]) for spec in self._inputs))
-        return {name: _back(value) for name, value in zip(self._kept, found, strict=True)}
-
-    def _there(self, value: Any) -> Any:
-        """``value``, which may be a tuple, on the device."""
-        return pytree.tree_map(lambda leaf: _to(leaf, self._device), value)
+        found = self._module(*(moved(batch[spec.name], self._device) for spec in self._inputs))
+        return {name: moved(value, CPU) for name, value in zip(self._kept, found, strict=True)}
 
     def let_go(self) -> None:
         """Drop the references to weights now: a module is a cycle, freed at some later time."""
@@ -111,15 +104,6 @@ class _Piece:
                 part._parameters.clear()
                 part._buffers.clear()
         self._module._modules.pop(FORGET, None)
-
-
-def _back(value: Any) -> Any:
-    """``value``, which may be a tuple, in ordinary memory."""
-    return pytree.tree_map(lambda leaf: _to(leaf, torch.device("cpu")), value)
-
-
-def _to(leaf: Any, device: torch.device) -> Any:
-    return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
 
 class _Forget(nn.Module):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
-from torch.fx import GraphModule
+from torch import Tensor
+from torch.fx import Graph, GraphModule
 from torch.utils import _pytree as pytree
 
-from awqc.errors import UsageError, spelled
+from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.machine.launched import rank_here, ranks_here
+from awqc.machine.narrow import Narrow
+from awqc.machine.room import available
 
+T = TypeVar("T")
 KINDS = ("cpu", "cuda")
+CPU = torch.device("cpu")
 
 
 def parse_device(name: str) -> torch.device:
@@ -45,23 +52,70 @@ def parse_device(name: str) -> torch.device:
     return device
 
 
+def free_on(device: torch.device) -> int:
+    """Bytes that can still be taken where ``device`` keeps its tensors."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available()
+
+
+@contextmanager
+def within_memory(device: torch.device, what: str) -> Iterator[None]:
+    """Where ``device`` has no memory left for ``what``, say so.
+
+    Raises:
+        CalibrationError: it has none.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise CalibrationError(
+            f"{what}: {device} has too little memory: {reason}. Give fewer or shorter samples, "
+            f"or use {spelled('device', 'cpu')}"
+        ) from error
+
+
+def moved(value: T, device: torch.device) -> T:
+    """``value``, a tree of tensors and other leaves, on ``device``; what is there is not copied."""
+    found: T = pytree.tree_map_only(Tensor, lambda leaf: _moved(leaf, device), value)
+    return found
+
+
+def _moved(leaf: Tensor, device: torch.device) -> Tensor:
+    if leaf.device == device:
+        return leaf
+    return leaf.widened_on(device) if isinstance(leaf, Narrow) else leaf.to(device)
+
+
+def placed(module: GraphModule, device: torch.device) -> GraphModule:
+    """A copy of ``module`` that computes on ``device``; where that is the CPU, itself."""
+    if device == CPU:
+        return module
+    graph = Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    copied = GraphModule(module, graph)
+    place(copied, device)
+    return copied
+
+
 def place(module: GraphModule, device: torch.device) -> None:
     """Let ``module`` compute on ``device``: copies of its tensors, and tensors made on the way.
 
     Tensors that ``module`` shares with others stay where they are; so do modules that it calls.
     """
+    if device == CPU:
+        return
     called = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
     for name, part in module.named_modules():
         if name in called:
             continue
-        moved = {
-            key: value.detach().to(device)
+        copies = {
+            key: moved(value.detach(), device)
             for key, value in (*part._parameters.items(), *part._buffers.items())
             if value is not None
         }
         part._parameters.clear()
         part._buffers.clear()
-        for key, value in moved.items():
+        for key, value in copies.items():
             part.register_buffer(key, value)
 
     def there(leaf: Any) -> Any:

@@ -63,6 +63,11 @@ class Narrow(nn.Parameter):
         """This, to be read times ``factor``, which broadcasts to its shape."""
         return Narrow.of(self.stored(), (*self._factors, factor))
 
+    def widened_on(self, device: torch.device) -> Tensor:
+        """An ordinary float32 tensor on ``device``, with what this is read as; widened there."""
+        factors = [factor.to(device) for factor in self._factors]
+        return _multiplied(self.stored().to(device).to(WIDE), factors)
+
     @classmethod
     def __torch_function__(
         cls,

@@ -17,11 +17,12 @@ signs are added up before their products are taken, by the same identity as abov
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from awqc.machine.devices import moved
 from awqc.machine.ranks import Ranks
 
 EXACT_COLUMNS = 256
@@ -55,6 +56,11 @@ class Statistics:
     factor: Tensor
     gram: Tensor | None = None
     sample: Tensor | None = None
+
+    def for_search(self, device: torch.device) -> Statistics:
+        """What losses are computed with, on ``device``; magnitudes stay, and the gram is left."""
+        factor, sample = moved((self.factor, self.sample), device)
+        return replace(self, factor=factor, sample=sample, gram=None)
 
 
 @dataclass
@@ -126,7 +132,7 @@ class Accumulator:
         if self.gram and not sums.exact:
             if self._gram is None:
                 self._gram = torch.zeros(blocks, columns, columns)
-            ranks.total(self._gram)
+            self._gram = ranks.total(self._gram.cpu())
         seen = ranks.gather((self._tokens, self._sample))
         self._tokens = sum(tokens for tokens, _ in seen)
         self._sample = [each for _, sample in seen for each in sample]
@@ -172,9 +178,8 @@ class Accumulator:
             short = -signed.shape[1] % GRAM_FOLD
             padded = torch.nn.functional.pad(signed, (0, 0, 0, short))
             signed = padded.unflatten(1, (GRAM_FOLD, -1)).sum(1)
-        if self._gram is None or signed.device != self._gram.device:
-            gram = (signed.transpose(1, 2) @ signed).cpu()
-            self._gram = gram if self._gram is None else self._gram.add_(gram)
+        if self._gram is None:
+            self._gram = signed.transpose(1, 2) @ signed
         else:
             self._gram.baddbmm_(signed.transpose(1, 2), signed)
 
@@ -201,7 +206,7 @@ class Accumulator:
             gram = sums.moments / self._tokens
             factor = _square_root(sums.moments / self._tokens)
         else:
-            gram = None if gram is None else gram.div_(self._tokens)
+            gram = None if gram is None else gram.cpu().div_(self._tokens)
             factor = sums.moments.div_(self._tokens**0.5)
         return Statistics(
             tokens=self._tokens,

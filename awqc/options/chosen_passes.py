@@ -53,7 +53,7 @@ def _pass_options(asked: Options) -> PassOptions:
             "seed": asked.seed,
             "samples": SAMPLES if asked.runtime_numerics == "ort-default" else 0,
         },
-        "calibrate": {"stats": str(asked.stats or ""), "device": asked.device},
+        "calibrate": {"stats": str(asked.stats or "")},
         "allocate_bits": {
             "avg_bits": asked.avg_bits or 0.0,
             "budget": parse_size(asked.budget) if asked.budget else 0,

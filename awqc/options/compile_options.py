@@ -278,7 +278,8 @@ class Options:
     )
     device: str = option(
         "cpu",
-        "Where calibration runs the model: cpu, cuda or cuda:N.",
+        "Where the model is calibrated, searched, rounded and tuned, a segment at a time: cpu, "
+        "cuda or cuda:N.",
         group="machine",
     )
     provider: str = option(

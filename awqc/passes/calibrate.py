@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -16,7 +15,6 @@ from awqc.errors import CalibrationError, spelled
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts
 from awqc.graph.linears import find_linears
-from awqc.machine.devices import parse_device
 from awqc.passes.base import Change, Pass
 from awqc.passes.insert_observers import Observer
 from awqc.program import Program
@@ -30,14 +28,12 @@ class Calibrate(Pass):
         after:   x -> linear(W)                 statistics of x are known
 
     With ``stats``, a file: where it exists, its statistics are taken and no batch is run;
-    where it does not, the statistics are written there. On ``device`` the batches are run; the
-    statistics come back.
+    where it does not, the statistics are written there.
     Requires: insert-observers.  Refuses: batches that make an activation NaN or infinite,
     and statistics of another model.
     """
 
     stats: str = field(default="", metadata={"local": True, "files": lambda path: (path,)})
-    device: str = field(default="cpu", metadata={"local": True})
     name: ClassVar[str] = "calibrate"
     keeps_output: ClassVar[bool] = True
     needs: ClassVar[Facts] = frozenset({Fact.OBSERVERS})
@@ -55,7 +51,7 @@ class Calibrate(Pass):
         else:
             for observer in observers.values():
                 observer.accumulator.set_rank(run.ranks)
-            _look(program, run, observers, parse_device(self.device))
+            _look(program, run, observers)
             for observer in observers.values():
                 observer.accumulator.add_up(run.ranks)
             changes = _finish(program, observers.values())
@@ -66,9 +62,7 @@ class Calibrate(Pass):
         return changes
 
 
-def _look(
-    program: Program, run: Run, observers: dict[Node, Observer], device: torch.device
-) -> None:
+def _look(program: Program, run: Run, observers: dict[Node, Observer]) -> None:
     """Show every batch to the observers; what they do not see is not computed."""
 
     def start(mask: Tensor | None) -> None:
@@ -85,7 +79,7 @@ def _look(
                     f"{spelled('exclude')}"
                 )
 
-    run.observe(program, observers, start, finish, device, "calibrate")
+    run.observe(program, observers, start, finish, "calibrate")
 
 
 def _readers(program: Program) -> dict[str, list[str]]:

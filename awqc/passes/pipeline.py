@@ -15,6 +15,7 @@ from awqc.errors import UsageError, spelled
 from awqc.executor.run import DEFAULT_BOUNDS, Bounds, Run
 from awqc.executor.segments import Segment, cut
 from awqc.findings import NO_FACTS, Fact, Facts
+from awqc.machine.devices import CPU, within_memory
 from awqc.machine.ranks import ALONE, Ranks
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.base import Change, Pass
@@ -125,6 +126,7 @@ class Pipeline:
         journal: Journal | None = None,
         ranks: Ranks = ALONE,
         bounds: Bounds = DEFAULT_BOUNDS,
+        device: torch.device = CPU,
     ) -> list[Change]:
         """Run all passes on ``program``, which they edit; checks invariants after each.
 
@@ -143,6 +145,7 @@ class Pipeline:
                 kept.
             ranks: processes that do the same, and share the batches and the work.
             bounds: of what is kept in memory between segments.
+            device: where passes compute.
 
         Raises:
             UsageError: other facts hold of ``program``, and a pass cannot run; or the journal is
@@ -155,7 +158,7 @@ class Pipeline:
             if isinstance(step, QuantizeWeights):
                 program.quantization = step.spec
         self._check_ranks(ranks, len(batches))
-        run = Run(tuple(ranks.share(batches)), ranks=ranks, bounds=bounds)
+        run = Run(tuple(ranks.share(batches)), ranks=ranks, bounds=bounds, device=device)
         changes: list[Change] = []
         run.settle()
         steps = list(self.passes)
@@ -215,7 +218,8 @@ class Pipeline:
     def _apply(self, step: Pass, program: Program, run: Run) -> list[Change]:
         """Run one pass, and all that must hold after it."""
         started = time.perf_counter()
-        made = step.apply(program, run)
+        with within_memory(run.device, step.name):
+            made = step.apply(program, run)
         program.tidy()
         program.learn(facts=after(step, program.findings.facts))
         check_invariants(program, step, run)
@@ -228,7 +232,9 @@ class Pipeline:
         tuning = next((each for each in self.passes if isinstance(each, TuneScales)), None)
         if tuning and isinstance(step, QuantizeWeights) and step.needs_teacher(program):
             started = time.perf_counter()
-            program.learn(teacher=take_teacher(program, tuning.chosen(run.batches, run.ranks)))
+            chosen = tuning.chosen(run.batches, run.ranks)
+            with within_memory(run.device, tuning.name):
+                program.learn(teacher=take_teacher(program, chosen, run.device))
             self._took(tuning, started)
 
     def _took(self, step: Pass, started: float) -> None:

@@ -134,7 +134,7 @@ class QuantizeWeights(Pass):
 
         def quantize(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if isinstance(item, Job):
-                return measured(run_job(program, item, item.gram(program), self.spec))
+                return measured(run_job(program, item, item.gram(program, run.device), self.spec))
             how = formats[item]
             if codes is None:
                 return measured({item: round_to_nearest(program, item, how)})

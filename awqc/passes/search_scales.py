@@ -14,6 +14,7 @@ from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.sites import Site, SiteScale
 from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.statistics import Statistics
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.decisions import decide
@@ -76,7 +77,7 @@ class SearchScales(Pass):
         formats = decide(program).formats
 
         def search(site: Site) -> tuple[Site, SiteScale | None]:
-            parts = _parts(program, site, linears, formats)
+            parts = _parts(program, site, linears, formats, run.device)
             if self.runtime_numerics == "ort-default":
                 if any(part.statistics.sample is None for part in parts):
                     raise UsageError(
@@ -130,24 +131,30 @@ def _parts(
     site: Site,
     linears: dict[str, Linear],
     formats: Mapping[str, WeightFormat],
+    device: torch.device,
 ) -> list[Part]:
     """The products of ``site`` that are to be quantized and were seen in calibration."""
     parts = []
     statistics = program.findings.statistics
+    there: dict[int, Statistics] = {}
     tokens = {r.node: s.tokens for r in site.readers if (s := statistics.get(r.node))}
     for reader in site.readers:
         linear = linears[reader.node]
         if reader.node not in tokens or linear.weight_name not in formats:
             continue
         weight = program.weight(linear.weight_name)
+        known = statistics[reader.node]
+        if id(known) not in there:
+            there[id(known)] = known.for_search(device)
         parts.append(
             Part(
                 weight=linear.matrix(weight),
                 classes=reader.classes[linear.column_channels()],
-                statistics=statistics[reader.node],
+                statistics=there[id(known)],
                 format=formats[linear.weight_name],
                 dtype=program.scale_dtype,
                 share=tokens[reader.node] / max(tokens.values()),
+                device=device,
             )
         )
     return parts

@@ -13,9 +13,9 @@ from torch import Tensor
 from awqc.errors import UsageError
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts, Lesson, Teacher, Tuning
+from awqc.machine.devices import CPU, free_on, moved
 from awqc.machine.progress import track
 from awqc.machine.ranks import ALONE, Ranks
-from awqc.machine.room import available
 from awqc.machine.strict import fall_back
 from awqc.numerics.formats.int_grid import FINE
 from awqc.passes.base import Change, Pass
@@ -92,10 +92,10 @@ class TuneScales(Pass):
                 "tune-scales needs quantize-weights{keep-float=true} before it, and calibration "
                 "data: run it in the same compile"
             )
-        scales = TunedScales(program)
-        student = Student(program, teacher, scales, run.trim)
+        scales = TunedScales(program, run.device)
+        student = Student(program, teacher, scales, run.trim, run.device)
         needed = student.bytes_needed(lessons[0])
-        free = available()
+        free = free_on(run.device)
         if any(run.ranks.gather(needed > free)):
             return Tuning(False, reason=_too_large(needed, free))
         held_back = min(JUDGES, max(1, len(lessons) // JUDGED), len(lessons) // 2)
@@ -154,9 +154,8 @@ def _add_up(changes: list[Tensor], ranks: Ranks) -> None:
     """Sum the gradients of all ranks."""
     if ranks.count > 1:
         for change in changes:
-            change.grad = ranks.total(
-                torch.zeros_like(change) if change.grad is None else change.grad
-            )
+            own = torch.zeros_like(change) if change.grad is None else change.grad
+            change.grad = moved(ranks.total(moved(own, CPU)), change.device)
 
 
 def _judge(student: Student, lessons: Sequence[Lesson], ranks: Ranks) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import Linear, find_linears
+from awqc.machine.devices import moved
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.quantizing import quantize, quantized_weight
 from awqc.numerics.request import QuantizationSpec
@@ -34,9 +35,10 @@ class Job:
     format: WeightFormat
     scale: Tensor
 
-    def gram(self, program: Program) -> Tensor:
-        """Moments of what they read, as calibration saw it: ``(blocks, K, K)``."""
-        found = scaled_gram(program.findings.statistics[self.linears[0].node.name], self.scale)
+    def gram(self, program: Program, device: torch.device) -> Tensor:
+        """Moments of what they read, as calibration saw it: ``(blocks, K, K)``, on ``device``."""
+        statistics = program.findings.statistics[self.linears[0].node.name]
+        found = scaled_gram(statistics, self.scale, device)
         assert found is not None
         return found
 
@@ -72,22 +74,24 @@ def run_job(
 ) -> QuantizedWeights:
     """The weights of ``job`` by name, quantized with one pass over their columns.
 
+    It is done where ``gram`` lies.
     ``gram`` ``(blocks, K, K)`` holds the moments of what they read; ``correction``, of the same
     shape, is multiplied to the weights from the right before they are rounded.
     """
     weights = [program.weight(linear.weight_name) for linear in job.linears]
     matrices = [
-        linear.matrix(weight).float() for linear, weight in zip(job.linears, weights, strict=True)
+        moved(linear.matrix(weight), gram.device).float()
+        for linear, weight in zip(job.linears, weights, strict=True)
     ]
     if correction is not None:
-        matrices = [matrix @ correction for matrix in matrices]
+        matrices = [matrix @ moved(correction, gram.device) for matrix in matrices]
     blocks = [
         round_matrix(matrix, moments, job.format, program.scale_dtype, spec)
         for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
     ]
     sizes = [matrix.shape[1] for matrix in matrices]
     shares = {
-        role: torch.stack([block[role] for block in blocks]).split(sizes, dim=1)
+        role: torch.stack([block[role].cpu() for block in blocks]).split(sizes, dim=1)
         for role in blocks[0]
     }
     return {

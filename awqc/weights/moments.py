@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import Linear
+from awqc.machine.devices import CPU, moved
 from awqc.numerics.statistics import Statistics
 from awqc.program import Program
 
@@ -28,7 +29,7 @@ def column_scale(program: Program, linear: Linear) -> Tensor:
     return factor
 
 
-def scaled_gram(statistics: Statistics, scale: Tensor) -> Tensor | None:
+def scaled_gram(statistics: Statistics, scale: Tensor, device: torch.device = CPU) -> Tensor | None:
     """The gram ``(blocks, K, K)`` of the activation divided by ``scale`` ``(blocks, K)``.
 
     Correlations that few tokens show are mostly chance, and rounding that trusts them does
@@ -37,6 +38,7 @@ def scaled_gram(statistics: Statistics, scale: Tensor) -> Tensor | None:
     """
     if statistics.gram is None:
         return None
-    gram = statistics.gram / scale.unsqueeze(1) / scale.unsqueeze(2)
+    gram, scale = moved((statistics.gram, scale), device)
+    gram = gram / scale.unsqueeze(1) / scale.unsqueeze(2)
     gram.diagonal(dim1=1, dim2=2).mul_(1 + gram.shape[-1] / statistics.tokens)
     return gram

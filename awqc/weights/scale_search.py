@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from awqc.machine.devices import CPU, moved
 from awqc.machine.in_rows import LARGE
 from awqc.numerics.formats.base import WeightFormat, from_groups, to_groups
 from awqc.numerics.ort_int8 import input_loss, kernel_block
@@ -32,6 +33,7 @@ class Part:
         dtype: of the scales that will be stored.
         int8_inputs: whether the product will round its input too, see `awqc.numerics.ort_int8`.
         share: of the site's tokens that the product sees, where experts see some each.
+        device: where the loss is computed; all that does not lie there is copied for that.
     """
 
     weight: Tensor
@@ -41,25 +43,27 @@ class Part:
     dtype: torch.dtype = torch.float32
     int8_inputs: bool = False
     share: float = 1.0
+    device: torch.device = CPU
 
     def column_scale(self, scale: Tensor) -> Tensor:
-        """The factor on each column: float32 ``(blocks, 1, columns)``."""
+        """The factor on each column: float32 ``(blocks, 1, columns)``, on the device."""
         padded = torch.cat([scale, torch.ones(1)])
-        return padded[self.classes].unsqueeze(1)
+        return moved(padded[self.classes].unsqueeze(1), self.device)
 
     def rows(self, count: int) -> Part:
-        """This part with at most ``count`` evenly spaced rows of each block."""
-        total = self.weight.shape[1]
-        if total <= count:
-            return self
-        chosen = torch.linspace(0, total - 1, count).round().long()
-        return replace(self, weight=self.weight[:, chosen].float())
+        """This part with at most ``count`` evenly spaced rows of each block, on the device."""
+        total, weight = self.weight.shape[1], self.weight
+        if total > count:
+            weight = weight[:, torch.linspace(0, total - 1, count).round().long()].float()
+        return replace(self, weight=moved(weight, self.device))
 
     def loss(self, scale: Tensor | None) -> float:
         """``|| (Q(W s) / s - W) F^T ||^2``, `numerics.statistics`, times the share of tokens."""
         factor = None if scale is None else self.column_scale(scale)
         parts = self.weight.split(rows_at_once(self.weight), dim=1)
-        return self.share * sum(self._loss(weight.float(), factor) for weight in parts)
+        return self.share * sum(
+            self._loss(moved(weight, self.device).float(), factor) for weight in parts
+        )
 
     def _loss(self, weight: Tensor, factor: Tensor | None) -> float:
         if factor is None:
@@ -163,9 +167,12 @@ class Search:
 def _relative_weight(part: Part) -> Tensor:
     """Mean of |w| over rows, relative to the largest in its group: ``(blocks, columns)``."""
     rows = max(1, LARGE // part.weight.shape[-1])
-    total = sum(_relative(weight.float(), part.format) for weight in part.weight.split(rows, dim=1))
+    total = sum(
+        _relative(moved(weight, part.device).float(), part.format)
+        for weight in part.weight.split(rows, dim=1)
+    )
     assert isinstance(total, Tensor)
-    return total / part.weight.shape[1]
+    return moved(total / part.weight.shape[1], CPU)
 
 
 def _relative(weight: Tensor, form: WeightFormat) -> Tensor:

@@ -11,6 +11,7 @@ from torch.fx import Node
 from awqc.errors import UsageError
 from awqc.executor.replay import Values
 from awqc.executor.run import Run
+from awqc.machine.devices import moved
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.gram import conditioned
 from awqc.program import Batch, Program
@@ -48,7 +49,7 @@ def round_in_sequence(
         if job.linears[0].weight_name in made:
             return {}
         gram, correction = _moments(program, run.batches, job, floats, now)
-        quantized = run_job(program, job, gram, spec, correction)
+        quantized = run_job(program, job, moved(gram, run.device), spec, correction)
         made.update(quantized)
         return {name: weight.dequantize() for name, weight in quantized.items()}
 

@@ -21,6 +21,7 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
     """
     columns, lines = matrix.shape[1], grid.lines()
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
+    places = order.cpu().tolist()
     factor = _inverse_factor(conditioned(gram)[order][:, order])
     values = matrix.T[order].contiguous()  # (columns, rows): a step touches a whole line
     steps = torch.empty_like(values)
@@ -28,7 +29,7 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
         stop = min(start + BLOCK, columns)
         within = factor[start:stop, start:stop]
         block, errors = values[start:stop], torch.empty_like(values[start:stop])
-        for i, column in enumerate(order[start:stop].tolist()):
+        for i, column in enumerate(places[start:stop]):
             line = lines[column // width]
             step = line.nearest(block[i])
             steps[column] = step
@@ -44,7 +45,7 @@ def _inverse_factor(gram: Tensor) -> Tensor:
     """Upper triangular ``U`` with ``U^T U = gram^-1``, from one Cholesky of the flipped matrix."""
     lower = gram.flip(0, 1).double()
     torch.linalg.cholesky(lower, out=lower)
-    inverse = torch.eye(len(gram), dtype=torch.float64)
+    inverse = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
     torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
     factor: Tensor = inverse.float().flip(0, 1)
     return factor

@@ -18,8 +18,8 @@ def conditioned(gram: Tensor, damping: float = DAMPING) -> Tensor:
     columns = gram.shape[-1]
     mean = gram.diagonal().mean()
     if not bool(mean > 0):
-        return torch.eye(columns)
-    return gram / mean + damping * torch.eye(columns)
+        return torch.eye(columns, device=gram.device)
+    return gram / mean + damping * torch.eye(columns, device=gram.device)
 
 
 def group_blocks(gram: Tensor, width: int, groups: int) -> Tensor:

@@ -25,7 +25,7 @@ def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch
     grouped = to_groups(matrix, form)
     _, groups, width = grouped.shape
     search = _RangeSearch(grouped, group_blocks(gram, width, groups), form, dtype)
-    whole = torch.ones(grouped.shape[:-1])
+    whole = torch.ones_like(search.low)
     for shrink in SHRINKS:
         search.attempt(whole * shrink, whole * shrink)
     if form.two_ended:

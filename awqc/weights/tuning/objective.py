@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from awqc.machine.devices import moved
 from awqc.program import Batch, Program
 
 ELEMENTS = 2**20
@@ -24,12 +25,13 @@ def distance(
     outputs by ``|y - t|^2 / |t|^2``. Carried states and padding do not count.
     """
     states = program.scaled_outputs()
-    total = torch.zeros(())
+    total = torch.zeros((), device=outputs[0].device if outputs else None)
     for name, now, then in zip(program.outputs, outputs, wanted, strict=True):
         if name in states or not now.is_floating_point() or now.numel() == 0:
             continue
         mask = counting(program, batch, now.shape)
         if mask is not None:
+            mask = moved(mask, now.device)
             now, then = now[mask], then[mask]
         if name in program.head_outputs:
             now, then = now.flatten(0, -2), then.flatten(0, -2)
@@ -60,7 +62,7 @@ class _Divergence(torch.autograd.Function):
     def forward(ctx: Any, now: Tensor, then: Tensor) -> Tensor:
         """``now`` and ``then`` are logits ``(rows, vocabulary)``."""
         gradients = torch.empty_like(now) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=now.dtype)
+        total = now.new_zeros(())
         rows = max(1, ELEMENTS // max(now.shape[-1], 1))
         for first in range(0, len(now), rows):
             part = slice(first, first + rows)

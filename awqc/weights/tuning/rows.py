@@ -12,6 +12,7 @@ from torch.fx import Graph, Node
 
 from awqc.graph.nodes import results_of
 from awqc.graph.row_masks import by_row
+from awqc.machine.devices import moved
 from awqc.program import Batch, Program
 from awqc.weights.tuning.objective import counting, divergence
 
@@ -51,11 +52,12 @@ class Rows:
 
     def slices(self, batch: Batch, values: Sequence[Any]) -> Iterator[tuple[Tensor, int]]:
         """Numbers of the rows that count, a slice at a time, and how many these are in all."""
-        shape = next(v.shape for v, cut in zip(values, self.sliced, strict=True) if cut)
+        first = next(v for v, cut in zip(values, self.sliced, strict=True) if cut)
+        shape, device = first.shape, first.device
         mask = counting(self.program, batch, shape)
         rows = torch.arange(shape[:-1].numel()).reshape(shape[:-1])
         chosen = rows.flatten() if mask is None else rows[mask].flatten()
-        for part in chosen.split(self.at_once):
+        for part in moved(chosen, device).split(self.at_once):
             yield part, max(len(chosen), 1)
 
     def pick(self, values: Sequence[Any], part: Tensor) -> list[Any]:

@@ -17,6 +17,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.findings import Lesson, Teacher
+from awqc.machine.devices import CPU, moved, place
 from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.weights.tuning.dequantize import TunedWeight
@@ -41,7 +42,8 @@ Gradients = dict[Node, dict[int, Tensor]]
 class Student:
     """Runs the quantized ``program`` with the tuned ``scales`` against ``teacher``.
 
-    ``trim`` is called now and then, to give back memory that is free.
+    ``trim`` is called now and then, to give back memory that is free. Pieces run on ``device``;
+    what lives between them comes back.
     """
 
     def __init__(
@@ -50,10 +52,15 @@ class Student:
         teacher: Teacher,
         scales: TunedScales,
         trim: Callable[[], None] = lambda: None,
+        device: torch.device = CPU,
     ) -> None:
         self._teacher, self._scales, self._trim = teacher, scales, trim
+        self._device = device
         self._seen = outline(program)
         *self._first, self._head = cut_up(self._seen, program.findings.quantized)
+        self._taught_weights = moved(tuple(w.detach() for w in teacher.weights), device)
+        for module in (*(piece.module for piece in (*self._first, self._head)), teacher.head):
+            place(module, device)
         self._moving = _moving(self._seen, set(scales.names))
         self._rows = Rows.of(self._seen, self._head.module.graph, len(self._head.reads))
         reads = len(teacher.head.graph.find_nodes(op="placeholder")) - len(teacher.weights)
@@ -78,7 +85,7 @@ class Student:
     def distance(self, lesson: Lesson) -> float:
         """From the teacher's outputs, with scales as they would be stored."""
         live = self._forward(lesson.batch, stored=True)
-        values = {node: live[node] for node in self._head.reads}
+        values = {node: moved(live[node], self._device) for node in self._head.reads}
         return self._at_head(lesson, values, stored=True, share=0)
 
     @torch.no_grad()
@@ -101,9 +108,9 @@ class Student:
         spool = Spool(ACTIVATIONS, BOUND)
         live = inputs_of(self._seen, batch)
         for piece in self._trimming(self._first):
-            values = {node: live[node] for node in piece.reads}
+            values = {node: moved(live[node], self._device) for node in piece.reads}
             made = piece(values, *self._weights(piece, stored))
-            live |= {node: spool.keep(value) for node, value in made.items()}
+            live |= {node: spool.keep(moved(value, CPU)) for node, value in made.items()}
         return live
 
     def _trimming(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -121,17 +128,17 @@ class Student:
     def _at_head(self, lesson: Lesson, values: Values, stored: bool, share: int) -> float:
         """The distance; with ``share``, its gradient flows to ``values`` and to the changes."""
         matrices, tables = self._weights(self._head, stored)
+        taught = list(moved(lesson.values, self._device))
         if self._rows is None or self._taught_rows is None:
             made = self._head(values, matrices, tables)
             outputs = [made[node] for node in self._head.makes]
-            wanted = self._taught(list(lesson.values), self._teacher.weights)
+            wanted = self._taught(taught, self._taught_weights)
             return _descend(distance(self._seen, lesson.batch, outputs, wanted), share)
         leaves = [each.detach().requires_grad_(each.requires_grad) for each in matrices]
-        wide = [weight.detach() for weight in self._teacher.weights]
-        taught, total = list(lesson.values), 0.0
+        total = 0.0
         read = [values[node] for node in self._head.reads]
         for part, rows in self._rows.slices(lesson.batch, read):
-            then = self._taught(self._taught_rows.pick(taught, part), wide)
+            then = self._taught(self._taught_rows.pick(taught, part), self._taught_weights)
             picked = dict(zip(self._head.reads, self._rows.pick(read, part), strict=True))
             made = self._head(picked, leaves, tables)
             now = [made[node] for node in self._head.makes]
@@ -148,9 +155,10 @@ class Student:
 
     def _opened(self, piece: Piece, live: Values) -> Values:
         """What ``piece`` reads; gradients arrive where something tuned went into it."""
+        there = {node: moved(live[node], self._device) for node in piece.reads}
         return {
-            node: pytree.tree_map(_leaf, live[node]) if node in self._moving else live[node]
-            for node in piece.reads
+            node: pytree.tree_map(_leaf, value) if node in self._moving else value
+            for node, value in there.items()
         }
 
     def _backward(self, piece: Piece, live: Values, gradients: Gradients) -> None:
@@ -160,10 +168,10 @@ class Student:
             made = piece(values, *self._weights(piece, stored=False))
         ends, upstream = [], []
         for node, value in made.items():
-            for place, leaf in enumerate(pytree.tree_leaves(value)):
-                if place in gradients.get(node, {}) and leaf.requires_grad:
+            for index, leaf in enumerate(pytree.tree_leaves(value)):
+                if index in gradients.get(node, {}) and leaf.requires_grad:
                     ends.append(leaf)
-                    upstream.append(gradients[node][place])
+                    upstream.append(gradients[node][index])
         if ends:
             torch.autograd.backward(ends, upstream)
         self._collect(values, gradients)
@@ -171,10 +179,10 @@ class Student:
     def _collect(self, values: Values, gradients: Gradients) -> None:
         """Add what arrived at ``values`` to ``gradients``."""
         for node, value in values.items():
-            for place, leaf in enumerate(pytree.tree_leaves(value)):
+            for index, leaf in enumerate(pytree.tree_leaves(value)):
                 if isinstance(leaf, Tensor) and leaf.grad is not None:
                     found = gradients.setdefault(node, {})
-                    found[place] = found[place] + leaf.grad if place in found else leaf.grad
+                    found[index] = found[index] + leaf.grad if index in found else leaf.grad
 
 
 def _descend(loss: Tensor, share: int) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from awqc.findings import Lesson, Teacher
 from awqc.graph.linears import find_linears
+from awqc.machine.devices import CPU, moved, placed
 from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.weights.tuning.outline import outline
@@ -19,12 +21,12 @@ BOUND = 2**27
 """Bytes of them that stay in memory; others go to a file."""
 
 
-def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
+def take_teacher(program: Program, batches: Sequence[Batch], device: torch.device = CPU) -> Teacher:
     """What the float ``program``, which stays as it is, gives for ``batches``.
 
     One forward pass each, up to the last place where the program is cut. The weights of what is
     behind it are referred to, not copied. Any program with the same outputs will do, before
-    folding or after it.
+    folding or after it. One piece at a time is on ``device``.
     """
     seen = outline(program)
     held = program.parameters()
@@ -35,20 +37,28 @@ def take_teacher(program: Program, batches: Sequence[Batch]) -> Teacher:
         head = cut_up(seen, weights)[-1]
     *first, _ = cut_up(seen, ())
     spool = Spool(ACTIVATIONS, BOUND)
-    lessons = tuple(Lesson(batch, _record(seen, first, head, batch, spool)) for batch in batches)
+    lessons = tuple(
+        Lesson(batch, _record(seen, first, head, batch, spool, device)) for batch in batches
+    )
     return Teacher(head.module, tuple(weights[name] for name in head.matrices), lessons)
 
 
 @torch.no_grad()
 def _record(
-    seen: Program, first: Sequence[Piece], head: Piece, batch: Batch, spool: Spool
+    seen: Program,
+    first: Sequence[Piece],
+    head: Piece,
+    batch: Batch,
+    spool: Spool,
+    device: torch.device,
 ) -> tuple[Any, ...]:
     """What ``head`` reads where ``batch`` comes in, of what ``first`` make of it."""
-    values = inputs_of(seen, batch)
+    values = moved(inputs_of(seen, batch), device)
     later = [set(head.reads).union(*(p.reads for p in first[n:])) for n in range(1, len(first) + 1)]
     for piece, needed in zip(first, later, strict=True):
-        values |= piece(values)
+        values |= replace(piece, module=placed(piece.module, device))(values)
         values = {node: value for node, value in values.items() if node in needed}
+    values = moved(values, CPU)
     return tuple(
         values[node] if node.op == "placeholder" else spool.keep(values[node])
         for node in head.reads
