@@ -125,7 +125,7 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
     calib = _calibration(folder, options)
     out = options.pop("output_dir")
     mark("capture")
-    compiled = compiler.compile(str(folder), calib=calib, output_dir=out, **options)
+    compiled = compiler.compile_graph(str(folder), calib=calib, output_dir=out, **options)
     mark("end")
     layers = compiled.report["layers"]
     content = {

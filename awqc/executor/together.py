@@ -24,6 +24,8 @@ def run_together(program: Program, batches: Sequence[Batch]) -> list[tuple[Tenso
     What follows from weights alone is computed once. A product sees the rows of all batches at
     once, so that a quantized weight is dequantized once.
     """
+    if not batches:
+        return []
     graph = program.graph
     frees, kept = last_readers(list(graph.nodes)), set(results_of(graph))
     found: dict[Node, Values] = {}
@@ -68,4 +70,4 @@ def _product(node: Node, inputs: Sequence[Tensor], found: Mapping[Node, Values])
 
     made = call(node, value, input=rows)
     parts = made.split([x.shape[:-1].numel() for x in inputs])
-    return [part.reshape(*x.shape[:-1], -1) for part, x in zip(parts, inputs, strict=True)]
+    return [part.reshape(*x.shape[:-1], part.shape[-1]) for part, x in zip(parts, inputs, strict=True)]

@@ -39,10 +39,11 @@ def sized(program: Program, rows: int) -> Batch:
 
 def test_each_batch_gets_what_it_gets_alone() -> None:
     program = quantized()
-    batches = [sized(program, rows) for rows in (1, 7, 4)]
+    batches = [sized(program, rows) for rows in (1, 7, 0, 4)]
     for batch, outputs in zip(batches, run_together(program, batches), strict=True):
         for found, wanted in zip(outputs, program.run(batch), strict=True):
             torch.testing.assert_close(found, wanted)
+    assert run_together(program, []) == []
 
 
 def test_a_decoder_reads_batches_with_pasts_of_several_lengths() -> None:
