@@ -61,22 +61,23 @@ def feeds(start: int, stop: int) -> dict[str, Array]:
     return {"input_ids": places + FIRST_ID, "attention_mask": mask, "position_ids": places}
 
 
-def seconds(read: Callable[[dict[str, Array]], None], start: int, stop: int, step: int) -> float:
-    """CPU seconds for tokens ``start`` to ``stop``, ``step`` at a time."""
-    began = time.thread_time()
-    for place in range(start, stop, step):
-        read(feeds(place, place + step))
-    return time.thread_time() - began
-
-
-def turn(model: OrtModel, share: bool) -> dict[str, float]:
-    """Each number once."""
+def turn(
+    model: OrtModel, share: bool, clock: Callable[[], float] = time.thread_time
+) -> dict[str, float]:
+    """Each number once; ``clock`` tells seconds."""
     read = reader(model, PROMPT + NEW, share)
-    prefill = PROMPT / seconds(read, 0, PROMPT, PROMPT)
-    decode = NEW / seconds(read, PROMPT, PROMPT + NEW, 1)
+
+    def seconds(start: int, stop: int, step: int) -> float:
+        began = clock()
+        for place in range(start, stop, step):
+            read(feeds(place, place + step))
+        return clock() - began
+
+    prefill = PROMPT / seconds(0, PROMPT, PROMPT)
+    decode = NEW / seconds(PROMPT, PROMPT + NEW, 1)
     read = reader(model, LONG + STEPS, share)
     read(feeds(0, LONG))
-    step = seconds(read, LONG, LONG + STEPS, 1) / STEPS
+    step = seconds(LONG, LONG + STEPS, 1) / STEPS
     return {"prefill": prefill, "decode": decode, "step_ms": step * 1e3}
 
 

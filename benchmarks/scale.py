@@ -36,6 +36,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "0.2B": {"hidden": 1024, "layers": 8, "vocabulary": 32000},
     "wide vocabulary": {"hidden": 256, "layers": 2, "vocabulary": 262144},
     "1.1B": {"hidden": 2048, "layers": 20, "vocabulary": 49152},
+    "8B": {"hidden": 4096, "layers": 32, "vocabulary": 128256},
 }
 PAUSE = 0.02
 FEW = 2
@@ -134,8 +135,16 @@ def compile_marked(folder: Path, marks: Path, options: dict[str, Any]) -> None:
         "plan": plans[0].as_dict() if plans else None,
         "forward": forward[0],
         "text": (compiled.report["verify"] or {}).get("text"),
+        "device": _device_peak(),
     }
     marks.write_text(json.dumps(content))
+
+
+def _device_peak() -> int | None:
+    """Bytes that tensors on a GPU took at most; None without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def _calibration(folder: Path, options: dict[str, Any]) -> Any:
@@ -221,6 +230,7 @@ def measure(folder: Path, scratch: Path, options: dict[str, Any]) -> dict[str, A
         "forward_cpu_s": round(content["forward"], 1),
         "ratio": round(processor / content["forward"], 2),
         "peak_mb": _mb(max(own + others for _, own, others in samples)),
+        **({} if content["device"] is None else {"device_peak_mb": _mb(content["device"])}),
         "text": content["text"],
         "stages": stages,
     }
@@ -257,6 +267,7 @@ def main() -> None:
     parser.add_argument("--calib", help="a file of text; by default tokens are random")
     parser.add_argument("--formats", default="onnx,ort,pt2,awq,compressed-tensors")
     parser.add_argument("--effort", default="fast")
+    parser.add_argument("--device", default="cpu", help="where passes compute, as awqc takes it")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -269,6 +280,7 @@ def main() -> None:
     options = {
         "formats": given.formats.split(","),
         "effort": given.effort,
+        "device": given.device,
         "samples": given.samples,
         "tokens": given.tokens,
         "calib": given.calib,
@@ -289,7 +301,8 @@ def keep(file: Path, name: str, found: dict[str, Any]) -> None:
     """Put what was found beside the results of other models."""
     results = json.loads(file.read_text()) if file.is_file() else {}
     asked = found["options"]
-    results[f"{name}, {asked['samples']} x {asked['tokens']}, {asked['effort']}"] = found
+    where = "" if asked["device"] == "cpu" else f", {asked['device']}"
+    results[f"{name}, {asked['samples']} x {asked['tokens']}, {asked['effort']}{where}"] = found
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=2) + "\n")
 

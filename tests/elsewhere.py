@@ -19,9 +19,9 @@ CPU = torch.device("cpu")
 
 
 class Away(Tensor):
-    """A tensor on `ELSEWHERE`; ``inner`` has its values."""
+    """A tensor on `ELSEWHERE`; ``held`` has its values."""
 
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
     def of(inner: Tensor) -> Away:
@@ -33,11 +33,11 @@ class Away(Tensor):
             dtype=inner.dtype,
             device=ELSEWHERE,
         )
-        made.inner = inner
+        made.held = inner
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch's own has no types
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         return run(func, args, kwargs or {}, lambda inner: None)
@@ -51,7 +51,7 @@ class Elsewhere(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own has no types
         self.arrived: list[int] = []
 
     def __torch_dispatch__(
@@ -71,7 +71,7 @@ def run(
     if away and func is not torch.ops.aten.copy_.default:
         at_home = [each for each in tensors if not isinstance(each, Away) and each.ndim]
         assert not at_home or "index" in str(func), f"{func}: tensors of two devices"
-    inner_args, inner_kwargs = pytree.tree_map_only(Away, lambda each: each.inner, (args, kwargs))
+    inner_args, inner_kwargs = pytree.tree_map_only(Away, lambda each: each.held, (args, kwargs))
     if wanted is not None:
         inner_kwargs = {**inner_kwargs, "device": CPU}
     if func is torch.ops.aten.detach.default:

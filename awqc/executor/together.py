@@ -70,4 +70,6 @@ def _product(node: Node, inputs: Sequence[Tensor], found: Mapping[Node, Values])
 
     made = call(node, value, input=rows)
     parts = made.split([x.shape[:-1].numel() for x in inputs])
-    return [part.reshape(*x.shape[:-1], part.shape[-1]) for part, x in zip(parts, inputs, strict=True)]
+    return [
+        part.reshape(*x.shape[:-1], part.shape[-1]) for part, x in zip(parts, inputs, strict=True)
+    ]

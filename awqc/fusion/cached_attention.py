@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from awqc.fusion.heads import apart, flat
 from awqc.fusion.onnx_values import (
@@ -52,6 +53,8 @@ class Attention:
         values: node that joins the values likewise.
         result: heads apart, or beside each other.
         bias: what is added to the scores, minus infinity where nothing is seen.
+        seeing: ``(batch, 1, tokens, 1)``, false where a token sees nothing and its result is zero,
+            where the graph makes it so.
     """
 
     query: Value
@@ -61,6 +64,7 @@ class Attention:
     bias: Value | None
     scale: float
     cap: float
+    seeing: Value | None = None
 
 
 def fuse_attention(bench: Workbench) -> None:
@@ -106,6 +110,7 @@ def _fuse(bench: Workbench, found: Attention) -> None:
     result, keys, values = bench.add(
         ATTENTION, inputs, (None, *kept), domain=CONTRIB, at=found.keys, **attributes
     )
+    result = _zeroed(bench, result, found)
     new = {found.result: apart(bench, result, found.result), kept[0]: keys, kept[1]: values}
     why = bench.switch(ATTENTION, new, [each.origin for each in read])
     if why is not None:
@@ -117,7 +122,7 @@ def _match(softmax: Node) -> Attention:
     keys = _joined(_through(scores.product.inputs[1])[0])
     product = _product(softmax.outputs[0])
     values = _joined(_through(product.inputs[1])[0])
-    query, factor = _through(scores.product.inputs[0], ("Reshape", "Cast"))
+    query, factor = _through(scores.product.inputs[0], ("Reshape",))
     _, own = _through(scores.product.inputs[1])
     heads, width = _heads(query)
     if (width, width) != (_heads(keys.inputs[1])[1], _heads(values.inputs[1])[1]):
@@ -127,8 +132,8 @@ def _match(softmax: Node) -> Attention:
     if heads % _heads(keys.inputs[1])[0]:
         raise Apart("its heads cannot be shared out among those of the keys")
     scale = scores.scale * factor * own
-    result = _result(product.outputs[0], heads, width)
-    return Attention(query, keys, values, result, scores.bias, scale, scores.cap)
+    result, seeing = _result(product.outputs[0], heads, width)
+    return Attention(query, keys, values, result, scores.bias, scale, scores.cap, seeing)
 
 
 def _scores(value: Value) -> Scores:
@@ -197,9 +202,28 @@ def _product(value: Value) -> Node:
     return node
 
 
-def _result(value: Value, heads: int, width: int) -> Value:
-    """The result, with heads beside each other if the graph puts them so."""
-    found = None
+def _zeroed(bench: Workbench, result: Value, found: Attention) -> Value:
+    """``result``, of heads beside each other, zero where a token sees nothing.
+
+    In float32 the kernel makes it so where all that is added is the lowest number; in half it
+    adds that as any other.
+    """
+    if found.seeing is None or found.query.dtype == ir.DataType.FLOAT:
+        return result
+    key = ("seeing", found.seeing)
+    if key not in bench.shared:
+        bench.shared[key] = bench.add("Squeeze", [found.seeing, bench.constant([1])])
+    zero = bench.constant(0, found.query.dtype.numpy())
+    made: Value = bench.add("Where", [bench.shared[key], result, zero])
+    return made
+
+
+def _result(value: Value, heads: int, width: int) -> tuple[Value, Value | None]:
+    """The result, with heads beside each other if the graph puts them so, and what it is zero by.
+
+    The latter is a condition ``(batch, 1, tokens, 1)``.
+    """
+    found = seeing = None
     while True:
         sizes = dims(value) or []
         if sizes[2:] in ([heads * width], [heads, width]) or sizes[1::2] == [heads, width]:
@@ -210,10 +234,12 @@ def _result(value: Value, heads: int, width: int) -> Value:
         masked = node.op_type == "Where" and node.inputs[1] is value
         if node.op_type not in LAYOUT and not (masked and scalar(node.inputs[2]) == 0):
             break
+        if masked and (dims(node.inputs[0]) or [])[1::2] == [1, 1]:
+            seeing = node.inputs[0]
         value = node.outputs[0]
     if found is None:
         raise Apart("its result is in a layout that is not known")
-    return found
+    return found, seeing
 
 
 def _heads(value: Value) -> tuple[int, int]:
@@ -236,7 +262,8 @@ def _spread(bench: Workbench, mask: Value, query: Value) -> Value:
     key = ("mask", mask)
     if key not in bench.shared:
         kind = mask.dtype.numpy()
-        bias = bench.add("Max", [mask, bench.constant(np.finfo(kind).min, kind)])
+        lowest = np.finfo(kind).min
+        bias = bench.add("Max", [mask, bench.constant(lowest, kind)])
         if sizes[2] != wanted[2]:
             tokens = bench.size(query, 2)
             ones = bench.constant([1])

@@ -15,6 +15,7 @@ import onnx_ir.passes.common as passes
 
 from awqc.fusion.cache import can_share, measure_past
 from awqc.fusion.cached_attention import ATTENTION, fuse_attention
+from awqc.fusion.casts import settle_casts
 from awqc.fusion.logits import start_logits
 from awqc.fusion.norms import fuse_skip_norms
 from awqc.fusion.tidy import drop_idle
@@ -22,6 +23,7 @@ from awqc.fusion.workbench import CONTRIB, Workbench
 from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
 
 FUSIONS: tuple[Callable[[Workbench], None], ...] = (
+    settle_casts,
     fuse_skip_norms,
     fuse_attention,
     measure_past,

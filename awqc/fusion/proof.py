@@ -21,6 +21,8 @@ from awqc.runtimes.session_file import ORT_ERRORS
 TOLERANCE = 2e-5
 """Largest difference, relative to the largest magnitude of an output: other orders of adding make
 up to a tenth of it in sums of a few hundred numbers."""
+ROUNDINGS = 4
+"""How often a result in half precision may be rounded more, or elsewhere, than what it was."""
 SMALL_NUMBERS = 8
 """Ids and positions are below this: tables have that many rows."""
 
@@ -159,6 +161,7 @@ def _differ(reference: Array, now: Array) -> str | None:
         return None
     largest = float(np.abs(wide).max())
     gap = float(np.abs(wide - other).max())
-    if gap <= TOLERANCE * largest:
+    half = ROUNDINGS * float(np.finfo(np.float16).eps) if reference.dtype == np.float16 else 0.0
+    if gap <= max(TOLERANCE, half) * largest:
         return None
     return f"differs by {gap / largest if largest else gap:.1e}"

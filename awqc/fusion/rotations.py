@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -71,7 +72,8 @@ def _try(
     if 2 * half != found.width:
         attributes["rotary_embedding_dim"] = 2 * half
     source = flat(bench, found.source)
-    tables = [_table(bench, angle, half, interleaved) for angle in angles]
+    kind = found.source.dtype
+    tables = [_table(bench, angle, half, interleaved, kind) for angle in angles]
     places = _places(bench, found, tables[0])
     inputs = [source.value, places, *tables]
     at = found.result.producer()
@@ -81,15 +83,17 @@ def _try(
     return (after, "") if why is None else (None, why)
 
 
-def _table(bench: Workbench, angle: Value, half: int, interleaved: int) -> Value:
-    """``(rows, half)``: a row for each token of each row of ``angle``."""
-    key = ("table", angle, half, interleaved)
+def _table(bench: Workbench, angle: Value, half: int, interleaved: int, kind: Any) -> Value:
+    """``(rows, half)`` of ``kind``: a row for each token of each row of ``angle``."""
+    key = ("table", angle, half, interleaved, kind)
     if key not in bench.shared:
         last = (dims(angle) or [0])[-1]
         table = bench.add("Reshape", [angle, bench.constant([-1, last])])
         if last != half:
             bounds = ([0], [last], [1], [2]) if interleaved else ([0], [half], [1], [1])
             table = bench.add("Slice", [table, *(bench.constant(each) for each in bounds)])
+        if angle.dtype != kind:
+            table = bench.add("Cast", [table], to=int(kind))
         bench.shared[key] = table
     return bench.shared[key]
 

@@ -27,8 +27,12 @@ class SharedCache:
         states: Sequence[tuple[str, str]],
         tokens: int,
         batch: int,
+        provider: str,
     ) -> None:
-        """Make buffers for ``batch`` rows of ``tokens`` in which ``session`` keeps its states."""
+        """Make buffers for ``batch`` rows of ``tokens`` in which ``session`` keeps its states.
+
+        They lie where ``provider``, ``cpu`` or ``cuda``, computes.
+        """
         self._session = session
         self._binding = session.io_binding()
         specs = {spec.name: spec for spec in inputs}
@@ -40,7 +44,7 @@ class SharedCache:
         for name, output in states:
             _, heads, _, width = specs[name].shape
             empty = np.zeros((batch, int(heads), tokens, int(width)), specs[name].dtype)
-            buffer = ort.OrtValue.ortvalue_from_numpy(empty)
+            buffer = ort.OrtValue.ortvalue_from_numpy(empty, provider)
             self._binding.bind_ortvalue_input(name, buffer)
             self._binding.bind_ortvalue_output(output, buffer)
 

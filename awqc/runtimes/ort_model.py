@@ -97,7 +97,9 @@ class OrtModel:
 
     def shared_cache(self, tokens: int, batch: int = 1) -> SharedCache:
         """A cache with room for ``tokens``, which stays where it is; see `shares_cache`."""
-        return SharedCache(self._session, self.inputs, self.outputs, self.states, tokens, batch)
+        return SharedCache(
+            self._session, self.inputs, self.outputs, self.states, tokens, batch, self.provider
+        )
 
     def step(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Outputs by name, on the CPU, and the states by the inputs that take them next."""
