@@ -31,8 +31,10 @@ def settle_casts(bench: Workbench) -> None:
             continue
         source, result = node.inputs[0], node.outputs[0]
         if source.const_value is not None and source.const_value.size <= SMALL:
-            kind = result.dtype.numpy()
-            bench.replace(result, bench.constant(source.const_value.numpy(), kind))
+            kind = ir.DataType(node.attributes["to"].as_int())
+            made = bench.constant(source.const_value.numpy(), kind.numpy())
+            result.type, result.shape = result.type or made.type, result.shape or made.shape
+            bench.replace(result, made)
         elif result.dtype in HALVES and _goes(source, result.dtype):
             bench.replace(result, _narrow(bench, source, result.dtype, narrowed))
 

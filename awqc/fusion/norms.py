@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from awqc.fusion.onnx_values import Node, Value, dims, maker, readers, scalar, with_scalar
 from awqc.fusion.workbench import CONTRIB, Workbench
@@ -36,12 +36,14 @@ def fuse_skip_norms(bench: Workbench) -> None:
     after:   n, s = SkipSimplifiedLayerNormalization(x, y, w)    (or SkipLayerNormalization)
 
     An RMS norm is known by the mean of squares over the last axis, in whatever way its root,
-    its weight and the casts around them are written; the proof says whether it is one.
+    its weight and the casts around them are written; the proof says whether it is one. Between
+    a cast of the sum to float32 and one of the result back, the kernel does the same.
     """
     for node in list(bench.graph):
         norm = _layer_norm(node) or _rms_norm(node)
         if norm is None:
             continue
+        norm = _in_half(norm)
         why = _why_not(norm) or _fuse(bench, norm)
         if why is not None:
             bench.apart[str(norm.result.name)] = why
@@ -50,7 +52,12 @@ def fuse_skip_norms(bench: Workbench) -> None:
 def _fuse(bench: Workbench, norm: Norm) -> str | None:
     added = norm.source.producer()
     kind = RMS if norm.bias is None else LAYER
-    weights = [norm.weight] if norm.bias is None else [norm.weight, norm.bias]
+    vectors = [norm.weight] if norm.bias is None else [norm.weight, norm.bias]
+    type_ = norm.source.dtype
+    weights = [
+        each if each.dtype == type_ else bench.add("Cast", [each], to=int(type_))
+        for each in vectors
+    ]
     result, _, _, total = bench.add(
         kind,
         [*added.inputs, *weights],
@@ -60,7 +67,18 @@ def _fuse(bench: Workbench, norm: Norm) -> str | None:
         epsilon=norm.epsilon,
     )
     places = {norm.result: result, norm.source: total}
-    return bench.switch(kind, places, [*added.inputs, *weights])
+    return bench.switch(kind, places, [*added.inputs, *vectors])
+
+
+def _in_half(norm: Norm) -> Norm:
+    """The norm of what is cast to float32, up to where its result is cast back; or as it is."""
+    cast, after = maker(norm.source, "Cast"), readers(norm.result)
+    if cast is None or norm.result.is_graph_output() or not after:
+        return norm
+    source = cast.inputs[0]
+    if any(node.op_type != "Cast" or node.outputs[0].dtype != source.dtype for node in after):
+        return norm
+    return replace(norm, source=source, result=after[0].outputs[0])
 
 
 def _why_not(norm: Norm) -> str | None:

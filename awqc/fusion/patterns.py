@@ -25,6 +25,7 @@ from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
 FUSIONS: tuple[Callable[[Workbench], None], ...] = (
     settle_casts,
     fuse_skip_norms,
+    settle_casts,  # of the weights of norms
     fuse_attention,
     measure_past,
     start_logits,
