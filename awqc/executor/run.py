@@ -114,9 +114,11 @@ class Run:
     def each(self, work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
         """Results of ``work`` for ``items``, in order; memory is given back in between.
 
-        Items are shared out among the ranks; each of them gets all results.
+        Items are shared out among the ranks; each of them gets all results. A device is fed by
+        one thread: several only wait for each other.
         """
-        results = self.ranks.each(lambda own: parallel_map(work, own), items)
+        spread = parallel_map if self.device == CPU else map
+        results = self.ranks.each(lambda own: iter(spread(work, own)), items)
         for count, result in enumerate(track(results, what, len(items)), 1):
             yield result
             trim()

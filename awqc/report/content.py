@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 
 from awqc.artifacts.recipe import describe_recipe
@@ -111,9 +112,7 @@ def stored_bytes(program: Program) -> int:
 
 def environment() -> dict[str, Any]:
     """Versions and the machine's kind; nothing that names a person or a place."""
-    runtime = "onnxruntime"
-    packages = {name: _version(name) for name in ("torch", "onnx", "onnxruntime", "awqc")}
-    packages[runtime] = packages[runtime] or _version("onnxruntime-gpu")
+    packages = {name: _version(name) for name in ("torch", "onnx", "awqc")}
     return {
         "python": platform.python_version(),
         "system": platform.system(),
@@ -121,6 +120,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         **packages,
+        "onnxruntime": onnxruntime.__version__,
     }
 
 

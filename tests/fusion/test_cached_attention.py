@@ -116,6 +116,32 @@ def graph_without_mask() -> Any:
     return parsed(text, never=np.array(-np.inf, np.float32))
 
 
+WIDE_CACHE = """
+  past_wide = Cast <to=1> (past_key)
+  key_wide = Cast <to=1> (key)
+  whole = Concat <axis=-2> (past_wide, key_wide)
+  present_key = Cast <to=10> (whole)
+"""
+"""The keys are joined in float32, as where they were turned in it."""
+
+
+def graph_in_half() -> Any:
+    """The same in float16, with what a conversion leaves: casts, and a mask that is finite."""
+    body = BEGIN + MASK + SEEN + HIDE + PLAIN + END
+    body = body.replace("  present_key = Concat <axis=-2> (past_key, key)\n", WIDE_CACHE)
+    body = body.replace("Unsqueeze(present_key, behind)", "Unsqueeze(whole, behind)")
+    body = body.replace("  keys = Reshape(k2, repeated)", "  k3 = Reshape(k2, repeated)\n"
+                        "  keys = Cast <to=10> (k3)")  # fmt: skip
+    _, _, whole_numbers = NUMBERS.partition("float zero={0.0}, ")
+    numbers = f"{whole_numbers}, int64[1] last={{-1}}, int64[2] middle={{1,2}}"
+    sides = f"({INPUTS}) => ({OUTPUTS})".replace("float[", "float16[")
+    made = {"scale": 0.3, "zero": 0.0, "never": np.finfo(np.float16).min / 2}
+    return parsed(
+        f"agraph {sides}\n<{numbers}>\n{{{body}}}",
+        **{name: np.array(value, np.float16) for name, value in made.items()},
+    )
+
+
 def feeds(batch: int, tokens: int, past: int, *hidden: tuple[int, int]) -> dict[str, Any]:
     mask = np.ones((batch, past + tokens), np.int64)
     for place in hidden:
@@ -152,6 +178,22 @@ def test_attention_with_its_cache_is_one_operation(way: str) -> None:
     for batch in BATCHES.values():
         for wanted, found in zip(run(WAYS[way], batch), run(after, batch), strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_in_half_precision_too_with_zeros_where_nothing_is_seen() -> None:
+    """To the rounding of a result to float16, and of one operand of it."""
+    model = graph_in_half()
+    after, operations, told = fused(model)
+    assert operations["GroupQueryAttention"] == 1
+    assert not {"Softmax", "MatMul"} & set(operations)
+    assert told[SHARED_CACHE] == "1"
+    for batch in BATCHES.values():
+        half = {
+            name: array.astype(np.float16) if array.dtype == np.float32 else array
+            for name, array in batch.items()
+        }
+        for wanted, found in zip(run(model, half), run(after, half), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
 def test_without_a_mask_tokens_are_counted_by_themselves() -> None:

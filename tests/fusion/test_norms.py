@@ -45,6 +45,24 @@ def test_a_sum_and_its_norm_are_one_and_the_sum_is_kept(way: str) -> None:
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_between_casts_it_is_one_in_half(way: str) -> None:
+    """To a few roundings to float16."""
+    sizes = SIZES.replace("float", "float16")
+    norm = WAYS[way].replace("(s,", "(wide,").replace(" s)", " wide)").replace(" n =", " n0 =")
+    text = (
+        f"agraph ({sizes} x, {sizes} y) => ({sizes} n, {sizes} s)\n<{NUMBERS}>\n"
+        f"{{ s = Add(x, y)\n wide = Cast <to=1> (s)\n w = Cast <to=1> (half)\n {norm}\n"
+        f" n = Cast <to=10> (n0) }}"
+    )
+    before = parsed(text, half=WEIGHT.astype(np.float16))
+    after, operations, _ = fused(before)
+    assert operations == {"SkipSimplifiedLayerNormalization": 1}
+    feeds = {name: RNG.standard_normal((2, 3, 32)).astype(np.float16) for name in "xy"}
+    for wanted, found in zip(run(before, feeds), run(after, feeds), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("way", OTHERS)
 def test_what_looks_like_a_norm_and_computes_something_else_stays(way: str) -> None:
     before = parsed(graph(OTHERS[way]), w=WEIGHT)
