@@ -111,3 +111,15 @@ def test_sizes_at_which_much_is_made_are_not_tried() -> None:
     sizes = {rows: 512, columns: 8}
     assert resized_batch(program, axes, sizes) is not None
     assert resized_batch(program, axes, {**sizes, columns: 1024}) is None
+
+
+def test_sizes_near_those_of_a_large_example_are_tried() -> None:
+    example = (torch.zeros(1, 1).expand(2**12, 2**11),)
+    program = program_from_exported(
+        export(Calling(lambda x: x[:, :2] + 1), example, dynamic_shapes=({0: Dim.AUTO},))
+    )
+    axes = free_axes(program)
+    assert axes is not None
+    (rows,) = axes.example
+    assert resized_batch(program, axes, {rows: 3 * 2**11}) is not None
+    assert resized_batch(program, axes, {rows: 5 * 2**12}) is None
