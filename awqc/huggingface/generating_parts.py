@@ -30,6 +30,7 @@ from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
+from awqc.recording.remembered import remembering
 from awqc.recording.structures import Leaves
 
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
@@ -62,7 +63,8 @@ class GeneratingBundle:
         All tokens of the run are one call of the decoder, from no past.
         """
         paths = (self.recorded.encoder.path, self.recorded.loop.path)
-        calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
+        with remembering(self.generating.model.get_submodule(self.recorded.encoder.path)):
+            calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
         run = Recorded.of(calls, str(self.generating.folder.path))
         loop, made = run.loop, {}
         for path, result in run.wired.items():
