@@ -31,7 +31,7 @@ from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
 BUNDLE_FILE = "bundle.json"
-ENOUGH, FEWEST = 8192, 4
+ENOUGH, FEWEST = 4096, 4
 """Tokens or patches of which more tell a part little, and batches at least."""
 JUDGED, FEWEST_JUDGED = 2048, 2
 """As many are enough to verify a part on, and batches at least; the whole is on all."""
