@@ -19,14 +19,17 @@ def remembering(module: nn.Module) -> Iterator[None]:
     """Let ``module`` answer a call that is its last one again with tensors of the same values.
 
     For a module whose result follows from its arguments alone, such as an encoder: `generate` of
-    some models runs it once to find the language and once more to translate.
+    some models runs it once to find the language and once more to translate. An argument that says
+    what the module's configuration says anyway, such as ``return_dict``, counts as left out.
     """
     own = module.forward
     last = LastCall()
 
     @wraps(own)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        taken = {key: v for key, v in bind(module, args, kwargs).items() if v is not None}
+        usual = getattr(module, "config", None)
+        named = bind(module, args, kwargs).items()
+        taken = {key: v for key, v in named if v is not None and not _says(usual, key, v)}
         if not last.knows(taken):
             last.keep(taken, own(*args, **kwargs))
         return last.answer()
@@ -36,6 +39,11 @@ def remembering(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         del module.forward
+
+
+def _says(config: object, name: str, value: object) -> bool:
+    """Whether ``config`` has the flag ``value`` under ``name``."""
+    return isinstance(value, bool) and getattr(config, name, None) is value
 
 
 class LastCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -50,3 +51,17 @@ def test_any_other_call_runs() -> None:
         model(x)
         model(x.add_(1))
         assert model.runs == len(calls) + 2
+
+
+def test_a_flag_that_the_configuration_has_counts_as_left_out() -> None:
+    class Configured(Counting):
+        config = SimpleNamespace(return_dict=True, x=True)
+
+        def forward(self, x: Tensor, return_dict: bool | None = None) -> dict[str, Any]:  # type: ignore[override]  # takes another argument
+            return super().forward(x)
+
+    model, x = Configured(), torch.randn(2, 3)
+    with remembering(model):
+        for flag, runs in ((None, 1), (True, 1), (False, 2), (None, 3)):
+            model(x, return_dict=flag)
+            assert model.runs == runs
