@@ -114,7 +114,7 @@ def measure(
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             raise SystemExit(f"awqc compile ended with {child.returncode}")
-        runner = Runner(out, max_new_tokens=MOST)
+        runner = Runner(out / "ort", max_new_tokens=MOST)
         texts = [answer.text for _, answer in runner.answer([str(file) for file in files])]
         size = sum(path.stat().st_size for path in (out / "ort").glob("*.onnx*"))
         report = json.loads((out / "report.json").read_text())
