@@ -33,9 +33,10 @@ def check_agreement(module: nn.Module, program: Program) -> None:
         CaptureError: ``program`` gives something else than ``module``, or something else each
             time, since it draws random numbers.
     """
-    call: _Call = ([program.example[spec.name] for spec in program.inputs], {})
+    tensors = [program.example[spec.name] for spec in program.inputs]
+    call: _Call = (tensors, {})
     found = _run(program.graph_module, call)
-    again = (_run(module, unflatten_call(program, call[0])) for _ in range(2))
+    again = (_run(module, unflatten_call(program, tensors)) for _ in range(2))
     change = max(_apart(found, wanted) or 0.0 for wanted in again)
     if change > tolerance(program):
         raise CaptureError(
