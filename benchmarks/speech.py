@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
+import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "speech.json"
 VOICES = ("en-us", "en-gb", "en-us+f3", "en-gb+m3", "en-us+m5", "en-gb-scotland")
-METHODS: dict[str, dict[str, Any]] = {
-    "nearest": {"effort": "fast", "pipeline": "canonicalize,quantize-weights"},
-    "default": {},
+FLOAT = "float"
+MOST = 200
+"""Tokens of a transcript at most."""
+METHODS: dict[str, list[str]] = {
+    "nearest": ["--effort", "fast", "--pipeline", "canonicalize,quantize-weights"],
+    "default": [],
 }
 
 
@@ -33,21 +37,23 @@ def main() -> None:
     parser.add_argument("--speak", type=Path, nargs=2, metavar=("TEXT", "FOLDER"))
     parser.add_argument("--calib", type=Path)
     parser.add_argument("--test", type=Path)
-    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    names = [FLOAT, *METHODS]
+    parser.add_argument("--methods", nargs="*", choices=names, default=names)
     chosen = parser.parse_args()
     if chosen.speak:
         speak(*chosen.speak)
         return
     wanted = (chosen.test / "text.txt").read_text().splitlines()
     files = sorted(chosen.test.glob("*.wav"))
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    results["sentences"] = len(wanted)
-    results["float"] = {"word_error_rate": rate(transcribe_float(chosen.model, files), wanted)}
-    print("float", json.dumps(results["float"]), flush=True)
     for name in chosen.methods:
-        results[name] = measure(chosen, METHODS[name], files, wanted)
-        print(name, json.dumps(results[name]), flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        if name == FLOAT:
+            found = {"word_error_rate": rate(transcribe_float(chosen.model, files), wanted)}
+        else:
+            found = measure(chosen, METHODS[name], files, wanted)
+        print(name, json.dumps(found), flush=True)
+        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+        results |= {"sentences": len(wanted), name: found}
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def speak(text: Path, folder: Path) -> None:
@@ -80,39 +86,44 @@ def transcribe_float(model: Path, files: list[Path]) -> list[str]:
     from awqc.huggingface.generating import Generating
     from awqc.huggingface.samples import Sample
     from awqc.huggingface.tasks import find_task
+    from awqc.recording.remembered import remembering
 
     folder = HFFolder.at(model)
     generating = Generating.load(folder, find_task(folder.config(), None, where=str(model)))
     texts = []
-    for file in files:
-        audio, _ = read_audio(file, generating.processor.rate)
-        inputs = generating.inputs([Sample(str(file), audio=audio)])
-        texts.append(generating.decode(generating.generate(inputs, 200)[0].tolist()))
+    with remembering(generating.model.get_encoder()):
+        for file in files:
+            audio, _ = read_audio(file, generating.processor.rate)
+            inputs = generating.inputs([Sample(str(file), audio=audio)])
+            texts.append(generating.decode(generating.generate(inputs, MOST)[0].tolist()))
     return texts
 
 
 def measure(
-    chosen: argparse.Namespace, options: dict[str, Any], files: list[Path], wanted: list[str]
+    chosen: argparse.Namespace, options: list[str], files: list[Path], wanted: list[str]
 ) -> dict[str, Any]:
     """Compile, transcribe with what came of it, and weigh it."""
-    import awqc
     from awqc.running.runner import Runner
 
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "out"
-        started = time.process_time()
-        compiled = awqc.compile(
-            chosen.model, calib=chosen.calib, output_dir=out, formats=("ort",), provider="cpu",
-            **options,
-        )  # fmt: skip
-        seconds = time.process_time() - started
-        texts = [answer.text for _, answer in Runner(out).answer([str(file) for file in files])]
+        command = [sys.executable, "-m", "awqc", "compile", str(chosen.model), "-o", str(out)]
+        command += ["--calib", str(chosen.calib), "--formats", "ort", "--provider", "cpu"]
+        child = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise SystemExit(f"awqc compile ended with {child.returncode}")
+        runner = Runner(out / "ort", max_new_tokens=MOST)
+        texts = [answer.text for _, answer in runner.answer([str(file) for file in files])]
         size = sum(path.stat().st_size for path in (out / "ort").glob("*.onnx*"))
+        report = json.loads((out / "report.json").read_text())
         return {
             "word_error_rate": rate(texts, wanted),
-            "against_float": compiled.report["generated"]["word_error_rate"],
+            "against_float": report["generated"]["word_error_rate"],
             "megabytes": round(size / 1e6, 1),
-            "compile_cpu_s": round(seconds),
+            "compile_cpu_s": round(used.ru_utime + used.ru_stime),
+            "compile_peak_mb": round(used.ru_maxrss / 1e3),
         }
 
 

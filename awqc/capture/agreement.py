@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from awqc.calling import unflatten_call
 from awqc.errors import CaptureError
 from awqc.graph.nodes import module_path
+from awqc.graph.ops import argument, parameters
 from awqc.probes.resized import padded_batches
 from awqc.program import Batch, Program
 
@@ -21,6 +22,8 @@ _Call = tuple[Sequence[Any], dict[str, Any]]
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 EXACT = 1e-3
 """Relative differences beyond these are no rounding: both run the same operations."""
+SWITCHES = ("train", "training", "dropout_p", "dropout")
+"""Arguments of operations that draw random numbers, without which they draw none."""
 
 
 def check_agreement(module: nn.Module, program: Program) -> None:
@@ -30,7 +33,11 @@ def check_agreement(module: nn.Module, program: Program) -> None:
         CaptureError: ``program`` gives something else than ``module``, or something else each
             time, since it draws random numbers.
     """
-    change = max(difference(module, program, program.example) or 0.0 for _ in range(2))
+    tensors = [program.example[spec.name] for spec in program.inputs]
+    call: _Call = (tensors, {})
+    found = _run(program.graph_module, call)
+    again = (_run(module, unflatten_call(program, tensors)) for _ in range(2))
+    change = max(_apart(found, wanted) or 0.0 for wanted in again)
     if change > tolerance(program):
         raise CaptureError(
             f"{program.name}: the captured graph gives something else than the model on the "
@@ -40,7 +47,6 @@ def check_agreement(module: nn.Module, program: Program) -> None:
         )
     _check_padding(module, program)
     if drawn := _random_nodes(program):
-        call: _Call = ([program.example[spec.name] for spec in program.inputs], {})
         first, second = (_run(program.graph_module, call, seed) or [] for seed in (0, 1))
         if max(map(_change, first, second), default=0.0) > tolerance(program):
             raise CaptureError(
@@ -79,9 +85,13 @@ def difference(module: nn.Module, program: Program, batch: Batch) -> float | Non
     """
     tensors = [batch[spec.name] for spec in program.inputs]
     wanted = _run(module, unflatten_call(program, tensors))
+    return None if wanted is None else _apart(_run(program.graph_module, (tensors, {})), wanted)
+
+
+def _apart(found: list[Tensor] | None, wanted: list[Tensor] | None) -> float | None:
+    """What `difference` says of what both gave."""
     if wanted is None:
         return None
-    found = _run(program.graph_module, (tensors, {}))
     if found is None or len(found) != len(wanted):
         return float("inf")
     return max(map(_change, found, wanted), default=0.0)
@@ -89,11 +99,15 @@ def difference(module: nn.Module, program: Program, batch: Batch) -> float | Non
 
 def _random_nodes(program: Program) -> list[Node]:
     """Calls that may draw random numbers."""
-    return [
-        node
-        for node in program.graph.nodes
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    ]
+    return [node for node in program.graph.nodes if _draws(node)]
+
+
+def _draws(node: Node) -> bool:
+    """Whether the call may draw random numbers; dropout in inference, or of none, does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = {each.name: argument(node, each.name) for each in parameters(node.target)}
+    return all(given.get(name, True) for name in SWITCHES)
 
 
 def _run(module: nn.Module, call: _Call, seed: int = 0) -> list[Tensor] | None:

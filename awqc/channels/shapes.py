@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from awqc.channels.moves import Move
 from awqc.graph.families import SPLITS_BY_SIZES
 from awqc.graph.ops import argument, first_argument
 
@@ -31,7 +32,7 @@ class Shapes:
     from data are free, but those of the parts in ``splits`` add up to the axis that is cut.
 
     Attributes:
-        sources: what operations that move elements do to these sizes, kept for the next site.
+        moves: what operations that move elements do to these sizes, kept for the next site.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Shapes:
         self._sizes: dict[sympy.Symbol, int] = {}
         self._worked_out: dict[sympy.Expr, int] = {}
         self._shapes: dict[Node, tuple[int, ...]] = {}
-        self.sources: dict[Node, list[Tensor] | None] = {}
+        self.moves: dict[Node, Move | None] = {}
         for split in splits:
             self._divide(split)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -100,8 +101,11 @@ class Generating:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without special tokens."""
-        tokenizer = getattr(self.processor.made, "decode", None)
-        if tokenizer is None:
-            tokenizer = self.folder.tokenizer().decode
-        text: str = tokenizer(ids, skip_special_tokens=True)
+        text: str = self._decode(ids, skip_special_tokens=True)
         return text.strip()
+
+    @cached_property
+    def _decode(self) -> Callable[..., str]:
+        """The processor's own way, or that of the folder's tokenizer, which is read once."""
+        own: Callable[..., str] | None = getattr(self.processor.made, "decode", None)
+        return own or self.folder.tokenizer().decode

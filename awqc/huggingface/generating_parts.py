@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
+from awqc.recording.remembered import remembering
 from awqc.recording.structures import Leaves
 
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
@@ -62,7 +64,8 @@ class GeneratingBundle:
         All tokens of the run are one call of the decoder, from no past.
         """
         paths = (self.recorded.encoder.path, self.recorded.loop.path)
-        calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
+        with remembering(self.generating.model.get_submodule(self.recorded.encoder.path)):
+            calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
         run = Recorded.of(calls, str(self.generating.folder.path))
         loop, made = run.loop, {}
         for path, result in run.wired.items():
@@ -121,12 +124,15 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         CaptureError: `generate` is no loop of one decoder behind one encoder, or a part cannot
             be captured.
     """
-    runs = []
+    runs: list[Recorded] = []
+    model = generating.model
     for each in EXAMPLES:
         inputs = generating.inputs(examples(generating.processor, *each))
-        calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
+        encoder = model.get_submodule(runs[0].encoder.path) if runs else None
+        with remembering(encoder) if encoder is not None else nullcontext():
+            calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
         runs.append(Recorded.of(calls, str(generating.folder.path)))
-    run, model = runs[0], generating.model
+    run = runs[0]
     given = {path: _given_name(path, run) for path in run.loop.given}
     cached = {
         **{path: _cached(path, ENCODER) for path in run.loop.once},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ class FreeAxes:
         places: for each name the input and the axis that show it.
         conditions: what holds of the sizes for which the graph was captured.
         constants: whole numbers in the graph, which a size may equal by chance.
+        made: how many tensors of each number of elements the graph makes.
     """
 
     shapes: Mapping[str, tuple[sympy.Expr, ...]]
@@ -43,6 +45,15 @@ class FreeAxes:
     places: dict[sympy.Symbol, tuple[str, int]]
     conditions: tuple[sympy.Basic, ...] = ()
     constants: frozenset[int] = field(default_factory=frozenset)
+    made: Mapping[sympy.Expr, int] = field(default_factory=dict)
+
+    def elements(self, sizes: Sizes) -> int:
+        """Elements of all tensors that the graph makes of inputs of ``sizes``.
+
+        Those are left out whose number follows from more than the sizes.
+        """
+        counts = ((each.subs(dict(sizes)), times) for each, times in self.made.items())
+        return sum(int(count) * times for count, times in counts if count.is_Integer)
 
     def broken(self, sizes: Sizes) -> list[sympy.Basic]:
         """The conditions that do not hold for ``sizes``."""
@@ -97,7 +108,22 @@ def free_axes(program: Program) -> FreeAxes | None:
         return None
     conditions = tuple(each.subs(own) for each in _conditions(placeholders))
     known = dict.fromkeys(c for c in conditions if set() < c.free_symbols <= set(example))
-    return FreeAxes(shapes, example, places, tuple(known), frozenset(_numbers(program)))
+    numbers, made = frozenset(_numbers(program)), _made(program, own)
+    return FreeAxes(shapes, example, places, tuple(known), numbers, made)
+
+
+def _made(program: Program, own: Mapping[sympy.Symbol, sympy.Expr]) -> Counter[sympy.Expr]:
+    """Tensors that calls make, by their number of elements; ``own`` names the graph's symbols."""
+    values = (node.meta.get("val") for node in program.graph.nodes if node.op == "call_function")
+    shapes = Counter(
+        tuple(size.node.expr if isinstance(size, torch.SymInt) else size for size in value.shape)
+        for value in values
+        if isinstance(value, torch.Tensor)
+    )
+    made: Counter[sympy.Expr] = Counter()
+    for shape, times in shapes.items():
+        made[sympy.sympify(sympy.prod(shape)).subs(own)] += times
+    return made
 
 
 def _conditions(placeholders: list[Node]) -> Iterator[sympy.Basic]:

@@ -13,6 +13,10 @@ from awqc.program import Batch, Program
 
 LARGEST = 2**22
 """Elements of inputs up to which other sizes are tried."""
+LARGER = 4
+"""Times the example's elements, up to which they are tried as well."""
+MOST_MADE = 2**28
+"""Elements of all that is made of the inputs, up to which other sizes are tried."""
 MASK = "attention_mask"
 
 
@@ -23,7 +27,9 @@ def resized_batch(program: Program, axes: FreeAxes, sizes: Sizes) -> Batch | Non
     }
     if any(size < 0 for shape in wanted.values() for size in shape):
         return None
-    if sum(map(math.prod, wanted.values())) > LARGEST:
+    known = sum(value.numel() for value in program.example.values())
+    most = max(LARGEST, LARGER * known)
+    if sum(map(math.prod, wanted.values())) > most or axes.elements(sizes) > MOST_MADE:
         return None
     return {name: _resized(program.example[name], shape) for name, shape in wanted.items()}
 

@@ -57,11 +57,11 @@ def flat_call(
     """The call, and the paths of the inputs whose values it reads.
 
     ``examples`` are tensors for the same call at different sizes, which tell equal axes. An input
-    is read if an output is another where its values are.
+    is read if an output is another where its values are; one alone is.
     """
     first = examples[0]
     whole = FlatCall(forward, arguments, tuple(outputs), {})
-    read = tuple(path for path in first if _matters(whole, first, path))
+    read = tuple(path for path in first if len(first) == 1 or _matters(whole, first, path))
     axes = varying_axes([SeenCall(dict(each)) for each in examples])
     places: dict[str, Place] = {}
     for path in read:

@@ -31,8 +31,10 @@ from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
 BUNDLE_FILE = "bundle.json"
-ENOUGH, FEWEST = 16384, 8
+ENOUGH, FEWEST = 4096, 4
 """Tokens or patches of which more tell a part little, and batches at least."""
+JUDGED, FEWEST_JUDGED = 2048, 2
+"""As many are enough to verify a part on, and batches at least; the whole is on all."""
 
 
 @dataclass
@@ -132,9 +134,11 @@ def compile_traced(
     result = CompiledBundle(bundle, {}, held_out=kept)
     for name, program in bundle.parts.items():
         read = [seen[name] for seen, _ in traces]
-        enough = _enough(f"{name}.{program.outputs[0]}", traces[:-kept])
+        output = f"{name}.{program.outputs[0]}"
+        enough = _enough(output, traces[:-kept], ENOUGH, FEWEST)
+        judged = _enough(output, traces[-kept:], JUDGED, FEWEST_JUDGED)
         data = CalibrationData(
-            tuple(read[:-kept][:enough]), tuple(read[-kept:]), "what reaches this part"
+            tuple(read[:-kept][:enough]), tuple(read[-kept:][:judged]), "what reaches this part"
         )
         own = replace(program.clone(), shared=shared[name])
         exclude = patterns_within(chosen.exclude, own, name)
@@ -150,14 +154,17 @@ def compile_traced(
     return result
 
 
-def _enough(output: str, traces: Sequence[Trace]) -> int:
-    """How many of ``traces`` calibrate a part well, by the tokens or patches in its ``output``."""
+def _enough(output: str, traces: Sequence[Trace], enough: int, fewest: int) -> int:
+    """How many of ``traces`` have ``enough`` tokens or patches in ``output`` of a part.
+
+    They are ``fewest`` at least; all, where they have less.
+    """
     rows = 0
     for count, (_, made) in enumerate(traces, 1):
         value = made[output]
         heads = value.shape[1] if value.ndim == 4 else 1
         rows += value.numel() // max(1, heads * value.shape[-1])
-        if rows >= ENOUGH and count >= FEWEST:
+        if rows >= enough and count >= fewest:
             return count
     return len(traces)
 

@@ -34,17 +34,18 @@ def write_layout(parts: Mapping[str, Path], origin: HFFolder, folder: Path) -> N
     """
     from awqc.export.merged import merge_decoder, save_as
 
-    for place in (Path(), Path(TUNED)):
+    both = Path(), Path(TUNED)
+    places = [place for place in both if (parts[ENCODER] / place / MODEL).is_file()]
+    for place in places:
         models = {name: path / place / MODEL for name, path in parts.items()}
-        if not models[ENCODER].is_file():
-            continue
         target = folder / place
         target.mkdir(exist_ok=True)
         save_as(models[ENCODER], target / ENCODER_MODEL)
         merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
         settings = [path.with_name(SETTINGS) for path in models.values()]
         (target / SETTINGS).write_text(_together(settings), encoding="utf-8")
-        write_processing(origin, target)
+    for place in {Path(), *places} if places else ():  # awqc runs the folder itself in any case
+        write_processing(origin, folder / place)
     for name, path in parts.items():
         shutil.copytree(path, folder / PARTS / name, ignore=_models(path))
 

@@ -20,6 +20,7 @@ from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.tasks import FolderTask
 from awqc.machine.progress import stage, track
 from awqc.options import Options
+from awqc.recording.remembered import remembering
 from awqc.runtimes.encoder_decoder import EncoderDecoder, find_parts
 from awqc.verify.words import word_error_rate
 from awqc.whole.compiling import CompiledBundle, check_exclude, compile_traced
@@ -149,7 +150,8 @@ def _generated(
         VerificationError: the model does not generate with the compiled parts.
     """
     generating = parts.generating
-    ids = [generating.generate(each, most)[0].tolist() for each in samples]
+    with remembering(generating.model.get_submodule(parts.recorded.encoder.path)):
+        ids = [generating.generate(each, most)[0].tolist() for each in samples]
     try:
         with swapped(parts, EncoderDecoder(folder)):
             found = [generating.generate(each, most)[0].tolist() for each in samples]

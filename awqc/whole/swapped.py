@@ -14,6 +14,7 @@ from torch import Tensor
 from awqc.huggingface.generating_parts import GeneratingBundle
 from awqc.kv_cache import past_of
 from awqc.recording.calls import bind
+from awqc.recording.remembered import LastCall
 from awqc.recording.structures import Leaves, leaves, rebuilt
 from awqc.runtimes.encoder_decoder import EncoderDecoder
 
@@ -53,15 +54,20 @@ class _Calls:
         self._carried = {
             id(parts.recorded.loop.later.after[path]): name for path, name in parts.carried.items()
         }
+        self._encoded = LastCall()
         self._given: dict[str, Any] = {}
         self._states: dict[str, Any] = {}
 
     def encode(self, taken: Leaves) -> Any:
         """The encoder's result, in the form of the recorded one."""
+        if self._encoded.knows(taken):
+            return self._encoded.answer()
         made = self._compiled.encode({name: value.numpy() for name, value in taken.items()})
         self._given = self._compiled.given(made)
         answer = self._parts.recorded.encoder.answer
-        return rebuilt(answer, {name: torch.from_numpy(value) for name, value in made.items()})
+        values = {name: torch.from_numpy(value) for name, value in made.items()}
+        self._encoded.keep(taken, rebuilt(answer, values))
+        return self._encoded.answer()
 
     def step(self, taken: Leaves) -> Any:
         """The decoder's result; in place of the states, which stay where they are, their sizes."""

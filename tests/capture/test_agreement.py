@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from awqc.capture.agreement import check_agreement
 from awqc.capture.module import capture_module
 from awqc.errors import CaptureError, UsageError
 
@@ -97,3 +98,23 @@ def test_noise_that_the_outputs_show_is_refused_with_its_place() -> None:
 def test_noise_that_the_outputs_hardly_show_is_no_disagreement() -> None:
     program = capture_module(Noisy(1e-7), (torch.randn(4, 8),))
     assert program.inputs[0].shape[0] == "batch"
+
+
+class Dropping(Base):
+    """Nothing is drawn in eval mode, whatever the operations could draw elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.dropout(self.linear(x), 0.5, self.training)
+        out: Tensor = nn.functional.scaled_dot_product_attention(y, y, y)
+        return out
+
+
+@pytest.mark.parametrize(("model", "runs"), [(Dropping(), 1), (Noisy(1e-7), 3)])
+def test_a_graph_runs_once_on_the_example_where_nothing_is_drawn(
+    model: nn.Module, runs: int
+) -> None:
+    program = capture_module(model, (torch.randn(1, 4, 8),))
+    calls: list[object] = []
+    program.graph_module.register_forward_pre_hook(lambda *_: calls.append(1))
+    check_agreement(model.eval(), program)
+    assert len(calls) == runs

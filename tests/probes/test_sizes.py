@@ -98,3 +98,28 @@ def test_sizes_that_follow_from_others_are_kept_and_elements_repeated() -> None:
     assert resized_batch(program, axes, dict.fromkeys(axes.example, 2000)) is None
     masks = [each[2]["attention_mask"] for each in padded_batches(program)]
     assert [(mask == 0).nonzero().tolist() for mask in masks] == [[[1, 7]], [[0, 0]]]
+
+
+def test_sizes_at_which_much_is_made_are_not_tried() -> None:
+    wide = Calling(lambda x: (x + torch.zeros(1000, 1)).sum(1))
+    free = ({0: Dim.AUTO, 2: Dim.AUTO},)
+    program = program_from_exported(export(wide, (torch.randn(2, 1, 8),), dynamic_shapes=free))
+    axes = free_axes(program)
+    assert axes is not None
+    rows, columns = axes.example
+    assert axes.elements(axes.example) == 1000 + 2 * 1000 * 8 + 2 * 8
+    sizes = {rows: 512, columns: 8}
+    assert resized_batch(program, axes, sizes) is not None
+    assert resized_batch(program, axes, {**sizes, columns: 1024}) is None
+
+
+def test_sizes_near_those_of_a_large_example_are_tried() -> None:
+    example = (torch.zeros(1, 1).expand(2**12, 2**11),)
+    program = program_from_exported(
+        export(Calling(lambda x: x[:, :2] + 1), example, dynamic_shapes=({0: Dim.AUTO},))
+    )
+    axes = free_axes(program)
+    assert axes is not None
+    (rows,) = axes.example
+    assert resized_batch(program, axes, {rows: 3 * 2**11}) is not None
+    assert resized_batch(program, axes, {rows: 5 * 2**12}) is None

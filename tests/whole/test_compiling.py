@@ -14,6 +14,7 @@ from awqc.bundle.parts import Bundle, Wire
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError, VerificationError
 from awqc.program import Program
+from awqc.whole import compiling
 from awqc.whole.compiling import CompiledBundle, compile_bundle
 
 WORDS, WIDTH = 1024, 32
@@ -201,3 +202,16 @@ def test_what_else_is_refused(bundle: Bundle) -> None:
 def test_the_whole_is_held_to_the_limit(bundle: Bundle) -> None:
     with pytest.raises(VerificationError):
         compile_bundle(bundle, [batch(seed) for seed in range(4)], bits=2, max_loss=1e-4, **CHEAP)
+
+
+def test_a_part_with_long_rows_sees_fewer_batches(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "ENOUGH", 400)
+    monkeypatch.setattr(compiling, "JUDGED", 100)
+    batches = [batch(seed, tokens=30, prompt=2) for seed in range(20)]  # 120 rows, and 8
+    made = compile_bundle(bundle, batches, bits=8, **{**CHEAP, "formats": ("pt2",)})
+    found = {name: part.report["calibration"] for name, part in made.parts.items()}
+    counts = {name: (each["batches"], each["held_out_batches"]) for name, each in found.items()}
+    assert counts == {"encoder": (4, 2), "decoder": (16, 4)}
+    assert made.held_out == 4

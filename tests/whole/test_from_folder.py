@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from awqc.huggingface.tasks import find_task
 from awqc.running.runner import Runner
 from awqc.runtimes.encoder_decoder import EncoderDecoder
 from awqc.runtimes.text_of import TextOf
+from awqc.whole.folder_files import write_layout
 from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
 
@@ -124,6 +126,21 @@ def test_its_tokens_are_those_of_generate_with_the_compiled_parts(
     assert made[:9] == wanted[1:10]  # the last one is forced to end
     ((_, answer),) = Runner(compiled[1], max_new_tokens=10).answer([TEXT])
     assert answer.text == generating.decode(usual)
+
+
+def test_a_folder_of_one_form_alone_runs(
+    compiled: tuple[awqc.CompiledBundle, Path], source: tuple[Path, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, part in compiled[0].parts.items():
+        shutil.copytree(part.folder / "ort", tmp_path / name / "ort")
+    write_layout({name: tmp_path / name for name in compiled[0].parts}, HFFolder.at(source[0]), out)
+    assert not (out / "encoder_model.onnx").exists()
+    (found,), (wanted,) = (
+        list(Runner(folder, max_new_tokens=5).answer([TEXT])) for folder in (out, compiled[1])
+    )
+    assert found[1].text == wanted[1].text
 
 
 def test_what_is_for_one_graph_is_refused(source: tuple[Path, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.fx import Node
 
 from awqc.channels.flow import Flow, describe, rule
 from awqc.channels.labels import merge_axes
+from awqc.channels.moves import Move
 from awqc.graph.families import JOINS, PADS, REARRANGED, SPLITS
 from awqc.graph.ops import argument, call, first_argument
 
@@ -84,15 +86,12 @@ def moving(flow: Flow, node: Node) -> None:
         flow.shapes.shape(result)  # an empty one would hide its labels: raises
     if node.target in PADS and not _pads_neutrally(node):
         flow.pin(node, f"{describe(node)} pads with a constant that is not zero")
-    known = flow.shapes.sources
-    sources = known[node] if node in known else _sources(flow, node, operands)
-    if sources is None or sum(source.numel() for source in sources) <= MAX_KEPT:
-        known[node] = sources
-    if sources is None:
+    move = _move(flow, node, operands, results)
+    if move is None:
         _rows(flow, node)
         return
-    shapes = [flow.shapes.shape(n) for n in operands]
-    sizes = [torch.Size(shape).numel() for shape in shapes]
+    shapes, sources = move.shapes, move.sources
+    sizes = [math.prod(shape) for shape in shapes]
     merged = torch.cat(
         [flow.get(n).expand(s).reshape(-1) for n, s in zip(operands, shapes, strict=True)]
     )
@@ -126,18 +125,33 @@ def _carries(node: Node) -> bool:
     return isinstance(value, Tensor) and value.dtype.is_floating_point
 
 
-def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | None:
-    """For each result the element number of its source over all operands, end to end.
+def _move(flow: Flow, node: Node, operands: list[Node], results: Mapping[int, Node]) -> Move | None:
+    """What `_whole_move` gives, for one index of axes that no label depends on, if it is large."""
+    known = flow.shapes.moves
+    labels = [flow.get(n) for n in operands], {i: flow.get(n) for i, n in results.items()}
+    if node in known and ((kept := known[node]) is None or kept.takes(*labels)):
+        return kept
+    move = _whole_move(flow, node, operands)
+    if move is None or move.size <= MAX_KEPT:
+        known[node] = move
+        return move
+    slim = move.slim(*labels)
+    if slim.size <= MAX_KEPT:
+        known[node] = slim
+    return slim
 
-    -1 marks elements that are zero. None where the elements that move depend on tensors
-    whose values the graph does not fix.
+
+def _whole_move(flow: Flow, node: Node, operands: list[Node]) -> Move | None:
+    """What ``node`` does, on element numbers.
+
+    None where the elements that move depend on tensors whose values the graph does not fix.
     """
     numbers: dict[Node, Tensor] = {}
     kind = torch.float64 if node.target in UNWHOLE else torch.int64
     start = 1  # operations fill in zeros
-    for operand in operands:
-        shape = flow.shapes.shape(operand)
-        count = torch.Size(shape).numel()
+    shapes = tuple(flow.shapes.shape(operand) for operand in operands)
+    for operand, shape in zip(operands, shapes, strict=True):
+        count = math.prod(shape)
         numbers[operand] = torch.arange(start, start + count, dtype=kind).reshape(shape)
         start += count
 
@@ -151,7 +165,7 @@ def _sources(flow: Flow, node: Node, operands: list[Node]) -> list[Tensor] | Non
     with flow.shapes.fitting(RuntimeError, IndexError):
         result = call(node, value, **fill)
     results = [result] if isinstance(result, Tensor) else list(result)
-    return [made.long() - 1 for made in results]
+    return Move(shapes, tuple(made.long() - 1 for made in results))
 
 
 def _pads_with_numbers(node: Node) -> bool:

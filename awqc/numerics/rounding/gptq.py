@@ -9,6 +9,8 @@ from awqc.numerics.grid import Grid
 from awqc.numerics.rounding.gram import conditioned
 
 BLOCK = 64
+FAR = 4.0
+"""Times the error of a row's nearest values, beyond which the row takes these."""
 
 
 def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
@@ -16,7 +18,8 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
 
     Columns are rounded in the order of their energy, the largest first; the error of each is
     spread over the columns that follow so that the outputs change least. ``grid``, ``(groups,
-    rows)``, is fixed; a group spans ``width`` columns.
+    rows)``, is fixed; a group spans ``width`` columns. A row that this leaves `FAR` from what its
+    nearest values give, as where the columns left have no room for the errors, takes these.
     Source: GPTQ, arXiv 2210.17323, section 3, with its ordering by diagonal.
     """
     columns, lines = matrix.shape[1], grid.lines()
@@ -38,7 +41,15 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
                 block[i + 1 :].addr_(within[i, i + 1 :], errors[i], alpha=-1)
         if stop < columns:
             values[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    return steps.T
+    whole = grid.columns(width, columns)
+    nearest = whole.nearest(matrix.T)
+    found, least = (_energy(whole.value(each) - matrix.T, gram) for each in (steps, nearest))
+    return torch.where(found > FAR * least, nearest, steps).T
+
+
+def _energy(errors: Tensor, gram: Tensor) -> Tensor:
+    """What ``errors`` ``(columns, rows)`` of a matrix do to its product, for each row."""
+    return (gram @ errors).mul_(errors).sum(0)
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:
