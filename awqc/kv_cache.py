@@ -16,6 +16,11 @@ ROW_BY_ROW = "awqc.row_by_row"
 SHARED_CACHE = "awqc.shared_cache"
 """Metadata of a model: ``1`` where a past and the present that comes of it may be one buffer."""
 
+TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
+"""Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
+IMAGE_TOKEN = "awqc.image_token"
+"""Metadata of a model that makes rows of images: the token in whose places they are put."""
+
 
 def past_name(layer: int | str, part: str) -> str:
     """Input that takes ``part`` (key or value) of ``layer``; ``%d`` is a layer for runners."""

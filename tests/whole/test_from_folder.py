@@ -127,7 +127,7 @@ def test_its_tokens_are_those_of_generate_with_the_compiled_parts(
 
 
 def test_what_is_for_one_graph_is_refused(source: tuple[Path, Any]) -> None:
-    with pytest.raises(UsageError, match="the format awq is for decoders"):
+    with pytest.raises(UsageError, match="the format awq is for models of one graph"):
         awqc.compile(source[0], formats=("awq",))
     with pytest.raises(UsageError, match="observe"):
         awqc.compile(source[0], observe=lambda *_: None)

@@ -1,0 +1,58 @@
+"""`generate` of a model that continues a prompt, with what was compiled in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awqc.huggingface.generating_parts import layer_and_part
+from awqc.huggingface.prompted_parts import HEAD, TOKENS, VISION, PromptedBundle
+from awqc.kv_cache import past_name
+from awqc.recording.calls import bind
+from awqc.recording.structures import Leaves, leaves, rebuilt
+from awqc.runtimes.image_text import ImageText
+from awqc.whole.swapped import sized
+
+
+@contextmanager
+def swapped_prompt(
+    parts: PromptedBundle, compiled: ImageText, inputs: dict[str, Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    """Let the model of ``parts`` call ``compiled`` in place of itself, for one prompt.
+
+    What `generate` does around stays: which tokens it allows, when it ends. Gives what of
+    ``inputs`` it takes then: images go to ``compiled`` alone.
+    """
+    model = parts.generating.model
+    images = {spec.name for spec in parts.bundle.parts[VISION].inputs}
+    feeds = {name: inputs[name].numpy() for name in images}
+    original, states = model.forward, dict[str, Any]()
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal states
+        tokens = bind(model, args, kwargs)[TOKENS].numpy()
+        rows = compiled.rows(tokens, {} if states else feeds)
+        made, states = compiled.step(rows, states)
+        return rebuilt(parts.answer, _answer(parts.answer, made, states))
+
+    model.forward = forward
+    try:
+        yield {name: value for name, value in inputs.items() if name not in images}
+    finally:
+        del model.forward
+
+
+def _answer(recorded: Any, made: dict[str, Any], states: dict[str, Any]) -> Leaves:
+    """By path in the recorded result: logits, and in place of the states their sizes."""
+    found: Leaves = {HEAD: torch.from_numpy(made[HEAD].numpy())}
+    for path in leaves(recorded):
+        place = layer_and_part(path)
+        if place is not None and past_name(*place) in states:
+            found[path] = sized(states[past_name(*place)].shape())
+    return found
