@@ -13,7 +13,6 @@ Nothing is known of an architecture: the modules are those between which rows fl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,27 +20,21 @@ import torch
 from torch import Tensor
 
 from awqc.bundle.parts import Bundle, Trace
-from awqc.capture.module import capture_module
 from awqc.errors import CaptureError
-from awqc.huggingface.capture import TOKENS as ROWS
-from awqc.huggingface.capture import rename_inputs
 from awqc.huggingface.flat_capture import capture_flat
-from awqc.huggingface.folder import reporting
-from awqc.huggingface.forwards import cache_shapes, cached_example, cached_forward
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
 from awqc.huggingface.prompted_run import PromptedRun, record_prompt
 from awqc.huggingface.recorded import EXAMPLES
-from awqc.kv_cache import IMAGE_ROWS, TOKEN_ROWS, past_name, present_name
-from awqc.program import Batch, Program, Task
+from awqc.huggingface.rows_decoder import MASK, POSITIONS, capture_reader, kinds_of
+from awqc.kv_cache import IMAGE_ROWS, TOKEN_ROWS, Kinds
+from awqc.program import Batch, Program
 from awqc.recording.flat import FlatCall, flat_call
-from awqc.recording.inner import given_instead, result_inside
+from awqc.recording.inner import result_inside
 from awqc.recording.merge import Merge
 from awqc.recording.structures import leaves
 
 VISION, EMBED, DECODER = "vision", "embed", "decoder"
-HEAD, TOKENS, MASK, POSITIONS = "logits", "input_ids", "attention_mask", "position_ids"
-AGREE = 1e-3
-"""How far logits of the parts may be from those of `generate`, relative to their norm."""
+TOKENS = "input_ids"
 
 
 @dataclass(frozen=True)
@@ -52,12 +45,14 @@ class PromptedBundle:
         generating: the model.
         bundle: its parts.
         merge: how rows of images come among those of tokens.
+        besides: what the decoder takes besides, see `awqc.kv_cache.TOKEN_KINDS`.
         answer: what the whole gives for a token, with its cache.
     """
 
     generating: Generating
     bundle: Bundle
     merge: Merge
+    besides: Kinds
     answer: Any
 
     def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
@@ -75,7 +70,8 @@ class PromptedBundle:
         read: dict[str, Batch] = {
             VISION: {spec.name: inputs[spec.name] for spec in self.bundle.parts[VISION].inputs},
             EMBED: {TOKENS: self.plain(tokens)},
-            DECODER: decoder_batch(program, merged),
+            DECODER: decoder_batch(program, merged)
+            | kinds_of(self.besides, tokens == self.merge.token),
         }
         outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows, f"{EMBED}.{TOKEN_ROWS}": embedded}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
@@ -118,12 +114,13 @@ def capture_prompted(generating: Generating) -> PromptedBundle:
             f"{merge.factor:.6g} and from {runs[1].merge.source} times "
             f"{runs[1].merge.factor:.6g}; a graph has one way"
         )
+    decoder, besides = capture_reader(generating, runs[0])
     parts = {
         VISION: _vision(generating, runs),
         EMBED: _embed(generating, runs),
-        DECODER: _decoder(generating, runs[0]),
+        DECODER: decoder,
     }
-    return PromptedBundle(generating, Bundle(parts), merge, runs[0].answer)
+    return PromptedBundle(generating, Bundle(parts), merge, besides, runs[0].answer)
 
 
 def _vision(generating: Generating, runs: list[PromptedRun]) -> Program:
@@ -162,91 +159,3 @@ def _embed(generating: Generating, runs: list[PromptedRun]) -> Program:
         module, flat, examples, {TOKENS: TOKENS}, {TOKEN_ROWS: TOKEN_ROWS},
         f"{generating.name}-{EMBED}", lambda name: "sequence",
     )  # fmt: skip
-
-
-def _decoder(generating: Generating, run: PromptedRun) -> Program:
-    model, where = generating.model, str(generating.folder.path)
-    shapes = cache_shapes(model, where)
-    example = cached_example(model, shapes)
-    tokens = example.pop(TOKENS)
-    drawn = torch.Generator().manual_seed(0)
-    width = run.merged.shape[-1]
-    example = {TOKEN_ROWS: torch.randn(*tokens.shape, width, generator=drawn)} | example
-    own = rows_forward(model, run.merge, where)
-    with_positions = POSITIONS in example and _agrees(own, run, shapes, True)
-    if not with_positions:
-        example.pop(POSITIONS, None)
-        if not _agrees(own, run, shapes, False):
-            raise CaptureError(
-                f"{where}: given the rows that {run.merge.decoder} takes ({run.merge.argument}), "
-                "and each new token behind them, the decoder gives other logits than in generate: "
-                "it reads more than rows and their order, such as "
-                f"{', '.join(run.besides) or 'positions'}, which runners do not make"
-            )
-    past = [past_name(layer, part) for layer, part in shapes]
-    present = [present_name(layer, part) for layer, part in shapes]
-    flat = [key for key in example if key != "past_key_values"]
-    axes: dict[str, Mapping[int, str]] = {key: dict(enumerate(ROWS)) for key in flat}
-    axes[MASK] = {0: "batch", 1: "past + sequence"}
-    for layer, part in shapes:
-        axes[f"past_key_values_{layer}_{part}"] = {0: "batch", 2: "past"}
-    model.forward = own
-    try:
-        program = capture_module(
-            model,
-            example,
-            name=f"{generating.name}-{DECODER}",
-            dynamic=axes,
-            states=list(zip(past, present, strict=True)),
-            output_names=[HEAD, *present],
-            copy=False,
-        )
-    finally:
-        del model.forward
-    program.tidy()
-    program.task = Task(MASK, (HEAD,))
-    return rename_inputs(program, [*flat, *past])
-
-
-def rows_forward(model: Any, merge: Merge, where: str) -> Callable[..., tuple[Tensor, ...]]:
-    """As `cached_forward`, with rows in place of tokens."""
-    cached, taking = cached_forward(model, where), model.get_submodule(merge.decoder)
-
-    def forward(
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor | None = None,
-        past_key_values: Mapping[str, Tensor] | None = None,
-    ) -> tuple[Tensor, ...]:
-        tokens = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long)
-        with given_instead(taking, merge.argument, inputs_embeds):
-            return cached(tokens, attention_mask, position_ids, past_key_values)
-
-    return forward
-
-
-def _agrees(
-    forward: Callable[..., tuple[Tensor, ...]],
-    run: PromptedRun,
-    shapes: Mapping[tuple[int, str], tuple[int, int]],
-    positions: bool,
-) -> bool:
-    """Whether ``forward``, called as runners do, gives the logits of ``run``, step by step."""
-    rows, seen = run.merged, 0
-    names = [f"{layer}_{part}" for layer, part in shapes]
-    past = {
-        name: torch.zeros(len(rows), heads, 0, width)
-        for name, (heads, width) in zip(names, shapes.values(), strict=True)
-    }
-    for wanted, following in zip(run.logits, [*run.following, None], strict=True):
-        total = seen + rows.shape[1]
-        order = torch.arange(seen, total).repeat(len(rows), 1) if positions else None
-        mask = torch.ones(len(rows), total, dtype=torch.long)
-        with torch.no_grad(), reporting("the decoder does not run on rows alone"):
-            logits, *made = forward(rows, mask, order, past)
-        if float((logits[:, -1] - wanted).norm()) > AGREE * float(wanted.norm()):
-            return False
-        past, seen = dict(zip(names, made, strict=True)), total
-        if following is not None:
-            rows = following
-    return True

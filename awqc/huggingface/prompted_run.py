@@ -14,6 +14,7 @@ from awqc.errors import CaptureError
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
 from awqc.huggingface.samples import Sample, Sizes
+from awqc.kv_cache import Kinds
 from awqc.recording.inner import InnerCall, record_inner
 from awqc.recording.merge import Merge
 from awqc.recording.outermost import record_outermost
@@ -47,7 +48,8 @@ class PromptedRun:
         merged: what the decoder takes of it, ``(batch, count, width)``.
         logits: for each token that was generated those that it was chosen by.
         following: rows of these tokens but the last.
-        besides: names of what the processor makes that has a number for each token.
+        besides: what the processor makes that has one number for tokens of images and one for
+            others, by name.
         answer: what the whole gives for a token, with its cache.
     """
 
@@ -57,7 +59,7 @@ class PromptedRun:
     merged: Tensor
     logits: tuple[Tensor, ...]
     following: tuple[Tensor, ...]
-    besides: tuple[str, ...]
+    besides: Kinds
     answer: Any
 
     @classmethod
@@ -97,7 +99,7 @@ class PromptedRun:
             prompt.merged,
             tuple(made[0].logits),
             tuple(following),
-            tuple(_besides(inputs, tokens)),
+            _besides(inputs, tokens == merge.token),
             calls[-1].answer,
         )
 
@@ -149,9 +151,12 @@ def _tokens(inputs: dict[str, Tensor], where: str) -> Tensor:
     return inputs[TOKENS]
 
 
-def _besides(inputs: dict[str, Tensor], tokens: Tensor) -> list[str]:
-    return [
-        name
-        for name, value in inputs.items()
-        if name not in (TOKENS, MASK) and value.shape == tokens.shape
-    ]
+def _besides(inputs: dict[str, Tensor], images: Tensor) -> Kinds:
+    found: Kinds = {}
+    for name, value in inputs.items():
+        if name in (TOKENS, MASK) or value.shape != images.shape or value.is_floating_point():
+            continue
+        kinds = [value[places].unique() for places in (images, ~images)]
+        if all(len(numbers) == 1 for numbers in kinds):
+            found[name] = (int(kinds[0]), int(kinds[1]))
+    return found

@@ -5,6 +5,7 @@ Its files have the names that transformers.js knows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ import numpy as np
 
 from awqc.artifacts.names import EMBED_MODEL, MERGED_MODEL, VISION_MODEL
 from awqc.errors import UsageError
-from awqc.kv_cache import IMAGE_ROWS, IMAGE_TOKEN, LOGITS_START, TOKEN_ROWS
+from awqc.kv_cache import (
+    IMAGE_ROWS,
+    IMAGE_TOKEN,
+    LOGITS_START,
+    TOKEN_KINDS,
+    TOKEN_ROWS,
+    Kinds,
+)
 from awqc.runtimes.encoder_decoder import TOKENS, find_parts
 from awqc.runtimes.generation_settings import GenerationSettings
 from awqc.runtimes.ort_model import Array, OrtModel
@@ -58,6 +66,7 @@ class ImageText:
                 "for rows of images; compile the model anew"
             )
         self.token = int(self.vision.told[IMAGE_TOKEN])
+        self._kinds: Kinds = json.loads(self.vision.told.get(TOKEN_KINDS, "{}"))
 
     def tokens(
         self, feeds: Mapping[str, Array], max_new_tokens: int | None = None
@@ -70,11 +79,12 @@ class ImageText:
             UsageError: the prompt has another number of places for rows of images than there are.
         """
         states: dict[str, Any] = {}
+        tokens: list[int] = []
 
         def step(fresh: list[int]) -> Array:
             nonlocal states
-            rows = self.rows(np.array([fresh], dtype=np.int64), {} if states else feeds)
-            outputs, states = self.step(rows, states)
+            tokens.extend(fresh)
+            outputs, states = self.step(np.array([tokens]), {} if states else feeds, states)
             return last_logits(outputs)
 
         prompt = [int(token) for token in feeds[TOKENS][0]]
@@ -101,20 +111,23 @@ class ImageText:
         rows[places] = made
         return rows
 
-    def step(self, rows: Array, states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Outputs for ``rows``, ``(rows, count, width)``, and the states for the next call.
+    def step(
+        self, tokens: Array, images: Mapping[str, Array], states: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Outputs for those of ``tokens`` that are behind ``states``, and states for the next call.
 
-        Before the first call there are no ``states``.
+        ``tokens``, ``(rows, count)``, are all so far. Before the first call there are no
+        ``states``; it is given ``images``, what the processor makes of them.
         """
-        count, fresh = rows.shape[:2]
+        count, total = tokens.shape
         carried = states or self.decoder.empty_states(count)
         past = next(iter(carried.values())).shape()[2]
-        order = np.arange(past, past + fresh, dtype=np.int64)
-        made = self.decoder.hold(
-            {
-                TOKEN_ROWS: rows,
-                "attention_mask": np.ones((count, past + fresh), dtype=np.int64),
-                "position_ids": np.tile(order, (count, 1)),
-            }
-        )
-        return self.decoder.step({**made, **carried})
+        places = tokens == self.token
+        made = {
+            TOKEN_ROWS: self.rows(tokens[:, past:], images),
+            "attention_mask": np.ones((count, total), dtype=np.int64),
+            "position_ids": np.tile(np.arange(past, total, dtype=np.int64), (count, 1)),
+        }
+        for name, (image, other) in self._kinds.items():
+            made[name] = np.where(places, np.int64(image), np.int64(other))
+        return self.decoder.step({**self.decoder.hold(made), **carried})

@@ -32,7 +32,7 @@ from awqc.huggingface.generating_parts import CROSS, DECODER, ENCODER
 from awqc.huggingface.prompted_parts import DECODER as READER
 from awqc.huggingface.prompted_parts import EMBED, VISION
 from awqc.huggingface.runner_files import write_processing
-from awqc.kv_cache import IMAGE_TOKEN
+from awqc.kv_cache import IMAGE_TOKEN, TOKEN_KINDS, Kinds
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, SETTINGS
 
 PARTS = "parts"
@@ -77,14 +77,19 @@ def write_encoder_decoder(models: Models, target: Path) -> None:
     merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
 
 
-def write_image_text(models: Models, target: Path, token: int) -> None:
+def write_image_text(models: Models, target: Path, token: int, kinds: Kinds) -> None:
     """Write what makes rows of images and of tokens, and the decoder that reads both.
 
-    ``token`` is the one in whose places rows of images are put.
+    ``token`` is the one in whose places rows of images are put, ``kinds`` what the decoder takes
+    besides.
     """
     from awqc.export.merged import save_as
 
-    save_as(models[VISION], target / VISION_MODEL, {IMAGE_TOKEN: str(token)})
+    save_as(
+        models[VISION],
+        target / VISION_MODEL,
+        {IMAGE_TOKEN: str(token), TOKEN_KINDS: json.dumps(kinds)},
+    )
     save_as(models[EMBED], target / EMBED_MODEL)
     save_as(models[READER], target / MERGED_MODEL)
 

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from awqc.huggingface.generating_parts import layer_and_part
-from awqc.huggingface.prompted_parts import HEAD, TOKENS, VISION, PromptedBundle
+from awqc.huggingface.prompted_parts import TOKENS, VISION, PromptedBundle
+from awqc.huggingface.rows_decoder import HEAD
 from awqc.kv_cache import past_name
 from awqc.recording.calls import bind
 from awqc.recording.structures import Leaves, leaves, rebuilt
@@ -31,14 +33,14 @@ def swapped_prompt(
     model = parts.generating.model
     images = {spec.name for spec in parts.bundle.parts[VISION].inputs}
     feeds = {name: inputs[name].numpy() for name in images}
-    original, states = model.forward, dict[str, Any]()
+    original, states, tokens = model.forward, dict[str, Any](), list[Any]()
 
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal states
-        tokens = bind(model, args, kwargs)[TOKENS].numpy()
-        rows = compiled.rows(tokens, {} if states else feeds)
-        made, states = compiled.step(rows, states)
+        tokens.append(bind(model, args, kwargs)[TOKENS].numpy())
+        so_far = np.concatenate(tokens, axis=1)
+        made, states = compiled.step(so_far, {} if states else feeds, states)
         return rebuilt(parts.answer, _answer(parts.answer, made, states))
 
     model.forward = forward

@@ -67,7 +67,7 @@ def _prompt(parts: PromptedBundle, folder: Path) -> Iterator[Generate]:
 
 
 def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> None:
-    write_image_text(models, target, parts.merge.token)
+    write_image_text(models, target, parts.merge.token, parts.besides)
 
 
 ENCODER_DECODER = Way(

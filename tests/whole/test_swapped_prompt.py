@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
