@@ -54,7 +54,8 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
             reached(stage := "compile")
             compiled = awqc.compile(
                 source, output_dir=target, bits=8, group_size=16, effort="fast", num_samples=10,
-                formats=("onnx",), provider="cpu", task=name.partition("/")[0] if prompted else None,
+                formats=("onnx",), provider="cpu",
+                task=name.partition("/")[0] if prompted else None,
             )  # fmt: skip
             reached(stage := "run")
             loss = (_loss_of_prompt if prompted else _loss)(model, target)

@@ -135,7 +135,7 @@ def result_inside(model: nn.Module, path: str, run: Callable[[], object]) -> Any
 
     with ExitStack() as stack:
         stack.enter_context(_other_forward(model.get_submodule(path), seen))
-        for each in around[:-1]:
+        for each in around:
             stack.enter_context(_other_forward(model.get_submodule(each), left))
         with _until(found):
             run()
