@@ -21,7 +21,6 @@ _ENDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 _TEXT = {**_BLOCKS, **_ENDS, "vocab_size": _VOCABULARY, "num_key_value_heads": 2, "head_dim": 8,
          "max_position_embeddings": 256}  # fmt: skip
 _LLAMA = {**_TEXT, "model_type": "llama"}
-_QWEN = {**_TEXT, "model_type": "qwen2"}
 _VIT = {**_BLOCKS, "image_size": 32, "patch_size": 8}
 _CLIP = {**_VIT, "model_type": "clip_vision_model", "projection_dim": 16}
 _SIGLIP = {**_VIT, "model_type": "siglip_vision_model"}
@@ -30,8 +29,6 @@ _GEMMA = {**_TEXT, "model_type": "gemma"}
 _GEMMA3 = {**_TEXT, "model_type": "gemma3_text", "sliding_window": 16,
            "layer_types": ["sliding_attention", "full_attention"]}  # fmt: skip
 _COHERE = {**_TEXT, "model_type": "cohere2", "layer_types": ["full_attention"] * 2}
-_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-_QWEN2_VL = {**_TEXT, "model_type": "qwen2_vl_text", "rope_parameters": _MROPE}
 _SQUARE = {"size": {"height": 32, "width": 32}}
 _CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 _PATCHES = {"patch_size": 8, "vision_feature_select_strategy": "default",
@@ -133,25 +130,6 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
                  "Gemma3", _SQUARE, "Gemma3", {"image_seq_length": 4},
                  ("<image>", "<boi>", "<eoi>"),
                  {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}),
-        Prompted("internvl", {**both, "text_config": _QWEN, "image_seq_length": 4,
-                              "vision_config": {**_BLOCKS, "model_type": "internvl_vision",
-                                                "image_size": [32, 32], "patch_size": [8, 8]}},
-                 "GotOcr2", {**_SQUARE, "crop_to_patches": False}, "InternVL",
-                 {"image_seq_length": 4}, ("<image>", "<start>", "<end>", "<video>"),
-                 {"context_image_token": "<image>", "start_image_token": "<start>",
-                  "end_image_token": "<end>", "video_token": "<video>"}),
-        Prompted("mistral3", {**both, "text_config": {**_TEXT, "model_type": "mistral"},
-                              "spatial_merge_size": 2,
-                              "vision_config": {**_VIT, "model_type": "pixtral", "head_dim": 8}},
-                 "Pixtral", {"size": {"longest_edge": 32}, "patch_size": 8}, "Pixtral",
-                 {"patch_size": 8, "spatial_merge_size": 2},
-                 ("[IMG]", "[IMG_BREAK]", "[IMG_END]")),
-        Prompted("cohere2_vision", {**both, "text_config": _COHERE, "vision_config": _SIGLIP,
-                                    "alignment_intermediate_size": 64},
-                 "Cohere2Vision", {**_SQUARE, "patch_size": 2, "max_patches": 1}, "Cohere2Vision",
-                 {}, ("<image>", "<boi>", "<eoi>", "<line>"),
-                 {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>",
-                  "img_line_break_token": "<line>"}),
         Prompted("aya_vision", {**both, "text_config": _COHERE, "vision_config": _SIGLIP},
                  "GotOcr2", {**_SQUARE, "crop_to_patches": False}, "AyaVision",
                  {"patch_size": 8, "img_size": 32, "downsample_factor": 2,
@@ -161,14 +139,6 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
         Prompted("deepseek_vl", {**both, "vision_config": _SIGLIP_POOLED}, "DeepseekVL",
                  {**_SQUARE, "min_size": 8}, "DeepseekVL", {"num_image_tokens": 16},
                  named={"image_token": "<image>"}),
-        Prompted("qwen2_vl", {"text_config": _QWEN2_VL, "image_token_id": _TOKEN,
-                              "vision_start_token_id": 129, "vision_end_token_id": 130,
-                              "video_token_id": 131,
-                              "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 32,
-                                                "num_heads": 4, "patch_size": 8, "mlp_ratio": 2}},
-                 "Qwen2VL", {"patch_size": 8, "min_pixels": 1024, "max_pixels": 2048},
-                 "Qwen2VL", {}, ("<image>", "<start>", "<end>", "<video>"),
-                 {"image_token": "<image>", "video_token": "<video>"}),
         Prompted("llava_next", {**both, "vision_config": _CLIP,
                                 "image_grid_pinpoints": [[32, 64], [64, 32]]},
                  "LlavaNext", {**_CROPPED, "image_grid_pinpoints": [[32, 64], [64, 32]]},
