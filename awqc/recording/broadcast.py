@@ -11,7 +11,7 @@ of each index, broadcasting is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,30 +21,43 @@ from torch import Tensor
 
 @contextmanager
 def broadcasting() -> Iterator[None]:
-    """Let ``torch.vmap`` over the first axis of one argument broadcast."""
-    original = torch.vmap
+    """Let ``torch.vmap`` over the first axis of one argument broadcast.
 
-    def vmap(
-        func: Any,
-        in_dims: int | Sequence[int | None] = 0,
-        out_dims: Any = 0,
-        *rest: Any,
-        **more: Any,
-    ) -> Any:
-        mapped = (
-            [place for place, axis in enumerate(in_dims) if axis is not None]
-            if isinstance(in_dims, list | tuple)
-            else []
-        )
-        if len(mapped) != 1 or in_dims[mapped[0]] != 0 or out_dims != 0 or rest or more:  # type: ignore[index]  # of several
+    Tensors then index as tensors do: what torch does in place of it inside of ``vmap`` is left out.
+    """
+    # Imported here, since much comes with it.
+    from torch._dynamo import _trace_wrapped_higher_order_op as inside
+
+    original, mode = torch.vmap, inside.TransformGetItemToIndex
+    indexing = mode.__torch_function__
+
+    def vmap(func: Any, in_dims: Any = 0, out_dims: Any = 0, *rest: Any, **more: Any) -> Any:
+        place = None if out_dims != 0 or rest or more else _mapped_place(in_dims)
+        if place is None:
             return original(func, in_dims, out_dims, *rest, **more)
-        return _Mapped(func, mapped[0])
+        return _Mapped(func, place)
 
+    setattr(mode, "__torch_function__", _as_it_is)  # noqa: B010  a method of torch's
     torch.vmap = vmap
     try:
         yield
     finally:
+        setattr(mode, "__torch_function__", indexing)  # noqa: B010
         torch.vmap = original
+
+
+def _mapped_place(in_dims: Any) -> int | None:
+    """Of several arguments the only one whose first axis is mapped over."""
+    if not isinstance(in_dims, tuple):
+        return None
+    mapped = [place for place, axis in enumerate(in_dims) if axis is not None]
+    return mapped[0] if len(mapped) == 1 and in_dims[mapped[0]] == 0 else None
+
+
+def _as_it_is(
+    mode: Any, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+) -> Any:
+    return func(*args, **(kwargs or {}))
 
 
 class _Mapped:

@@ -34,7 +34,7 @@ class Outer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = Sees()
-        self.inner.reader = nn.Identity()  # which is given rows by name, and fails
+        self.inner.add_module("reader", nn.Identity())  # which is given rows by name, and fails
 
     def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         rows: Tensor = self.inner(tokens, pixels=pixels)
