@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
 from awqc.huggingface.samples import Sample, Sizes
 from awqc.kv_cache import Kinds
-from awqc.recording.inner import InnerCall, record_inner
+from awqc.recording.inner import record_inner
 from awqc.recording.merge import Merge
 from awqc.recording.outermost import record_outermost
 
@@ -72,7 +73,8 @@ class PromptedRun:
         model, where = generating.model, str(generating.folder.path)
         inputs = generating.inputs(_samples(generating, count, sizes))
         tokens = _tokens(inputs, where)
-        merge = Merge.of(_inside(generating, inputs), tokens, where)
+        with _running(generating, inputs) as run_once:
+            merge = Merge.of(model, run_once, tokens, where)
         prompt = record_prompt(generating, merge, inputs)
         shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in inputs.items())
         made: list[Any] = []
@@ -111,7 +113,10 @@ def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor
         CaptureError: one of them is not called.
     """
     among = (merge.source, merge.decoder)
-    calls = _inside(generating, inputs, among, merge.decoder)
+    with _running(generating, inputs) as run_once:
+        calls = record_inner(
+            generating.model, run_once, among, lambda _, call: call.path == merge.decoder
+        )
     if missing := [path for path in among if all(call.path != path for call in calls)]:
         raise CaptureError(
             f"{generating.folder.path}: {missing[0]} is not called on a sample, though it is on "
@@ -125,16 +130,13 @@ def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor
     )
 
 
-def _inside(
-    generating: Generating,
-    inputs: dict[str, Tensor],
-    among: Sequence[str] | None = None,
-    until: str | None = None,
-) -> list[InnerCall]:
+@contextmanager
+def _running(generating: Generating, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
+    """What runs the model on ``inputs``, once."""
     model = generating.model
     shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in inputs.items())
     with reporting(f"{generating.folder.path}: {type(model).__name__} fails on {shapes}"):
-        return record_inner(model, lambda: model(**inputs), among, until)
+        yield lambda: model(**inputs)
 
 
 def _samples(generating: Generating, count: int, sizes: Sizes) -> list[Sample]:

@@ -60,7 +60,7 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     example = cached_example(model, shapes)
     tokens = example.pop("input_ids")
     forward = rows_forward(model, run.merge, where)
-    form = _form(forward, run, shapes, POSITIONS in example, where)
+    form = choose_form(forward, run, shapes, POSITIONS in example, where)
     if not form.positions:
         example.pop(POSITIONS, None)
     drawn = torch.Generator().manual_seed(0)
@@ -120,7 +120,7 @@ def kinds_of(besides: Kinds, images: Tensor) -> dict[str, Tensor]:
     return {name: torch.where(images, *numbers) for name, numbers in besides.items()}
 
 
-def _form(
+def choose_form(
     forward: Forward, run: PromptedRun, shapes: Mapping[State, tuple[int, int]], order: bool,
     where: str,
 ) -> Form:  # fmt: skip

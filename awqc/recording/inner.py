@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -39,21 +39,25 @@ class _Ended(Exception):  # noqa: N818  no error: the run has shown what was ask
     """A run has come as far as it has to."""
 
 
+Until = Callable[[Sequence[InnerCall], InnerCall], bool]
+"""Of the calls that have ended, and of one that begins: whether it is the last that matters."""
+
+
 def record_inner(
     model: nn.Module,
     run: Callable[[], object],
     among: Collection[str] | None = None,
-    until: str | None = None,
+    until: Until = lambda calls, call: False,
 ) -> list[InnerCall]:
     """The calls of submodules of ``model``, as they begin, while ``run`` runs.
 
-    ``among`` are the paths of the modules that are looked at; None: all. The run ends where the
-    module ``until`` is called, whose call is the last one.
+    ``among`` are the paths of the modules that are looked at; None: all. The run ends where
+    ``until`` says so of a call, which is then the last one; calls around it are not listed.
     """
     recorder = _Recorder(until)
     with ExitStack() as stack:
         for path, module in model.named_modules():
-            if path and (among is None or path in among or path == until):
+            if path and (among is None or path in among):
                 stack.enter_context(recorder.watching(path, module))
         with torch.no_grad(), suppress(_Ended):
             run()
@@ -61,7 +65,7 @@ def record_inner(
 
 
 class _Recorder:
-    def __init__(self, until: str | None) -> None:
+    def __init__(self, until: Until) -> None:
         self.calls: list[InnerCall] = []
         self._until = until
         self._open: list[tuple[int, Leaves]] = []
@@ -70,9 +74,10 @@ class _Recorder:
     @contextmanager
     def watching(self, path: str, module: nn.Module) -> Iterator[None]:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._open.append((self._entered, leaves(_named(module, args, kwargs))))
+            given = leaves(_named(module, args, kwargs))
+            self._open.append((self._entered, given))
             self._entered += 1
-            if path == self._until:
+            if self._until(self.calls, InnerCall(path, given, {}, self._entered - 1, -1)):
                 self._close(path, {})
                 raise _Ended
 

@@ -10,14 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from awqc.errors import CaptureError
-from awqc.recording.inner import InnerCall
+from awqc.recording.inner import InnerCall, record_inner
 
 CLOSE = 1e-3
 """How far rows may be from rows that they are, relative to their norm."""
@@ -46,19 +46,27 @@ class Merge:
     factor: float
 
     @classmethod
-    def of(cls, calls: Sequence[InnerCall], tokens: Tensor, where: str) -> Merge:
-        """The merge in a run on ``tokens``, ``(batch, count)``, of all modules inside.
+    def of(cls, model: nn.Module, run: Callable[[], object], tokens: Tensor, where: str) -> Merge:
+        """The merge in ``run``, which runs ``model`` on ``tokens``, ``(batch, count)``.
+
+        The run ends where merged rows are taken.
 
         Raises:
             CaptureError: there is none, or it is not one as described.
         """
-        found = next(_mixed(calls, tokens), None)
+
+        def until(ended: Sequence[InnerCall], call: InnerCall) -> bool:
+            return next(_mixed(ended, call, tokens), None) is not None
+
+        calls = record_inner(model, run, until=until)
+        found = next(_mixed(calls, calls[-1], tokens), None) if calls else None
         if found is None:
             raise CaptureError(
                 f"{where}: no module is given rows of tokens with other rows among them: what is "
                 "made of images does not reach the text, or not by taking the place of tokens"
             )
-        embedding, decoder, argument, put_in = found
+        decoder = calls[-1]
+        embedding, argument, put_in = found
         merged = decoder.given[argument]
         place = f"{where}: of the argument {argument} of {decoder.path}"
         ids = tokens[put_in].unique()
@@ -70,8 +78,6 @@ class Merge:
             )
         rows = merged[put_in]
         for call in sorted(calls, key=lambda call: -call.left):
-            if call.left > decoder.left or call.entered > decoder.entered:
-                continue
             for made, value in call.result.items():
                 factor = _factor(rows, value)
                 if factor is not None:
@@ -87,24 +93,23 @@ class Merge:
 
 
 def _mixed(
-    calls: Sequence[InnerCall], tokens: Tensor
-) -> Iterator[tuple[InnerCall, InnerCall, str, Tensor]]:
-    """Embedding, decoder, its argument, and the places of rows that are no token's."""
-    for taking in calls:
-        for argument, merged in taking.given.items():
-            if not merged.is_floating_point() or merged.shape[:-1] != tokens.shape:
+    calls: Sequence[InnerCall], taking: InnerCall, tokens: Tensor
+) -> Iterator[tuple[InnerCall, str, Tensor]]:
+    """Embedding, the argument of ``taking``, and the places of rows in it that are no token's."""
+    for argument, merged in taking.given.items():
+        if not merged.is_floating_point() or merged.shape[:-1] != tokens.shape:
+            continue
+        for embedding in calls:
+            value = embedding.result.get("")
+            if value is None or value.shape != merged.shape:
                 continue
-            for embedding in calls[: taking.entered]:
-                value = embedding.result.get("")
-                if value is None or value.shape != merged.shape:
-                    continue
-                read = next(iter(embedding.given.values()), None)
-                if read is None or read.shape != tokens.shape or read.is_floating_point():
-                    continue
-                put_in = (value != merged).any(dim=-1)
-                same = ~put_in
-                if put_in.any() and same.any() and torch.equal(read[same], tokens[same]):
-                    yield embedding, taking, argument, put_in
+            read = next(iter(embedding.given.values()), None)
+            if read is None or read.shape != tokens.shape or read.is_floating_point():
+                continue
+            put_in = (value != merged).any(dim=-1)
+            same = ~put_in
+            if put_in.any() and same.any() and torch.equal(read[same], tokens[same]):
+                yield embedding, argument, put_in
 
 
 def _factor(rows: Tensor, value: Tensor) -> float | None:

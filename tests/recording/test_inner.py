@@ -23,7 +23,12 @@ def test_calls_are_listed_as_they_begin() -> None:
 
 def test_a_run_ends_where_it_has_to() -> None:
     model = Sees()
-    calls = record_inner(model, lambda: model(PROMPT, pixels=PIXELS), ("eye", "reader"), "reader")
+    calls = record_inner(
+        model,
+        lambda: model(PROMPT, pixels=PIXELS),
+        ("eye", "reader"),
+        lambda ended, call: call.path == "reader" and [each.path for each in ended] == ["eye"],
+    )
     assert [call.path for call in calls] == ["eye", "reader"]
     assert calls[-1].given["rows"].shape == (2, 4, WIDTH)
     assert not calls[-1].result

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import CaptureError
-from awqc.recording.inner import record_inner
 from awqc.recording.merge import Merge
 from tests.recording.toys import PROMPT, WIDTH, Sees
 
@@ -17,8 +16,7 @@ PIXELS = torch.linspace(-1, 1, 16).reshape(2, 2, 4)
 
 
 def found(model: Sees, tokens: Tensor = PROMPT) -> Merge:
-    calls = record_inner(model, lambda: model(tokens, pixels=PIXELS))
-    return Merge.of(calls, tokens, "model")
+    return Merge.of(model, lambda: model(tokens, pixels=PIXELS), tokens, "model")
 
 
 def test_it_is_told_which_modules_make_rows_and_which_one_takes_them() -> None:
