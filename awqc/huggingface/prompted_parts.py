@@ -23,8 +23,7 @@ from awqc.bundle.parts import Bundle, Trace
 from awqc.errors import CaptureError
 from awqc.huggingface.flat_capture import capture_flat
 from awqc.huggingface.generating import FEWEST_TOKENS, Generating
-from awqc.huggingface.prompted_run import PromptedRun, record_prompt
-from awqc.huggingface.recorded import EXAMPLES
+from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
 from awqc.huggingface.rows_decoder import MASK, POSITIONS, capture_reader, kinds_of
 from awqc.kv_cache import IMAGE_ROWS, TOKEN_ROWS, Kinds
 from awqc.program import Batch, Program
@@ -106,7 +105,7 @@ def capture_prompted(generating: Generating) -> PromptedBundle:
             than rows, or a part cannot be captured.
     """
     where = str(generating.folder.path)
-    runs = [PromptedRun.of(generating, *each) for each in EXAMPLES]
+    runs = [PromptedRun.of(generating, *each) for each in PROMPTS]
     merge = runs[0].merge
     if runs[1].merge != merge:
         raise CaptureError(

@@ -21,6 +21,11 @@ from awqc.recording.merge import Merge
 from awqc.recording.outermost import record_outermost
 
 TOKENS, MASK = "input_ids", "attention_mask"
+PROMPTS = (
+    (2, Sizes(image=(96, 128), words=4)),
+    (3, Sizes(image=(200, 70), words=7)),
+)
+"""Two calls, each of so many samples; images that are cut into tiles give other numbers of them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class PromptedRun:
     answer: Any
 
     @classmethod
-    def of(cls, generating: Generating, count: int, _: int, sizes: Sizes) -> PromptedRun:
+    def of(cls, generating: Generating, count: int, sizes: Sizes) -> PromptedRun:
         """A run on ``count`` samples of ``sizes``, with equal texts.
 
         Raises:
