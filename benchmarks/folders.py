@@ -60,7 +60,7 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
             reached(stage := "run")
             loss = (_loss_of_prompt if prompted else _loss)(model, target)
         except Exception as error:  # noqa: BLE001 - the results are about what goes wrong
-            text = " ".join(str(error).split())
+            text = " ".join(str(error).replace(work, "").split())
             return {"stage": stage, "type": type(error).__name__, "error": text[:300]}
     graphs = compiled.report.get("parts", {"": compiled.report})
     prefix = {name: f"{name}." if name else "" for name in graphs}
