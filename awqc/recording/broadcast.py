@@ -42,7 +42,7 @@ def broadcasting() -> Iterator[None]:
     try:
         yield
     finally:
-        setattr(mode, "__torch_function__", indexing)  # noqa: B010
+        setattr(mode, "__torch_function__", indexing)  # noqa: B010  the same
         torch.vmap = original
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from awqc.artifacts.names import MERGED_MODEL, TUNED
+from awqc.artifacts.names import MERGED_MODEL, TUNED, VISION_MODEL
 from awqc.data.media_files import kind_of
 from awqc.data.records import Record
 from awqc.data.sample_reader import SampleReader
@@ -29,6 +29,8 @@ from awqc.runtimes.session_settings import read_settings
 from awqc.runtimes.text_of import TextOf
 
 CTC = "AutoModelForCTC"
+IMAGE_AND_TEXT = "image-text-to-text"
+"""The task of a folder with a vision encoder, also where its architecture is listed for text."""
 
 
 class Runner:
@@ -60,12 +62,15 @@ class Runner:
             )
         self._folder = HFFolder(folder)
         self._config = self._folder.config()
+        places = (folder, folder / TUNED)
+        if task is None and any((place / VISION_MODEL).is_file() for place in places):
+            task = IMAGE_AND_TEXT
         self.task: FolderTask = find_task(self._config, task, where=str(folder))
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
         self._max_new_tokens, self._language = max_new_tokens, language
         self._processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
-        several = any((place / MERGED_MODEL).is_file() for place in (folder, folder / TUNED))
+        several = any((place / MERGED_MODEL).is_file() for place in places)
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
         if not several:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,16 @@ def test_a_question_about_an_image_is_answered(compiled: Compiled, images: list[
         Runner(compiled[1], language="de")
 
 
+def test_a_folder_says_what_it_is_for_where_its_architecture_is_for_text_too(
+    compiled: Compiled, tmp_path: Path
+) -> None:
+    folder = copytree(compiled[1], tmp_path / "text")
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["Gemma3ForConditionalGeneration"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert Runner(folder).task.name == "image-text-to-text"
+
+
 def test_a_prompt_with_another_number_of_places_is_refused(
     compiled: Compiled, images: list[Path]
 ) -> None:
@@ -133,8 +144,6 @@ def test_a_prompt_with_another_number_of_places_is_refused(
 
 
 def test_it_is_arranged_as_transformers_js_looks_for_it(compiled: Compiled, tmp_path: Path) -> None:
-    from shutil import copytree
-
     from awqc.export.transformers_js import arrange
 
     arrange(copytree(compiled[1], tmp_path / "js"))
