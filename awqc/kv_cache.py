@@ -16,6 +16,15 @@ ROW_BY_ROW = "awqc.row_by_row"
 SHARED_CACHE = "awqc.shared_cache"
 """Metadata of a model: ``1`` where a past and the present that comes of it may be one buffer."""
 
+TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
+"""Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
+IMAGE_TOKEN = "awqc.image_token"
+"""Metadata of a model that makes rows of images: the token in whose places they are put."""
+TOKEN_KINDS = "awqc.token_kinds"
+"""Metadata beside it: what a decoder takes besides, as JSON: by name the number that it is given
+for a token of images, and for another one."""
+Kinds = dict[str, tuple[int, int]]
+
 
 def past_name(layer: int | str, part: str) -> str:
     """Input that takes ``part`` (key or value) of ``layer``; ``%d`` is a layer for runners."""

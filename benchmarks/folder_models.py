@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.folder_prompted import Prompted, prompted_models
+
 VOCABULARY = 128
 _BLOCKS = {
     "hidden_size": 32,
@@ -315,5 +317,5 @@ def _generating() -> Iterator[tuple[str, Saved]]:
     yield "image-to-text/vision-encoder-decoder", saved
 
 
-MODELS = dict(_models())
+MODELS: dict[str, Saved | Prompted] = {**dict(_models()), **dict(prompted_models())}
 """By task and type of model."""

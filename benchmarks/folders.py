@@ -1,4 +1,4 @@
-"""Small random models of images and audio, and encoder-decoders, from folders to onnxruntime.
+"""Small random models of images, audio and prompts, encoder-decoders, from folders to onnxruntime.
 
     python -m benchmarks.folders                       # those that are not in the results yet
     python -m benchmarks.folders --only object-detection/detr
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.folder_models import MODELS
+from benchmarks.folder_prompted import Prompted
 from benchmarks.isolated import Reached, isolated
 
 RESULTS = Path(__file__).parent / "results" / "folders.json"
@@ -45,7 +46,7 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
     import awqc
 
     torch.set_num_threads(1)
-    stage = "save"
+    stage, prompted = "save", isinstance(MODELS[name], Prompted)
     with tempfile.TemporaryDirectory() as work:
         source, target = Path(work) / "model", Path(work) / "out"
         try:
@@ -54,11 +55,12 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
             compiled = awqc.compile(
                 source, output_dir=target, bits=8, group_size=16, effort="fast", num_samples=10,
                 formats=("onnx",), provider="cpu",
+                task=name.partition("/")[0] if prompted else None,
             )  # fmt: skip
             reached(stage := "run")
-            loss = _loss(model, target)
+            loss = (_loss_of_prompt if prompted else _loss)(model, target)
         except Exception as error:  # noqa: BLE001 - the results are about what goes wrong
-            text = " ".join(str(error).split())
+            text = " ".join(str(error).replace(work, "").split())
             return {"stage": stage, "type": type(error).__name__, "error": text[:300]}
     graphs = compiled.report.get("parts", {"": compiled.report})
     prefix = {name: f"{name}." if name else "" for name in graphs}
@@ -105,6 +107,33 @@ def _loss_of_parts(model: Any, target: Path) -> float:
         outputs, states = compiled.step(some, given, states)
         found.append(torch.from_numpy(outputs["logits"].numpy()))
     return float((torch.cat(found, dim=1) - wanted).norm() / wanted.norm())
+
+
+def _loss_of_prompt(model: Any, target: Path) -> float:
+    """Of the logits of what follows a text with an image in it, and then of one more token."""
+    import numpy as np
+    import torch
+
+    from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.processor import Processor
+    from awqc.huggingface.recorded import model_inputs
+    from awqc.huggingface.samples import Sizes
+    from awqc.program import IMAGE, TEXT
+    from awqc.runtimes.image_text import ImageText
+
+    processor = Processor.of(HFFolder(target), (TEXT, IMAGE), prompted=True)
+    sample = processor.maker().sample(np.random.default_rng(9), Sizes(image=(130, 170), words=5))
+    inputs = model_inputs(model, processor, [sample])
+    settings = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
+    wanted = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
+    compiled, states = ImageText(target), dict[str, Any]()
+    feeds, found = {name: value.numpy() for name, value in inputs.items()}, []
+    for left in (2, 1):
+        tokens = wanted.sequences[:, :-left].numpy()
+        outputs, states = compiled.step(tokens, {} if states else feeds, states)
+        found.append(torch.from_numpy(outputs["logits"].numpy()[:, -1]))
+    logits = torch.cat(wanted.logits)
+    return float((torch.cat(found) - logits).norm() / logits.norm())
 
 
 def _loss_of_graph(model: Any, target: Path) -> float:

@@ -34,13 +34,14 @@ def command(
     """Use a compiled Hugging Face model: transcribe, translate, classify, embed.
 
     INPUT is a file of the kind that the model reads (audio, an image), or for a model of text a
-    text, or a file with one in each line. The model runs in onnxruntime; its own processor makes
-    its inputs.
+    text, or a file with one in each line. For a model of images and text it is an image, and the
+    text behind it. The model runs in onnxruntime; its own processor makes its inputs.
 
     \b
     Examples:
       awqc run whisper-base-awq speech.wav
       awqc run vit-awq cat.jpg dog.jpg
+      awqc run llava-awq cat.jpg "What is on the sofa?"
       awqc run t5-small-awq "translate English to German: Good morning."
       awqc run minilm-awq lines.txt --json
     """

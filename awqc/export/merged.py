@@ -16,7 +16,7 @@ stand in it: onnxruntime fuses a quantized product only with weights of its own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,11 @@ def _place(name: str) -> tuple[int, str, str]:
     return int(layer), side, part
 
 
-def save_as(source: Path, target: Path) -> Path:
-    """Write the model at ``source`` to ``target``, its weights with it."""
-    return save_moved(ir.load(source), target)
+def save_as(source: Path, target: Path, told: Mapping[str, str] | None = None) -> Path:
+    """Write the model at ``source`` to ``target``, its weights and ``told`` metadata with it."""
+    model = ir.load(source)
+    model.metadata_props.update(told or {})
+    return save_moved(model, target)
 
 
 def save_moved(model: Any, target: Path) -> Path:

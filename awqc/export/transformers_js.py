@@ -17,13 +17,21 @@ from pathlib import Path
 import onnx
 
 from awqc.artifacts.json_files import read_json
-from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, MODEL, TUNED
+from awqc.artifacts.names import (
+    EMBED_MODEL,
+    ENCODER_MODEL,
+    MERGED_MODEL,
+    MODEL,
+    TUNED,
+    VISION_MODEL,
+)
 from awqc.runtimes.session_file import LOW_BIT
 
 DTYPES = {"4": "q4", "8": "q8"}
 """What transformers.js calls weights of so many bits; others have no name there."""
 SUFFIXES = {"q4": "_q4", "q8": "_quantized", "fp32": ""}
 FOLDER, SETTINGS_KEY = "onnx", "transformers.js_config"
+MODELS = (MODEL, ENCODER_MODEL, VISION_MODEL, EMBED_MODEL, MERGED_MODEL)
 AXES = {"batch": "batch_size"}
 """Names of axes by which transformers.js makes an empty cache."""
 TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
@@ -31,7 +39,7 @@ TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
 
 def arrange(folder: Path) -> None:
     """Arrange ``folder``, which is as a compile writes it; of two forms that of onnxruntime."""
-    found = {name: _form(folder, name) for name in (MODEL, ENCODER_MODEL, MERGED_MODEL)}
+    found = {name: _form(folder, name) for name in MODELS}
     models = {name: path for name, path in found.items() if path is not None}
     widths = {width for path in models.values() for width in _widths(_graph(path))}
     dtype = DTYPES.get(min(widths, default=""), "fp32")

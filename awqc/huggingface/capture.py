@@ -64,9 +64,10 @@ def load_folder(
     config = source.config()
     default = "text-generation" if source.gguf_file else None
     chosen = find_task(config, task, where=str(folder), default=default)
-    if chosen.loops:
+    if chosen.several:
+        what = "an encoder-decoder" if chosen.loops else "a model of images and text"
         raise CaptureError(
-            f"{folder}: an encoder-decoder ({config.model_type}) is several graphs, which this "
+            f"{folder}: {what} ({config.model_type}) is several graphs, which this "
             "does not take; awqc compile and awqc.compile do"
         )
     if chosen.cached:

@@ -1,4 +1,4 @@
-"""A model that generates text by an encoder and a decoder, as its folder has it."""
+"""A model that generates text, as its folder has it: of several graphs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from awqc.huggingface.samples import Sample
 from awqc.huggingface.tasks import FolderTask
 from awqc.recording.outermost import OutsideCall, record_outermost
 
+TOKENS = "input_ids"
 NEW_TOKENS = 64
 """Tokens that are generated of a sample, where no number is asked for."""
 FEWEST_TOKENS = 3
@@ -26,7 +27,7 @@ FEWEST_TOKENS = 3
 
 @dataclass(frozen=True)
 class Generating:
-    """A model whose `generate` calls an encoder once and a decoder again and again.
+    """A model whose `generate` calls its parts, a decoder again and again.
 
     Attributes:
         folder: where it comes from.
@@ -50,7 +51,7 @@ class Generating:
             UsageError: its processor or tokenizer is missing or another model's.
             CaptureError: it cannot be loaded.
         """
-        processor = Processor.of(folder, task.reads)
+        processor = Processor.of(folder, task.reads, task.prompted)
         model, extra = folder.model(task.load_class())
         fix_rotary(model)
         notes = (
@@ -88,6 +89,11 @@ class Generating:
             return self.model.generate(
                 **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least
             )
+
+    def new_tokens(self, inputs: dict[str, Tensor], most: int) -> list[int]:
+        """Ids of what `generate` makes of one sample, without a prompt that it continues."""
+        ids: list[int] = self.generate(inputs, most)[0].tolist()
+        return ids[inputs[TOKENS].shape[1] :] if self.task.prompted else ids
 
     def record(
         self,

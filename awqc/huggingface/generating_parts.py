@@ -243,10 +243,16 @@ def _cached(path: str, side: str) -> tuple[str, str]:
     Raises:
         CaptureError: it is no layer's keys or values.
     """
-    found = _CACHED.search(path)
+    found = layer_and_part(path)
     if found is None:
         raise CaptureError(
             f"{path} is carried from call to call, which is no layer's keys or values; the names "
             "that runners know have no place for it"
         )
-    return found[1], f"{side}.{found[2]}"
+    return found[0], f"{side}.{found[1]}"
+
+
+def layer_and_part(path: str) -> tuple[str, str] | None:
+    """Layer and part of a tensor of a cache by its path: ``("3", "key")``; None: it is none."""
+    found = _CACHED.search(path)
+    return None if found is None else (found[1], found[2])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from awqc.errors import UsageError
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder, reporting
+from awqc.huggingface.prompts import added_tokens, prompt_inputs
 from awqc.huggingface.samples import Maker, Sample
 from awqc.program import AUDIO, IMAGE, TEXT, Kinds
 
@@ -30,14 +31,16 @@ class Processor:
         folder: where it comes from.
         reads: the kinds of data.
         made: the object of transformers.
+        prompted: whether each text has an image in it.
     """
 
     folder: HFFolder
     reads: Kinds
     made: Any = field(repr=False)
+    prompted: bool = False
 
     @classmethod
-    def of(cls, folder: HFFolder, reads: Kinds) -> Processor:
+    def of(cls, folder: HFFolder, reads: Kinds, prompted: bool = False) -> Processor:
         """The one in ``folder``.
 
         Raises:
@@ -66,7 +69,7 @@ class Processor:
                 f"which the model reads; {PROCESSOR_FILES[1]} or the files of one of its parts are "
                 "missing or another model's: copy the model's processor files into the folder"
             )
-        return cls(folder, reads, made)
+        return cls(folder, reads, made, prompted)
 
     @property
     def name(self) -> str:
@@ -97,7 +100,10 @@ class Processor:
     def _words(self) -> list[str]:
         """Some tokens of its tokenizer, as text."""
         tokenizer = getattr(self.made, "tokenizer", self.made)
-        ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        others = set(tokenizer.all_special_ids)
+        if self.prompted:
+            others |= added_tokens(tokenizer)
+        ids = sorted(set(tokenizer.get_vocab().values()) - others)
         words = [tokenizer.decode([each]).strip() for each in ids[:: len(ids) // WORDS + 1]]
         return [word for word in words if word] or ["a"]
 
@@ -119,6 +125,8 @@ class Processor:
         sources = ", ".join(dict.fromkeys(sample.source for sample in samples))
         what = f"{self.folder.path}: the processor ({self.name}) fails on {sources}"
         with reporting(what), torch.no_grad():
+            if self.prompted:
+                return prompt_inputs(self.made, samples, tokens)
             if self.reads == (IMAGE,):
                 return self.made(images=images, return_tensors="pt")
             if self.reads == (AUDIO,):

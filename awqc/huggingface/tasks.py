@@ -23,6 +23,7 @@ class FolderTask:
         vocabulary: whether the logits are over the vocabulary.
         reads: the kinds of data that such a model reads.
         loops: whether such a model is an encoder and a decoder, which `generate` calls in a loop.
+        prompted: whether such a model is a decoder that continues text with images in it.
     """
 
     name: str
@@ -32,6 +33,12 @@ class FolderTask:
     vocabulary: bool = False
     reads: Kinds = (TEXT,)
     loops: bool = False
+    prompted: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether such a model becomes several graphs."""
+        return self.loops or self.prompted
 
     @property
     def media(self) -> bool:
@@ -86,6 +93,13 @@ TASKS = (
         "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
         reads=(IMAGE,),
         loops=True,
+    ),
+    FolderTask(
+        "image-text-to-text",
+        "AutoModelForImageTextToText",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        prompted=True,
     ),
     FolderTask(
         "fill-mask",
@@ -196,7 +210,8 @@ def find_task(
     named = list(getattr(config, "architectures", None) or [])
     if found is None and not named and default is not None:
         found = _named(config, default)
-    double = getattr(config, "is_encoder_decoder", False)
+    double = bool(getattr(config, "is_encoder_decoder", False))
+    found = _of_form(found, double)
     if double and (found is None or not (found.media or found.loops)):
         names = ", ".join(dict.fromkeys(task.name for task in TASKS if task.loops))
         raise CaptureError(
@@ -214,6 +229,17 @@ def find_task(
             f"task cannot be told; give it with {spelled('task')}: {', '.join(_names())}"
         )
     return found
+
+
+def _of_form(found: FolderTask | None, double: bool) -> FolderTask | None:
+    """Of the tasks that generate text from what ``found`` reads, that of the model's form.
+
+    A class of transformers may load models with an encoder of their own, and without.
+    """
+    if found is None or not found.several or found.loops == double:
+        return found
+    same = (task for task in TASKS if task.several and task.auto_class == found.auto_class)
+    return next((task for task in same if task.loops == double), found)
 
 
 def _recognised(config: Any) -> FolderTask | None:
@@ -252,5 +278,6 @@ def reads_of(folder: HFFolder) -> Kinds:
     """
     if not (folder.path / "config.json").is_file():
         return (TEXT,)
-    found = _recognised(folder.config())
+    config = folder.config()
+    found = _of_form(_recognised(config), bool(getattr(config, "is_encoder_decoder", False)))
     return (TEXT,) if found is None else found.reads

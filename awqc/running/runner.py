@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from awqc.artifacts.names import MERGED_MODEL, TUNED
+from awqc.artifacts.names import MERGED_MODEL, TUNED, VISION_MODEL
 from awqc.data.media_files import kind_of
 from awqc.data.records import Record
 from awqc.data.sample_reader import SampleReader
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
 from awqc.huggingface.tasks import FolderTask, find_task
-from awqc.program import TEXT
+from awqc.program import IMAGE, TEXT
 from awqc.running import answers
 from awqc.running.answers import Answer
+from awqc.runtimes.image_text import ImageText
 from awqc.runtimes.ort_model import Array, OrtModel
 from awqc.runtimes.session_file import find_model
 from awqc.runtimes.session_settings import read_settings
 from awqc.runtimes.text_of import TextOf
 
 CTC = "AutoModelForCTC"
+IMAGE_AND_TEXT = "image-text-to-text"
+"""The task of a folder with a vision encoder, also where its architecture is listed for text."""
 
 
 class Runner:
@@ -57,13 +62,16 @@ class Runner:
             )
         self._folder = HFFolder(folder)
         self._config = self._folder.config()
+        places = (folder, folder / TUNED)
+        if task is None and any((place / VISION_MODEL).is_file() for place in places):
+            task = IMAGE_AND_TEXT
         self.task: FolderTask = find_task(self._config, task, where=str(folder))
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
         self._max_new_tokens, self._language = max_new_tokens, language
-        self._processor = Processor.of(self._folder, self.task.reads)
-        several = any((place / MERGED_MODEL).is_file() for place in (folder, folder / TUNED))
-        self._generator = TextOf(folder, provider=provider) if several else None
+        self._processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
+        several = any((place / MERGED_MODEL).is_file() for place in places)
+        self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
         if not several:
             path = find_model(folder)
@@ -79,9 +87,38 @@ class Runner:
         """
         maker = self._processor.maker()
         reader = SampleReader(self._processor, maker, np.random.default_rng(0))
-        records = [record for one in given for record in self._records(one)]
+        records = (
+            self._prompts(given)
+            if self.task.prompted
+            else [record for one in given for record in self._records(one)]
+        )
         for record, sample in zip(records, reader.read(records), strict=True):
             yield record.source, self._answer(sample)
+
+    def _generate(self, provider: str) -> Callable[[dict[str, Array]], Iterator[int]]:
+        """What makes the tokens of a text of what the processor makes."""
+        folder, most = self._folder.path, self._max_new_tokens
+        if self.task.prompted:
+            if self._language is not None:
+                raise UsageError(f"{folder}: {spelled('language')} is for models that ask for one")
+            return partial(ImageText(folder, provider).tokens, max_new_tokens=most)
+        text_of = TextOf(folder, provider=provider)
+        return partial(text_of.tokens, max_new_tokens=most, language=self._language)
+
+    def _prompts(self, given: Sequence[str]) -> list[Record]:
+        """Images, each with the text behind it."""
+        found: list[Record] = []
+        for one in given:
+            if kind_of(Path(one)) == IMAGE:
+                found.append(Record(one, "", {IMAGE: Path(one)}))
+            elif not found or found[-1].text:
+                raise UsageError(
+                    f"{self._folder.path}: before the text {one!r} stands no image; give an image "
+                    'file and then the text: image.png "What is this?"'
+                )
+            else:
+                found[-1] = replace(found[-1], text=one)
+        return found
 
     def _records(self, given: str) -> list[Record]:
         path, wanted = Path(given), [kind for kind in self.task.reads if kind != TEXT]
@@ -99,13 +136,8 @@ class Runner:
 
     def _answer(self, sample: Sample) -> Answer:
         feeds = {name: value.numpy() for name, value in self._processor.inputs([sample]).items()}
-        if self._generator is not None:
-            made = list(
-                self._generator.tokens(
-                    feeds, max_new_tokens=self._max_new_tokens, language=self._language
-                )
-            )
-            text = self._words().decode(made, skip_special_tokens=True).strip()
+        if self._tokens is not None:
+            text = self._words().decode(list(self._tokens(feeds)), skip_special_tokens=True).strip()
             return Answer(text, text)
         assert self._model is not None
         outputs = dict(zip(self._model.outputs, self._model.run(feeds), strict=True))

@@ -5,7 +5,7 @@ Their files have the names that Optimum and transformers.js know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from awqc.runtimes.session_settings import read_settings
 
 FLAG = "use_cache_branch"
 TOKENS = "input_ids"
+FILES = (ENCODER_MODEL, MERGED_MODEL)
 
 
 class EncoderDecoder:
@@ -36,10 +37,10 @@ class EncoderDecoder:
             UsageError: there are none, or the provider does not run here.
             VerificationError: onnxruntime does not load them.
         """
-        place = find_parts(folder)
+        place = find_parts(folder, FILES)
         self.encoder, self.decoder = (
             OrtModel(place / name, provider, read_settings(place / name, provider), threads=threads)
-            for name in (ENCODER_MODEL, MERGED_MODEL)
+            for name in FILES
         )
 
     def encode(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -66,16 +67,16 @@ class EncoderDecoder:
         return self.decoder.step({**given, **made, **carried})
 
 
-def find_parts(folder: Path) -> Path:
-    """Where in ``folder`` the two models are.
+def find_parts(folder: Path, names: Sequence[str]) -> Path:
+    """Where in ``folder`` the models with these ``names`` are.
 
     Raises:
         UsageError: they are not there.
     """
     for place in (folder / TUNED, folder):
-        if all((place / name).is_file() for name in (ENCODER_MODEL, MERGED_MODEL)):
+        if all((place / name).is_file() for name in names):
             return place
     raise UsageError(
-        f"{folder}: there are no {ENCODER_MODEL} and {MERGED_MODEL}; give a folder that awqc "
-        "compile wrote for an encoder-decoder"
+        f"{folder}: there are no {' and '.join(names)}; give a folder that awqc compile wrote for "
+        "a model that generates text of such parts"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from awqc.errors import UsageError
 Array = np.ndarray[Any, Any]
 FILES = ("config.json", "generation_config.json")
 LENGTHS = ("max_length", "max_target_positions", "max_position_embeddings")
+CONTEXT = LENGTHS[-1:]
 LONGEST = 1024
 """Tokens at most."""
+TEXT_PART = "text_config"
+NO_START = -1
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class GenerationSettings:
     """Which tokens a decoder begins with, which it must not or has to make, and where it ends.
 
     Attributes:
-        start: the token that it begins with.
+        start: the token that it begins with; `NO_START` where it is given a prompt.
         ends: tokens that end a text.
         suppressed: tokens that are never made.
         suppressed_first: tokens that are not made first.
@@ -52,8 +56,11 @@ class GenerationSettings:
     prompt: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> GenerationSettings:
+    def read(cls, folder: Path, prompted: bool = False) -> GenerationSettings:
         """What the files in ``folder`` say, the later one first.
+
+        A model that is ``prompted`` continues what it is given: it begins with no token of its
+        own, and its text may be as long as the part of its configuration on text says.
 
         Raises:
             UsageError: they name no token to begin with, or a file is damaged.
@@ -61,15 +68,13 @@ class GenerationSettings:
         found: dict[str, Any] = {}
         for name in FILES:
             if (folder / name).is_file():
-                found |= {k: v for k, v in read_json(folder / name).items() if v is not None}
-        start = found.get("decoder_start_token_id", found.get("bos_token_id"))
-        if not isinstance(start, int):
-            raise UsageError(
-                f"{folder}: {' and '.join(FILES)} name no decoder_start_token_id, the token that "
-                "the decoder begins with; add it"
-            )
+                content = read_json(folder / name)
+                for part in (content.get(TEXT_PART, {}) if prompted else {}, content):
+                    found |= {k: v for k, v in part.items() if v is not None}
+        start = NO_START if prompted else _start(found, folder)
         banned = [ids[0] for ids in found.get("bad_words_ids", []) if len(ids) == 1]
         ends = found.get("eos_token_id", [])
+        keys, most = (CONTEXT, sys.maxsize) if prompted else (LENGTHS, LONGEST)
         return cls(
             start,
             frozenset(ends if isinstance(ends, list) else [ends]),
@@ -78,7 +83,7 @@ class GenerationSettings:
             found.get("forced_bos_token_id"),
             found.get("forced_eos_token_id"),
             found.get("no_repeat_ngram_size", 0),
-            min([LONGEST, *(found[key] for key in LENGTHS if isinstance(found.get(key), int))]),
+            min([most, *(found[key] for key in keys if isinstance(found.get(key), int))]),
             tuple(_tokens(found.get("lang_to_id", {}))),
             tuple(_tokens(found.get("task_to_id", {}))),
             found.get("no_timestamps_token_id"),
@@ -102,6 +107,16 @@ class GenerationSettings:
             out[list(self.suppressed_first)] = -np.inf
         out[_repeated(made, self.repeat)] = -np.inf
         return out
+
+
+def _start(found: dict[str, Any], folder: Path) -> int:
+    start = found.get("decoder_start_token_id", found.get("bos_token_id"))
+    if not isinstance(start, int):
+        raise UsageError(
+            f"{folder}: {' and '.join(FILES)} name no decoder_start_token_id, the token that "
+            "the decoder begins with; add it"
+        )
+    return start
 
 
 def _tokens(table: dict[str, int]) -> list[tuple[str, int]]:

@@ -33,6 +33,7 @@ class OrtModel:
         inputs: what it takes.
         outputs: names of the outputs, in order.
         states: pairs (input, output) of a key/value cache, by the ecosystem's names.
+        told: metadata of the model.
         shares_cache: whether a past and the present that comes of it may be one buffer.
     """
 
@@ -60,9 +61,9 @@ class OrtModel:
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
         self.states = state_pairs((spec.name for spec in self.inputs), self.outputs)
-        told = self._session.get_modelmeta().custom_metadata_map
-        self.shares_cache = told.get(SHARED_CACHE) == "1"
-        self._row_by_row = told.get(ROW_BY_ROW) == "1"
+        self.told: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.shares_cache = self.told.get(SHARED_CACHE) == "1"
+        self._row_by_row = self.told.get(ROW_BY_ROW) == "1"
 
     def run(self, feeds: Mapping[str, Array], only: Sequence[str] | None = None) -> list[Array]:
         """Outputs in order, of ``only`` some; of ``feeds`` what the model takes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,14 @@ class TextOf:
         """
         settings = self.settings
         given = self.model.given({**feeds, **self.model.encode(feeds)})
-        made = self._prompt(given, language, task)
-        fresh, prompt = list(made), len(made)
         states: dict[str, Any] = {}
-        longest = min(settings.longest, prompt + (max_new_tokens or settings.longest))
-        while len(made) < longest:
+
+        def step(fresh: list[int]) -> Array:
+            nonlocal states
             outputs, states = self.model.step(np.array([fresh], dtype=np.int64), given, states)
-            logits = outputs["logits"].numpy()[0, -1].astype(np.float32)
-            token = int(settings.allowed(logits, made, prompt).argmax())
-            if token in settings.ends:
-                return
-            made.append(token)
-            fresh = [token]
-            yield token
+            return last_logits(outputs)
+
+        yield from likeliest(settings, step, self._prompt(given, language, task), max_new_tokens)
 
     def _prompt(
         self, given: Mapping[str, Any], language: str | None, task: str | None
@@ -91,6 +86,34 @@ class TextOf:
         outputs, _ = self.model.step(first, given, {})
         tokens = [token for _, token in self.settings.languages]
         return tokens[int(outputs["logits"].numpy()[0, -1][tokens].argmax())]
+
+
+def likeliest(
+    settings: GenerationSettings,
+    step: Callable[[list[int]], Array],
+    prompt: list[int],
+    max_new_tokens: int | None,
+) -> Iterator[int]:
+    """The likeliest tokens behind ``prompt``, as soon as each is known.
+
+    ``step`` reads tokens behind those that it has read and gives logits ``(vocabulary,)`` of what
+    follows.
+    """
+    made, fresh = list(prompt), list(prompt)
+    longest = min(settings.longest, len(prompt) + (max_new_tokens or settings.longest))
+    while len(made) < longest:
+        token = int(settings.allowed(step(fresh), made, len(prompt)).argmax())
+        if token in settings.ends:
+            return
+        made.append(token)
+        fresh = [token]
+        yield token
+
+
+def last_logits(outputs: Mapping[str, Any]) -> Array:
+    """Those of the last token of the first row."""
+    logits: Array = outputs["logits"].numpy()[0, -1].astype(np.float32)
+    return logits
 
 
 def _known(what: str, name: str, table: Mapping[str, int]) -> int:

@@ -78,7 +78,7 @@ def find_several_graphs(
 
     folder = HFFolder.at(Path(model).expanduser(), trust_remote_code=trust_remote_code)
     found = find_task(folder.config(), task, where=str(model))
-    return (folder, found) if found.loops else None
+    return (folder, found) if found.several else None
 
 
 def open_module(

@@ -1,9 +1,10 @@
-"""The folder of a compiled encoder and decoder, as Optimum and transformers.js take it.
+"""The folder of a model of several graphs, as Optimum and transformers.js take it.
 
 ::
 
-    encoder_model.onnx  decoder_model_merged.onnx     QDQ form, for every runtime
-    ort/                                              the same two in onnxruntime's own form
+    encoder_model.onnx  decoder_model_merged.onnx     QDQ form, for every runtime; or
+    vision_encoder.onnx  embed_tokens.onnx  decoder_model_merged.onnx
+    ort/                                              the same in onnxruntime's own form
     config.json, tokenizer and processor files
     parts/encoder/, cross/, decoder/                  report, recipe and other forms of each part
     report.json                                       of the whole
@@ -13,41 +14,87 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, MODEL, REPORT, TUNED
+from awqc.artifacts.names import (
+    EMBED_MODEL,
+    ENCODER_MODEL,
+    MERGED_MODEL,
+    MODEL,
+    REPORT,
+    TUNED,
+    VISION_MODEL,
+)
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating_parts import CROSS, DECODER, ENCODER
+from awqc.huggingface.prompted_parts import DECODER as READER
+from awqc.huggingface.prompted_parts import EMBED, VISION
 from awqc.huggingface.runner_files import write_processing
+from awqc.kv_cache import IMAGE_TOKEN, TOKEN_KINDS, Kinds
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, SETTINGS
 
 PARTS = "parts"
 
 
-def write_layout(parts: Mapping[str, Path], origin: HFFolder, folder: Path) -> None:
+Models = Mapping[str, Path]
+"""The model of each part."""
+
+
+def write_layout(
+    parts: Mapping[str, Path],
+    origin: HFFolder,
+    folder: Path,
+    write: Callable[[Models, Path], None],
+) -> None:
     """Write the folder out of those of ``parts``, which stay as they are.
+
+    ``write`` puts the models of one form into a folder, under the names that runners know.
 
     Raises:
         ExportError: a file cannot be written.
     """
-    from awqc.export.merged import merge_decoder, save_as
-
     both = Path(), Path(TUNED)
-    places = [place for place in both if (parts[ENCODER] / place / MODEL).is_file()]
+    places = [
+        place for place in both if all((path / place / MODEL).is_file() for path in parts.values())
+    ]
     for place in places:
         models = {name: path / place / MODEL for name, path in parts.items()}
         target = folder / place
         target.mkdir(exist_ok=True)
-        save_as(models[ENCODER], target / ENCODER_MODEL)
-        merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
+        write(models, target)
         settings = [path.with_name(SETTINGS) for path in models.values()]
         (target / SETTINGS).write_text(_together(settings), encoding="utf-8")
     for place in {Path(), *places} if places else ():  # awqc runs the folder itself in any case
         write_processing(origin, folder / place)
     for name, path in parts.items():
         shutil.copytree(path, folder / PARTS / name, ignore=_models(path))
+
+
+def write_encoder_decoder(models: Models, target: Path) -> None:
+    """Write an encoder, and a decoder with its first call in it."""
+    from awqc.export.merged import merge_decoder, save_as
+
+    save_as(models[ENCODER], target / ENCODER_MODEL)
+    merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
+
+
+def write_image_text(models: Models, target: Path, token: int, kinds: Kinds) -> None:
+    """Write what makes rows of images and of tokens, and the decoder that reads both.
+
+    ``token`` is the one in whose places rows of images are put, ``kinds`` what the decoder takes
+    besides.
+    """
+    from awqc.export.merged import save_as
+
+    save_as(
+        models[VISION],
+        target / VISION_MODEL,
+        {IMAGE_TOKEN: str(token), TOKEN_KINDS: json.dumps(kinds)},
+    )
+    save_as(models[EMBED], target / EMBED_MODEL)
+    save_as(models[READER], target / MERGED_MODEL)
 
 
 def write_whole_report(report: Mapping[str, Any], folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""A folder of an encoder and a decoder: recorded, compiled by parts, run as a whole."""
+"""A folder of a model that generates: recorded, compiled by parts, run as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,14 @@ from awqc.errors import CaptureError, Note, UsageError, VerificationError, spell
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
-from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.tasks import FolderTask
 from awqc.machine.progress import stage, track
 from awqc.options import Options
-from awqc.recording.remembered import remembering
-from awqc.runtimes.encoder_decoder import EncoderDecoder, find_parts
+from awqc.runtimes.encoder_decoder import find_parts
 from awqc.verify.words import word_error_rate
 from awqc.whole.compiling import CompiledBundle, check_exclude, compile_traced
 from awqc.whole.folder_files import write_layout, write_whole_report
-from awqc.whole.swapped import swapped
+from awqc.whole.ways import Way, way_of
 
 NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
@@ -71,7 +70,8 @@ def compile_generating(
     layout.check(folder.path, options.formats)
     with stage("capture …"):
         generating = Generating.load(folder, task)
-        parts = capture_parts(generating)
+        way = way_of(task)
+        parts = way.capture(generating)
     check_exclude(parts.bundle, options)
     for note in generating.notes:
         notify(Note(note, warning=True))
@@ -82,12 +82,12 @@ def compile_generating(
     result = compile_traced(parts.bundle, traces, own, notify)
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
-    write_layout(folders, folder, files.path)
+    write_layout(folders, folder, files.path, partial(way.write, parts))
     result.report = {"model": generating.name, "task": task.name, **result.report}
     if any(name in options.formats for name in ("onnx", "ort")):
         held_out = samples[len(samples) - result.held_out :]
         with stage("generate with what was compiled …"):
-            result.report["generated"] = _generated(parts, files.path, held_out, most)
+            result.report["generated"] = _generated(way, parts, files.path, held_out, most)
     write_whole_report(result.report, files.path)
     return replace(result, files=files, layout=layout)
 
@@ -100,7 +100,7 @@ def _check(options: Options) -> None:
     """
     if other := [name for name in options.formats if name not in FORMATS]:
         raise UsageError(
-            f"the format {other[0]} is for decoders; an encoder-decoder is written as "
+            f"the format {other[0]} is for models of one graph; one of several is written as "
             f"{', '.join(FORMATS)} ({spelled('formats')})"
         )
     if options.inputs or options.dynamic:
@@ -110,7 +110,7 @@ def _check(options: Options) -> None:
         )
     if options.recipe is not None:
         raise UsageError(
-            f"{spelled('recipe')} is that of one graph; each part of an encoder-decoder has its own"
+            f"{spelled('recipe')} is that of one graph; each part of a model of several has its own"
         )
 
 
@@ -142,19 +142,19 @@ def _samples(
 
 
 def _generated(
-    parts: GeneratingBundle, folder: Path, samples: list[dict[str, Tensor]], most: int
+    way: Way, parts: Any, folder: Path, samples: list[dict[str, Tensor]], most: int
 ) -> dict[str, Any]:
     """What the float model and the compiled one make of ``samples``, and how far that differs.
 
     Raises:
         VerificationError: the model does not generate with the compiled parts.
     """
-    generating = parts.generating
-    with remembering(generating.model.get_submodule(parts.recorded.encoder.path)):
-        ids = [generating.generate(each, most)[0].tolist() for each in samples]
+    generating: Generating = parts.generating
+    with way.original(parts) as generate:
+        ids = [generate(each, most) for each in samples]
     try:
-        with swapped(parts, EncoderDecoder(folder)):
-            found = [generating.generate(each, most)[0].tolist() for each in samples]
+        with way.compiled(parts, folder) as generate:
+            found = [generate(each, most) for each in samples]
     except CaptureError as error:
         raise VerificationError(
             f"{generating.name}: generate fails with the compiled parts: {error.text}. Nothing was "
@@ -163,7 +163,7 @@ def _generated(
     pairs = list(zip(found, ids, strict=True))
     texts = [(generating.decode(now), generating.decode(was)) for now, was in pairs]
     return {
-        "form": find_parts(folder).relative_to(folder).as_posix(),
+        "form": find_parts(folder, way.files).relative_to(folder).as_posix(),
         "samples": len(samples),
         "same": sum(now == was for now, was in pairs),
         "word_error_rate": word_error_rate(texts),

@@ -88,10 +88,10 @@ class _Calls:
             if path in made:
                 found[path] = torch.from_numpy(np.array(made[path].numpy()))
             elif (name := self._carried.get(id(value))) is not None:
-                found[path] = _sized(self._states[past_of(name)].shape())
+                found[path] = sized(self._states[past_of(name)].shape())
         return found
 
 
-def _sized(shape: list[int]) -> Tensor:
+def sized(shape: list[int]) -> Tensor:
     """A tensor of ``shape`` that takes no room."""
     return torch.zeros(()).expand(shape)

@@ -71,6 +71,17 @@ def test_an_encoder_decoder_is_refused_where_it_does_neither() -> None:
         find_task(config("BartModel", is_encoder_decoder=True), None, where="here")
 
 
+@pytest.mark.parametrize("wanted", [None, "image-text-to-text", "image-to-text"])
+def test_a_class_for_images_and_text_is_judged_by_its_form(wanted: str | None) -> None:
+    """A model with an encoder of its own writes what it sees, another goes on with a text."""
+    asked = config("LlavaForConditionalGeneration", "llava")
+    found = find_task(asked, wanted, where="here")
+    assert (found.name, found.prompted, found.several) == ("image-text-to-text", True, True)
+    double = config("VisionEncoderDecoderModel", is_encoder_decoder=True)
+    found = find_task(double, wanted, where="here")
+    assert (found.name, found.loops) == ("image-to-text", True)
+
+
 def test_a_decoder_that_also_hears_is_refused() -> None:
     with pytest.raises(CaptureError, match="has no encoder of its own"):
         find_task(config("Qwen2AudioForConditionalGeneration"), None, where="here")

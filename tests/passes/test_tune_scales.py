@@ -144,7 +144,7 @@ def test_where_memory_is_short_it_says_how_much_is_needed(monkeypatch: pytest.Mo
     assert teacher is not None
     needed = Student(program, teacher, TunedScales(program)).bytes_needed(teacher.lessons[0])
     assert needed == 4 * (3 * 96 * 40 + 32 * 96)
-    monkeypatch.setattr("awqc.passes.tune_scales.available", lambda: needed - 1)
+    monkeypatch.setattr("awqc.passes.tune_scales.free_on", lambda device: needed - 1)
     (change,) = TuneScales().apply(program, run)
     assert change.refused
     assert change.what == (
@@ -152,7 +152,7 @@ def test_where_memory_is_short_it_says_how_much_is_needed(monkeypatch: pytest.Mo
     )
     assert program.findings.quantized is before
     program.learn(teacher=teacher)
-    monkeypatch.setattr("awqc.passes.tune_scales.available", lambda: needed)
+    monkeypatch.setattr("awqc.passes.tune_scales.free_on", lambda device: needed)
     assert not TuneScales(rate=0.003).apply(program, run)[0].refused
 
 
@@ -166,9 +166,9 @@ def test_the_pipeline_records_what_will_be_used(
     """The first batches, and none where no weight is to be tuned or nobody tunes."""
     taken: list[Sequence[Batch]] = []
 
-    def noted(program: Program, batches: Sequence[Batch]) -> Teacher:
+    def noted(program: Program, batches: Sequence[Batch], device: torch.device) -> Teacher:
         taken.append(batches)
-        return take_teacher(program, batches)
+        return take_teacher(program, batches, device)
 
     monkeypatch.setattr("awqc.passes.pipeline.take_teacher", noted)
     codes = f"canonicalize,quantize-weights{{{bits},group-size=16,keep-float=true}}"

@@ -76,4 +76,38 @@ class Toy(nn.Module):
         return made
 
 
+class Sees(nn.Module):
+    """Text with images in it: rows of images take the places of one token, then all are read."""
+
+    IMAGE = 7
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.reader = nn.Embedding(WORDS, WIDTH), Reader()
+        self.eye = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH))
+        self.factor = factor
+
+    def forward(self, tokens: Tensor, *, pixels: Tensor) -> Tensor:
+        rows, seen = self.table(tokens), self.eye(pixels)
+        logits: Tensor = self.reader(rows=self.merge(tokens, rows, seen))
+        return logits
+
+    def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+        places = (tokens == self.IMAGE)[..., None]
+        return rows.masked_scatter(places, seen * self.factor)
+
+
+class Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(WIDTH, WORDS)
+
+    def forward(self, *, rows: Tensor) -> Tensor:
+        logits: Tensor = self.head(rows + rows.mean(dim=1, keepdim=True))
+        return logits
+
+
+PROMPT = torch.tensor([[1, 7, 7, 2], [3, 7, 7, 4]])
+"""Two texts with an image of two rows in each."""
 IDS = torch.arange(10).reshape(2, 5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from awqc.errors import UsageError
-from awqc.runtimes.generation_settings import GenerationSettings
+from awqc.runtimes.generation_settings import NO_START, GenerationSettings
 
 LOGITS = np.arange(8, dtype=np.float32)
 
@@ -28,6 +28,15 @@ def test_generation_config_comes_before_config(tmp_path: Path) -> None:
         {"decoder_start_token_id": 3, "max_length": 20, "eos_token_id": None},
     )
     assert (found.start, found.ends, found.longest) == (3, frozenset({2}), 20)
+
+
+def test_a_model_that_is_prompted_has_its_settings_in_the_part_on_text(tmp_path: Path) -> None:
+    text = {"eos_token_id": 2, "bos_token_id": 1, "max_position_embeddings": 4096}
+    read(tmp_path, {"text_config": text, "decoder_start_token_id": 1}, {"max_length": 20})
+    found = GenerationSettings.read(tmp_path, prompted=True)
+    assert (found.start, found.ends, found.longest) == (NO_START, frozenset({2}), 4096)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4]}))
+    assert GenerationSettings.read(tmp_path, prompted=True).ends == frozenset({3, 4})
 
 
 def test_without_a_first_token_it_is_refused(tmp_path: Path) -> None:

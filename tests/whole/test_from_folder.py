@@ -144,7 +144,7 @@ def test_a_folder_of_one_form_alone_runs(
 
 
 def test_what_is_for_one_graph_is_refused(source: tuple[Path, Any]) -> None:
-    with pytest.raises(UsageError, match="the format awq is for decoders"):
+    with pytest.raises(UsageError, match="the format awq is for models of one graph"):
         awqc.compile(source[0], formats=("awq",))
     with pytest.raises(UsageError, match="observe"):
         awqc.compile(source[0], observe=lambda *_: None)

@@ -17,7 +17,7 @@ from awqc.huggingface.samples import Sizes
 from awqc.huggingface.tasks import find_task
 from awqc.runtimes.encoder_decoder import EncoderDecoder
 from awqc.runtimes.text_of import TextOf
-from awqc.whole.folder_files import write_layout
+from awqc.whole.folder_files import write_encoder_decoder, write_layout
 from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
 
@@ -52,7 +52,7 @@ def made(case: str, path: Path) -> tuple[GeneratingBundle, Path]:
         places[part].mkdir()
         export_onnx(program, places[part] / "model.onnx")
     (path / "out").mkdir()
-    write_layout(places, folder, path / "out")
+    write_layout(places, folder, path / "out", write_encoder_decoder)
     return parts, path / "out"
 
 

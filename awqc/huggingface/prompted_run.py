@@ -1,0 +1,169 @@
+"""A run of a model on a text with an image in it, and what flows inside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awqc.errors import CaptureError
+from awqc.huggingface.folder import reporting
+from awqc.huggingface.generating import FEWEST_TOKENS, Generating
+from awqc.huggingface.samples import Sample, Sizes
+from awqc.kv_cache import Kinds
+from awqc.recording.inner import record_inner
+from awqc.recording.merge import Merge
+from awqc.recording.outermost import record_outermost
+
+TOKENS, MASK = "input_ids", "attention_mask"
+PROMPTS = (
+    (2, Sizes(image=(96, 128), words=4)),
+    (3, Sizes(image=(200, 70), words=7)),
+)
+"""Two calls, each of so many samples; images that are cut into tiles give other numbers of them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What was made of a text with images in it, before the decoder.
+
+    Attributes:
+        tokens: ``(batch, count)``.
+        rows: what the part of images makes.
+        merged: rows of tokens and images, ``(batch, count, width)``.
+    """
+
+    tokens: Tensor
+    rows: Tensor
+    merged: Tensor
+
+
+@dataclass(frozen=True)
+class PromptedRun:
+    """A run of `generate` on example data.
+
+    Attributes:
+        inputs: what the processor made.
+        merge: how rows of images come among those of tokens.
+        tokens: ``(batch, count)``.
+        merged: what the decoder takes of it, ``(batch, count, width)``.
+        logits: for each token that was generated those that it was chosen by.
+        following: rows of these tokens but the last.
+        besides: what the processor makes that has one number for tokens of images and one for
+            others, by name.
+        answer: what the whole gives for a token, with its cache.
+    """
+
+    inputs: dict[str, Tensor]
+    merge: Merge
+    tokens: Tensor
+    merged: Tensor
+    logits: tuple[Tensor, ...]
+    following: tuple[Tensor, ...]
+    besides: Kinds
+    answer: Any
+
+    @classmethod
+    def of(cls, generating: Generating, count: int, sizes: Sizes) -> PromptedRun:
+        """A run on ``count`` samples of ``sizes``, with equal texts.
+
+        Raises:
+            CaptureError: images do not come among the rows of tokens as `Merge` says.
+        """
+        model, where = generating.model, str(generating.folder.path)
+        inputs = generating.inputs(_samples(generating, count, sizes))
+        tokens = _tokens(inputs, where)
+        with _running(generating, inputs) as run_once:
+            merge = Merge.of(model, run_once, tokens, where)
+        prompt = record_prompt(generating, merge, inputs)
+        shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in inputs.items())
+        made: list[Any] = []
+
+        def run() -> None:
+            with reporting(f"{where}: {type(model).__name__}.generate fails on {shapes}"):
+                made.append(
+                    model.generate(
+                        **inputs, do_sample=False, max_new_tokens=FEWEST_TOKENS,
+                        min_new_tokens=FEWEST_TOKENS, output_logits=True,
+                        return_dict_in_generate=True,
+                    )
+                )  # fmt: skip
+
+        calls = [call for call in record_outermost(model, run, ("",)) if not call.path]
+        new = made[0].sequences[:, tokens.shape[1] :]
+        table = model.get_submodule(merge.embedding)
+        with torch.no_grad():
+            following = [table(new[:, place : place + 1]) for place in range(FEWEST_TOKENS - 1)]
+        return cls(
+            inputs,
+            merge,
+            tokens,
+            prompt.merged,
+            tuple(made[0].logits),
+            tuple(following),
+            _besides(inputs, tokens == merge.token),
+            calls[-1].answer,
+        )
+
+
+def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor]) -> Prompt:
+    """What the modules of ``merge`` make of ``inputs``; the decoder does not run.
+
+    Raises:
+        CaptureError: one of them is not called.
+    """
+    among = (merge.source, merge.decoder)
+    with _running(generating, inputs) as run_once:
+        calls = record_inner(
+            generating.model, run_once, among, lambda _, call: call.path == merge.decoder
+        )
+    if missing := [path for path in among if all(call.path != path for call in calls)]:
+        raise CaptureError(
+            f"{generating.folder.path}: {missing[0]} is not called on a sample, though it is on "
+            "example data; each sample needs an image and a text"
+        )
+    source = next(call for call in calls if call.path == merge.source)
+    return Prompt(
+        _tokens(inputs, str(generating.folder.path)),
+        source.result[merge.made] * merge.factor,
+        calls[-1].given[merge.argument],
+    )
+
+
+@contextmanager
+def _running(generating: Generating, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
+    """What runs the model on ``inputs``, once."""
+    model = generating.model
+    shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in inputs.items())
+    with reporting(f"{generating.folder.path}: {type(model).__name__} fails on {shapes}"):
+        yield lambda: model(**inputs)
+
+
+def _samples(generating: Generating, count: int, sizes: Sizes) -> list[Sample]:
+    """Samples with images of their own and one text, so that all have as many tokens."""
+    random = np.random.default_rng(0)
+    maker = generating.processor.maker()
+    made = [maker.sample(random, sizes) for _ in range(count)]
+    return [replace(sample, text=made[0].text) for sample in made]
+
+
+def _tokens(inputs: dict[str, Tensor], where: str) -> Tensor:
+    if TOKENS not in inputs or inputs[TOKENS].ndim != 2:
+        raise CaptureError(f"{where}: the processor makes no {TOKENS} (batch, tokens)")
+    return inputs[TOKENS]
+
+
+def _besides(inputs: dict[str, Tensor], images: Tensor) -> Kinds:
+    found: Kinds = {}
+    for name, value in inputs.items():
+        if name in (TOKENS, MASK) or value.shape != images.shape or value.is_floating_point():
+            continue
+        kinds = [value[places].unique() for places in (images, ~images)]
+        if all(len(numbers) == 1 for numbers in kinds):
+            found[name] = (int(kinds[0]), int(kinds[1]))
+    return found

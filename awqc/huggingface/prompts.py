@@ -1,0 +1,51 @@
+"""A text with an image in it, as a processor takes it: by its chat template, or its image token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from awqc.huggingface.samples import Sample
+
+
+def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None) -> Any:
+    """What ``processor`` makes of ``samples``, an image and a text behind it in each.
+
+    A processor with a chat template is asked as in a chat; another one is given its image token
+    and then the text. Texts are cut after ``tokens``.
+    """
+    texts = [_cut(processor, sample.text or "", tokens) for sample in samples]
+    images = [sample.image for sample in samples]
+    padded = {"padding": True} if len(samples) > 1 else {}
+    if getattr(processor, "chat_template", None):
+        chats = [_chat(image, text) for image, text in zip(images, texts, strict=True)]
+        return processor.apply_chat_template(
+            chats, add_generation_prompt=True, tokenize=True, return_dict=True,
+            return_tensors="pt", processor_kwargs=padded,
+        )  # fmt: skip
+    mark = getattr(processor, "image_token", None) or ""
+    return processor(
+        text=[f"{mark} {text}" for text in texts],
+        images=[[image] for image in images],
+        return_tensors="pt",
+        **padded,
+    )
+
+
+def added_tokens(tokenizer: Any) -> set[int]:
+    """Tokens that stand for something else than text, such as an image."""
+    return set(tokenizer.get_added_vocab().values())
+
+
+def _chat(image: Any, text: str) -> list[dict[str, Any]]:
+    content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def _cut(processor: Any, text: str, tokens: int | None) -> str:
+    if tokens is None:
+        return text
+    tokenizer = processor.tokenizer
+    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=tokens)
+    cut: str = tokenizer.decode(ids["input_ids"])
+    return cut

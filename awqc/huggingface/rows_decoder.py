@@ -1,0 +1,176 @@
+"""A decoder that takes rows in place of tokens, as one graph for any number behind any past.
+
+What it is given besides is what agrees with `generate`: the order of the rows, and numbers that
+tell tokens of images from others. What still differs then is not known to runners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awqc.capture.module import capture_module
+from awqc.errors import CaptureError
+from awqc.huggingface.capture import TOKENS as ROWS
+from awqc.huggingface.capture import rename_inputs
+from awqc.huggingface.folder import reporting
+from awqc.huggingface.forwards import State, cache_shapes, cached_example, cached_forward
+from awqc.huggingface.generating import Generating
+from awqc.huggingface.prompted_run import PromptedRun
+from awqc.kv_cache import TOKEN_ROWS, Kinds, past_name, present_name
+from awqc.program import Program, Task
+from awqc.recording.broadcast import broadcasting
+from awqc.recording.inner import given_instead
+from awqc.recording.merge import Merge
+
+HEAD, MASK, POSITIONS, PAST = "logits", "attention_mask", "position_ids", "past_key_values"
+AGREE = 1e-3
+"""How far logits may be from those of `generate`, relative to their norm."""
+Forward = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a decoder is given beside rows, their mask and a past.
+
+    Attributes:
+        positions: whether it is told the place of each row.
+        besides: numbers for tokens of images and for others.
+    """
+
+    positions: bool
+    besides: Kinds
+
+
+def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, Kinds]:
+    """The decoder of ``run``, captured, and what it takes besides.
+
+    Raises:
+        CaptureError: it reads something that runners do not make, or cannot be captured.
+    """
+    model, where = generating.model, str(generating.folder.path)
+    shapes = cache_shapes(model, where)
+    example = cached_example(model, shapes)
+    tokens = example.pop("input_ids")
+    forward = rows_forward(model, run.merge, where)
+    form = choose_form(forward, run, shapes, POSITIONS in example, where)
+    if not form.positions:
+        example.pop(POSITIONS, None)
+    drawn = torch.Generator().manual_seed(0)
+    rows = torch.randn(*tokens.shape, run.merged.shape[-1], generator=drawn)
+    images = torch.arange(example[MASK].shape[1]).repeat(len(tokens), 1) % 3 == 1
+    example = {TOKEN_ROWS: rows} | example | kinds_of(form.besides, images)
+    past, present = ([name(*each) for each in shapes] for name in (past_name, present_name))
+    names = [name for key in example for name in (past if key == PAST else [key])]
+    axes: dict[str, Mapping[int, str]] = {
+        f"{PAST}_{layer}_{part}": {0: "batch", 2: "past"} for layer, part in shapes
+    }
+    for key in example.keys() - {PAST}:
+        total = key == MASK or key in form.besides
+        axes[key] = {0: ROWS[0], 1: "past + sequence" if total else ROWS[1]}
+    model.forward = forward
+    try:
+        program = capture_module(
+            model,
+            example,
+            name=f"{generating.name}-decoder",
+            dynamic=axes,
+            states=list(zip(past, present, strict=True)),
+            output_names=[HEAD, *present],
+            copy=False,
+        )
+    finally:
+        del model.forward
+    program.graph.eliminate_dead_code()
+    program.tidy()
+    program.task = Task(MASK, (HEAD,))
+    return rename_inputs(program, names), form.besides
+
+
+def rows_forward(model: Any, merge: Merge, where: str) -> Forward:
+    """As `cached_forward`, with rows in place of tokens, and more that the model is given."""
+    whole, taking = model.forward, model.get_submodule(merge.decoder)
+
+    def forward(
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        past_key_values: Mapping[str, Tensor] | None = None,
+        **besides: Tensor,
+    ) -> tuple[Tensor, ...]:
+        told = SimpleNamespace(forward=partial(whole, **besides), config=model.config)
+        tokens = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long)
+        with given_instead(taking, merge.argument, inputs_embeds), broadcasting():
+            return cached_forward(told, where)(
+                tokens, attention_mask, position_ids, past_key_values
+            )
+
+    return forward
+
+
+def kinds_of(besides: Kinds, images: Tensor) -> dict[str, Tensor]:
+    """What a decoder takes ``besides`` for tokens, which are those of ``images`` or others."""
+    return {name: torch.where(images, *numbers) for name, numbers in besides.items()}
+
+
+def choose_form(
+    forward: Forward, run: PromptedRun, shapes: Mapping[State, tuple[int, int]], order: bool,
+    where: str,
+) -> Form:  # fmt: skip
+    """The first form in which ``forward`` gives what `generate` gave.
+
+    Raises:
+        CaptureError: there is none.
+    """
+    ordered = (True, False) if order else (False,)
+    forms = [Form(positions, {}) for positions in ordered]
+    if run.besides:
+        forms += [Form(positions, run.besides) for positions in ordered]
+    for form in forms:
+        if _agrees(forward, run, list(shapes.items()), form):
+            return form
+    tried = ", ".join([*([POSITIONS] if order else []), *run.besides]) or "nothing"
+    raise CaptureError(
+        f"{where}: given the rows that {run.merge.decoder} takes ({run.merge.argument}), and each "
+        f"new token behind them, the decoder gives other {HEAD} than in generate, with {tried} "
+        "besides: it reads more than rows and their order, such as the layout of images, which no "
+        "runner could make"
+    )
+
+
+def _agrees(
+    forward: Forward,
+    run: PromptedRun,
+    shapes: Sequence[tuple[State, tuple[int, int]]],
+    form: Form,
+) -> bool:
+    """Whether ``forward``, called as runners do, gives the logits of ``run``, step by step."""
+    count = len(run.tokens)
+    names = [f"{layer}_{part}" for (layer, part), _ in shapes]
+    past = {
+        name: torch.zeros(count, heads, 0, width)
+        for name, (_, (heads, width)) in zip(names, shapes, strict=True)
+    }
+    steps = [run.merged, *run.following]
+    ends = [0]
+    for rows in steps:
+        ends.append(ends[-1] + rows.shape[1])
+    images = torch.zeros(count, ends[-1], dtype=torch.bool)
+    images[:, : ends[1]] = run.tokens == run.merge.token
+    for (seen, total), rows, wanted in zip(pairwise(ends), steps, run.logits, strict=True):
+        order = torch.arange(seen, total).repeat(count, 1) if form.positions else None
+        mask = torch.ones(count, total, dtype=torch.long)
+        besides = kinds_of(form.besides, images[:, :total])
+        with torch.no_grad(), reporting("the decoder does not run on rows alone"):
+            logits, *made = forward(rows, mask, order, past, **besides)
+        if not float((logits[:, -1] - wanted).norm()) <= AGREE * float(wanted.norm()):
+            return False
+        past = dict(zip(names, made, strict=True))
+    return True

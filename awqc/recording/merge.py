@@ -1,0 +1,127 @@
+"""Rows that one module makes put in place of rows that another one makes, as images into text.
+
+::
+
+    tokens     5   9   9   9   7               9: the token that stands for rows of images
+    embedding  e5  e9  e9  e9  e7
+    source         s0  s1  s2                  what the image's encoder makes
+    merged     e5  s0  s1  s2  e7              what the decoder is given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from awqc.errors import CaptureError
+from awqc.recording.inner import InnerCall, record_inner
+
+CLOSE = 1e-3
+"""How far rows may be from rows that they are, relative to their norm."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Which modules make what is merged, and which one takes it.
+
+    Attributes:
+        embedding: path of the module that makes a row of each token.
+        source: path of the module that makes the rows that are put in.
+        made: path in that module's result.
+        decoder: path of the first module that takes the merged rows.
+        argument: name of its argument.
+        token: the token in whose places the rows are put, one after another.
+        factor: the rows are put in times this.
+    """
+
+    embedding: str
+    source: str
+    made: str
+    decoder: str
+    argument: str
+    token: int
+    factor: float
+
+    @classmethod
+    def of(cls, model: nn.Module, run: Callable[[], object], tokens: Tensor, where: str) -> Merge:
+        """The merge in ``run``, which runs ``model`` on ``tokens``, ``(batch, count)``.
+
+        The run ends where merged rows are taken.
+
+        Raises:
+            CaptureError: there is none, or it is not one as described.
+        """
+
+        def until(ended: Sequence[InnerCall], call: InnerCall) -> bool:
+            return next(_mixed(ended, call, tokens), None) is not None
+
+        calls = record_inner(model, run, until=until)
+        found = next(_mixed(calls, calls[-1], tokens), None) if calls else None
+        if found is None:
+            raise CaptureError(
+                f"{where}: no module is given rows of tokens with other rows among them: what is "
+                "made of images does not reach the text, or not by taking the place of tokens"
+            )
+        decoder = calls[-1]
+        embedding, argument, put_in = found
+        merged = decoder.given[argument]
+        place = f"{where}: of the argument {argument} of {decoder.path}"
+        ids = tokens[put_in].unique()
+        if len(ids) != 1 or bool((tokens[~put_in] == ids[0]).any()):
+            raise CaptureError(
+                f"{place} {int(put_in.sum())} rows are none of tokens, at the tokens "
+                f"{', '.join(map(str, ids.tolist()[:6]))}; one token is needed that stands for "
+                "such rows and nothing else"
+            )
+        rows = merged[put_in]
+        for call in sorted(calls, key=lambda call: -call.left):
+            for made, value in call.result.items():
+                factor = _factor(rows, value)
+                if factor is not None:
+                    return cls(
+                        embedding.path, call.path, made, decoder.path, argument,
+                        int(ids[0]), factor,
+                    )  # fmt: skip
+        raise CaptureError(
+            f"{place} {len(rows)} rows stand at the token {int(ids[0])}, which no module makes "
+            "as they are, in this order: something is put between them, or they are changed by "
+            "code outside of all modules"
+        )
+
+
+def _mixed(
+    calls: Sequence[InnerCall], taking: InnerCall, tokens: Tensor
+) -> Iterator[tuple[InnerCall, str, Tensor]]:
+    """Embedding, the argument of ``taking``, and the places of rows in it that are no token's."""
+    for argument, merged in taking.given.items():
+        if not merged.is_floating_point() or merged.shape[:-1] != tokens.shape:
+            continue
+        for embedding in calls:
+            value = embedding.result.get("")
+            if value is None or value.shape != merged.shape:
+                continue
+            read = next(iter(embedding.given.values()), None)
+            if read is None or read.shape != tokens.shape or read.is_floating_point():
+                continue
+            put_in = (value != merged).any(dim=-1)
+            same = ~put_in
+            if put_in.any() and same.any() and torch.equal(read[same], tokens[same]):
+                yield embedding, argument, put_in
+
+
+def _factor(rows: Tensor, value: Tensor) -> float | None:
+    """The number by which ``value`` becomes ``rows``, or None where there is none."""
+    if not value.is_floating_point() or value.numel() != rows.numel() or not value.ndim:
+        return None
+    if value.shape[-1] != rows.shape[-1]:
+        return None
+    flat = value.reshape(rows.shape).double()
+    wanted = rows.double()
+    factor = float((flat * wanted).sum() / flat.square().sum().clamp_min(1e-30))
+    close = float((flat * factor - wanted).norm()) <= CLOSE * float(wanted.norm())
+    if not close:
+        return None
+    return 1.0 if abs(factor - 1) < CLOSE else factor

@@ -1,0 +1,133 @@
+"""A compiled decoder that reads text with images in it; torch is not imported.
+
+Its files have the names that transformers.js knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from awqc.artifacts.names import EMBED_MODEL, MERGED_MODEL, VISION_MODEL
+from awqc.errors import UsageError
+from awqc.kv_cache import (
+    IMAGE_ROWS,
+    IMAGE_TOKEN,
+    LOGITS_START,
+    TOKEN_KINDS,
+    TOKEN_ROWS,
+    Kinds,
+)
+from awqc.runtimes.encoder_decoder import TOKENS, find_parts
+from awqc.runtimes.generation_settings import GenerationSettings
+from awqc.runtimes.ort_model import Array, OrtModel
+from awqc.runtimes.session_settings import read_settings
+from awqc.runtimes.text_of import last_logits, likeliest
+
+USUAL_TOKENS = 256
+"""Tokens that are made at most where no number is asked for."""
+FILES = (VISION_MODEL, EMBED_MODEL, MERGED_MODEL)
+
+
+class ImageText:
+    """The three models of a folder, ready to run.
+
+    Attributes:
+        settings: what the folder says of generating.
+        vision: takes what a processor makes of images.
+        embed: takes tokens.
+        decoder: takes rows of both, and its own states.
+        token: the token in whose places rows of images are put.
+    """
+
+    def __init__(self, folder: Path, provider: str = "cpu", threads: int = 0) -> None:
+        """Load the models in ``folder``, those in ``ort/`` where they are there.
+
+        Raises:
+            UsageError: there are none, or the provider does not run here.
+            VerificationError: onnxruntime does not load them.
+        """
+        self.settings = GenerationSettings.read(folder, prompted=True)
+        place = find_parts(folder, FILES)
+        self.vision, self.embed, self.decoder = (
+            OrtModel(
+                place / name, provider, read_settings(place / name, provider),
+                threads=threads, fixed={LOGITS_START: -1},
+            )
+            for name in FILES
+        )  # fmt: skip
+        if not self.vision.told.get(IMAGE_TOKEN, "").isdecimal():
+            raise UsageError(
+                f"{place / VISION_MODEL}: its metadata has no {IMAGE_TOKEN}, the token that stands "
+                "for rows of images; compile the model anew"
+            )
+        self.token = int(self.vision.told[IMAGE_TOKEN])
+        self._kinds: Kinds = json.loads(self.vision.told.get(TOKEN_KINDS, "{}"))
+
+    def tokens(
+        self, feeds: Mapping[str, Array], max_new_tokens: int | None = None
+    ) -> Iterator[int]:
+        """The likeliest tokens behind one prompt, as soon as each is known.
+
+        ``feeds`` is what the model's processor makes of it.
+
+        Raises:
+            UsageError: the prompt has another number of places for rows of images than there are.
+        """
+        states: dict[str, Any] = {}
+        tokens: list[int] = []
+
+        def step(fresh: list[int]) -> Array:
+            nonlocal states
+            tokens.extend(fresh)
+            outputs, states = self.step(np.array([tokens]), {} if states else feeds, states)
+            return last_logits(outputs)
+
+        prompt = [int(token) for token in feeds[TOKENS][0]]
+        yield from likeliest(self.settings, step, prompt, max_new_tokens or USUAL_TOKENS)
+
+    def rows(self, tokens: Array, images: Mapping[str, Array]) -> Array:
+        """Rows for ``tokens`` ``(rows, count)``, those of ``images`` in the places of their token.
+
+        Raises:
+            UsageError: there are more or fewer of these places than of these rows.
+        """
+        places = tokens == self.token
+        rows = self.embed.run({TOKENS: np.where(places, 0, tokens)}, [TOKEN_ROWS])[0]
+        if not images:
+            return rows
+        made = self.vision.run(images, [IMAGE_ROWS])[0]
+        made = made.reshape(-1, made.shape[-1])
+        if len(made) != places.sum():
+            raise UsageError(
+                f"the prompt has the image token {self.token} {int(places.sum())} times, and the "
+                f"images give {len(made)} rows; as many are needed: the processor is another "
+                "model's, or the text names the token"
+            )
+        rows[places] = made
+        return rows
+
+    def step(
+        self, tokens: Array, images: Mapping[str, Array], states: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Outputs for those of ``tokens`` that are behind ``states``, and states for the next call.
+
+        ``tokens``, ``(rows, count)``, are all so far. Before the first call there are no
+        ``states``; it is given ``images``, what the processor makes of them.
+        """
+        count, total = tokens.shape
+        carried = states or self.decoder.empty_states(count)
+        past = next(iter(carried.values())).shape()[2]
+        places = tokens == self.token
+        made = {
+            TOKEN_ROWS: self.rows(tokens[:, past:], images),
+            "attention_mask": np.ones((count, total), dtype=np.int64),
+            "position_ids": np.tile(np.arange(past, total, dtype=np.int64), (count, 1)),
+        }
+        for name, (image, other) in self._kinds.items():
+            made[name] = np.where(places, np.int64(image), np.int64(other))
+        return self.decoder.step({**self.decoder.hold(made), **carried})

@@ -1,0 +1,96 @@
+"""How models that generate become graphs, by what they are: an encoder and a decoder, or a prompt
+that a decoder continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from awqc.huggingface.generating import Generating
+from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
+from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
+from awqc.huggingface.tasks import FolderTask
+from awqc.recording.remembered import remembering
+from awqc.runtimes.encoder_decoder import FILES as TWO_FILES
+from awqc.runtimes.encoder_decoder import EncoderDecoder
+from awqc.runtimes.image_text import FILES as THREE_FILES
+from awqc.runtimes.image_text import ImageText
+from awqc.whole.folder_files import Models, write_encoder_decoder, write_image_text
+from awqc.whole.swapped import swapped
+from awqc.whole.swapped_prompt import swapped_prompt
+
+Generate = Callable[[dict[str, Tensor], int], list[int]]
+"""Tokens that are made of what a processor made of one sample, so many at most."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model that generates becomes graphs and runs as them.
+
+    Attributes:
+        files: names of the models that its folder has.
+        capture: its parts, with a ``bundle``, a ``trace`` of a sample, and ``generating``.
+        write: puts the models of one form into a folder.
+        original: what generates with the model as it came.
+        compiled: what generates with the parts that are in a folder.
+    """
+
+    files: tuple[str, ...]
+    capture: Callable[[Generating], Any]
+    write: Callable[[Any, Models, Path], None]
+    original: Callable[[Any], AbstractContextManager[Generate]]
+    compiled: Callable[[Any, Path], AbstractContextManager[Generate]]
+
+
+def way_of(task: FolderTask) -> Way:
+    """The way of models for ``task``."""
+    return PROMPT if task.prompted else ENCODER_DECODER
+
+
+@contextmanager
+def _with_encoder(parts: GeneratingBundle) -> Iterator[Generate]:
+    generating = parts.generating
+    with remembering(generating.model.get_submodule(parts.recorded.encoder.path)):
+        yield generating.new_tokens
+
+
+@contextmanager
+def _encoder_decoder(parts: GeneratingBundle, folder: Path) -> Iterator[Generate]:
+    with swapped(parts, EncoderDecoder(folder)):
+        yield parts.generating.new_tokens
+
+
+@contextmanager
+def _prompt(parts: PromptedBundle, folder: Path) -> Iterator[Generate]:
+    compiled = ImageText(folder)
+
+    def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
+        with swapped_prompt(parts, compiled, inputs) as left:
+            return parts.generating.new_tokens(left, most)
+
+    yield generate
+
+
+def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> None:
+    write_image_text(models, target, parts.merge.token, parts.besides)
+
+
+ENCODER_DECODER = Way(
+    TWO_FILES,
+    capture_parts,
+    lambda _, models, target: write_encoder_decoder(models, target),
+    _with_encoder,
+    _encoder_decoder,
+)
+PROMPT = Way(
+    THREE_FILES,
+    capture_prompted,
+    _write_image_text,
+    lambda parts: nullcontext(parts.generating.new_tokens),
+    _prompt,
+)

@@ -1,0 +1,156 @@
+"""Small random models that read images and text in one decoder, as folders to compile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_TOKEN = 128
+"""The token that stands for rows of images: the first behind the words."""
+_VOCABULARY = 136
+_BLOCKS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+_ENDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+_TEXT = {**_BLOCKS, **_ENDS, "vocab_size": _VOCABULARY, "num_key_value_heads": 2, "head_dim": 8,
+         "max_position_embeddings": 256}  # fmt: skip
+_LLAMA = {**_TEXT, "model_type": "llama"}
+_VIT = {**_BLOCKS, "image_size": 32, "patch_size": 8}
+_CLIP = {**_VIT, "model_type": "clip_vision_model", "projection_dim": 16}
+_SIGLIP = {**_VIT, "model_type": "siglip_vision_model"}
+_SIGLIP_POOLED = {**_SIGLIP, "vision_use_head": False}
+_GEMMA = {**_TEXT, "model_type": "gemma"}
+_GEMMA3 = {**_TEXT, "model_type": "gemma3_text", "sliding_window": 16,
+           "layer_types": ["sliding_attention", "full_attention"]}  # fmt: skip
+_COHERE = {**_TEXT, "model_type": "cohere2", "layer_types": ["full_attention"] * 2}
+_SQUARE = {"size": {"height": 32, "width": 32}}
+_CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+_PATCHES = {"patch_size": 8, "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A model that is made to be saved.
+
+    Attributes:
+        kind: transformers' type of its configuration.
+        config: what differs from the type's usual configuration.
+        images: the class of its processor of images, without its ending.
+        options: what differs from that processor's usual settings.
+        both: the class of the processor of both, without its ending.
+        settings: what differs from its usual settings.
+        marks: special tokens, the one for images first.
+        named: names under which a tokenizer knows some of them.
+        chat: the chat template, or none.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    images: str
+    options: dict[str, Any]
+    both: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    marks: Sequence[str] = ("<image>",)
+    named: dict[str, str] = field(default_factory=dict)
+    chat: str | None = None
+
+    def save(self, folder: Path) -> Any:
+        """Write it into ``folder``, with its processor; returns the model."""
+        import torch
+        import transformers
+
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(self.kind, **deepcopy(self.config))
+        model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+        with torch.no_grad():  # Else all images look alike, and all texts end alike.
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        model.save_pretrained(folder)
+        images = getattr(transformers, f"{self.images}ImageProcessor")(**self.options)
+        processor = getattr(transformers, f"{self.both}Processor")
+        made = processor(
+            images, _tokenizer(self.marks, self.named), chat_template=self.chat, **self.settings
+        )
+        made.save_pretrained(folder)
+        return model
+
+
+def _tokenizer(marks: Sequence[str], named: dict[str, str]) -> Any:
+    """That of `word_tokenizer`, with ``marks`` behind the words, some of them ``named``."""
+    from benchmarks.folder_models import word_tokenizer
+
+    plain = word_tokenizer()
+    plain.add_special_tokens({"additional_special_tokens": list(marks)})
+    made = type(plain)(
+        tokenizer_object=plain.backend_tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
+        extra_special_tokens=named or {},
+    )
+    assert made.convert_tokens_to_ids(marks[0]) == _TOKEN
+    return made
+
+
+_CHAT = (
+    "{% for message in messages %}t9 {% for part in message.content %}"
+    "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}t10{% endif %}"
+)
+
+
+def prompted_models() -> Iterator[tuple[str, Prompted]]:
+    """By task and type of model."""
+    both = {"text_config": _LLAMA, "image_token_id": _TOKEN, "image_token_index": _TOKEN}
+    rows = (
+        Prompted("llava", {**both, "vision_config": _CLIP}, "CLIP", _CROPPED, "Llava", _PATCHES,
+                 chat=_CHAT),
+        Prompted("vipllava", {**both, "vision_config": _CLIP, "vision_feature_layer": [-1, -2]},
+                 "CLIP", _CROPPED, "Llava", _PATCHES),
+        Prompted("paligemma", {**both, "text_config": _GEMMA, "projection_dim": 32,
+                               "vision_config": {**_SIGLIP_POOLED, "projection_dim": 32}},
+                 "Siglip", {**_SQUARE, "image_seq_length": 16}, "PaliGemma"),
+        Prompted("idefics3", {**both, "vision_config": {**_VIT, "model_type": "idefics3_vision"},
+                              "scale_factor": 2},
+                 "Idefics3", {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}},
+                 "Idefics3", {"image_seq_len": 4}),
+        Prompted("idefics2", {**both, "text_config": {**_TEXT, "model_type": "mistral"},
+                              "vision_config": {**_VIT, "model_type": "idefics2_vision"},
+                              "perceiver_config": {"hidden_size": 32, "resampler_n_latents": 4,
+                                                   "resampler_depth": 1, "resampler_n_heads": 4,
+                                                   "resampler_head_dim": 8,
+                                                   "num_key_value_heads": 2}},
+                 "Idefics2", {"size": {"shortest_edge": 32, "longest_edge": 48},
+                              "do_image_splitting": False},
+                 "Idefics2", {"image_seq_len": 4}),
+        Prompted("gemma3", {"text_config": _GEMMA3, "vision_config": _SIGLIP_POOLED,
+                            "mm_tokens_per_image": 4, "image_token_index": _TOKEN,
+                            "boi_token_index": 129, "eoi_token_index": 130},
+                 "Gemma3", _SQUARE, "Gemma3", {"image_seq_length": 4},
+                 ("<image>", "<boi>", "<eoi>"),
+                 {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}),
+        Prompted("aya_vision", {**both, "text_config": _COHERE, "vision_config": _SIGLIP},
+                 "GotOcr2", {**_SQUARE, "crop_to_patches": False}, "AyaVision",
+                 {"patch_size": 8, "img_size": 32, "downsample_factor": 2,
+                  "image_token": "<mark>", "img_patch_token": "<image>"},
+                 ("<image>", "<mark>", "<|START_OF_IMG|>", "<|END_OF_IMG|>",
+                  "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL")),
+        Prompted("deepseek_vl", {**both, "vision_config": _SIGLIP_POOLED}, "DeepseekVL",
+                 {**_SQUARE, "min_size": 8}, "DeepseekVL", {"num_image_tokens": 16},
+                 named={"image_token": "<image>"}),
+        Prompted("llava_next", {**both, "vision_config": _CLIP,
+                                "image_grid_pinpoints": [[32, 64], [64, 32]]},
+                 "LlavaNext", {**_CROPPED, "image_grid_pinpoints": [[32, 64], [64, 32]]},
+                 "LlavaNext", _PATCHES),
+    )  # fmt: skip
+    for row in rows:
+        yield f"image-text-to-text/{row.kind}", row

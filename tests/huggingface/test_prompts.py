@@ -1,0 +1,50 @@
+"""Texts with an image in them, as a processor takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from awqc.huggingface.prompts import prompt_inputs
+from awqc.huggingface.samples import Sample
+from benchmarks.folder_models import word_tokenizer
+
+SAMPLES = [Sample("one", "t5 t6 t7", "image 1"), Sample("two", "t8", "image 2")]
+
+
+class Asked:
+    """A processor that tells what it is asked."""
+
+    image_token = "<image>"
+
+    def __init__(self, template: str | None = None) -> None:
+        self.chat_template, self.tokenizer = template, word_tokenizer()
+
+    def __call__(self, **given: Any) -> Any:
+        return given
+
+    def apply_chat_template(self, chats: Any, **given: Any) -> Any:
+        return {"chats": chats, **given}
+
+
+def test_without_a_template_the_image_token_stands_before_the_text() -> None:
+    made = prompt_inputs(Asked(), SAMPLES, None)
+    assert made["text"] == ["<image> t5 t6 t7", "<image> t8"]
+    assert made["images"] == [["image 1"], ["image 2"]]
+    assert made["padding"]
+    assert "padding" not in prompt_inputs(Asked(), SAMPLES[:1], None)
+
+
+def test_a_chat_template_is_asked_for_an_answer() -> None:
+    made = prompt_inputs(Asked("a template"), SAMPLES[:1], None)
+    ((message,),) = made["chats"]
+    assert message["role"] == "user"
+    assert message["content"] == [
+        {"type": "image", "image": "image 1"},
+        {"type": "text", "text": "t5 t6 t7"},
+    ]
+    assert made["add_generation_prompt"]
+
+
+def test_only_the_text_is_cut() -> None:
+    made = prompt_inputs(Asked(), SAMPLES, 2)
+    assert made["text"] == ["<image> t5 t6", "<image> t8"]

@@ -1,0 +1,93 @@
+"""Rows of images among those of tokens, found in what flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from awqc.errors import CaptureError
+from awqc.recording.merge import Merge
+from tests.recording.toys import PROMPT, WIDTH, Sees
+
+PIXELS = torch.linspace(-1, 1, 16).reshape(2, 2, 4)
+
+
+def found(model: Sees, tokens: Tensor = PROMPT) -> Merge:
+    return Merge.of(model, lambda: model(tokens, pixels=PIXELS), tokens, "model")
+
+
+def test_it_is_told_which_modules_make_rows_and_which_one_takes_them() -> None:
+    assert found(Sees()) == Merge("table", "eye", "", "reader", "rows", Sees.IMAGE, 1.0)
+
+
+def test_rows_may_be_put_in_times_a_number() -> None:
+    assert found(Sees(factor=0.25)).factor == pytest.approx(0.25)
+
+
+def test_rows_may_be_written_into_those_of_tokens() -> None:
+    """Then what the table gave is no longer what it was."""
+
+    class Writes(Sees):
+        def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+            rows[tokens == self.IMAGE] = seen.flatten(0, 1)
+            return rows
+
+    assert found(Writes()) == found(Sees())
+
+
+def test_a_table_may_be_asked_for_another_token_in_the_place_of_an_image() -> None:
+    """As where the token of images is beyond the table."""
+
+    class Beyond(Sees):
+        IMAGE = 99
+
+        def forward(self, tokens: Tensor, *, pixels: Tensor) -> Tensor:
+            rows = self.table(torch.where(tokens == self.IMAGE, 0, tokens))
+            logits: Tensor = self.reader(rows=self.merge(tokens, rows, self.eye(pixels)))
+            return logits
+
+    tokens = torch.where(PROMPT == Sees.IMAGE, Beyond.IMAGE, PROMPT)
+    assert found(Beyond(), tokens).token == Beyond.IMAGE
+
+
+class Ignores(Sees):
+    def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+        return rows
+
+
+class Mixes(Sees):
+    """A row of its own stands behind those of each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = nn.Parameter(torch.ones(WIDTH))
+
+    def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+        ended = torch.cat([seen[:, :1], self.end.expand(len(seen), 1, -1)], dim=1)
+        return super().merge(tokens, rows, ended)
+
+
+class Everywhere(Sees):
+    """Rows of images stand at a token that also stands for itself."""
+
+    def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+        places = torch.zeros(tokens.shape, dtype=torch.bool)
+        places[:, :2] = True
+        return rows.masked_scatter(places[..., None], seen)
+
+
+REFUSED: dict[str, tuple[Callable[[], Sees], str]] = {
+    "no image reaches the text": (Ignores, "no module is given rows of tokens with other rows"),
+    "a row is no module's": (Mixes, "of the argument rows of reader 4 rows stand at the token 7"),
+    "several tokens": (Everywhere, "4 rows are none of tokens, at the tokens 1, 3, 7"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_put_in_otherwise_is_refused(case: str) -> None:
+    make, message = REFUSED[case]
+    with pytest.raises(CaptureError, match=message):
+        found(make())

@@ -1,0 +1,66 @@
+"""A model of images and text: `generate` with exported parts in its place, and awqc's own loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from awqc.export.onnx import export_onnx
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.generating import Generating
+from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
+from awqc.huggingface.samples import Sizes
+from awqc.huggingface.tasks import find_task
+from awqc.runtimes.image_text import ImageText
+from awqc.whole.folder_files import write_layout
+from awqc.whole.swapped_prompt import swapped_prompt
+from awqc.whole.ways import PROMPT
+from benchmarks.folder_models import MODELS
+
+pytestmark = pytest.mark.slow
+Exported = tuple[PromptedBundle, Path]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The float parts of a model, and the folder that they are exported to."""
+    path = tmp_path_factory.mktemp("llava")
+    return export("image-text-to-text/llava", path)
+
+
+def export(name: str, path: Path) -> Exported:
+    MODELS[name].save(path / "model")
+    folder = HFFolder.at(path / "model")
+    task = find_task(folder.config(), "image-text-to-text", where=str(path))
+    parts = capture_prompted(Generating.load(folder, task))
+    places = {}
+    for part, program in parts.bundle.parts.items():
+        places[part] = path / part
+        places[part].mkdir()
+        export_onnx(program, places[part] / "model.onnx")
+    (path / "out").mkdir()
+    write_layout(places, folder, path / "out", lambda models, to: PROMPT.write(parts, models, to))
+    return parts, path / "out"
+
+
+def test_exported_parts_generate_what_the_model_does(exported: Exported) -> None:
+    parts, out = exported
+    generating = parts.generating
+    sizes = Sizes(image=(70, 90), words=5)
+    sample = generating.processor.maker().sample(np.random.default_rng(3), sizes)
+    inputs = generating.inputs([sample])
+    wanted = generating.generate(inputs, 12, 12)[0].tolist()  # nothing ends the text
+    compiled = ImageText(out)
+    with swapped_prompt(parts, compiled, inputs) as left:
+        assert "pixel_values" not in left
+        assert generating.generate(left, 12, 12)[0].tolist() == wanted
+    assert generating.generate(inputs, 12, 12)[0].tolist() == wanted  # with its own parts again
+
+    compiled.settings = replace(
+        compiled.settings, suppressed=tuple(compiled.settings.ends), ends=frozenset()
+    )
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    assert list(compiled.tokens(feeds, 12)) == wanted[inputs["input_ids"].shape[1] :]
