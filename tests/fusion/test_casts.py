@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.fusion.graphs import fused, parsed, run
+from tests.fusion.graphs import Array, fused, parsed, run
 
 RNG = np.random.default_rng(0)
 HALF = RNG.standard_normal((2, 3, 4)).astype(np.float16)
@@ -21,7 +21,7 @@ def test_half_that_was_only_moved_stays_half() -> None:
     after, operations, _ = fused(before)
     assert operations == {"Cast": 1, "Concat": 1, "Transpose": 1, "Reshape": 1}
     assert [value.name for value in after.graph.output] == ["z", "u"]
-    feeds = {"x": HALF, "y": WIDE}
+    feeds: dict[str, Array] = {"x": HALF, "y": WIDE}
     for wanted, found in zip(run(before, feeds), run(after, feeds), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

@@ -23,7 +23,7 @@ from awqc.huggingface.tasks import find_task
 from awqc.running.runner import Runner
 from awqc.runtimes.encoder_decoder import EncoderDecoder
 from awqc.runtimes.text_of import TextOf
-from awqc.whole.folder_files import write_layout
+from awqc.whole.folder_files import write_encoder_decoder, write_layout
 from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
 
@@ -135,7 +135,8 @@ def test_a_folder_of_one_form_alone_runs(
     out.mkdir()
     for name, part in compiled[0].parts.items():
         shutil.copytree(part.folder / "ort", tmp_path / name / "ort")
-    write_layout({name: tmp_path / name for name in compiled[0].parts}, HFFolder.at(source[0]), out)
+    places = {name: tmp_path / name for name in compiled[0].parts}
+    write_layout(places, HFFolder.at(source[0]), out, write_encoder_decoder)
     assert not (out / "encoder_model.onnx").exists()
     (found,), (wanted,) = (
         list(Runner(folder, max_new_tokens=5).answer([TEXT])) for folder in (out, compiled[1])
