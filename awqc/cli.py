@@ -33,6 +33,7 @@ COMMANDS = (
     "passes",
     "demo",
     "generate",
+    "chat",
     "run",
     "eval",
     "bench",

@@ -48,7 +48,10 @@ def render(job: dict[str, Any]) -> dict[str, Any]:
     size = 0
     for index, messages in enumerate(job["chats"]):
         try:
-            texts.append(str(tokenizer.apply_chat_template(messages, tokenize=False)))
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=job["answering"]
+            )
+            texts.append(str(text))
         except MemoryError:
             return {"too_large": index}
         except Exception as error:  # noqa: BLE001 - a template is a program: any error

@@ -105,23 +105,33 @@ class TextGenerator:
         Raises:
             UsageError: an argument is out of range, or the prompt is beyond the context.
         """
+        yield from self.text(
+            self.encode(prompt), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+
+    def text(
+        self, ids: Sequence[int], *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[str]:
+        """As `stream`, of tokens; special ones among those that are made are left out."""
         from tokenizers.decoders import DecodeStream
 
         decoder = DecodeStream(skip_special_tokens=True)
         for token in self.tokens(
-            self.encode(prompt), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+            ids, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         ):
             piece = decoder.step(self._tokenizer, token)
             if piece:
                 yield piece
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: str, *, whole: bool = False) -> list[int]:
         """Token ids of ``prompt``, with what the tokenizer puts around a text.
+
+        A ``whole`` text has that already, as a chat that a template wrote.
 
         Raises:
             UsageError: the prompt is empty and the tokenizer adds nothing.
         """
-        ids: list[int] = self._tokenizer.encode(prompt).ids
+        ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=not whole).ids
         if not ids:
             raise UsageError("the prompt is empty; give some text to continue")
         return ids
@@ -172,7 +182,7 @@ class TextGenerator:
         stays where it is, in buffers for as many as ``tokens``; else each step makes a new one.
         """
         model = self._model
-        if model.shares_cache and model.provider == "cpu":
+        if model.shares_cache:
             cache = model.shared_cache(tokens)
             return lambda made: _last(cache.step(made)["logits"])
         past = model.empty_states()
