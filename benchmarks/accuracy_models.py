@@ -10,7 +10,8 @@ import torch
 
 from awqc.data.text import TextModel, packed_sequences
 from awqc.data.text_files import read_lines
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder
 from benchmarks.accuracy_measure import Tokens
 from benchmarks.finetune import finetuned_smollm2
 from benchmarks.models import minilm, smollm2

@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from awqc.data.text import TextModel, packed_sequences
-from awqc.huggingface.folder import HFFolder, context_length
+from awqc.huggingface.config_values import context_length
+from awqc.huggingface.folder import HFFolder
 from benchmarks.models import ModelUnavailableError, cache_directory, smollm2
 
 STEPS, WARMUP, ROWS, LENGTH, SKIP = 60, 10, 1, 512, 128

@@ -288,7 +288,7 @@ def _models() -> Iterator[tuple[str, Saved]]:
 
 def _generating() -> Iterator[tuple[str, Saved]]:
     """Encoder-decoders, which `generate` calls in a loop."""
-    text = (
+    text: tuple[tuple[str, dict[str, Any]], ...] = (
         *((kind, _TRANSLATE) for kind in (
             "bart", "marian", "mbart", "m2m_100", "pegasus", "pegasus_x", "blenderbot",
             "blenderbot-small", "plbart", "mvp")),

@@ -52,7 +52,8 @@ class Awqc:
         options = ["--effort", given.effort, "--formats", given.formats]
         data = ["--calib", str(scratch / "ids.npz"), "-o", str(scratch / name)]
         call = ["compile", str(scratch / "model"), *data, *options]
-        self.began, self.code = time.monotonic(), None
+        self.began = time.monotonic()
+        self.code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             self._run(call, given.smallest)

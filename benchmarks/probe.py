@@ -105,7 +105,7 @@ class Probe:
         size = sum(x.numel() for x in self._program.run(first) if x.is_floating_point())
         batches = max(FEWEST_BATCHES, -(-2 * theta.numel() // size))
         sums = min(size, -(-2 * theta.numel() // batches))
-        rows = []
+        rows: list[torch.Tensor] = []
         for index in range(batches):
             (batch,) = synthetic(self._program, 1, seed + index).batches
             outputs = self._outputs(theta, dict(batch), STRENGTHS[index % len(STRENGTHS)])

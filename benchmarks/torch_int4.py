@@ -85,7 +85,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         export_pt2(quantized, Path(scratch) / "model.pt2")
         kernel = load(Path(scratch) / "model.pt2")
-    models = {"float32": floats, "bfloat16": half, "dequantizing": quantized, "int4": kernel}
+    models: dict[str, Any] = {
+        "float32": floats,
+        "bfloat16": half,
+        "dequantizing": quantized,
+        "int4": kernel,
+    }
     took, errors = {}, {}
     for rows in ROWS:
         x = torch.randn(rows, HIDDEN)
@@ -95,6 +100,7 @@ def main() -> None:
         }
         wanted = quantized.run(batches["dequantizing"])[0]
         errors[rows] = float((kernel.run(batches["int4"])[0] - wanted).norm() / wanted.norm())
+        runs: dict[str, Callable[[], Any]]
         runs = {name: partial(form.run, batches[name]) for name, form in models.items()}
         took[rows] = interleaved(runs, arguments.turns)
     medians = {r: {n: statistics.median(t) for n, t in ms.items()} for r, ms in took.items()}

@@ -21,6 +21,8 @@ from awqc.runtimes.session_settings import read_settings
 Array = np.ndarray[Any, Any]
 Step = Callable[[dict[str, Array]], Array]
 TOKENIZER = "tokenizer.json"
+CHUNK = 512
+"""Tokens of a prompt that are read at once: attention takes memory by their number times all."""
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
 
@@ -152,8 +154,13 @@ class TextGenerator:
         rng = np.random.default_rng(seed)
         ends = _end_tokens(self._config)
         self.speed = Speed(prompt_tokens=len(ids))
-        fresh, total = list(ids), len(ids)
         step = self._steps(min(len(ids) + max_new_tokens, context or sys.maxsize))
+        start = time.perf_counter()
+        read = max(0, len(ids) - 1) // CHUNK * CHUNK  # the rest is the last chunk
+        for place in range(0, read, CHUNK):
+            step(_inputs(list(ids[place : place + CHUNK]), place + CHUNK))
+        self.speed.prompt_seconds = time.perf_counter() - start
+        fresh, total = list(ids[read:]), len(ids)
         for index in range(max_new_tokens):
             start = time.perf_counter()
             logits = step(_inputs(fresh, total))
@@ -171,7 +178,7 @@ class TextGenerator:
 
     def _clock(self, index: int, seconds: float) -> None:
         if index == 0:
-            self.speed.prompt_seconds = seconds
+            self.speed.prompt_seconds += seconds
         else:
             self.speed.decode_seconds += seconds
 

@@ -62,6 +62,28 @@ def test_greedy_tokens_are_those_of_transformers(folder: Path) -> None:
     assert "tokens/s" in str(generator.speed)
 
 
+@pytest.mark.parametrize("count", [1, 4, 5, 13])
+def test_a_long_prompt_is_read_in_chunks(
+    count: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = TextGenerator(folder)
+    ids = [4 + 7 * place % 100 for place in range(count)]
+    wanted = list(generator.tokens(ids, max_new_tokens=12))
+    monkeypatch.setattr("awqc.runtimes.generate.CHUNK", 4)
+    sizes: list[int] = []
+    step = generator._model.step
+    monkeypatch.setattr(
+        generator._model,
+        "step",
+        lambda values: sizes.append(values["input_ids"].shape()[1]) or step(values),
+    )
+    assert list(generator.tokens(ids, max_new_tokens=12)) == wanted
+    chunks = -(-count // 4)
+    assert (sum(sizes[:chunks]), max(sizes[:chunks])) == (count, min(4, count))
+    assert set(sizes[chunks:]) <= {1}
+    assert generator.speed.prompt_tokens == count
+
+
 def test_a_fused_decoder_gives_the_same_tokens_with_its_cache_in_place(
     folder: Path, tmp_path: Path
 ) -> None:
