@@ -30,10 +30,29 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: there is no such file, or it holds something else.
     """
+    content = _parsed(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds a JSON {type(content).__name__}; an object is needed")
+    return content
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The list of objects in a JSON file.
+
+    Raises:
+        UsageError: there is no such file, or it holds something else.
+    """
+    content = _parsed(path)
+    if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+        raise UsageError(f"{path}: holds no list of JSON objects, which is needed")
+    return content
+
+
+def _parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise UsageError(f"{path}: is larger than {LARGEST} bytes; no JSON of a model is")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
             f"{path.parent}: {path.name} is missing; a complete folder as "
@@ -43,9 +62,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not readable as JSON: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: holds a JSON {type(content).__name__}; an object is needed")
-    return content
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from awqc.errors import UsageError
 from awqc.huggingface.config_values import config_value, context_length
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import PROCESSOR_FILES
+from awqc.huggingface.sentence_files import copy_sentence_files
 from awqc.kv_cache import past_name, present_name
 from awqc.program import Program
 
@@ -70,6 +71,7 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
             for file in folder.path.glob(pattern):
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
+        copy_sentence_files(folder.path, target)
     return tokenizer
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from awqc.running.pooling import Pooling
+
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
 """Outputs of one sample, by name."""
 
+MEAN = Pooling(("mean",))
 TOP = 5
 """Labels or words that are told, the likeliest first."""
 
@@ -65,14 +68,12 @@ def words_for_masks(outputs: Outputs, ids: Array, mask: int, word: Callable[[int
     return Answer("\n".join(lines) or "the text has no mask token", found)
 
 
-def embedding(outputs: Outputs, mask: Array | None) -> Answer:
-    """One vector: the pooled output where there is one, else the mean over tokens."""
+def embedding(outputs: Outputs, mask: Array | None, pooling: Pooling | None = None) -> Answer:
+    """One vector, as ``pooling`` says; else the pooled output, if there is one, or the mean."""
     pooled = next((outputs[name] for name in outputs if name.endswith("pooler_output")), None)
-    if pooled is None:
+    if pooled is None or pooling is not None:
         states = outputs.get("last_hidden_state", next(iter(outputs.values())))
-        states = states.reshape(-1, states.shape[-1])
-        weights = np.ones(len(states)) if mask is None else mask.reshape(-1).astype(float)
-        pooled = (states * weights[:, None]).sum(axis=0) / max(weights.sum(), 1.0)
+        pooled = (pooling or MEAN).vector(states, mask)
     vector = [float(number) for number in np.asarray(pooled).reshape(-1)]
     start = ", ".join(f"{number:.4f}" for number in vector[:4])
     return Answer(f"{len(vector)} numbers: [{start}, …]", vector)

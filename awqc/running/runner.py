@@ -22,6 +22,7 @@ from awqc.huggingface.tasks import FolderTask, find_task
 from awqc.program import IMAGE, TEXT
 from awqc.running import answers
 from awqc.running.answers import Answer
+from awqc.running.pooling import Pooling
 from awqc.runtimes.image_text import ImageText
 from awqc.runtimes.ort_model import Array, OrtModel
 from awqc.runtimes.session_file import find_model
@@ -68,6 +69,8 @@ class Runner:
         self.task: FolderTask = find_task(self._config, task, where=str(folder))
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
+        embeds = self.task.name.endswith("feature-extraction")
+        self._pooling = Pooling.read(folder) if embeds else None
         self._max_new_tokens, self._language = max_new_tokens, language
         self._processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
         several = any((place / MERGED_MODEL).is_file() for place in places)
@@ -160,7 +163,7 @@ class Runner:
                 lambda token: str(tokenizer.decode([token])).strip(),
             )  # fmt: skip
         if name.endswith("feature-extraction"):
-            return answers.embedding(outputs, feeds.get("attention_mask"))
+            return answers.embedding(outputs, feeds.get("attention_mask"), self._pooling)
         return answers.shapes(outputs)
 
     def _words(self) -> Any:

@@ -72,11 +72,12 @@ def test_a_long_prompt_is_read_in_chunks(
     monkeypatch.setattr("awqc.runtimes.generate.CHUNK", 4)
     sizes: list[int] = []
     step = generator._model.step
-    monkeypatch.setattr(
-        generator._model,
-        "step",
-        lambda values: sizes.append(values["input_ids"].shape()[1]) or step(values),
-    )
+
+    def counting(values: dict[str, Any]) -> Any:
+        sizes.append(values["input_ids"].shape()[1])
+        return step(values)
+
+    monkeypatch.setattr(generator._model, "step", counting)
     assert list(generator.tokens(ids, max_new_tokens=12)) == wanted
     chunks = -(-count // 4)
     assert (sum(sizes[:chunks]), max(sizes[:chunks])) == (count, min(4, count))

@@ -1,0 +1,51 @@
+"""The files by which sentence-transformers takes a folder: how vectors of tokens become one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from awqc.artifacts.json_files import read_objects
+from awqc.errors import UsageError
+
+MODULES = "modules.json"
+SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
+OF_A_MODULE = ("config.json", "model.safetensors")
+
+
+def copy_sentence_files(folder: Path, target: Path) -> None:
+    """Copy them from ``folder`` into ``target``, where there are any.
+
+    Raises:
+        UsageError: a file is damaged, or names a folder outside.
+    """
+    for file in sentence_files(folder):
+        copied = target / file.relative_to(folder)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copied)
+
+
+def sentence_files(folder: Path) -> Iterator[Path]:
+    """The files; those of the first module are the model's own."""
+    path = folder / MODULES
+    if not path.is_file():
+        return
+    yield path
+    yield from (folder / name for name in SETTINGS if (folder / name).is_file())
+    for entry in read_objects(path)[1:]:
+        place = module_folder(folder, entry)
+        yield from (place / name for name in OF_A_MODULE if (place / name).is_file())
+
+
+def module_folder(folder: Path, entry: Any) -> Path:
+    """Where the files of a module lie, of which ``entry`` is that in ``modules.json``.
+
+    Raises:
+        UsageError: it is none, or lies outside of ``folder``.
+    """
+    name = entry.get("path") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UsageError(f"{folder / MODULES}: {entry!r} names no folder of a module")
+    return folder / name
