@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from awqc.numerics.grid import Grid
+from awqc.numerics.quantizing import rows_at_once
 from awqc.numerics.rounding.gram import conditioned
 
 BLOCK = 64
@@ -41,10 +42,21 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
                 block[i + 1 :].addr_(within[i, i + 1 :], errors[i], alpha=-1)
         if stop < columns:
             values[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    whole = grid.columns(width, columns)
-    nearest = whole.nearest(matrix.T)
-    found, least = (_energy(whole.value(each) - matrix.T, gram) for each in (steps, nearest))
-    return torch.where(found > FAR * least, nearest, steps).T
+    at_once = rows_at_once(matrix)
+    for start in range(0, len(matrix), at_once):
+        _spare_far(matrix, steps, gram, grid, width, slice(start, start + at_once))
+    return steps.T
+
+
+def _spare_far(
+    matrix: Tensor, steps: Tensor, gram: Tensor, grid: Grid, width: int, some: slice
+) -> None:
+    """Let those of the rows ``some`` of which ``steps`` are `FAR` off be their nearest values."""
+    values, made = matrix[some].T, steps[:, some]
+    whole = grid.map(lambda tensor: tensor[:, some]).columns(width, len(values))
+    nearest = whole.nearest(values)
+    found, least = (_energy(whole.value(each) - values, gram) for each in (made, nearest))
+    made.copy_(torch.where(found > FAR * least, nearest, made))
 
 
 def _energy(errors: Tensor, gram: Tensor) -> Tensor:
