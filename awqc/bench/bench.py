@@ -102,6 +102,8 @@ def bench(
     threads: int = 0,
     provider: Provider = "auto",
     trust_pickle: bool = False,
+    task: str | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure all forms in ``folder`` and, with ``against``, the original as ONNX and in PyTorch.
 
@@ -112,7 +114,7 @@ def bench(
         turns: how often each form has its turn; a first one does not count.
         threads: of each form; 0: as many as there are processors.
         provider: where onnxruntime runs.
-        trust_pickle: as in compile, for ``against``.
+        trust_pickle: as in compile, for ``against``; so are ``task`` and ``trust_remote_code``.
 
     Raises:
         UsageError: there is no model, or the original cannot be loaded.
@@ -136,7 +138,11 @@ def bench(
                 "kind": "torch",
                 "source": against,
                 "inputs": _specs(against, next(iter(paths.values()))),
-                "trust_pickle": trust_pickle,
+                "how": {
+                    "trust_pickle": trust_pickle,
+                    "task": task,
+                    "trust_remote_code": trust_remote_code,
+                },
                 "export": str(scratch / MODEL),
             }
             workers[FLOAT_TORCH] = stack.enter_context(_worker(FLOAT_TORCH, common | spec))

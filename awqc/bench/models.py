@@ -42,16 +42,24 @@ class FloatModel:
     """The float program of the original, in PyTorch on the CPU; a `BenchModel`."""
 
     def __init__(
-        self, source: str, inputs: list[str], trust_pickle: bool, threads: int, export: Path | None
+        self,
+        source: str,
+        inputs: list[str],
+        how: Mapping[str, Any],
+        threads: int,
+        export: Path | None,
     ) -> None:
-        """Load ``source`` as ``awqc compile`` does; write its ONNX form to ``export``."""
+        """Load ``source`` as ``awqc compile`` does, with the options ``how``.
+
+        Its ONNX form is written to ``export``.
+        """
         import torch
 
         from awqc.sources.source import load_program
 
         torch.set_num_threads(threads or torch.get_num_threads())
         self._torch = torch
-        self._program = load_program(source, inputs=inputs, trust_pickle=trust_pickle)
+        self._program = load_program(source, inputs=inputs, **how)
         if export is not None:
             from awqc.export.onnx import export_onnx
 

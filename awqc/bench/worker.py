@@ -32,9 +32,7 @@ def load_model(spec: dict[str, Any]) -> BenchModel:
     if spec["kind"] == "onnx":
         return open_onnx(Path(spec["path"]), spec["provider"], spec["threads"])
     export = Path(spec["export"]) if spec["export"] else None
-    model = FloatModel(
-        spec["source"], spec["inputs"], spec["trust_pickle"], spec["threads"], export
-    )
+    model = FloatModel(spec["source"], spec["inputs"], spec["how"], spec["threads"], export)
     gc.collect()
     forget_peak()
     return model

@@ -53,6 +53,8 @@ from awqc.commands.declared import declared
 )
 @declared("provider", "Where onnxruntime runs.")
 @declared("trust_pickle", "As in awqc compile, for --against.")
+@declared("task", "As in awqc compile, for --against.")
+@declared("trust_remote_code", "As in awqc compile, for --against.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     folder: Path,
@@ -64,6 +66,8 @@ def command(
     threads: int,
     provider: str,
     trust_pickle: bool,
+    task: str | None,
+    trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """Speed and memory of a compiled model, beside its original.
@@ -84,6 +88,8 @@ def command(
         threads=threads,
         provider=provider,  # type: ignore[arg-type]  # click's choices are the providers
         trust_pickle=trust_pickle,
+        task=task,
+        trust_remote_code=trust_remote_code,
     )
     if as_json:
         echo(json.dumps(result, indent=2))

@@ -23,6 +23,8 @@ from awqc.commands.declared import calib_option, declared
     "forms are compared.",
 )
 @declared("trust_pickle", "As in awqc compile, for --against.")
+@declared("task", "As in awqc compile, for --against.")
+@declared("trust_remote_code", "As in awqc compile, for --against.")
 @declared("provider", "Where onnxruntime runs.")
 @declared("verify_with", "As in awqc compile.")
 @declared(
@@ -39,6 +41,8 @@ def command(
     num_samples: int | None,
     against: str | None,
     trust_pickle: bool,
+    task: str | None,
+    trust_remote_code: bool,
     provider: str,
     verify_with: str,
     max_loss: float | None,
@@ -65,6 +69,8 @@ def command(
         num_samples=num_samples,
         against=against,
         trust_pickle=trust_pickle,
+        task=task,
+        trust_remote_code=trust_remote_code,
         provider=provider,
         max_loss=max_loss,
         seed=seed,

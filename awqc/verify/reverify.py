@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,12 +36,16 @@ def reverify(
     num_samples: int | None = None,
     against: str | None = None,
     trust_pickle: bool = False,
+    task: str | None = None,
+    trust_remote_code: bool = False,
     provider: str = "auto",
     max_loss: float | None = None,
     seed: int = 0,
     verify_with: Sequence[str] = DEFAULT_RUNTIMES,
 ) -> Verification:
     """Compare the exported forms with ``model.pt2``, and with the original where it is given.
+
+    The original is opened as in compile, with ``trust_pickle``, ``task`` and ``trust_remote_code``.
 
     Raises:
         UsageError: a file is missing, a runtime of ``verify_with`` does not work here, the
@@ -69,7 +74,14 @@ def reverify(
     batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
     original = quantized
     if against is not None:
-        original = _original(against, quantized, source, trust_pickle)
+        original = _original(
+            against,
+            quantized,
+            source,
+            trust_pickle=trust_pickle,
+            task=task,
+            trust_remote_code=trust_remote_code,
+        )
     reference = take_reference(original, batches)
     trials = take_trials(original)
     verification = verify(quantized, reference, folder, verify_with, provider, trials)
@@ -92,10 +104,10 @@ def _data(
     return source.load(program, num_samples=count, seed=seed, folder=origin)
 
 
-def _original(against: str, quantized: Program, source: DataSource, trust_pickle: bool) -> Program:
+def _original(against: str, quantized: Program, source: DataSource, **how: Any) -> Program:
     told = brings_inputs(against) or source.arrays is not None
     specs = [] if told else [str(spec) for spec in quantized.inputs]
-    original = open_program(against, inputs=specs, arrays=source.arrays, trust_pickle=trust_pickle)
+    original = open_program(against, inputs=specs, arrays=source.arrays, **how)
     wanted, found = ({spec.name for spec in p.inputs} for p in (quantized, original))
     if wanted != found:
         raise UsageError(

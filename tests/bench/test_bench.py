@@ -76,7 +76,10 @@ def test_a_decoder_generates(tmp_path: Path) -> None:
     _, made = compile_folder(tmp_path / "original", formats=("onnx", "ort"))
     made.save(tmp_path / "out")
     original = str(tmp_path / "original")
-    result = bench(tmp_path / "out", against=original, workload=QUICK, turns=1, threads=1)
+    how: dict[str, Any] = {"workload": QUICK, "turns": 1, "threads": 1}
+    with pytest.raises(AwqcError, match="unknown-task"):
+        bench(tmp_path / "out", against=original, task="unknown-task", **how)
+    result = bench(tmp_path / "out", against=original, task="text-generation", **how)
     assert len(result["forms"]) == 4
     for form in result["forms"].values():
         assert form["prefill_tokens_per_s"] > 0

@@ -43,3 +43,12 @@ def test_a_decoder_is_verified_on_text(work: Path, capsys: pytest.CaptureFixture
 
 def test_a_decoder_is_verified_on_random_inputs(work: Path) -> None:
     assert run(["verify", f"{work / 'out'}", "--num-samples", "4"]) == 0
+
+
+def test_the_original_is_opened_for_the_task_that_is_asked_for(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["verify", f"{work / 'out'}", "--num-samples", "1"]
+    against = ["--against", f"{work / 'source'}", "--task", "feature-extraction"]
+    assert run([*arguments, *against]) == 2
+    assert "has the inputs attention_mask, input_ids" in capsys.readouterr().err
