@@ -50,10 +50,11 @@ class FreeAxes:
     def elements(self, sizes: Sizes) -> int:
         """Elements of all tensors that the graph makes of inputs of ``sizes``.
 
-        Those are left out whose number follows from more than the sizes.
+        Those are left out whose number follows from more than the sizes, or which cannot be made
+        at these.
         """
-        counts = ((each.subs(dict(sizes)), times) for each, times in self.made.items())
-        return sum(int(count) * times for count, times in counts if count.is_Integer)
+        counts = ((_number(each, sizes), times) for each, times in self.made.items())
+        return sum(count * times for count, times in counts if count is not None)
 
     def broken(self, sizes: Sizes) -> list[sympy.Basic]:
         """The conditions that do not hold for ``sizes``."""
@@ -68,6 +69,15 @@ class FreeAxes:
         """Where ``symbol`` shows, such as ``axis 2 of x``."""
         name, axis = self.places[symbol]
         return f"axis {axis} of {name}"
+
+
+def _number(expression: sympy.Expr, sizes: Sizes) -> int | None:
+    """``expression`` at ``sizes``; None where it stays open, or divides by a size that is zero."""
+    try:
+        value = expression.subs(dict(sizes))
+    except ZeroDivisionError:
+        return None
+    return int(value) if value.is_Integer else None
 
 
 def breaks(condition: sympy.Basic, sizes: Sizes) -> bool:
