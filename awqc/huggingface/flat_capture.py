@@ -16,6 +16,7 @@ from awqc.kv_cache import present_of
 from awqc.program import Program
 from awqc.recording.calls import SeenCall
 from awqc.recording.flat import FlatCall
+from awqc.recording.instead import forward_instead
 from awqc.recording.structures import Leaves
 from awqc.recording.varying import varying_axes
 
@@ -51,8 +52,7 @@ def capture_flat(
 
     known = set(outputs.values())
     states = [(past, present_of(past)) for past in names.values() if present_of(past) in known]
-    module.forward = forward
-    try:
+    with forward_instead(module, forward):
         program = capture_module(
             module,
             seen[0].arguments,
@@ -63,8 +63,6 @@ def capture_flat(
             insist=False,
             copy=False,
         )
-    finally:
-        del module.forward
     _drop_unread(program)
     return rename_inputs(program, list(names.values()))
 

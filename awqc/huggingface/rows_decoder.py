@@ -28,6 +28,7 @@ from awqc.kv_cache import TOKEN_ROWS, Kinds, past_name, present_name
 from awqc.program import Program, Task
 from awqc.recording.broadcast import broadcasting
 from awqc.recording.inner import given_instead
+from awqc.recording.instead import forward_instead
 from awqc.recording.merge import Merge
 
 HEAD, MASK, POSITIONS, PAST = "logits", "attention_mask", "position_ids", "past_key_values"
@@ -75,8 +76,7 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     for key in example.keys() - {PAST}:
         total = key == MASK or key in form.besides
         axes[key] = {0: ROWS[0], 1: "past + sequence" if total else ROWS[1]}
-    model.forward = forward
-    try:
+    with forward_instead(model, forward):
         program = capture_module(
             model,
             example,
@@ -86,8 +86,6 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
             output_names=[HEAD, *present],
             copy=False,
         )
-    finally:
-        del model.forward
     program.graph.eliminate_dead_code()
     program.tidy()
     program.task = Task(MASK, (HEAD,))

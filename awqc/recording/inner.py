@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from awqc.recording.calls import bind
+from awqc.recording.instead import forward_instead
 from awqc.recording.structures import Leaves, leaves
 
 
@@ -139,9 +140,9 @@ def result_inside(model: nn.Module, path: str, run: Callable[[], object]) -> Any
         return called
 
     with ExitStack() as stack:
-        stack.enter_context(_other_forward(model.get_submodule(path), seen))
-        for each in around:
-            stack.enter_context(_other_forward(model.get_submodule(each), left))
+        for each, made in ((path, seen), *((each, left) for each in around)):
+            module: Any = model.get_submodule(each)
+            stack.enter_context(forward_instead(module, made(module.forward)))
         with _until(found):
             run()
     if not found:
@@ -170,21 +171,6 @@ class _Nothing:
 
     def __getitem__(self, key: object) -> Any:
         raise _Ended
-
-
-@contextmanager
-def _other_forward(
-    module: Any, made: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Let calls of ``module`` go to what ``made`` makes of its forward."""
-    own = vars(module).get("forward")
-    module.forward = made(module.forward)
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from awqc.recording.calls import bind
+from awqc.recording.instead import forward_instead
 from awqc.recording.structures import Leaves, constants, leaves, rebuilt
 
 
@@ -34,11 +35,8 @@ def remembering(module: nn.Module) -> Iterator[None]:
             last.keep(taken, own(*args, **kwargs))
         return last.answer()
 
-    module.forward = forward
-    try:
+    with forward_instead(module, forward):
         yield
-    finally:
-        del module.forward
 
 
 def _says(config: object, name: str, value: object) -> bool:

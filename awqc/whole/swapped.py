@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from awqc.huggingface.generating_parts import GeneratingBundle
 from awqc.kv_cache import past_of
 from awqc.recording.calls import bind
+from awqc.recording.instead import forward_instead
 from awqc.recording.remembered import LastCall
 from awqc.recording.structures import Leaves, leaves, rebuilt
 from awqc.runtimes.encoder_decoder import EncoderDecoder
@@ -29,23 +30,21 @@ def swapped(parts: GeneratingBundle, compiled: EncoderDecoder) -> Iterator[None]
     calls = _Calls(parts, compiled)
     model = parts.generating.model
     ways = {parts.recorded.encoder.path: calls.encode, parts.recorded.loop.path: calls.step}
-    for path, way in ways.items():
-        _replace(model.get_submodule(path), way)
-    try:
+    with ExitStack() as stack:
+        for path, way in ways.items():
+            module = model.get_submodule(path)
+            stack.enter_context(forward_instead(module, _taking(module, way)))
         yield
-    finally:
-        for path in ways:
-            del model.get_submodule(path).forward
 
 
-def _replace(module: Any, way: Any) -> None:
-    """Let calls of ``module`` go to ``way``, which takes the tensors of the arguments by path."""
+def _taking(module: Any, way: Any) -> Any:
+    """A forward of ``module`` that calls ``way`` with the tensors of the arguments by path."""
 
     @wraps(module.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
         return way(leaves(bind(module, args, kwargs)))
 
-    module.forward = forward
+    return forward
 
 
 class _Calls:

@@ -16,6 +16,7 @@ from awqc.huggingface.prompted_parts import TOKENS, VISION, PromptedBundle
 from awqc.huggingface.rows_decoder import HEAD
 from awqc.kv_cache import past_name
 from awqc.recording.calls import bind
+from awqc.recording.instead import forward_instead
 from awqc.recording.structures import Leaves, leaves, rebuilt
 from awqc.runtimes.image_text import ImageText
 from awqc.whole.swapped import sized
@@ -33,9 +34,9 @@ def swapped_prompt(
     model = parts.generating.model
     images = {spec.name for spec in parts.bundle.parts[VISION].inputs}
     feeds = {name: inputs[name].numpy() for name in images}
-    original, states, tokens = model.forward, dict[str, Any](), list[Any]()
+    states, tokens = dict[str, Any](), list[Any]()
 
-    @wraps(original)
+    @wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal states
         tokens.append(bind(model, args, kwargs)[TOKENS].numpy())
@@ -43,11 +44,8 @@ def swapped_prompt(
         made, states = compiled.step(so_far, {} if states else feeds, states)
         return rebuilt(parts.answer, _answer(parts.answer, made, states))
 
-    model.forward = forward
-    try:
+    with forward_instead(model, forward):
         yield {name: value for name, value in inputs.items() if name not in images}
-    finally:
-        del model.forward
 
 
 def _answer(recorded: Any, made: dict[str, Any], states: dict[str, Any]) -> Leaves:
