@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from awqc.commands.declared import declared
+from awqc.commands.declared import declared, generating
 
 NEW = "/new"
 PROMPT = "> "
@@ -19,27 +19,8 @@ PROMPT = "> "
     "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
 )
 @click.option("--system", help="What is said to the model before all else.")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
-    help="Of an answer, where to stop at the latest.",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token; above 0, tokens are drawn.",
-)
-@declared("seed", "Of the draws.")
+@generating(512)
 @declared("provider", "Where onnxruntime runs.")
-@click.option(
-    "--accuracy-level",
-    type=click.Choice(["0", "1", "2", "3", "4"]),
-    help="Of low-bit products: 1 computes in float32.  [default: onnxruntime's, 4]",
-)
 def command(
     folder: Path,
     system: str | None,

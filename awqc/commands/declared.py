@@ -46,6 +46,39 @@ def calib_option(help: str) -> Callable[[F], F]:
     return click.option("--calib", type=click.Path(path_type=Path), metavar="PATH", help=help)
 
 
+def generating(most: int) -> Callable[[F], F]:
+    """The options of a text that is generated, of at most so many tokens by default."""
+    options = (
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(min=1),
+            default=most,
+            show_default=True,
+            help="Where to stop at the latest.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            show_default=True,
+            help="0 takes the likeliest token; above 0, tokens are drawn.",
+        ),
+        declared("seed", "Of the draws."),
+        click.option(
+            "--accuracy-level",
+            type=click.Choice(["0", "1", "2", "3", "4"]),
+            help="Of low-bit products: 1 computes in float32.  [default: onnxruntime's, 4]",
+        ),
+    )
+
+    def adding(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return adding
+
+
 CALIB_HELP = (
     "Calibration data: .npz, .safetensors or .pt with an array for each input (first axis = "
     "samples); .txt, .md or .jsonl for language models; a folder, file or pattern of images or "

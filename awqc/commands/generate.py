@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from awqc.commands.declared import declared
+from awqc.commands.declared import generating
 
 
 @click.command("generate")
@@ -14,26 +14,7 @@ from awqc.commands.declared import declared
     "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR"
 )
 @click.argument("prompt")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Where to stop at the latest.",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token; above 0, tokens are drawn.",
-)
-@declared("seed", "Of the draws.")
-@click.option(
-    "--accuracy-level",
-    type=click.Choice(["0", "1", "2", "3", "4"]),
-    help="Of low-bit products: 1 computes in float32.  [default: onnxruntime's, 4]",
-)
+@generating(128)
 def command(
     folder: Path,
     prompt: str,

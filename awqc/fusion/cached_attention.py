@@ -262,8 +262,7 @@ def _spread(bench: Workbench, mask: Value, query: Value) -> Value:
     key = ("mask", mask)
     if key not in bench.shared:
         kind = mask.dtype.numpy()
-        lowest = np.finfo(kind).min
-        bias = bench.add("Max", [mask, bench.constant(lowest, kind)])
+        bias = bench.add("Max", [mask, bench.constant(np.finfo(kind).min, kind)])
         if sizes[2] != wanted[2]:
             tokens = bench.size(query, 2)
             ones = bench.constant([1])

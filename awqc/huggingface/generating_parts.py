@@ -25,7 +25,7 @@ from torch import Tensor
 from awqc.bundle.parts import Bundle, Trace, Wire
 from awqc.errors import CaptureError
 from awqc.huggingface.flat_capture import capture_flat
-from awqc.huggingface.generating import FEWEST_TOKENS, Generating
+from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
@@ -38,7 +38,7 @@ ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))
 """For each of `EXAMPLES` the tokens of a decoder's first call, and of a later one."""
 HEAD = "logits"
-TOKENS, MASK = "input_ids", "attention_mask"
+MASK = "attention_mask"
 _CACHED = re.compile(r"(?:^|\.)layers\.(\d+)\.(key|value)s$")
 
 

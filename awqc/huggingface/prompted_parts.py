@@ -22,7 +22,7 @@ from torch import Tensor
 from awqc.bundle.parts import Bundle, Trace
 from awqc.errors import CaptureError
 from awqc.huggingface.flat_capture import capture_flat
-from awqc.huggingface.generating import FEWEST_TOKENS, Generating
+from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
 from awqc.huggingface.rows_decoder import MASK, POSITIONS, capture_reader, kinds_of
 from awqc.kv_cache import IMAGE_ROWS, TOKEN_ROWS, Kinds
@@ -33,7 +33,6 @@ from awqc.recording.merge import Merge
 from awqc.recording.structures import leaves
 
 VISION, EMBED, DECODER = "vision", "embed", "decoder"
-TOKENS = "input_ids"
 
 
 @dataclass(frozen=True)

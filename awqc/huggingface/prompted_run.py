@@ -13,14 +13,14 @@ from torch import Tensor
 
 from awqc.errors import CaptureError
 from awqc.huggingface.folder import reporting
-from awqc.huggingface.generating import FEWEST_TOKENS, Generating
+from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.samples import Sample, Sizes
 from awqc.kv_cache import Kinds
 from awqc.recording.inner import record_inner
 from awqc.recording.merge import Merge
 from awqc.recording.outermost import record_outermost
 
-TOKENS, MASK = "input_ids", "attention_mask"
+MASK = "attention_mask"
 PROMPTS = (
     (2, Sizes(image=(96, 128), words=4)),
     (3, Sizes(image=(200, 70), words=7)),

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from awqc.huggingface.generating import TOKENS
 from awqc.huggingface.generating_parts import layer_and_part
-from awqc.huggingface.prompted_parts import TOKENS, VISION, PromptedBundle
+from awqc.huggingface.prompted_parts import VISION, PromptedBundle
 from awqc.huggingface.rows_decoder import HEAD
 from awqc.kv_cache import past_name
 from awqc.recording.calls import bind

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awqc.export.onnx import export_onnx
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
@@ -20,6 +19,7 @@ from awqc.runtimes.text_of import TextOf
 from awqc.whole.folder_files import write_encoder_decoder, write_layout
 from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
+from tests.whole.exported import export_parts
 
 pytestmark = pytest.mark.slow
 LANGUAGES = {
@@ -46,11 +46,7 @@ def made(case: str, path: Path) -> tuple[GeneratingBundle, Path]:
     folder = HFFolder.at(path / "model")
     task = find_task(folder.config(), None, where=str(path))
     parts = capture_parts(Generating.load(folder, task))
-    places = {}
-    for part, program in parts.bundle.parts.items():
-        places[part] = path / part
-        places[part].mkdir()
-        export_onnx(program, places[part] / "model.onnx")
+    places = export_parts(parts.bundle, path)
     (path / "out").mkdir()
     write_layout(places, folder, path / "out", write_encoder_decoder)
     return parts, path / "out"

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awqc.export.onnx import export_onnx
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
@@ -19,6 +18,7 @@ from awqc.whole.folder_files import write_layout
 from awqc.whole.swapped_prompt import swapped_prompt
 from awqc.whole.ways import PROMPT
 from benchmarks.folder_models import MODELS
+from tests.whole.exported import export_parts
 
 pytestmark = pytest.mark.slow
 Exported = tuple[PromptedBundle, Path]
@@ -36,11 +36,7 @@ def export(name: str, path: Path) -> Exported:
     folder = HFFolder.at(path / "model")
     task = find_task(folder.config(), "image-text-to-text", where=str(path))
     parts = capture_prompted(Generating.load(folder, task))
-    places = {}
-    for part, program in parts.bundle.parts.items():
-        places[part] = path / part
-        places[part].mkdir()
-        export_onnx(program, places[part] / "model.onnx")
+    places = export_parts(parts.bundle, path)
     (path / "out").mkdir()
     write_layout(places, folder, path / "out", lambda models, to: PROMPT.write(parts, models, to))
     return parts, path / "out"
