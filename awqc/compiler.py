@@ -55,6 +55,7 @@ from awqc.stages.asked import (
     notes_before,
     open_as_asked,
     prepare,
+    prepare_files,
     used_files,
     widen,
 )
@@ -132,7 +133,7 @@ def compile_graph(
     layout = FolderLayout(chosen.layout)
     layout.check(model, chosen.formats)
     pipeline, provider = prepare(chosen)
-    used = used_files(model, calib, pipeline)
+    used = used_files(model, calib, pipeline, chosen)
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None and ranks.writes:
         prepare_folder(target, used)
@@ -168,6 +169,7 @@ def _compile(
     original_bytes = stored_bytes(program)
     body, closing = widen(program, options, pipeline, observe)
     prepare_serving(program, serving(options.formats))
+    prepare_files(program, options)
     with _timed(timing, "data"):
         data = load_data(program, source, options)
     told = options.memory is not None or weights_read(program.graph.nodes) >= TOLD

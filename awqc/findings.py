@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -111,6 +112,7 @@ class Allocation:
 
     Attributes:
         widths: bits of each weight, by name.
+        formats: names of formats of each weight that was given one, by name.
         curve: bytes and predicted loss of the best choices from the smallest to the largest.
         size: bytes of these weights at the chosen widths.
         loss: predicted distance from the float model's outputs.
@@ -120,9 +122,47 @@ class Allocation:
     curve: tuple[tuple[int, float], ...] = ()
     size: int = 0
     loss: float = 0.0
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+        for name in ("widths", "formats"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+
+@dataclass(frozen=True)
+class GgufPlace:
+    """Where a tensor of a GGUF file comes from.
+
+    Attributes:
+        source: name of the parameter in the original model.
+        rows: for each row of the file the one of the parameter; None: they lie in its order.
+        transposed: whether columns of the parameter are rows of the file.
+        factor: what the parameter is multiplied by; ``shift`` is added then.
+    """
+
+    source: str
+    rows: Tensor | None = None
+    transposed: bool = False
+    factor: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether values are the parameter's own."""
+        return not self.transposed and self.factor == 1.0 and self.shift == 0.0
+
+
+@dataclass(frozen=True)
+class GgufTarget:
+    """The GGUF file that an export takes its names and metadata from.
+
+    Attributes:
+        path: of the file.
+        places: of its tensors, by their names in it.
+    """
+
+    path: Path
+    places: Mapping[str, GgufPlace]
 
 
 @dataclass(frozen=True)
@@ -183,7 +223,9 @@ class Findings:
             a part.
         sites: where scales may go, from insert-observers or load-scales.
         statistics: of what each product reads, by the product's node name, from calibrate.
-        allocation: widths of weights that differ from the request, from allocate-bits.
+        allocation: widths or formats of weights that differ from the request, from allocate-bits
+            or a GGUF file.
+        gguf: what a GGUF file is written after.
         scales: what the search chose, by site name, from search-scales or load-scales.
         quantized: the quantized weights by name, from quantize-weights.
         teacher: what the float model gives, kept by quantize-weights where a later pass needs it.
@@ -198,6 +240,7 @@ class Findings:
     sites: tuple[Site, ...] = ()
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     allocation: Allocation | None = None
+    gguf: GgufTarget | None = None
     scales: Mapping[str, SiteScale] = field(default_factory=dict)
     quantized: Mapping[str, QuantizedWeight] = field(default_factory=dict)
     teacher: Teacher | None = None

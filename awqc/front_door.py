@@ -118,7 +118,7 @@ def compile(
             "are not made; leave them out"
         )
     pipeline, _ = prepare(chosen)
-    used = used_files(model, calib, pipeline)
+    used = used_files(model, calib, pipeline, chosen)
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:
         prepare_folder(target, used)

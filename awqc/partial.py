@@ -44,7 +44,7 @@ from awqc.stages.asked import prepare, used_files
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
-_WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh", "layout")
+_WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh", "layout", "gguf")
 """Options that only a model which is captured whole has."""
 
 _OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}
@@ -135,7 +135,7 @@ def compile_partial(
                 f"without {spelled('partial', True, python='compile_partial')}"
             )
     pipeline, _ = prepare(chosen)
-    used = used_files(model, calib, pipeline)
+    used = used_files(model, calib, pipeline, chosen)
     if output_dir is not None:
         prepare_folder(given_path(output_dir, "output_dir"), used)
     data = DataSource.of(calib)

@@ -19,6 +19,7 @@ from awqc.artifacts.json_files import Object
 from awqc.artifacts.recipe_codes import write_codes
 from awqc.errors import UsageError
 from awqc.graph.sites import SiteScale
+from awqc.numerics.formats.found import named_format
 from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
@@ -37,6 +38,7 @@ class Recipe:
         pipeline: the passes that ran, as one line.
         quantization: bits, group_size, symmetric, exclude.
         widths: of weights that have their own, by name.
+        formats: likewise, by their names.
         status: of each site by name.
         scales: of each site that was searched, by name.
     """
@@ -45,6 +47,7 @@ class Recipe:
     pipeline: str
     quantization: dict[str, Any]
     widths: dict[str, int]
+    formats: dict[str, str]
     status: dict[str, str]
     scales: dict[str, SiteScale]
 
@@ -57,6 +60,7 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
         "pipeline": pipeline,
         "quantization": spec.describe(),
         **({"widths": dict(allocation.widths)} if allocation else {}),
+        **({"formats": dict(allocation.formats)} if allocation and allocation.formats else {}),
         "sites": {
             site.name: {
                 "status": site.status,
@@ -135,6 +139,7 @@ def read_recipe(path: str | Path) -> Recipe:
         pipeline=content.get("pipeline", str),
         quantization=_request(content.inside("quantization")),
         widths=_widths(content),
+        formats=_formats(content),
         status={name: site.get("status", str) for name, site in sites.items()},
         scales={
             name: _site_scale(site, scales[name])
@@ -165,6 +170,13 @@ def _widths(content: Object) -> dict[str, int]:
                 f"{content.where}, widths: {name!r} is {bits}; it can be one of {BITS}"
             )
     return widths
+
+
+def _formats(content: Object) -> dict[str, str]:
+    formats = content.inside("formats").values(str) if "formats" in content.content else {}
+    for name in formats.values():
+        named_format(name)
+    return formats
 
 
 def _site_scale(site: Object, scale: torch.Tensor) -> SiteScale:

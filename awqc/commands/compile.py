@@ -112,8 +112,9 @@ def command(
 
         print_plan(model, target, as_json, calib, options)
         return
-    pipeline, _ = prepare(parse_options(**options))
-    used = used_files(model, calib, pipeline)
+    chosen = parse_options(**options)
+    pipeline, _ = prepare(chosen)
+    used = used_files(model, calib, pipeline, chosen)
     if speaks:
         prepare_folder(target, (*used, *filter(None, [dump_dir])))
     dumps = None if dump_dir is None else GrowingFolder(dump_dir, (*used, target), "--dump-dir")

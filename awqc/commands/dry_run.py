@@ -63,7 +63,7 @@ def print_plan(
     chosen = parse_options(**options)
     if target is not None:
         pipeline, _ = prepare(chosen)
-        prepare_folder(target, used_files(model, calib, pipeline))
+        prepare_folder(target, used_files(model, calib, pipeline, chosen))
     program = open_as_asked(model, None, DataSource.of(calib), chosen)
     spec = QuantizationSpec(**request_of(chosen))
     plan = make_plan(program, spec)

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from awqc.artifacts.scratch import scratch_folder
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
+from awqc.export.ggml_blocks import why_not_gguf
 from awqc.export.serving import ServingFormat, write_serving
 from awqc.export.whole_numbers import why_not_onnx, why_not_ort
 from awqc.numerics.formats.base import WeightFormat
@@ -29,10 +30,12 @@ class Exporter:
     Attributes:
         write: a program into a folder, with metadata; returns the main file.
         why_not: why it cannot write a weight of some format, or None if it can.
+        scales_at_run_time: whether it has a place for them.
     """
 
     write: Callable[[Program, Path, Mapping[str, str]], Path]
     why_not: Callable[[WeightFormat], str | None]
+    scales_at_run_time: bool = True
 
     def __call__(self, program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
         """Write."""
@@ -66,6 +69,12 @@ def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
     return path
 
 
+def _gguf(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    from awqc.export.gguf import write_gguf
+
+    return write_gguf(program, folder)
+
+
 SERVING: dict[str, ServingFormat] = {form.name: form for form in (Awq(), CompressedTensors())}
 """Formats for decoders from a Hugging Face folder; they have no scales at run time."""
 
@@ -80,13 +89,32 @@ FORMATS: dict[str, Exporter] = {
     "onnx": Exporter(_onnx, why_not_onnx),
     "ort": Exporter(_ort, why_not_ort),
     "pt2": Exporter(_pt2, lambda form: None),
-    **{name: Exporter(partial(_serving, form), form.why_not) for name, form in SERVING.items()},
+    "gguf": Exporter(_gguf, why_not_gguf, scales_at_run_time=False),
+    **{
+        name: Exporter(partial(_serving, form), form.why_not, scales_at_run_time=False)
+        for name, form in SERVING.items()
+    },
 }
 
 
 def serving(names: Sequence[str]) -> tuple[ServingFormat, ...]:
     """Those of ``names`` that are in `SERVING`."""
     return tuple(SERVING[name] for name in names if name in SERVING)
+
+
+def runtime_scales(names: Sequence[str], asked: str) -> str:
+    """What ``runtime_scales`` is, where the formats ``names`` are to be written.
+
+    Raises:
+        UsageError: ``always`` was asked for, and one has no place for them.
+    """
+    without = [name for name in names if not FORMATS[name].scales_at_run_time]
+    if without and asked == "always":
+        raise UsageError(
+            f"{spelled('runtime_scales', asked)}: the format {without[0]} has no place for "
+            "them; use auto or never"
+        )
+    return "never" if without else asked
 
 
 def write_companions(program: Program, folder: Path) -> None:

@@ -27,7 +27,7 @@ from awqc.huggingface.runner_files import write_model_files
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.formats.int_grid import Bits, IntGrid
 from awqc.numerics.regrouping import regrouped
-from awqc.program import Program
+from awqc.program import Origin, Program
 
 GROUP_SIZES = (128, 64, 32)
 """What the engines have kernels for, largest first."""
@@ -117,7 +117,7 @@ def write_serving(program: Program, folder: Path, form: ServingFormat) -> Path:
             model, or a value is beyond its floating dtype.
         OSError: the folder cannot be written.
     """
-    _refuse_runtime_scales(program, form)
+    refuse_runtime_scales(program, form.name)
     checkpoint = folded_checkpoint(program)
     reasons = {
         name: _refuse(checkpoint, name, program, form) for name in program.findings.quantized
@@ -159,12 +159,13 @@ def _fits(program: Program, name: str, group_size: int) -> bool:
     return math.gcd(width, weight.columns) % group_size == 0
 
 
-def _refuse_runtime_scales(program: Program, form: ServingFormat) -> None:
+def refuse_runtime_scales(program: Program, form: str) -> None:
+    """Raise ExportError where scales are applied at run time, which ``form`` cannot hold."""
     for site in program.findings.sites:
         if site.status == "runtime" and site.name in program.findings.scales:
             raise ExportError(
                 f"{program.name}: the input of {site.name} is scaled at run time, which "
-                f"{form.name} cannot hold; compile with "
+                f"{form} cannot hold; compile with "
                 f"{spelled('runtime_scales', 'never')}"
             )
 
@@ -268,24 +269,20 @@ def prepare_serving(program: Program, forms: Sequence[ServingFormat]) -> None:
         UsageError: the program is no decoder from a Hugging Face folder.
     """
     for form in forms:
-        if program.task.origin is None or not program.states or not program.head_outputs:
-            raise UsageError(
-                f"{program.name}: the format {form.name} is for decoders that generate text and "
-                "come from a Hugging Face folder or a GGUF file; choose onnx or pt2"
-            )
+        check_decoder(program, form.name)
     if forms and program.scale_dtype == torch.float32:
         program.scale_dtype = torch.float16
 
 
-def serving_runtime_scales(forms: Sequence[ServingFormat], asked: str) -> str:
-    """What ``runtime_scales`` is, where ``forms`` are to be written.
+def check_decoder(program: Program, form: str) -> Origin:
+    """Where ``program`` comes from.
 
     Raises:
-        UsageError: ``always`` was asked for.
+        UsageError: it is no decoder from a Hugging Face folder, as ``form`` needs it.
     """
-    if forms and asked == "always":
+    if program.task.origin is None or not program.states or not program.head_outputs:
         raise UsageError(
-            f"{spelled('runtime_scales', asked)}: the format {forms[0].name} has no place for "
-            "them; use auto or never"
+            f"{program.name}: the format {form} is for decoders that generate text and "
+            "come from a Hugging Face folder or a GGUF file; choose onnx or pt2"
         )
-    return "never" if forms else asked
+    return program.task.origin

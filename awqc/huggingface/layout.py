@@ -66,6 +66,11 @@ class ByRows:
 
         return cls(tuple(tensor.shape), cut)
 
+    @property
+    def numel(self) -> int:
+        """Of the whole."""
+        return math.prod(self.shape)
+
     def slices(self) -> Iterator[tuple[int, int]]:
         """Where to cut: few elements at once."""
         count = self.shape[0] if self.shape else 1

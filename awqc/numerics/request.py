@@ -8,13 +8,17 @@ from typing import Any
 
 from awqc.errors import UsageError, spelled
 from awqc.numerics.formats.base import WeightFormat
-from awqc.numerics.formats.found import named_format
+from awqc.numerics.formats.found import fitting_format, named_format
 from awqc.numerics.formats.int_grid import BITS, Bits, IntGrid, resolve_group_size
 from awqc.numerics.name_patterns import check_pattern, names_weight
 
 TABLE_BITS = (0, 8)
 TABLE = IntGrid(8, -1, symmetric=True)
 """Of embedding tables: rows are looked up as codes."""
+NAMED_TABLE, IN_A_BLOCK = "Q8_0", 32
+"""The same where formats are asked for by name."""
+NAMED_WIDTHS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 8: "Q8_0"}
+"""Formats by bits: of a head, where formats are asked for by name."""
 ROUNDINGS = ("nearest", "gptq")
 
 
@@ -82,9 +86,11 @@ class QuantizationSpec:
             head: whether it makes a language model's logits.
             width: bits that were chosen for this weight.
         """
-        named = self.weight_format and not head and width is None
-        if named and self.why_not(columns, grouped=grouped) is None:
-            return named_format(self.weight_format)
+        if self.weight_format and grouped and width is None:
+            name = NAMED_WIDTHS[self.head_bits] if head else self.weight_format
+            found = fitting_format(name, columns)
+            if found is not None:
+                return found
         bits = width or (self.head_bits if head else self.bits)
         group_size = resolve_group_size(self.group_size, columns) if grouped else -1
         return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]  # one of `BITS`, as its makers check
@@ -96,6 +102,12 @@ class QuantizationSpec:
         if not grouped:
             return f"{self.weight_format} cuts groups, and a kernel gets one scale a channel"
         return named_format(self.weight_format).why_not(columns)
+
+    def table_format(self, columns: int) -> WeightFormat:
+        """How an embedding table of ``columns`` is cut."""
+        if self.weight_format and columns % IN_A_BLOCK == 0:
+            return named_format(NAMED_TABLE)
+        return TABLE
 
     @property
     def asked(self) -> WeightFormat:

@@ -6,10 +6,9 @@ from typing import Any
 
 from awqc.artifacts.recipe import Recipe, read_recipe
 from awqc.effort import EFFORTS, PassOptions, merged
-from awqc.export.formats import check_held, serving
-from awqc.export.serving import serving_runtime_scales
+from awqc.export.formats import check_held, runtime_scales
 from awqc.findings import NO_FACTS
-from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.request import NAMED_WIDTHS, QuantizationSpec
 from awqc.options.compile_options import Options
 from awqc.options.values import parse_size
 from awqc.passes.allocate_bits import AllocateBits
@@ -60,7 +59,7 @@ def _pass_options(asked: Options) -> PassOptions:
             "choices": _wider(asked.bits),
         },
         "search_scales": {
-            "runtime_scales": serving_runtime_scales(serving(asked.formats), asked.runtime_scales),
+            "runtime_scales": runtime_scales(asked.formats, asked.runtime_scales),
             "runtime_numerics": asked.runtime_numerics,
         },
     }
@@ -75,8 +74,14 @@ def request_of(asked: Options) -> dict[str, Any]:
         "exclude": asked.exclude,
         "head_bits": asked.head_bits,
         "embed_bits": asked.embed_bits,
-        "weight_format": asked.weight_format,
+        "weight_format": asked.weight_format or _implied(asked),
     }
+
+
+def _implied(asked: Options) -> str:
+    """The format that ``asked`` has in mind where it does not say: whole numbers, or GGUF's own."""
+    ggml = "gguf" in asked.formats and not asked.symmetric
+    return NAMED_WIDTHS[asked.bits] if ggml else ""
 
 
 def _repeated(asked: Options, recipe: Recipe, options: PassOptions) -> Pipeline:

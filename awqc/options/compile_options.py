@@ -231,7 +231,16 @@ class Options:
         group="output",
         many="commas",
         metavar="NAMES",
-        choices=("onnx", "ort", "pt2", "awq", "compressed-tensors"),
+        choices=("onnx", "ort", "pt2", "awq", "compressed-tensors", "gguf"),
+    )
+    gguf: str | Path | None = option(
+        None,
+        "A GGUF file of the same model, from which the format gguf takes names, metadata and "
+        "tokenizer; where its weights are quantized and "
+        f"{spelled('weight_format')} is not given, also the type of each.",
+        group="output",
+        kind=Path,
+        metavar="FILE",
     )
     layout: str = option(
         "plain",

@@ -33,8 +33,8 @@ class LoadScales(Pass):
     def apply(self, program: Program, run: Run = NO_DATA) -> list[Change]:
         """Fill in sites and scales."""
         recipe = read_recipe(self.recipe)
-        if recipe.widths:
-            program.learn(allocation=Allocation(recipe.widths))
+        if recipe.widths or recipe.formats:
+            program.learn(allocation=Allocation(recipe.widths, formats=recipe.formats))
         skipped = {**program.findings.skipped, **decide(program).refused}
         sites = {site.name: site for site in find_sites(program, skipped.__contains__)}
         missing = sorted(set(recipe.status) ^ set(sites))

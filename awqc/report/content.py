@@ -46,7 +46,7 @@ def build_report(
         "notes": [worded(note) for note in program.notes],
         "calibration": dict(calibration),
         "sites": [describe_site(site, found.scales.get(site.name)) for site in found.sites],
-        **({"allocation": _allocation(found.allocation)} if found.allocation else {}),
+        **_allocation(found.allocation),
         "rounding": _rounding(program),
         "tuning": asdict(found.tuning) if found.tuning else None,
         "layers": [asdict(layer) for layer in layers],
@@ -64,9 +64,12 @@ def build_report(
     return dict(_plain(report))
 
 
-def _allocation(allocation: Allocation) -> dict[str, Any]:
-    held = dict(vars(allocation))
-    return {"bits": dict(held.pop("widths")), **held}
+def _allocation(allocation: Allocation | None) -> dict[str, Any]:
+    """Under its key, where widths were chosen."""
+    if allocation is None or not allocation.widths:
+        return {}
+    held = {key: value for key, value in vars(allocation).items() if key != "formats"}
+    return {"allocation": {"bits": dict(held.pop("widths")), **held}}
 
 
 def describe_site(site: Site, scale: SiteScale | None) -> dict[str, Any]:

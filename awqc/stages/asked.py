@@ -11,7 +11,7 @@ from awqc.artifacts.target import prepare_file
 from awqc.capture.module import ExampleInputs
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import DataSource
-from awqc.errors import Note, UnsupportedGraphError, spelled, worded
+from awqc.errors import Note, UnsupportedGraphError, UsageError, spelled, worded
 from awqc.machine.devices import parse_device
 from awqc.machine.in_rows import in_slices
 from awqc.options import Options
@@ -36,7 +36,9 @@ def prepare(options: Options) -> tuple[Pipeline, str]:
     return build_pipeline(options), resolve_provider(options.provider)
 
 
-def used_files(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, ...]:
+def used_files(
+    model: object, calib: object, pipeline: Pipeline, options: Options
+) -> tuple[Path, ...]:
     """Files and folders that a compile reads, or writes besides its folder, as far as known.
 
     Raises:
@@ -46,7 +48,8 @@ def used_files(model: object, calib: object, pipeline: Pipeline) -> tuple[Path, 
         if isinstance(step, Calibrate) and step.stats:
             prepare_file(Path(step.stats), spelled("stats"))
     loaded = model.files if isinstance(model, Program) else ()
-    named = [Path(each).expanduser() for each in (model, calib) if isinstance(each, str | Path)]
+    given = (model, calib, options.gguf)
+    named = [Path(each).expanduser() for each in given if isinstance(each, str | Path)]
     return (*loaded, *(path for path in named if os.path.exists(path)), *pipeline.files())
 
 
@@ -84,6 +87,23 @@ def widen(
     if program.source_dtype in HALVES:
         program.scale_dtype = program.source_dtype
     return body, closing
+
+
+def prepare_files(program: Program, options: Options) -> None:
+    """Read what a format takes from a file of the user's, before any work.
+
+    Raises:
+        UsageError: the file is missing, unreadable or another model's.
+    """
+    if "gguf" not in options.formats:
+        if options.gguf is not None:
+            raise UsageError(
+                f"{spelled('gguf')} is for the format gguf; ask for it ({spelled('formats')})"
+            )
+        return
+    from awqc.export.gguf import prepare_gguf
+
+    prepare_gguf(program, options.gguf, as_template=not options.weight_format)
 
 
 def _check_weights(program: Program) -> None:

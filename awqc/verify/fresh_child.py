@@ -96,6 +96,56 @@ def read_checkpoint(job: dict[str, Any]) -> None:
     np.savez(job["outputs"], **made)
 
 
+def read_gguf(job: dict[str, Any]) -> None:
+    """The same of each quantized tensor of a GGUF file, read by the package ``gguf``."""
+    import numpy as np
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    made: dict[str, Any] = {}
+    for tensor in GGUFReader(job["path"]).tensors:
+        step = max(1, AT_ONCE // int(tensor.shape[0]))
+        rows = len(tensor.data) if len(tensor.shape) > 1 else 1
+        whole = tensor.data.reshape(rows, -1)
+        left, right = directions(rows, int(tensor.n_elements) // rows)
+        before, behind = np.zeros(len(right)), np.zeros(rows)
+        for start in range(0, rows, step):
+            some = slice(start, start + step)
+            values = dequantize(whole[some], tensor.tensor_type).astype(np.float64)
+            before += left[some] @ values
+            behind[some] = values @ right
+        if not np.isfinite(behind).all():
+            raise ValueError(f"{tensor.name} holds values that are not finite")
+        if tensor.tensor_type.name not in ("F32", "F16", "BF16"):
+            made |= {f"{tensor.name}.left": before, f"{tensor.name}.right": behind}
+    np.savez(job["outputs"], **made)
+
+
+def run_gguf(job: dict[str, Any]) -> None:
+    """Run a GGUF file in transformers, which undoes its layout by tables of its own.
+
+    Writes nothing where transformers has no table for the architecture.
+    """
+    import torch
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    path = Path(job["path"])
+    architecture = GGUFReader(path).fields["general.architecture"].contents()
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+        return
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True,
+        trust_remote_code=False,
+    )  # fmt: skip
+    made = []
+    for batch in torch.load(job["inputs"]):
+        with torch.no_grad():
+            made.append(model(**batch, use_cache=False).logits)
+    torch.save(made, job["outputs"])
+
+
 _LEAVES = (
     "qweight", "qzeros", "scales",
     "weight_packed", "weight_scale", "weight_zero_point", "weight_shape",
@@ -210,7 +260,10 @@ _DTYPES = {
     "F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
     "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-JOBS = {"torch": run_torch, "onnx": run_onnx, "checkpoint": read_checkpoint}
+JOBS = {
+    "torch": run_torch, "onnx": run_onnx, "checkpoint": read_checkpoint, "gguf": read_gguf,
+    "gguf-model": run_gguf,
+}  # fmt: skip
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:

@@ -15,28 +15,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
+from awqc.artifacts.names import ARCHIVE, GGUF, MODEL, TUNED
 from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import VerificationError
 from awqc.export.formats import SERVING
 from awqc.machine.memory import give_back
-from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
 from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.fresh import FRESH
-from awqc.verify.fresh_child import AT_ONCE, directions
+from awqc.verify.fresh_job import ask, fresh_job
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_near
 from awqc.verify.measuring import gaps_of, gather
+from awqc.verify.published_gguf import check_gguf
+from awqc.verify.published_weights import check_checkpoint
 from awqc.verify.verification import Verification
 
 BATCHES = 2
-CODES_TOLERANCE = 1e-6
-"""Relative difference of a dequantized weight that is rounding: both are computed in float32."""
-
 INT8_MAY_MOVE = (2.0, 0.05)
 """Onnxruntime's own form rounds activations to int8: how many times what was measured in this
 process an output may differ, and how much it may differ in any case, relative to its variation."""
@@ -82,7 +80,9 @@ def check_published(
         _check_run(judged, few, folder / TUNED / MODEL, f"{TUNED}/{MODEL}", _own_onnx, measured)
     for name in SERVING:
         if (folder / name).is_dir():
-            _check_checkpoint(final, folder / name, name)
+            check_checkpoint(final, folder / name, name)
+    if (folder / GGUF).is_file():
+        check_gguf(judged, few, folder / GGUF)
 
 
 def _check_run(
@@ -114,20 +114,11 @@ def _check_run(
         check_near(gaps.distance()["outputs"], program.source_dtype, program.name, form)
 
 
-def _ask(job: dict[str, Any], name: str, shown: str) -> None:
-    error = FRESH.ask(job)
-    if error is not None:
-        raise VerificationError(
-            f"{name}: {shown} does not open or run by itself in another process: {error}; if its "
-            "files were changed since they were written, compile again; else please report it"
-        )
-
-
 def _run_torch(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
     """In torch alone."""
-    job = _job("torch", file, scratch, "pt")
+    job = fresh_job("torch", file, scratch, "pt")
     torch.save([[batch[spec.name] for spec in program.inputs] for batch in batches], job["inputs"])
-    _ask(job, program.name, file.name)
+    ask(job, program.name, file.name)
     made: Outputs = torch.load(job["outputs"], weights_only=True)
     return made
 
@@ -152,28 +143,19 @@ def _run_onnx(
     scratch: Path,
     config: dict[str, str],
 ) -> Outputs:
-    job = _job("onnx", file, scratch, "npz") | {"config": config, "batches": len(batches)}
+    job = fresh_job("onnx", file, scratch, "npz") | {"config": config, "batches": len(batches)}
     arrays = {
         f"{number}.{name}": to_numpy(value)
         for number, batch in enumerate(batches)
         for name, value in batch.items()
     }
     np.savez(job["inputs"], **arrays)
-    _ask(job, program.name, f"{file.parent.name}/{file.name}" if file.parent.name == TUNED
+    ask(job, program.name, f"{file.parent.name}/{file.name}" if file.parent.name == TUNED
          else file.name)  # fmt: skip
     with np.load(job["outputs"]) as made:
         count = len(made.files) // len(batches)
         for number in range(len(batches)):
             yield [torch.from_numpy(made[f"{number}.{position}"]) for position in range(count)]
-
-
-def _job(kind: str, file: Path, scratch: Path, suffix: str) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "path": str(file.resolve()),
-        "inputs": str(scratch / f"inputs.{suffix}"),
-        "outputs": str(scratch / f"outputs.{suffix}"),
-    }
 
 
 def _check_int8(gaps: Gaps, measured: dict[str, Any] | None, name: str, form: str) -> None:
@@ -186,42 +168,3 @@ def _check_int8(gaps: Gaps, measured: dict[str, Any] | None, name: str, form: st
                 f"{name}: {form} differs from the quantized model in output {output} by "
                 f"{gap.rel:.2g}; int8 activations explain {limit:.2g}; please report it"
             )
-
-
-def _check_checkpoint(program: Program, folder: Path, shown: str) -> None:
-    """Refuse a checkpoint whose weights, read by the format's rule, are not the program's."""
-    with scratch_folder() as scratch:
-        job = _job("checkpoint", folder, scratch, "npz")
-        _ask(job, program.name, shown)
-        with np.load(job["outputs"]) as made:
-            products = {name: made[name] for name in made.files}
-    modules = {name.rpartition(".")[0] for name in products}
-    if not modules:
-        raise VerificationError(f"{program.name}: {shown} holds no quantized weight: nothing was "
-                                "compared; write onnx or pt2 instead")  # fmt: skip
-    for module in sorted(modules):
-        quantized = program.findings.quantized[f"{module}.weight"].to(torch.float32)
-        for side, wanted in zip(("left", "right"), _products(quantized), strict=True):
-            found = products[f"{module}.{side}"]
-            moved = float("inf")
-            if found.shape == wanted.shape:
-                moved = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-300))
-            if not moved <= CODES_TOLERANCE:
-                raise VerificationError(
-                    f"{program.name}: {shown} holds another weight for {module} than the quantized "
-                    f"model: read by the format's rule it differs by {moved:.2g}; rounding "
-                    f"explains {CODES_TOLERANCE:g}; please report it"
-                )
-
-
-def _products(weight: QuantizedWeight) -> tuple[Array, Array]:
-    """The products of `directions` with ``weight``, in float64, a few rows at a time."""
-    left, right = directions(weight.rows, weight.columns)
-    before, behind = np.zeros(weight.columns), np.zeros(weight.rows)
-    step = max(1, AT_ONCE // weight.columns)
-    for start in range(0, weight.rows, step):
-        stop = min(start + step, weight.rows)
-        part = weight.some(start, stop).double().numpy()
-        before += left[start:stop] @ part
-        behind[start:stop] = part @ right
-    return before, behind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from awqc.graph.linears import Linear, as_linear, find_linears
 from awqc.graph.nodes import results_of
 from awqc.graph.ops import argument
 from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.found import fitting_format
 from awqc.numerics.name_patterns import check_fits
-from awqc.numerics.request import TABLE, QuantizationSpec
+from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
 from awqc.weights.unscaled import unscaled_weights
 
@@ -43,6 +45,7 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     formats: dict[str, WeightFormat] = {}
     allocation = program.findings.allocation
     allocated = allocation.widths if allocation else {}
+    given = allocation.formats if allocation else {}
     refused: dict[str, str] = {}
     fallbacks: dict[str, str] = {}
     tables = {}
@@ -51,7 +54,8 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         name = str(table.target)
         if reason is None:
             tables[name] = table
-            formats[name] = TABLE
+            columns = int(table.meta["val"].shape[1])
+            formats[name] = _given(given, name, columns) or spec.table_format(columns)
         else:
             refused[name] = reason
     for linear in find_linears(program.graph):
@@ -63,11 +67,12 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         if reason is None:
             # Products that read each input channel with one column are grouped as asked; other
             # convolutions get one scale for each output channel.
-            formats[name] = spec.format_of(
+            own = _given(given, name, linear.columns) if linear.pointwise else None
+            formats[name] = own or spec.format_of(
                 linear.columns, grouped=linear.pointwise, head=head, width=allocated.get(name)
             )
             why = None if head else spec.why_not(linear.columns, grouped=linear.pointwise)
-            if why is not None:
+            if why is not None and own is None:
                 fallbacks[name] = why
         else:
             refused[name] = reason
@@ -82,6 +87,11 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     for name, reader in _unknown_readers(program, {*formats, *refused}).items():
         refused[name] = f"read by {reader}, which is no product that awqc quantizes"
     return Decisions(formats, frozenset(tables), refused, fallbacks)
+
+
+def _given(formats: Mapping[str, str], name: str, columns: int) -> WeightFormat | None:
+    """The format that the weight ``name`` was given by itself, if it was."""
+    return fitting_format(formats[name], columns) if name in formats else None
 
 
 def _unscaled(spec: QuantizationSpec, weight: Node) -> WeightFormat:

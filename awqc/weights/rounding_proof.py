@@ -58,11 +58,11 @@ def nearest_values(quantized: QuantizedWeight, matrix: Tensor) -> Tensor:
     A value is affine in its code, so two of them tell the grid: those of the first code, and of
     all bits set.
     """
-    packed = quantized.format.roles[0]
+    roles = quantized.format.code_roles
     ends = []
     for bits in (0x00, 0xFF):
-        codes = torch.full_like(quantized.tensors[packed], bits)
-        ends.append(quantized.with_tensors({packed: codes}))
+        end = {role: torch.full_like(quantized.tensors[role], bits) for role in roles}
+        ends.append(quantized.with_tensors(end))
     last = float(ends[1].codes.max())
     low, high = (end.dequantize().reshape(matrix.shape).double() for end in ends)
     step = (high - low) / last

@@ -9,7 +9,7 @@ from awqc.errors import InvariantError
 from awqc.graph.linears import find_linears
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import IntGrid
-from awqc.numerics.formats.q4_k import Q4K
+from awqc.numerics.formats.found import NAMED
 from awqc.numerics.packing import pack
 from awqc.numerics.quantizing import quantize
 from awqc.program import Program
@@ -20,7 +20,7 @@ ROUNDED = "canonicalize,insert-observers{gram=true},calibrate"
 FORMATS = [IntGrid(bits, 16, symmetric) for bits in (2, 3, 4, 8) for symmetric in (True, False)]
 
 
-@pytest.mark.parametrize("form", [*FORMATS, Q4K()], ids=str)
+@pytest.mark.parametrize("form", [*FORMATS, *NAMED.values()], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_rounding_to_nearest_gives_the_nearest_values(
     form: WeightFormat, dtype: torch.dtype

@@ -85,6 +85,11 @@ class WeightFormat(ABC):
         """How many codes there are; the largest is one less."""
 
     @property
+    def code_roles(self) -> tuple[str, ...]:
+        """Of the tensors whose bits are those of the codes: all zero is the first code."""
+        return self.roles[:1]
+
+    @property
     def two_ended(self) -> bool:
         """Whether the two ends of a group's range may move apart from one another."""
         return True

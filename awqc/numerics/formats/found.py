@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from awqc.errors import UsageError
 from awqc.numerics import formats
 from awqc.numerics.formats.base import WeightFormat, bind_call
+from awqc.numerics.formats.ggml import GgmlFormat
+from awqc.numerics.formats.int_grid import IntGrid
 
 
 def _found() -> tuple[type[WeightFormat], ...]:
     for module in pkgutil.iter_modules(formats.__path__):
         if module.name != "found":
             import_module(f"{formats.__name__}.{module.name}")
-    return tuple(sorted(WeightFormat.__subclasses__(), key=lambda cls: cls.__name__))
+    return tuple(sorted(set(_whole()), key=lambda cls: cls.__name__))
+
+
+def _whole() -> Iterator[type[WeightFormat]]:
+    """The classes of formats that lack nothing."""
+    left = list(WeightFormat.__subclasses__())
+    while left:
+        made = left.pop()
+        left += made.__subclasses__()
+        if not inspect.isabstract(made) and hasattr(made, "operation"):
+            yield made
 
 
 FOUND = _found()
-NAMED = {cls.name: cls for cls in FOUND if cls.name}
+NAMED: dict[str, WeightFormat] = {
+    # Whole numbers that go by another name in GGUF.
+    "Q4_0": IntGrid(4, 32, symmetric=True),
+    "Q8_0": IntGrid(8, 32, symmetric=True),
+    **{cls.name: cls() for cls in FOUND if cls.name},
+}
 """The formats that a user can ask for by name."""
 _BY_OPERATION: dict[Any, type[WeightFormat]] = {cls.operation: cls for cls in FOUND}
 
@@ -35,7 +54,16 @@ def named_format(name: str) -> WeightFormat:
             f"weight format {name!r} is unknown; choose {', '.join(sorted(NAMED))}, or leave it "
             "out for whole numbers of so many bits"
         )
-    return NAMED[name]()
+    return NAMED[name]
+
+
+def fitting_format(name: str, columns: int) -> WeightFormat | None:
+    """The format called ``name``, or the one in its place, that holds rows of ``columns``."""
+    form: WeightFormat | None = named_format(name)
+    while form is not None and form.why_not(columns) is not None:
+        second = form.second if isinstance(form, GgmlFormat) else ""
+        form = named_format(second) if second else None
+    return form
 
 
 def dequantizes(target: Any) -> bool:
