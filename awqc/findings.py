@@ -106,13 +106,17 @@ class FloatLayer:
     sample: Tensor
 
 
+FLOAT = ""
+"""In place of the name of a format: the weight is left in float."""
+
+
 @dataclass(frozen=True)
 class Allocation:
     """Widths of their own for weights.
 
     Attributes:
         widths: bits of each weight, by name.
-        formats: names of formats of each weight that was given one, by name.
+        formats: names of formats of each weight that was given one, or `FLOAT`, by name.
         curve: bytes and predicted loss of the best choices from the smallest to the largest.
         size: bytes of these weights at the chosen widths.
         loss: predicted distance from the float model's outputs.

@@ -31,13 +31,14 @@ MAY_USE: dict[str, str] = {
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
     "recording": "calling errors",
     "capture": "artifacts calling errors graph kv_cache machine probes program pt2 recording",
-    "huggingface": "artifacts bundle capture errors findings graph kv_cache machine program recording",
+    "huggingface": "artifacts bundle capture errors findings graph kv_cache machine program "
+    "recording",
     "sources": "capture errors huggingface machine program",
     "data": "artifacts calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "fusion": "kv_cache runtimes",
-    "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine numerics program "
-    "runtimes weights",
+    "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine "
+    "numerics program runtimes weights",
     "verify": "artifacts capture data errors executor export findings graph huggingface machine "
     "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",

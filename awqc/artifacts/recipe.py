@@ -174,7 +174,7 @@ def _widths(content: Object) -> dict[str, int]:
 
 def _formats(content: Object) -> dict[str, str]:
     formats = content.inside("formats").values(str) if "formats" in content.content else {}
-    for name in formats.values():
+    for name in filter(None, formats.values()):
         named_format(name)
     return formats
 

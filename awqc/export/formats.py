@@ -89,11 +89,11 @@ FORMATS: dict[str, Exporter] = {
     "onnx": Exporter(_onnx, why_not_onnx),
     "ort": Exporter(_ort, why_not_ort),
     "pt2": Exporter(_pt2, lambda form: None),
-    "gguf": Exporter(_gguf, why_not_gguf, scales_at_run_time=False),
     **{
         name: Exporter(partial(_serving, form), form.why_not, scales_at_run_time=False)
         for name, form in SERVING.items()
     },
+    "gguf": Exporter(_gguf, why_not_gguf, scales_at_run_time=False),
 }
 
 

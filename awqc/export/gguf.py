@@ -20,9 +20,9 @@ from torch import Tensor
 
 from awqc.artifacts.names import GGUF
 from awqc.errors import ExportError, UsageError, spelled
-from awqc.export.ggml_blocks import ggml_type, to_blocks, why_not_ggml
+from awqc.export.ggml_blocks import BLOCK, ggml_type, to_blocks, why_not_ggml
 from awqc.export.serving import check_decoder, refuse_runtime_scales
-from awqc.findings import Allocation, GgufPlace, GgufTarget
+from awqc.findings import FLOAT, Allocation, GgufPlace, GgufTarget
 from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.gguf_places import find_places, unplaced
@@ -81,8 +81,14 @@ def prepare_gguf(program: Program, file: str | Path | None, as_template: bool) -
     places = find_places(template, state, set(program.parameters()))
     _check_places(program, template, state, places)
     program.learn(gguf=GgufTarget(template.path, places))
-    if file is not None and as_template and template.quantized:
-        program.learn(allocation=Allocation({}, formats=_types(template, places)))
+    taken = file is not None and as_template and template.quantized
+    formats = _types(template, places) if taken else {}
+    odd = {
+        places[tensor.name].source: FLOAT
+        for tensor in template.tensors
+        if tensor.name in places and tensor.shape[-1] % BLOCK
+    }
+    program.learn(allocation=Allocation({}, formats={**formats, **odd}))
     if program.scale_dtype == torch.float32:
         program.scale_dtype = torch.float16
 
@@ -125,14 +131,17 @@ def _check_places(
 
 
 def _types(template: GgufTemplate, places: Mapping[str, GgufPlace]) -> dict[str, str]:
-    """The formats of parameters, as their tensors have them in the file.
+    """The formats of parameters, as their tensors have them in the file; floats stay so.
 
     Raises:
         UsageError: awqc does not make one of the types.
     """
     found = {}
     for tensor in template.tensors:
-        if tensor.name not in places or tensor.is_float:
+        if tensor.name not in places:
+            continue
+        if tensor.is_float:
+            found[places[tensor.name].source] = FLOAT
             continue
         if tensor.type not in NAMED:
             raise UsageError(

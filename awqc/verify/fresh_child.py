@@ -124,21 +124,25 @@ def read_gguf(job: dict[str, Any]) -> None:
 def run_gguf(job: dict[str, Any]) -> None:
     """Run a GGUF file in transformers, which undoes its layout by tables of its own.
 
-    Writes nothing where transformers has no table for the architecture.
+    Writes nothing where transformers has no table for the architecture or the type of model.
     """
     import torch
     from gguf import GGUFReader
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     path = Path(job["path"])
     architecture = GGUFReader(path).fields["general.architecture"].contents()
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         return
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True,
-        trust_remote_code=False,
-    )  # fmt: skip
+    local = {"local_files_only": True, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(path.parent, **local)  # it lies beside the file
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, config=config, gguf_file=path.name, dtype=torch.float32, **local
+        )
+    except NotImplementedError:  # a type of model that its tables have another name for
+        return
     made = []
     for batch in torch.load(job["inputs"]):
         with torch.no_grad():

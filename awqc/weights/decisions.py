@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from awqc.findings import Decisions
+from awqc.findings import FLOAT, Decisions
 from awqc.graph.linears import Linear, as_linear, find_linears
 from awqc.graph.nodes import results_of
 from awqc.graph.ops import argument
@@ -50,8 +50,8 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     fallbacks: dict[str, str] = {}
     tables = {}
     for table in embedding_tables(program):
-        reason = _refuse_table(spec, table)
         name = str(table.target)
+        reason = _left(given, name) or _refuse_table(spec, table)
         if reason is None:
             tables[name] = table
             columns = int(table.meta["val"].shape[1])
@@ -63,7 +63,7 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         if name in formats or name in refused:
             continue
         head = name in heads
-        reason = _refuse(spec, linear, head)
+        reason = _left(given, name) or _refuse(spec, linear, head)
         if reason is None:
             # Products that read each input channel with one column are grouped as asked; other
             # convolutions get one scale for each output channel.
@@ -91,7 +91,12 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
 
 def _given(formats: Mapping[str, str], name: str, columns: int) -> WeightFormat | None:
     """The format that the weight ``name`` was given by itself, if it was."""
-    return fitting_format(formats[name], columns) if name in formats else None
+    return fitting_format(formats[name], columns) if formats.get(name, FLOAT) else None
+
+
+def _left(formats: Mapping[str, str], name: str) -> str | None:
+    """Why the weight ``name`` stays in float by itself, if it does."""
+    return "it is in float in the GGUF file" if formats.get(name) == FLOAT else None
 
 
 def _unscaled(spec: QuantizationSpec, weight: Node) -> WeightFormat:

@@ -8,8 +8,8 @@ import torch
 from awqc.errors import InvariantError
 from awqc.graph.linears import find_linears
 from awqc.numerics.formats.base import WeightFormat
-from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.formats.found import NAMED
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.packing import pack
 from awqc.numerics.quantizing import quantize
 from awqc.program import Program
