@@ -12,8 +12,8 @@ import torch
 from gguf.quants import quantize
 from torch import Tensor
 
-from awqc.export.ggml_blocks import to_blocks
 from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.ggml_blocks import to_blocks
 from awqc.numerics.quantizing import quantize as quantize_weight
 
 PAIRED = ("llama",)

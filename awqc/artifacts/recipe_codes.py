@@ -1,7 +1,8 @@
 """Codes of an earlier compile, for a recipe whose rounding learned from calibration data.
 
 Rounding to nearest follows from scales alone. Codes that compensate errors do not: they are
-read from what was published beside the recipe: ``model.pt2``, or ``model.onnx``, or ``ort/``.
+read from what was published beside the recipe: ``model.pt2``, or ``model.onnx``, ``ort/`` or
+``model.gguf``.
 Weights that none of these holds exactly are in ``codes.safetensors``, which is written for them
 alone. Nothing is unpickled.
 """
@@ -18,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
+from awqc.artifacts.names import ARCHIVE, GGUF, MODEL, TUNED
+from awqc.artifacts.recipe_gguf import PLACES_FILE, GgufCodes, write_places
 from awqc.artifacts.safetensors_file import Unwritten, write_safetensors
 from awqc.errors import UsageError, spelled
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
@@ -84,7 +86,10 @@ def write_codes(program: Program, folder: Path) -> None:
     """Write ``codes.safetensors`` into ``folder``, with what no artifact there holds exactly."""
     if (folder / ARCHIVE).exists():
         return
-    models = [OnnxFile(path) for path in _onnx_files(folder)]
+    models: list[Codes] = [OnnxFile(path) for path in _onnx_files(folder)]
+    if (folder / GGUF).exists():
+        write_places(program, folder)
+        models.append(GgufCodes(folder))
     tensors: dict[str, Unwritten] = {}
     for name, quantized in program.findings.quantized.items():
         if any(_holds(model, name, quantized) for model in models):
@@ -119,6 +124,8 @@ def read_codes(folder: Path) -> list[Codes]:
         if (folder / CODES_FILE).exists():
             found.append(TensorCodes(load_file(folder / CODES_FILE)))
         found += [OnnxFile(path) for path in _onnx_files(folder)]
+        if (folder / PLACES_FILE).exists():
+            found.append(GgufCodes(folder))
     except (
         *(OSError, RuntimeError, SafetensorError, zipfile.BadZipFile),
         *(NotAllowedError, DamagedError),
@@ -132,8 +139,8 @@ def read_codes(folder: Path) -> list[Codes]:
 
 
 _ADVICE = (
-    f"Keep {ARCHIVE}, {MODEL}, {TUNED}/ or {CODES_FILE} beside it, as the compile left them, or "
-    f"compile anew with {spelled('calib')}"
+    f"Keep {ARCHIVE}, {MODEL}, {TUNED}/, {GGUF} or {CODES_FILE} beside it, as the compile left "
+    f"them, or compile anew with {spelled('calib')}"
 )
 
 

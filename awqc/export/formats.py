@@ -15,10 +15,10 @@ from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import UsageError, spelled
 from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
-from awqc.export.ggml_blocks import why_not_gguf
 from awqc.export.serving import ServingFormat, write_serving
 from awqc.export.whole_numbers import why_not_onnx, why_not_ort
 from awqc.numerics.formats.base import WeightFormat
+from awqc.numerics.formats.ggml_blocks import why_not_gguf
 from awqc.program import Program
 from awqc.runtimes.session_file import MODEL, TUNED
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from awqc.artifacts.names import GGUF
 from awqc.errors import ExportError, UsageError, spelled
-from awqc.export.ggml_blocks import BLOCK, ggml_type, to_blocks, why_not_ggml
 from awqc.export.serving import check_decoder, refuse_runtime_scales
 from awqc.findings import FLOAT, Allocation, GgufPlace, GgufTarget
 from awqc.huggingface.checkpoint import Checkpoint, folded_checkpoint
@@ -30,6 +29,7 @@ from awqc.huggingface.gguf_template import FLOATS, GgufTemplate, GgufTensor, ope
 from awqc.huggingface.layout import Layout
 from awqc.huggingface.tasks import find_task
 from awqc.numerics.formats.found import NAMED
+from awqc.numerics.formats.ggml_blocks import BLOCK, ggml_type, to_blocks, why_not_ggml
 from awqc.program import Program
 
 NAME = "gguf"

@@ -142,6 +142,7 @@ def test_a_quantized_file_says_what_each_weight_is_to_be(tmp_path: Path) -> None
     kinds = {name: tensor.tensor_type.name for name, tensor in found.items()}
     assert {name: kinds[name] for name in wanted} == wanted
     assert kinds["blk.1.ffn_up.weight"] == "F16"  # as it was there
+    assert not (compiled.folder / "codes.safetensors").exists()  # the file itself has them
     again = compile_graph(
         tmp_path / "model", recipe=compiled.folder, formats=("gguf",),
         gguf=tmp_path / "mixed.gguf", group_size="auto",

@@ -6,14 +6,13 @@ computes the values in float32.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.formats.base import Tensors, WeightFormat
 
 SMALLEST, LARGEST = 2.0**-24, 65280.0
 """Factors that float16 holds, and the largest of them that bfloat16 holds as well."""
@@ -33,6 +32,8 @@ class GgmlFormat(WeightFormat):
     Attributes:
         block: columns that have a scale of their own.
         unit: columns that are stored together: a row is a multiple of it.
+        order: of the roles in a unit of a file.
+        signed: roles of whole numbers with a sign.
         bits: width of a code.
         second: name of the format for columns that `unit` does not divide, as llama.cpp has it;
             empty: there is none.
@@ -40,6 +41,8 @@ class GgmlFormat(WeightFormat):
 
     block: ClassVar[int]
     unit: ClassVar[int]
+    order: ClassVar[tuple[str, ...]]
+    signed: ClassVar[tuple[str, ...]] = ()
     bits: ClassVar[int]
     second: ClassVar[str] = ""
 
@@ -102,22 +105,26 @@ class GgmlFormat(WeightFormat):
         """Whether the factor ``role`` must be."""
         return True
 
-    @abstractmethod
     def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The bytes of a GGUF file, row by row: uint8 ``(rows, columns / unit * bytes a unit)``."""
+        rows, units = tensors[self.tunable[0]].shape
+        parts = []
+        for role in self.order:
+            part = tensors[role].to(torch.float16) if role in self.tunable else tensors[role]
+            parts.append(part.contiguous().view(torch.uint8).reshape(rows, units, -1))
+        return torch.cat(parts, dim=-1).flatten(1)
 
-    def joined(self, tensors: Mapping[str, Tensor], *roles: str) -> Tensor:
-        """The bytes of ``roles``, one after the other in each unit; factors become float16."""
-        rows, found = len(tensors[roles[0]]), []
-        units = tensors[self.tunable[0]].shape[1]
-        for role in roles:
-            part = tensors[role]
-            part = part.to(torch.float16) if role in self.tunable else part
-            found.append(part.contiguous().view(torch.uint8).reshape(rows, units, -1))
-        return torch.cat(found, dim=-1).flatten(1)
-
-
-def gguf_blocks(weight: QuantizedWeight) -> Tensor:
-    """The bytes that a GGUF file holds of ``weight``, row by row."""
-    assert isinstance(weight.format, GgmlFormat)
-    return weight.format.blocks(weight.tensors)
+    def of_blocks(self, blocks: Tensor, columns: int) -> Tensors:
+        """Undo `blocks`: factors come in float32."""
+        unit = {role: shape[1] for role, shape in self.layout(1, self.unit).items()}
+        sizes = [unit[role] * (2 if role in self.tunable else 1) for role in self.order]
+        parts = blocks.reshape(len(blocks), columns // self.unit, -1).split(sizes, dim=-1)
+        found = {}
+        for role, part in zip(self.order, parts, strict=True):
+            whole = part.contiguous()
+            if role in self.tunable:
+                whole = whole.view(torch.float16).float()
+            elif role in self.signed:
+                whole = whole.view(torch.int8)
+            found[role] = whole.flatten(1)
+        return found

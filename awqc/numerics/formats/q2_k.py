@@ -48,6 +48,7 @@ class Q2K(WithMinima):
 
     name: ClassVar[str] = "Q2_K"
     roles: ClassVar[tuple[str, ...]] = ("packed", "block_scales", "d", "dmin")
+    order: ClassVar[tuple[str, ...]] = ("block_scales", "packed", "d", "dmin")
     operation = staticmethod(dequantize_q2_k)
     bits: ClassVar[int] = 2
     second: ClassVar[str] = "Q4_0"
@@ -77,7 +78,3 @@ class Q2K(WithMinima):
     def codes(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         """In ``[0, 3]``."""
         return unpack_lanes(tensors["packed"], 4, 32)
-
-    def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """84 bytes a super-block."""
-        return self.joined(tensors, "block_scales", "packed", "d", "dmin")

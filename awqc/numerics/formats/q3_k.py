@@ -75,6 +75,7 @@ class Q3K(Centred):
 
     name: ClassVar[str] = "Q3_K"
     roles: ClassVar[tuple[str, ...]] = ("packed", "high", "block_scales", "d")
+    order: ClassVar[tuple[str, ...]] = ("high", "packed", "block_scales", "d")
     operation = staticmethod(dequantize_q3_k)
     bits: ClassVar[int] = 3
     second: ClassVar[str] = "Q4_0"
@@ -104,7 +105,3 @@ class Q3K(Centred):
     def codes(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         """In ``[0, 7]``."""
         return _codes(tensors["packed"], tensors["high"])
-
-    def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """110 bytes a super-block."""
-        return self.joined(tensors, "high", "packed", "block_scales", "d")

@@ -52,6 +52,7 @@ class Q4K(WithMinima):
 
     name: ClassVar[str] = "Q4_K"
     roles: ClassVar[tuple[str, ...]] = ("packed", "block_scales", "d", "dmin")
+    order: ClassVar[tuple[str, ...]] = ("d", "dmin", "block_scales", "packed")
     operation = staticmethod(dequantize_q4_k)
     bits: ClassVar[int] = 4
     second: ClassVar[str] = "Q5_0"
@@ -81,10 +82,6 @@ class Q4K(WithMinima):
     def codes(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         """In ``[0, 15]``."""
         return unpack_lanes(tensors["packed"], 2, BLOCK)
-
-    def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """144 bytes a super-block."""
-        return self.joined(tensors, "d", "dmin", "block_scales", "packed")
 
 
 def pack_scales(scales: Tensor, minima: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Q5K(WithMinima):
 
     name: ClassVar[str] = "Q5_K"
     roles: ClassVar[tuple[str, ...]] = ("packed", "high", "block_scales", "d", "dmin")
+    order: ClassVar[tuple[str, ...]] = ("d", "dmin", "block_scales", "high", "packed")
     operation = staticmethod(dequantize_q5_k)
     bits: ClassVar[int] = 5
     second: ClassVar[str] = "Q5_1"
@@ -86,7 +87,3 @@ class Q5K(WithMinima):
     def codes(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         """In ``[0, 31]``."""
         return _codes(tensors["packed"], tensors["high"])
-
-    def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """176 bytes a super-block."""
-        return self.joined(tensors, "d", "dmin", "block_scales", "high", "packed")

@@ -54,7 +54,9 @@ class Q6K(Centred):
 
     name: ClassVar[str] = "Q6_K"
     roles: ClassVar[tuple[str, ...]] = ("packed", "high", "block_scales", "d")
+    order: ClassVar[tuple[str, ...]] = ("packed", "high", "block_scales", "d")
     operation = staticmethod(dequantize_q6_k)
+    signed: ClassVar[tuple[str, ...]] = ("block_scales",)
     bits: ClassVar[int] = 6
     second: ClassVar[str] = "Q8_0"
     block: ClassVar[int] = BLOCK
@@ -83,7 +85,3 @@ class Q6K(Centred):
     def codes(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         """In ``[0, 63]``."""
         return _codes(tensors["packed"], tensors["high"])
-
-    def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """210 bytes a super-block."""
-        return self.joined(tensors, "packed", "high", "block_scales", "d")

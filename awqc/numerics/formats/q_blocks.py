@@ -80,11 +80,6 @@ class _Plain(GgmlFormat):
             return _five_bits(tensors["packed"], tensors["high"])
         return unpack_lanes(tensors["packed"], 2, 16)
 
-    def blocks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """18 to 24 bytes a block: factors, then upper bits, then lower ones."""
-        bits = ("high", "packed") if "high" in self.roles else ("packed",)
-        return self.joined(tensors, *self.tunable, *bits)
-
     def _packed(self, codes: Tensor) -> Tensors:
         found = {"packed": pack_lanes(codes & 0x0F, 2, 16)}
         if "high" in self.roles:
@@ -124,6 +119,7 @@ class Q41(_Offset):
 
     name: ClassVar[str] = "Q4_1"
     roles: ClassVar[tuple[str, ...]] = ("packed", "d", "m")
+    order: ClassVar[tuple[str, ...]] = ("d", "m", "packed")
     operation = staticmethod(dequantize_q4_1)
     bits: ClassVar[int] = 4
 
@@ -134,6 +130,7 @@ class Q51(_Offset):
 
     name: ClassVar[str] = "Q5_1"
     roles: ClassVar[tuple[str, ...]] = ("packed", "high", "d", "m")
+    order: ClassVar[tuple[str, ...]] = ("d", "m", "high", "packed")
     operation = staticmethod(dequantize_q5_1)
     bits: ClassVar[int] = 5
 
@@ -144,6 +141,7 @@ class Q50(_Plain):
 
     name: ClassVar[str] = "Q5_0"
     roles: ClassVar[tuple[str, ...]] = ("packed", "high", "d")
+    order: ClassVar[tuple[str, ...]] = ("d", "high", "packed")
     operation = staticmethod(dequantize_q5_0)
     tunable: ClassVar[tuple[str, ...]] = ("d",)
     bits: ClassVar[int] = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -15,7 +16,14 @@ from torch import Tensor
 from awqc.errors import UsageError
 from awqc.numerics.formats.base import QuantizedWeight, to_groups
 from awqc.numerics.formats.found import NAMED, named_format
-from awqc.numerics.formats.ggml import GgmlFormat, gguf_blocks
+from awqc.numerics.formats.ggml import GgmlFormat
+from awqc.numerics.formats.ggml_blocks import (
+    block_bytes,
+    ggml_type,
+    to_blocks,
+    weight_of_blocks,
+)
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.formats.lanes import pack_lanes, unpack_lanes
 from awqc.numerics.formats.super_blocks import Centred
 from awqc.numerics.quantizing import fake_quantize, quantize, whole_range
@@ -49,7 +57,7 @@ def read(weight: QuantizedWeight) -> Tensor:
     """What GGUF's own reader makes of the bytes."""
     kind = GGMLQuantizationType[weight.format.name]
     unit, size = GGML_QUANT_SIZES[kind]
-    blocks = gguf_blocks(weight).numpy()
+    blocks = to_blocks(weight).numpy()
     assert blocks.shape == (weight.rows, weight.columns // unit * size)
     return torch.from_numpy(read_blocks(blocks, kind))
 
@@ -82,12 +90,29 @@ def test_any_bytes_mean_what_they_mean_in_gguf(
         drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         if role in form.tunable:
             drawn = torch.rand(shape, generator=generator).half().float()
-        elif role == "block_scales" and form.name == "Q6_K":
+        elif role in form.signed:
             drawn = drawn.view(torch.int8)
         tensors[role] = drawn
     stored = QuantizedWeight(form, tensors, (rows, supers * 256))
     assert torch.equal(stored.dequantize(), read(stored))
-    assert form.nbytes(rows, supers * 256, torch.float16) == gguf_blocks(stored).numel()
+    assert form.nbytes(rows, supers * 256, torch.float16) == to_blocks(stored).numel()
+    back = weight_of_blocks(form, to_blocks(stored), stored.shape).tensors
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[role], tensor) for role, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("group_size", [32, 64, -1])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_whole_numbers_are_blocks_too(bits: Literal[4, 8], group_size: int) -> None:
+    """A scale of a larger group is that of each of its blocks."""
+    form = IntGrid(bits, group_size, symmetric=True)
+    stored = quantize(torch.randn(5, 128), 5, form, torch.float16)
+    blocks = to_blocks(stored)
+    kind = GGMLQuantizationType[ggml_type(form)]
+    assert torch.equal(torch.from_numpy(read_blocks(blocks.numpy(), kind)), stored.dequantize())
+    assert tuple(blocks.shape) == block_bytes(form, (5, 128))
+    back = weight_of_blocks(form, blocks, (5, 128)).tensors
+    assert all(torch.equal(back[role], tensor) for role, tensor in stored.tensors.items())
 
 
 @pytest.mark.parametrize(("lanes", "width"), [(2, 32), (2, 16), (4, 32), (8, 32), (8, 1), (4, 4)])

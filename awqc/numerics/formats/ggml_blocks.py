@@ -1,14 +1,16 @@
-"""Quantized weights as the blocks of a GGUF file."""
+"""Quantized weights as the blocks of a GGUF file, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
-from awqc.numerics.formats.ggml import GgmlFormat, gguf_blocks
-from awqc.numerics.formats.int_grid import IntGrid
-from awqc.numerics.formats.lanes import pack_lanes
+from awqc.numerics.formats.ggml import GgmlFormat
+from awqc.numerics.formats.int_grid import IntGrid, weight_of_bytes
+from awqc.numerics.formats.lanes import pack_lanes, unpack_lanes
 
 BLOCK = 32
 WHOLE = {4: "Q4_0", 8: "Q8_0"}
@@ -49,7 +51,8 @@ def to_blocks(weight: QuantizedWeight) -> Tensor:
     """The bytes of ``weight``, row by row: uint8 ``(rows, …)``."""
     form = weight.format
     if not isinstance(form, IntGrid):
-        return gguf_blocks(weight)
+        assert isinstance(form, GgmlFormat)
+        return form.blocks(weight.tensors)
     codes, rows = weight.codes, weight.rows
     scale = weight.tensors["scale"].to(torch.float16)
     d = scale.repeat_interleave(form.width(weight.columns) // BLOCK, dim=1).unsqueeze(-1)
@@ -59,3 +62,31 @@ def to_blocks(weight: QuantizedWeight) -> Tensor:
         packed = pack_lanes(codes, 2, BLOCK // 2)
     parts = [d.contiguous().view(torch.uint8), packed.reshape(rows, d.shape[1], -1)]
     return torch.cat(parts, dim=-1).flatten(1)
+
+
+def block_bytes(form: WeightFormat, shape: Sequence[int]) -> tuple[int, int] | None:
+    """Rows, and bytes of each, of a matrix of ``shape`` in ``form``; None: GGUF has no such."""
+    if why_not_gguf(form) is not None:
+        return None
+    rows, columns = shape
+    if isinstance(form, IntGrid):
+        return rows, columns // BLOCK * (2 + BLOCK * form.bits // 8)
+    return rows, form.nbytes(1, columns, torch.float16)
+
+
+def weight_of_blocks(form: WeightFormat, blocks: Tensor, shape: tuple[int, ...]) -> QuantizedWeight:
+    """Undo `to_blocks`; scales come in float32."""
+    rows, columns = shape
+    if isinstance(form, GgmlFormat):
+        return QuantizedWeight(form, form.of_blocks(blocks, columns), shape)
+    assert isinstance(form, IntGrid)
+    scale, packed = blocks.reshape(rows, columns // BLOCK, -1).split(
+        [2, BLOCK * form.bits // 8], -1
+    )
+    packed = packed.flatten(1)
+    codes = unpack_lanes(packed, 2, BLOCK // 2)
+    if form.bits == 8:
+        codes = (packed.view(torch.int8).to(torch.int16) + form.midpoint).to(torch.uint8)
+    every = form.width(columns) // BLOCK
+    own = scale.contiguous().view(torch.float16).float().flatten(1)[:, ::every].contiguous()
+    return weight_of_bytes(form, codes, own, None, shape)
