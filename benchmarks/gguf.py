@@ -72,7 +72,7 @@ class Bench:
         self._seconds_file = chosen.work / "seconds.json"
         self._seconds: dict[str, float] = {}
         if self._seconds_file.is_file():
-            self._seconds = json.loads(self._seconds_file.read_text())
+            self._seconds |= json.loads(self._seconds_file.read_text())
 
     def tool(self, name: str, made: Path, *args: Any) -> str:
         """Let a program of llama.cpp make a file; returns what it prints."""
@@ -89,14 +89,15 @@ class Bench:
         home = {"LD_LIBRARY_PATH": str(self._chosen.tools), "OMP_NUM_THREADS": "1"}
         words = list(map(str, command))
         ended = subprocess.run(words, capture_output=True, text=True, env=os.environ | home)
-        log.write_text(ended.stdout + ended.stderr)
+        printed: str = ended.stdout + ended.stderr
+        log.write_text(printed)
         if ended.returncode:
-            raise SystemExit(f"{' '.join(words)} failed: {log.read_text()[-2000:]}")
+            raise SystemExit(f"{' '.join(words)} failed: {printed[-2000:]}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         self._seconds[str(made.relative_to(self._chosen.work))] = round(spent, 1)
         self._seconds_file.write_text(json.dumps(self._seconds, indent=1))
-        return log.read_text()
+        return printed
 
     def record(self, mix: str, row: str, file: Path) -> None:
         """Measure ``file`` and write what came of it."""
