@@ -20,7 +20,7 @@ class Grid:
     of a step is ``step - low``.
 
     Attributes:
-        scale: positive, values that ``dtype`` can hold.
+        scale: not zero, in most formats positive; values that ``dtype`` can hold.
         low: the smallest step; ``high`` is the largest.
         shift: of every value; None: there is none.
         dtype: of the stored scales.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from awqc.numerics.grid import Grid
 
 CHUNK = 2**19
 """Elements that are rounded at once: large temporaries cost memory and gain nothing."""
+
+
+Find = Callable[[Tensor, WeightFormat, torch.dtype], tuple[Grid, Tensor]]
+"""The grid of the groups of a matrix, and the matrix cut into groups."""
 
 
 def whole_range(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> tuple[Grid, Tensor]:
@@ -40,21 +44,25 @@ def fake_quantize(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> Ten
 
 
 def quantize(
-    weight: Tensor, rows: int, form: WeightFormat, scale_dtype: torch.dtype | None = None
+    weight: Tensor,
+    rows: int,
+    form: WeightFormat,
+    scale_dtype: torch.dtype | None = None,
+    find: Find = whole_range,
 ) -> QuantizedWeight:
     """Quantize ``weight``, seen as ``(rows, everything else)``, to the nearest values.
 
-    Scales have the weight's dtype, and values that ``scale_dtype`` can represent exactly.
-    Large weights are worked on some rows at a time.
+    Scales have the weight's dtype, and values that ``scale_dtype`` can represent exactly; ``find``
+    chooses the grid. Large weights are worked on some rows at a time.
     """
     matrix = weight.detach().reshape(rows, -1)
     dtype = scale_dtype or weight.dtype
-    parts = [_nearest(part, form, dtype) for part in matrix.split(rows_at_once(matrix))]
+    parts = [_nearest(part, form, dtype, find) for part in matrix.split(rows_at_once(matrix))]
     return quantized_weight(weight, joined(parts), form)
 
 
-def _nearest(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> Tensors:
-    grid, grouped = whole_range(matrix, form, dtype)
+def _nearest(matrix: Tensor, form: WeightFormat, dtype: torch.dtype, find: Find) -> Tensors:
+    grid, grouped = find(matrix, form, dtype)
     return form.encode(from_groups(grid.spread().nearest(grouped), matrix.shape[1]), grid)
 
 

@@ -137,11 +137,14 @@ class QuantizeWeights(Pass):
                 return measured(run_job(program, item, item.gram(program, run.device), self.spec))
             how = formats[item]
             if codes is None:
-                return measured({item: round_to_nearest(program, item, how)})
+                return measured({item: round_to_nearest(program, item, how, self.spec.clip)})
             return measured({item: weight_of_codes(codes, item, program.weight(item), how)})
 
         if self.sequential and jobs:
-            nearest = {name: round_to_nearest(program, name, formats[name]) for name in rest}
+            nearest = {
+                name: round_to_nearest(program, name, formats[name], self.spec.clip)
+                for name in rest
+            }
             made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return

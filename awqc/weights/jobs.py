@@ -11,9 +11,10 @@ from torch import Tensor
 from awqc.graph.linears import Linear, find_linears
 from awqc.machine.devices import moved
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
-from awqc.numerics.quantizing import quantize, quantized_weight
+from awqc.numerics.quantizing import quantize, quantized_weight, whole_range
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.methods import round_matrix
+from awqc.numerics.rounding.ranges import least_error
 from awqc.program import Program
 from awqc.weights.moments import column_scale, scaled_gram
 
@@ -104,7 +105,10 @@ def run_job(
     }
 
 
-def round_to_nearest(program: Program, name: str, form: WeightFormat) -> QuantizedWeight:
-    """The weight ``name``, each value on its own."""
+def round_to_nearest(
+    program: Program, name: str, form: WeightFormat, search: bool = False
+) -> QuantizedWeight:
+    """The weight ``name``, each value on its own; ``search`` the ranges of groups for that."""
     weight = program.weight(name)
-    return quantize(weight, weight.shape[0], form, program.scale_dtype)
+    find = least_error if search and not form.fine else whole_range
+    return quantize(weight, weight.shape[0], form, program.scale_dtype, find)

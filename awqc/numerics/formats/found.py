@@ -35,7 +35,6 @@ def _whole() -> Iterator[type[WeightFormat]]:
 FOUND = _found()
 NAMED: dict[str, WeightFormat] = {
     # Whole numbers that go by another name in GGUF.
-    "Q4_0": IntGrid(4, 32, symmetric=True),
     "Q8_0": IntGrid(8, 32, symmetric=True),
     **{cls.name: cls() for cls in FOUND if cls.name},
 }

@@ -24,6 +24,12 @@ def in_half(value: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(value < 0, -size, size)
 
 
+def one_more(low: Tensor, high: Tensor, midpoint: int) -> Tensor:
+    """Scales, with a sign, by which ``-midpoint`` reaches the farther of two ends."""
+    low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
+    return torch.where(high > -low, -high, -low) / midpoint
+
+
 class GgmlFormat(WeightFormat):
     """Blocks of a GGUF file.
 

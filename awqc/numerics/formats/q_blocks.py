@@ -1,9 +1,10 @@
-"""``Q4_1``, ``Q5_0`` and ``Q5_1`` of GGUF: blocks of 32 weights with one or two float16 factors.
+"""``Q4_0``, ``Q4_1``, ``Q5_0`` and ``Q5_1`` of GGUF: blocks of 32 with one or two float16 factors.
 
     Q4_1, Q5_1:  value = d * code + m
-    Q5_0:        value = d * (code - 16)
+    Q4_0, Q5_0:  value = d * (code - 2^(bits - 1))
 
-``Q4_0`` and ``Q8_0`` are whole numbers in groups of 32 with a scale and no zero point: `IntGrid`.
+``Q8_0`` is whole numbers in groups of 32 with a scale and no zero point: `IntGrid`. So are those of
+``Q4_0`` whose factors are positive.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from awqc.numerics.formats.base import Tensors
-from awqc.numerics.formats.ggml import LARGEST, GgmlFormat, in_half
+from awqc.numerics.formats.ggml import LARGEST, GgmlFormat, in_half, one_more
 from awqc.numerics.formats.lanes import pack_lanes, unpack_lanes
 from awqc.numerics.formats.lazy import lazily
 from awqc.numerics.grid import Grid
@@ -44,6 +45,13 @@ def dequantize_q5_1(packed: Tensor, high: Tensor, d: Tensor, m: Tensor, shape: l
     """As `dequantize_q4_1`, with fifth bits in ``high``: uint8 ``(rows, columns / 8)``."""
     codes = _five_bits(packed, high).reshape(packed.shape[0], -1, BLOCK).float()
     return (codes * d.float().unsqueeze(-1) + m.float().unsqueeze(-1)).reshape(shape).to(d.dtype)
+
+
+@lazily()
+def dequantize_q4_0(packed: Tensor, d: Tensor, shape: list[int]) -> Tensor:
+    """As `dequantize_q4_1`, with zero in the middle."""
+    codes = unpack_lanes(packed, 2, 16).reshape(packed.shape[0], -1, BLOCK).float() - 8
+    return (codes * d.float().unsqueeze(-1)).reshape(shape).to(d.dtype)
 
 
 @lazily()
@@ -135,30 +143,49 @@ class Q51(_Offset):
     bits: ClassVar[int] = 5
 
 
-@dataclass(frozen=True)
-class Q50(_Plain):
-    """GGUF's ``Q5_0``, for columns that 32 divides."""
+class _Centred(_Plain):
+    """A scale, which may be negative, and zero in the middle."""
 
-    name: ClassVar[str] = "Q5_0"
-    roles: ClassVar[tuple[str, ...]] = ("packed", "high", "d")
-    order: ClassVar[tuple[str, ...]] = ("d", "high", "packed")
-    operation = staticmethod(dequantize_q5_0)
     tunable: ClassVar[tuple[str, ...]] = ("d",)
-    bits: ClassVar[int] = 5
 
     @property
     def two_ended(self) -> bool:
         """As `WeightFormat.two_ended`."""
         return False
 
+    def positive(self, role: str) -> bool:
+        """As `GgmlFormat.positive`."""
+        return False
+
     def grid(self, low: Tensor, high: Tensor, dtype: torch.dtype) -> Grid:
-        """Codes reach from -16 to 15: the negative end has one more."""
-        low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
-        scale = torch.maximum(-low / MIDDLE, high / (MIDDLE - 1))
-        scale = self.stored(scale.clamp(max=LARGEST / MIDDLE), dtype)
-        end = torch.full_like(scale, float(MIDDLE))
+        """The farther end, of either sign, gets ``-midpoint``; the other side has one step less."""
+        most = LARGEST / self.midpoint
+        scale = self.stored(one_more(low, high, self.midpoint).clamp(-most, most), dtype)
+        end = torch.full_like(scale, float(self.midpoint))
         return Halves(scale, -end, end - 1, None, dtype)
 
     def encode(self, steps: Tensor, grid: Grid) -> Tensors:
         """As `WeightFormat.encode`."""
-        return {**self._packed((steps + MIDDLE).byte()), "d": grid.scale}
+        return {**self._packed((steps + self.midpoint).byte()), "d": grid.scale}
+
+
+@dataclass(frozen=True)
+class Q40(_Centred):
+    """GGUF's ``Q4_0``, for columns that 32 divides."""
+
+    name: ClassVar[str] = "Q4_0"
+    roles: ClassVar[tuple[str, ...]] = ("packed", "d")
+    order: ClassVar[tuple[str, ...]] = ("d", "packed")
+    operation = staticmethod(dequantize_q4_0)
+    bits: ClassVar[int] = 4
+
+
+@dataclass(frozen=True)
+class Q50(_Centred):
+    """GGUF's ``Q5_0``, for columns that 32 divides."""
+
+    name: ClassVar[str] = "Q5_0"
+    roles: ClassVar[tuple[str, ...]] = ("packed", "high", "d")
+    order: ClassVar[tuple[str, ...]] = ("d", "high", "packed")
+    operation = staticmethod(dequantize_q5_0)
+    bits: ClassVar[int] = 5

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from awqc.numerics.formats.ggml import GgmlFormat
+from awqc.numerics.formats.ggml import GgmlFormat, one_more
 from awqc.numerics.grid import Grid
 
 SUPER = 256
@@ -35,7 +35,8 @@ class Blocks(Grid):
 
     def snapped(self, scale: Tensor) -> Tensor:
         """The nearest multiples that can be stored; at least one, since zero divides."""
-        return self.d * (scale / self.d).round_().clamp_(1, self.most)
+        steps = scale / self.d
+        return self.d * torch.copysign(steps.abs().round_().clamp_(1, self.most), steps)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class WithMinima(SuperBlocks):
 
 
 class Centred(SuperBlocks):
-    """A scale a block; the middle code is zero."""
+    """A scale a block, which may be negative; the middle code is zero."""
 
     tunable: ClassVar[tuple[str, ...]] = ("d",)
 
@@ -116,15 +117,15 @@ class Centred(SuperBlocks):
         return False
 
     def grid(self, low: Tensor, high: Tensor, dtype: torch.dtype) -> Grid:
-        """Codes reach from ``-midpoint`` to ``midpoint - 1``: the negative end has one more."""
-        largest = torch.finfo(dtype).max
-        low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
-        scale = torch.maximum(-low / self.midpoint, high / (self.midpoint - 1))
-        d = self._factor(scale, dtype)
-        finite = (largest / self.midpoint / d).floor_()
-        steps = torch.minimum((scale / d).round_(), finite).clamp_(1, self.most)
+        """The farther end, of either sign, gets ``-midpoint``; the other side has one step less."""
+        scale = one_more(low, high, self.midpoint)
+        d = self._factor(scale.abs(), dtype)
+        finite = (torch.finfo(dtype).max / self.midpoint / d).floor_()
+        steps = torch.minimum((scale.abs() / d).round_(), finite).clamp_(1, self.most)
         end = torch.full_like(d, float(self.midpoint))
-        return Blocks(d * steps, -end, end - 1, None, dtype, d, self.most)
+        return Blocks(
+            torch.copysign(d * steps, scale), -end, end - 1, None, dtype, d, self.most
+        )  # fmt: skip
 
     def _parts(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """Scales of blocks, as whole numbers in float32, and the factor of super-blocks."""

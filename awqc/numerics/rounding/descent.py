@@ -57,7 +57,8 @@ def _refit(steps: Tensor, error: Tensor, gradient: Tensor, within: Tensor, line:
     curvature = (pull * steps).sum(0)
     wanted = scale - (gradient * steps).sum(0) / curvature.clamp(min=1e-20)
     wanted = line.snapped(wanted)
-    sane = (wanted > SMALLEST_STEP * scale) & (wanted < scale / SMALLEST_STEP) & (curvature > 0)
+    size, now = wanted * scale.sign(), scale.abs()  # a scale may be negative, and stays so
+    sane = (size > SMALLEST_STEP * now) & (size < now / SMALLEST_STEP) & (curvature > 0)
     change = torch.where(sane, wanted - scale, 0.0)
     error += steps * change
     gradient += pull * change

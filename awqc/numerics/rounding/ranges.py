@@ -10,7 +10,13 @@ from awqc.numerics.grid import Grid
 from awqc.numerics.rounding.gram import group_blocks
 
 SHRINKS = (0.9, 0.8, 0.7)
+GROWTHS = (1.06, 1.12)
+"""Of ranges whose farther end alone is sure to be reached."""
 STEPS = (0.9, 0.95, 1.05)
+MOST = 1.5
+"""Times the whole range, that a fitted one may be."""
+REFITS = 3
+"""Ranges that are fitted to the codes of the best ones so far."""
 
 
 def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch.dtype) -> Grid:
@@ -26,7 +32,7 @@ def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch
     _, groups, width = grouped.shape
     search = _RangeSearch(grouped, group_blocks(gram, width, groups), form, dtype)
     whole = torch.ones_like(search.low)
-    for shrink in SHRINKS:
+    for shrink in SHRINKS if form.two_ended else (*SHRINKS, *GROWTHS):
         search.attempt(whole * shrink, whole * shrink)
     if form.two_ended:
         low, high = search.low, search.high
@@ -35,7 +41,16 @@ def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch
         low, high = search.low, search.high
         for step in STEPS:
             search.attempt(low, (high * step).clamp(max=1.0))
+    for _ in range(REFITS):
+        search.refit()
     return search.grid(search.low, search.high)
+
+
+def least_error(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> tuple[Grid, Tensor]:
+    """The same where nothing is known of what ``matrix`` is multiplied with; as `whole_range`."""
+    whole = matrix.float()
+    alike = torch.eye(whole.shape[1], device=whole.device)
+    return search_ranges(whole, alike, form, dtype), to_groups(whole, form)
 
 
 class _RangeSearch:
@@ -62,6 +77,39 @@ class _RangeSearch:
         self._best = torch.where(better, loss, self._best)
         self.low = torch.where(better, low, self.low)
         self.high = torch.where(better, high, self.high)
+
+    def refit(self) -> None:
+        """Try the ranges whose grid fits best to the codes that the best ranges give.
+
+        Of ``w = scale * code + shift`` both are found by least squares in the loss; of a grid that
+        is not two-ended, the scale alone.
+        """
+        grid = self.grid(self.low, self.high).turned().spread()
+        steps = grid.nearest(self._values)
+        pulled = steps @ self._blocks
+        power, pull = (pulled * steps).sum(-1), (pulled * self._values).sum(-1)
+        ones = self._blocks.sum(-1).unsqueeze(1)
+        lean, own = (steps * ones).sum(-1), (self._values * ones).sum(-1)
+        weight = self._blocks.sum((-1, -2)).unsqueeze(1)
+        scale, shift = pull / power, torch.zeros_like(pull)
+        if self._form.two_ended:
+            spread = power * weight - lean * lean
+            scale = (pull * weight - own * lean) / spread
+            shift = (power * own - lean * pull) / spread
+        ends = [end.squeeze(-1) * scale + shift for end in (grid.low, grid.high)]
+        self._attempt_ends(torch.minimum(*ends).T, torch.maximum(*ends).T)
+
+    def _attempt_ends(self, low: Tensor, high: Tensor) -> None:
+        """As `attempt`, of ranges themselves, where they are ranges and not far off."""
+        least, most = self._least.clamp(max=0), self._most.clamp(min=0)
+        parts = [
+            torch.where((end != 0) & (part > 0) & (part < MOST), part, own)
+            for end, part, own in (
+                (least, low / least, self.low),
+                (most, high / most, self.high),
+            )
+        ]
+        self.attempt(*parts)
 
     def _loss(self, low: Tensor, high: Tensor) -> Tensor:
         """``e^T G e`` of every group: ``(rows, groups)``."""
