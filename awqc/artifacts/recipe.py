@@ -20,8 +20,7 @@ from awqc.artifacts.recipe_codes import write_codes
 from awqc.errors import UsageError
 from awqc.graph.sites import SiteScale
 from awqc.numerics.formats.found import named_format
-from awqc.numerics.formats.int_grid import BITS
-from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.request import WIDTHS, QuantizationSpec
 from awqc.program import Program
 
 SCHEMA = 1
@@ -165,9 +164,9 @@ def _request(content: Object) -> dict[str, Any]:
 def _widths(content: Object) -> dict[str, int]:
     widths = content.inside("widths").values(int) if "widths" in content.content else {}
     for name, bits in widths.items():
-        if bits not in BITS:
+        if bits not in WIDTHS:
             raise UsageError(
-                f"{content.where}, widths: {name!r} is {bits}; it can be one of {BITS}"
+                f"{content.where}, widths: {name!r} is {bits}; it can be one of {WIDTHS}"
             )
     return widths
 

@@ -17,8 +17,10 @@ TABLE = IntGrid(8, -1, symmetric=True)
 """Of embedding tables: rows are looked up as codes."""
 NAMED_TABLE, IN_A_BLOCK = "Q8_0", 32
 """The same where formats are asked for by name."""
-NAMED_WIDTHS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 8: "Q8_0"}
-"""Formats by bits: of a head, where formats are asked for by name."""
+NAMED_WIDTHS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0"}
+"""Formats by bits: of a head, and of a weight with a width of its own, where formats are named."""
+WIDTHS = tuple(NAMED_WIDTHS)
+"""That a weight can have of its own."""
 ROUNDINGS = ("nearest", "gptq")
 
 
@@ -86,9 +88,9 @@ class QuantizationSpec:
             head: whether it makes a language model's logits.
             width: bits that were chosen for this weight.
         """
-        if self.weight_format and grouped and width is None:
+        if self.weight_format and grouped:
             name = NAMED_WIDTHS[self.head_bits] if head else self.weight_format
-            found = fitting_format(name, columns)
+            found = fitting_format(name if width is None else NAMED_WIDTHS[width], columns)
             if found is not None:
                 return found
         bits = width or (self.head_bits if head else self.bits)
@@ -116,8 +118,15 @@ class QuantizationSpec:
             return named_format(self.weight_format)
         return IntGrid(self.bits, -1, self.symmetric)
 
-    def choices(self, form: WeightFormat, widths: Sequence[int]) -> list[IntGrid]:
-        """``form`` at each of ``widths``; none where its width was not the one asked for."""
+    def choices(
+        self, form: WeightFormat, widths: Sequence[int], columns: int
+    ) -> list[WeightFormat]:
+        """What a weight of ``columns`` in ``form`` would be at each of ``widths``.
+
+        None where its width was not the one asked for.
+        """
+        if self.weight_format and form == fitting_format(self.weight_format, columns):
+            return [self.format_of(columns, width=width) for width in widths]
         if not isinstance(form, IntGrid) or form.bits != self.bits:
             return []
         return [form.with_bits(width) for width in widths]

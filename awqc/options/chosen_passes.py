@@ -56,7 +56,7 @@ def _pass_options(asked: Options) -> PassOptions:
         "allocate_bits": {
             "avg_bits": asked.avg_bits or 0.0,
             "budget": parse_size(asked.budget) if asked.budget else 0,
-            "choices": _wider(asked.bits),
+            "choices": _wider(asked),
         },
         "search_scales": {
             "runtime_scales": runtime_scales(asked.formats, asked.runtime_scales),
@@ -100,6 +100,7 @@ def _repeated(asked: Options, recipe: Recipe, options: PassOptions) -> Pipeline:
     return parse_pipeline(recipe.pipeline, NO_FACTS, **options).without_search(str(asked.recipe))
 
 
-def _wider(bits: int) -> tuple[str, ...]:
-    """``bits`` and the wider ones that onnxruntime has fast kernels for."""
-    return tuple(str(width) for width in sorted({bits, 4, 8}) if width >= bits)
+def _wider(asked: Options) -> tuple[str, ...]:
+    """The bits asked for and wider ones, of which onnxruntime or llama.cpp has fast kernels."""
+    widths = NAMED_WIDTHS if _implied(asked) else {asked.bits, 4, 8}
+    return tuple(str(width) for width in sorted(widths) if width >= asked.bits)

@@ -17,6 +17,7 @@ from awqc.machine.strict import fall_back
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.quantizing import fake_quantize, quantize
+from awqc.numerics.request import WIDTHS
 from awqc.passes.base import Change, Pass
 from awqc.program import Batch, Program
 from awqc.weights.decisions import decide
@@ -42,6 +43,7 @@ class AllocateBits(Pass):
     float model. Other widths change it as they change the error of the weight's own product on
     the calibration data. Where an operation has no derivative, that error alone counts.
     The choice is a knapsack, solved by dynamic programming.
+    Where formats are asked for by name, a width is the format of GGUF with as many bits.
     Options: ``avg-bits`` of the weights that products read, scales and zero points counted,
     tables, and heads of their own width, not; or ``budget``, bytes of all tensors together.
     Requires: calibrate.  Refuses: budgets that the smallest width exceeds.
@@ -59,7 +61,7 @@ class AllocateBits(Pass):
     bars: ClassVar[Facts] = frozenset({Fact.OBSERVERS, Fact.CODES, Fact.HALF})
 
     def __post_init__(self) -> None:
-        widths = {str(bits) for bits in BITS}
+        widths = {str(bits) for bits in WIDTHS}
         if not self.choices or not set(self.choices) <= widths:
             raise UsageError(
                 f"allocate-bits{{choices={'|'.join(self.choices)}}}: choose some of "
@@ -85,7 +87,9 @@ class AllocateBits(Pass):
             allowed = int(self.avg_bits * elements / 8)
         widths = allocate(items, allowed)
         size, loss = totals(items, widths)
-        program.learn(allocation=Allocation(widths, tuple(curve(items)), size, loss))
+        given = program.findings.allocation
+        formats = given.formats if given else {}
+        program.learn(allocation=Allocation(widths, tuple(curve(items)), size, loss, formats))
         changes = [Change(name, f"{bits} bits") for name, bits in widths.items()]
         return [*changes, Change("all", f"{size} bytes, predicted distance {loss:.4g}")]
 
@@ -99,7 +103,8 @@ class AllocateBits(Pass):
         """Sizes and predicted losses of every weight at every width."""
         widths = sorted({int(choice) for choice in self.choices})
         cuts = {
-            name: program.quantization.choices(decisions.formats[name], widths) for name in linears
+            name: program.quantization.choices(decisions.formats[name], widths, linear.columns)
+            for name, linear in linears.items()
         }
         lowest = {name: options[0] for name, options in cuts.items()}
         try:
@@ -127,7 +132,9 @@ def _has_choice(program: Program, decisions: Decisions, linear: Linear) -> bool:
     name = linear.weight_name
     if name not in decisions.formats or name in decisions.tables or name in program.shared:
         return False
-    return bool(program.quantization.choices(decisions.formats[name], BITS))
+    if (given := program.findings.allocation) is not None and name in given.formats:
+        return False
+    return bool(program.quantization.choices(decisions.formats[name], BITS, linear.columns))
 
 
 def _other_bytes(program: Program, decisions: Decisions, linears: Mapping[str, Linear]) -> int:

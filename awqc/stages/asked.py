@@ -103,7 +103,8 @@ def prepare_files(program: Program, options: Options) -> None:
         return
     from awqc.export.gguf import prepare_gguf
 
-    prepare_gguf(program, options.gguf, as_template=not options.weight_format)
+    chooses = bool(options.weight_format or options.avg_bits or options.budget)
+    prepare_gguf(program, options.gguf, as_template=not chooses)
 
 
 def _check_weights(program: Program) -> None:

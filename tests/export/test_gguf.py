@@ -151,6 +151,25 @@ def test_a_quantized_file_says_what_each_weight_is_to_be(tmp_path: Path) -> None
     assert before.read_bytes() == after.read_bytes()
 
 
+def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
+    model = save_decoder("llama", tmp_path / "model", **WIDE)
+    write_template(model, "llama", tmp_path / "float.gguf")
+    _, compiled, found = compiled_after(tmp_path / "model", tmp_path / "float.gguf", avg_bits=5.2)
+    layers = {name: tensor for name, tensor in found.items() if name.startswith("blk")}
+    matrices = [tensor for tensor in layers.values() if len(tensor.shape) == 2]
+    kinds = {tensor.tensor_type.name for tensor in matrices}
+    assert len(kinds) > 1
+    assert kinds <= {"Q4_K", "Q5_K", "Q6_K", "Q8_0"}
+    size = sum(int(tensor.n_bytes) for tensor in matrices)
+    assert 4.5 < 8 * size / sum(int(tensor.n_elements) for tensor in matrices) <= 5.2
+    again = compile_graph(
+        tmp_path / "model", recipe=compiled.folder, formats=("gguf",),
+        gguf=tmp_path / "float.gguf", group_size="auto",
+    )  # fmt: skip
+    before, after = (made.folder / "model.gguf" for made in (compiled, again))
+    assert before.read_bytes() == after.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
