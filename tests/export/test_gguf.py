@@ -12,11 +12,14 @@ from gguf.quants import dequantize
 from torch import Tensor, nn
 
 from awqc.compiler import Compiled, compile_graph
+from awqc.data.calibration import CalibrationData
 from awqc.errors import UsageError, VerificationError
+from awqc.huggingface.capture import load_folder
+from awqc.huggingface.tokens import token_batch
 from awqc.numerics.formats.found import named_format
 from awqc.program import Program
 from tests.gguf_files import gguf_tensors, write_template
-from tests.huggingface.test_language_models import compile_folder
+from tests.huggingface.test_language_models import compile_folder, random_ids
 from tests.tiny_language_models import save_decoder
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
@@ -149,6 +152,21 @@ def test_a_quantized_file_says_what_each_weight_is_to_be(tmp_path: Path) -> None
     )  # fmt: skip
     before, after = (made.folder / "model.gguf" for made in (compiled, again))
     assert before.read_bytes() == after.read_bytes()
+
+
+def test_a_gguf_file_that_is_compiled_is_its_own_template(tmp_path: Path) -> None:
+    """Its weights are float again when it is read, and get the type that is asked for."""
+    model = save_decoder("llama", tmp_path / "model", **WIDE)
+    tensors = write_template(model, "llama", tmp_path / "source.gguf", "Q8_0")
+    program = load_folder(tmp_path, gguf_file="source.gguf")
+    ids = random_ids(4, 8)
+    data = CalibrationData((token_batch(program, ids[:2]),), (token_batch(program, ids[2:]),), "r")
+    compiled = compile_graph(
+        program, calib=data, formats=("gguf",), effort="fast", weight_format="Q5_K"
+    )
+    found = {t.name: t for t in GGUFReader(compiled.folder / "model.gguf").tensors}
+    assert set(found) == set(tensors)
+    assert found["blk.0.attn_q.weight"].tensor_type.name == "Q5_K"
 
 
 def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
