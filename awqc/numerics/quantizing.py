@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from awqc.machine.devices import CPU, moved
 from awqc.numerics.formats.base import (
     QuantizedWeight,
     Tensors,
@@ -40,16 +41,23 @@ def fake_quantize(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> Ten
 
 
 def quantize(
-    weight: Tensor, rows: int, form: WeightFormat, scale_dtype: torch.dtype | None = None
+    weight: Tensor,
+    rows: int,
+    form: WeightFormat,
+    scale_dtype: torch.dtype | None = None,
+    device: torch.device = CPU,
 ) -> QuantizedWeight:
     """Quantize ``weight``, seen as ``(rows, everything else)``, to the nearest values.
 
     Scales have the weight's dtype, and values that ``scale_dtype`` can represent exactly.
-    Large weights are worked on some rows at a time.
+    Large weights are worked on some rows at a time, on ``device``.
     """
     matrix = weight.detach().reshape(rows, -1)
     dtype = scale_dtype or weight.dtype
-    parts = [_nearest(part, form, dtype) for part in matrix.split(rows_at_once(matrix))]
+    parts = [
+        moved(_nearest(moved(part, device), form, dtype), CPU)
+        for part in matrix.split(rows_at_once(matrix))
+    ]
     return quantized_weight(weight, joined(parts), form)
 
 

@@ -126,9 +126,9 @@ class QuantizeWeights(Pass):
         def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if codes is None:  # Those of a recipe may be tuned, and are no rounding of this pass.
                 for name, quantized in made.items():
-                    prove_rounding(program, name, linears.get(name), quantized)
+                    prove_rounding(program, name, linears.get(name), quantized, run.device)
             return [
-                (name, quantized, measure(program, name, linears.get(name), quantized))
+                (name, quantized, measure(program, name, linears.get(name), quantized, run.device))
                 for name, quantized in made.items()
             ]
 
@@ -137,11 +137,13 @@ class QuantizeWeights(Pass):
                 return measured(run_job(program, item, item.gram(program, run.device), self.spec))
             how = formats[item]
             if codes is None:
-                return measured({item: round_to_nearest(program, item, how)})
+                return measured({item: round_to_nearest(program, item, how, run.device)})
             return measured({item: weight_of_codes(codes, item, program.weight(item), how)})
 
         if self.sequential and jobs:
-            nearest = {name: round_to_nearest(program, name, formats[name]) for name in rest}
+            nearest = {
+                name: round_to_nearest(program, name, formats[name], run.device) for name in rest
+            }
             made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return

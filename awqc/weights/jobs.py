@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import Linear, find_linears
-from awqc.machine.devices import moved
+from awqc.machine.devices import CPU, moved
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.quantizing import quantize, quantized_weight
 from awqc.numerics.request import QuantizationSpec
@@ -104,7 +104,9 @@ def run_job(
     }
 
 
-def round_to_nearest(program: Program, name: str, form: WeightFormat) -> QuantizedWeight:
-    """The weight ``name``, each value on its own."""
+def round_to_nearest(
+    program: Program, name: str, form: WeightFormat, device: torch.device = CPU
+) -> QuantizedWeight:
+    """The weight ``name``, each value on its own, computed on ``device``."""
     weight = program.weight(name)
-    return quantize(weight, weight.shape[0], form, program.scale_dtype)
+    return quantize(weight, weight.shape[0], form, program.scale_dtype, device)
