@@ -35,9 +35,10 @@ def measure(
         return 0.0 if product is None else float(product(rows, block).square().sum())
 
     totals = torch.zeros(4, dtype=torch.float64)
-    for block, kept, held in side_by_side(program, name, linear, quantized, device):
+    for block, kept, held in rows_of_both(program, name, linear, quantized, device):
         error = held.dequantize().float() - kept
-        sums = [kept.square().sum(), error.square().sum(), judge(kept, block), judge(error, block)]
+        sums: list[Tensor | float] = [kept.square().sum(), error.square().sum()]
+        sums += [judge(kept, block), judge(error, block)]
         totals += torch.tensor([float(value) for value in sums], dtype=torch.float64)
     size, lost, signal, noise = totals.tolist()
     return WeightError(math.sqrt(lost / size) if size > 0 else 0.0, decibel(signal, noise))
@@ -61,7 +62,7 @@ def product_of(
     return lambda rows, block: (rows / scale[block]) @ factor[block].T
 
 
-def side_by_side(
+def rows_of_both(
     program: Program,
     name: str,
     linear: Linear | None,

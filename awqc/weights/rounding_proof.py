@@ -17,7 +17,7 @@ from awqc.graph.linears import Linear
 from awqc.machine.devices import CPU
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Program
-from awqc.weights.rounding_error import product_of, side_by_side
+from awqc.weights.rounding_error import product_of, rows_of_both
 
 MOST_WEIGHT, MOST_ROW = 2.0, 8.0
 """Largest energy of the errors, over that of the nearest values: of a weight, and of a row."""
@@ -43,7 +43,7 @@ def prove_rounding(
     product = product_of(program, linear, device)
     errors: list[Tensor] = []
     least: list[Tensor] = []
-    for block, kept, part in side_by_side(program, name, linear, quantized, device):
+    for block, kept, part in rows_of_both(program, name, linear, quantized, device):
         held = part.to(torch.float32)  # where its grid is exact
         for found, values in (
             (errors, held.dequantize()),
