@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from awqc.machine.recorded import recorded
+from awqc.machine.cuda_graph import recorded
 from awqc.numerics.grid import Grid
 from awqc.numerics.quantizing import rows_at_once
 from awqc.numerics.rounding.gram import conditioned
