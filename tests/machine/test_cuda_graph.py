@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from awqc.machine.devices import CPU
 from awqc.machine.cuda_graph import recorded
+from awqc.machine.devices import CPU
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.formats.q4_k import Q4K
 from awqc.numerics.grid import Grid
