@@ -85,6 +85,7 @@ def save_model(
     model.save_pretrained(folder)
     del model
     if device != "cpu":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
