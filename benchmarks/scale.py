@@ -316,8 +316,21 @@ def _numbers(
         "peak_mb": _mb(max(own + others for _, own, others in samples)),
         **({"device_peak_mb": max(peaks)} if peaks else {}),
         "text": content.get("text"),
-        "stages": stages,
+        "stages": _summed(stages),
     }
+
+
+def _summed(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One for all ``stages`` of one name, which may come once a segment: sums, and the most."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        whole = found.setdefault(stage["stage"], {**stage, "times": 0, "seconds": 0, "cpu_s": 0})
+        whole["times"] += 1
+        for name in ("seconds", "cpu_s"):
+            whole[name] = round(whole[name] + stage[name], 1)
+        for name in ("peak_mb", "others_mb", *(["device_mb"] if "device_mb" in stage else [])):
+            whole[name] = max(whole.get(name, 0), stage[name])
+    return list(found.values())
 
 
 def _stages(

@@ -19,6 +19,8 @@ from awqc.numerics.grid import Grid
 
 CHUNK = 2**19
 """Elements that are rounded at once: large temporaries cost memory and gain nothing."""
+CHUNK_THERE = 2**24
+"""The same on another device, which takes as long to be asked for a few as for many."""
 
 
 def whole_range(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> tuple[Grid, Tensor]:
@@ -56,7 +58,7 @@ def quantize(
     dtype = scale_dtype or weight.dtype
     parts = [
         moved(_nearest(moved(part, device), form, dtype), CPU)
-        for part in matrix.split(rows_at_once(matrix))
+        for part in matrix.split(rows_at_once(matrix, device))
     ]
     return quantized_weight(weight, joined(parts), form)
 
@@ -76,6 +78,7 @@ def quantized_weight(weight: Tensor, tensors: Tensors, form: WeightFormat) -> Qu
     return QuantizedWeight(form, tensors, tuple(weight.shape)).to(weight.dtype)
 
 
-def rows_at_once(matrix: Tensor) -> int:
-    """How many rows of ``matrix`` ``(..., rows, columns)`` to work on at a time."""
-    return max(1, CHUNK // max(matrix.shape[-1], 1))
+def rows_at_once(matrix: Tensor, device: torch.device) -> int:
+    """How many rows of ``matrix`` ``(..., rows, columns)`` to work on at a time, on ``device``."""
+    most = CHUNK if device == CPU else CHUNK_THERE
+    return max(1, most // max(matrix.shape[-1], 1))

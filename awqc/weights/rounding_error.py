@@ -75,16 +75,18 @@ def rows_of_both(
     """
     weight = program.weight(name)
     matrix = weight.reshape(weight.shape[0], -1)
-    for block, start, stop in _pieces(matrix, linear):
+    for block, start, stop in _pieces(matrix, linear, device):
         part = quantized.part(start, stop)
         kept, tensors = moved((matrix[start:stop], dict(part.tensors)), device)
         yield block, kept.float(), part.with_tensors(tensors)
 
 
-def _pieces(matrix: Tensor, linear: Linear | None) -> Iterator[tuple[int, int, int]]:
+def _pieces(
+    matrix: Tensor, linear: Linear | None, device: torch.device
+) -> Iterator[tuple[int, int, int]]:
     """Cuts of the rows of ``matrix`` that cross no block: ``(block, start, stop)``."""
     blocks = 1 if linear is None else linear.blocks
-    size, at_once = len(matrix) // blocks, rows_at_once(matrix)
+    size, at_once = len(matrix) // blocks, rows_at_once(matrix, device)
     for block in range(blocks):
         for start in range(block * size, (block + 1) * size, at_once):
             yield block, start, min(start + at_once, (block + 1) * size)

@@ -38,7 +38,7 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
         steps[some] = made
         if stop < columns:
             values[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    at_once = rows_at_once(matrix)
+    at_once = rows_at_once(matrix, matrix.device)
     for start in range(0, len(matrix), at_once):
         _spare_far(matrix, steps, gram, grid, width, slice(start, start + at_once))
     return steps.T
