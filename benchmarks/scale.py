@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "0.2B": {"hidden": 1024, "layers": 8, "vocabulary": 32000},
     "wide vocabulary": {"hidden": 256, "layers": 2, "vocabulary": 262144},
     "1.1B": {"hidden": 2048, "layers": 20, "vocabulary": 49152},
