@@ -28,6 +28,7 @@ from awqc.errors import (
     UsageError,
     VerificationError,
 )
+from awqc.executor.resident import resident
 from awqc.executor.run import DEFAULT_BOUNDS
 from awqc.executor.segments import weights_read
 from awqc.export.formats import serving
@@ -185,10 +186,10 @@ def _compile(
         return Compiled(restore_calls(in_final_dtype(program, closing, None)), {}, ScratchFolder())
     for note in notes_before(program, data):
         notify(note)
-    with _timed(timing, "reference"):
-        reference = take_reference(program, data.held_out)
-        trials = take_trials(program)
-        step_trials(program, "the original")
+    with _timed(timing, "reference"), resident(program, device) as original:
+        reference = take_reference(original, data.held_out)
+        trials = take_trials(original)
+        step_trials(original, "the original")
     watched = reference.batches[0]
     body.run(
         program,
@@ -202,7 +203,8 @@ def _compile(
         device=device,
     )
     timing.update(pipeline.timing)
-    layers = compare_layers(program, watched)
+    with resident(program, device) as quantized:
+        layers = compare_layers(quantized, watched)
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):
@@ -238,9 +240,9 @@ def _verify(
     provider: str,
 ) -> Verification:
     """Measure the exported model against the program that it was written from."""
-    judged = _judged(program, final)
-    wanted = reference.in_dtypes(judged)
-    return verify(judged, wanted, folder, options.verify_with, provider, trials)
+    with resident(_judged(program, final), parse_device(options.device)) as judged:
+        wanted = reference.in_dtypes(judged)
+        return verify(judged, wanted, folder, options.verify_with, provider, trials)
 
 
 def _judged(program: Program, final: Program) -> Program:

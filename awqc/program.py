@@ -23,6 +23,8 @@ from awqc.findings import Findings
 from awqc.graph.nodes import fake_like, fake_mode_of, open_sizes
 from awqc.numerics.request import QuantizationSpec
 
+CPU = torch.device("cpu")
+
 Batch = dict[str, Tensor]
 """One batch of inputs: a tensor for each input name."""
 
@@ -144,6 +146,7 @@ class Program:
         scale_dtype: floating dtype of the quantization scales in the artifacts.
         findings: what passes learned about this graph.
         notes: what a user must know of the captured graph.
+        device: where ``graph_module`` computes; what goes in and comes out lies in ordinary memory.
         shared: weights that other programs of one model hold too, each with where; they take
             no scale and are rounded to nearest, so that their codes are the same everywhere.
     """
@@ -159,6 +162,7 @@ class Program:
     findings: Findings = field(default_factory=Findings)
     notes: tuple[str, ...] = ()
     shared: Mapping[str, str] = field(default_factory=dict)
+    device: torch.device = CPU
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -202,8 +206,19 @@ class Program:
 
     def run(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Outputs for one batch, without gradients."""
+        given = self.placed(batch)
         with torch.no_grad():
-            return tuple(self.graph_module(*(batch[spec.name] for spec in self.inputs)))
+            return self.brought_back(self.graph_module(*(given[spec.name] for spec in self.inputs)))
+
+    def placed(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs in ``batch`` where the graph computes; some of a segment's are sizes."""
+        return {spec.name: _on(self.device, batch[spec.name]) for spec in self.inputs}
+
+    def brought_back(self, outputs: Sequence[Any]) -> tuple[Any, ...]:
+        """``outputs`` in ordinary memory."""
+        if self.device == CPU:
+            return tuple(outputs)
+        return tuple(_on(CPU, each) for each in outputs)
 
     def check_batch(self) -> Batch:
         """The example with carried states at zero, which a scaled state is as well."""
@@ -344,3 +359,7 @@ class Program:
 def bind_batch(specs: Sequence[InputSpec], tensors: Sequence[Tensor]) -> Batch:
     """Name ``tensors`` after ``specs``, in order."""
     return {spec.name: tensor for spec, tensor in zip(specs, tensors, strict=True)}
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

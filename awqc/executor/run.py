@@ -111,19 +111,21 @@ class Run:
 
         walk(program, [*self.batches, *self.batches], weights, stops, own, both)
 
-    def each(self, work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
+    def each(
+        self, work: Callable[[T], R], items: Sequence[T], what: str, on_device: bool = True
+    ) -> Iterator[R]:
         """Results of ``work`` for ``items``, in order; memory is given back in between.
 
         Items are shared out among the ranks; each of them gets all results. A device is fed by
-        one thread: several only wait for each other.
+        one thread: several only wait for each other. ``on_device``: whether work goes there.
         """
-        spread = parallel_map if self.device == CPU else map
+        spread = map if on_device and self.device != CPU else parallel_map
         results = self.ranks.each(lambda own: iter(spread(work, own)), items)
         for count, result in enumerate(track(results, what, len(items)), 1):
             yield result
             trim()
             if count % OFTEN == 0:
-                give_back()
+                self._give_back()
 
     def keep(self, value: T) -> T:
         """``value``, a tree whose tensors stay until the compile ends; some may go to a file."""
@@ -136,7 +138,17 @@ class Run:
     def settle(self) -> None:
         """Give back what a pass no longer needs."""
         trim()
-        give_back()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Let mapped weights leave memory; not where they go on to a device.
+
+        They are read once for each time that they are brought there, and what tells which of them
+        may go takes a tenth of a second in a process that uses CUDA. The system drops them where
+        memory is short.
+        """
+        if self.device == CPU:
+            give_back()
 
 
 NO_DATA = Run()

@@ -79,7 +79,8 @@ class _Piece:
     ) -> None:
         self._inputs, self._kept, self._device = program.inputs, kept, device
         self._module = self._build(program, _needed([*calls, *kept.values()]))
-        _forget_weights_on_the_way(self._module)
+        if device == CPU:  # Where it is another, nothing of a file is read on the way.
+            _forget_weights_on_the_way(self._module)
         place(self._module, device)
 
     def _build(self, program: Program, needed: set[Node]) -> GraphModule:

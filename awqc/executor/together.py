@@ -30,8 +30,9 @@ def run_together(program: Program, batches: Sequence[Batch]) -> list[tuple[Tenso
     frees, kept = last_readers(list(graph.nodes)), set(results_of(graph))
     found: dict[Node, Values] = {}
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    there = [program.placed(batch) for batch in batches]
     for node, spec in zip(inputs, program.inputs, strict=True):
-        found[node] = [batch[spec.name] for batch in batches]
+        found[node] = [given[spec.name] for given in there]
     varies = set(inputs)
     for node in graph.nodes:
         if node.op == "get_attr":
@@ -46,7 +47,10 @@ def run_together(program: Program, batches: Sequence[Batch]) -> list[tuple[Tenso
             if done not in kept:
                 found.pop(done, None)
     results = results_of(graph)
-    return [tuple(found[node][index] for node in results) for index in range(len(batches))]
+    return [
+        program.brought_back([found[node][index] for node in results])
+        for index in range(len(batches))
+    ]
 
 
 def _each(node: Node, found: Mapping[Node, Values], varies: set[Node], count: int) -> Values:

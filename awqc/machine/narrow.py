@@ -65,7 +65,7 @@ class Narrow(nn.Parameter):
 
     def widened_on(self, device: torch.device) -> Tensor:
         """An ordinary float32 tensor on ``device``, with what this is read as; widened there."""
-        factors = [factor.to(device) for factor in self._factors]
+        factors = [_once(factor).to(device) for factor in self._factors]
         return _multiplied(self.stored().to(device).to(WIDE), factors)
 
     @classmethod
@@ -112,6 +112,11 @@ def widened(value: Tensor) -> Tensor:
     if not isinstance(value, Narrow):
         return value
     return _multiplied(value.stored().to(WIDE), value._factors)
+
+
+def _once(factor: Tensor) -> Tensor:
+    """``factor`` with one entry along each axis that it was broadcast along."""
+    return factor[tuple(slice(1 if step == 0 else None) for step in factor.stride())]
 
 
 def _multiplied(fresh: Tensor, factors: Sequence[Tensor]) -> Tensor:

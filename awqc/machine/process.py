@@ -34,7 +34,8 @@ def undisturbed() -> Iterator[None]:
 
     Deprecations of other packages are ignored inside, whatever filters the caller has: they tell
     awqc's developers something, never its users. Derivatives can be taken inside, also where the
-    caller has turned them off. One thread at a time is let in; the others wait.
+    caller has turned them off; and a GPU computes in float32 where it says so. One thread at a
+    time is let in; the others wait.
     """
     with _lock, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -44,6 +45,7 @@ def undisturbed() -> Iterator[None]:
             stack.callback(restore)
         if "torch" in sys.modules:
             stack.enter_context(_derivatives())
+            stack.enter_context(_whole_float32())
         yield
 
 
@@ -149,3 +151,25 @@ def _derivatives() -> Iterator[None]:
 
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Let a GPU multiply float32 values whole; convolutions are in TF32 by default."""
+    import torch
+
+    cuda, cudnn = torch.backends.cuda, cast(Any, torch.backends.cudnn)  # a module of another type
+    kinds = (cudnn.conv, cudnn.rnn, cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        whole = cudnn.allow_tf32
+    except RuntimeError:  # Kinds differ: then no one word says it of all, and none is asked for.
+        whole = True
+    cudnn.allow_tf32 = False
+    cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = whole
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Grid:
     high: Tensor
     shift: Tensor | None
     dtype: torch.dtype
+
+    def __init_subclass__(cls) -> None:
+        """A grid is a tree of its tensors, of whatever class it is."""
+        super().__init_subclass__()
+        pytree.register_pytree_node(cls, _flatten, _unflatten)
 
     def nearest(self, values: Tensor) -> Tensor:
         """The steps that come nearest to ``values``. Nothing else rounds a weight."""
@@ -76,3 +82,19 @@ class Grid:
     def columns(self, width: int, columns: int) -> Self:
         """For values ``(columns, rows)``, of a grid that is turned: groups of ``width``."""
         return self.map(lambda tensor: tensor.repeat_interleave(width, dim=0)[:columns])
+
+
+def _flatten(grid: Grid) -> tuple[list[Tensor], tuple[type[Grid], tuple[str, ...], dict[str, Any]]]:
+    held = {field.name: getattr(grid, field.name) for field in fields(grid)}
+    tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    others = {name: value for name, value in held.items() if name not in tensors}
+    return list(tensors.values()), (type(grid), tuple(tensors), others)
+
+
+def _unflatten(tensors: Iterable[Any], rest: Any) -> Grid:
+    kind, names, others = rest
+    made: Grid = kind(**dict(zip(names, tensors, strict=True)), **others)
+    return made
+
+
+pytree.register_pytree_node(Grid, _flatten, _unflatten)

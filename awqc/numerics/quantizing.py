@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from awqc.machine.devices import CPU, moved
 from awqc.numerics.formats.base import (
     QuantizedWeight,
     Tensors,
@@ -18,6 +19,8 @@ from awqc.numerics.grid import Grid
 
 CHUNK = 2**19
 """Elements that are rounded at once: large temporaries cost memory and gain nothing."""
+CHUNK_THERE = 2**24
+"""The same on another device, which takes as long to be asked for a few as for many."""
 
 
 Find = Callable[[Tensor, WeightFormat, torch.dtype], tuple[Grid, Tensor]]
@@ -48,16 +51,20 @@ def quantize(
     rows: int,
     form: WeightFormat,
     scale_dtype: torch.dtype | None = None,
+    device: torch.device = CPU,
     find: Find = whole_range,
 ) -> QuantizedWeight:
     """Quantize ``weight``, seen as ``(rows, everything else)``, to the nearest values.
 
     Scales have the weight's dtype, and values that ``scale_dtype`` can represent exactly; ``find``
-    chooses the grid. Large weights are worked on some rows at a time.
+    chooses the grid. Large weights are worked on some rows at a time, on ``device``.
     """
     matrix = weight.detach().reshape(rows, -1)
     dtype = scale_dtype or weight.dtype
-    parts = [_nearest(part, form, dtype, find) for part in matrix.split(rows_at_once(matrix))]
+    parts = [
+        moved(_nearest(moved(part, device), form, dtype, find), CPU)
+        for part in matrix.split(rows_at_once(matrix, device))
+    ]
     return quantized_weight(weight, joined(parts), form)
 
 
@@ -76,6 +83,7 @@ def quantized_weight(weight: Tensor, tensors: Tensors, form: WeightFormat) -> Qu
     return QuantizedWeight(form, tensors, tuple(weight.shape)).to(weight.dtype)
 
 
-def rows_at_once(matrix: Tensor) -> int:
-    """How many rows of ``matrix`` ``(..., rows, columns)`` to work on at a time."""
-    return max(1, CHUNK // max(matrix.shape[-1], 1))
+def rows_at_once(matrix: Tensor, device: torch.device) -> int:
+    """How many rows of ``matrix`` ``(..., rows, columns)`` to work on at a time, on ``device``."""
+    most = CHUNK if device == CPU else CHUNK_THERE
+    return max(1, most // max(matrix.shape[-1], 1))

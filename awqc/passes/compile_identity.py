@@ -40,7 +40,8 @@ def identify(
         segments: of the program.
     """
     tensors = program.parameters()
-    digests = run.each(_tensor_digest, list(tensors.values()), "look at weights")
+    held = list(tensors.values())
+    digests = run.each(_tensor_digest, held, "look at weights", on_device=False)
     ends = [segment.nodes[-1].name for segment in segments]
     return {
         "awqc": version("awqc"),

@@ -126,25 +126,25 @@ class QuantizeWeights(Pass):
         def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if codes is None:  # Those of a recipe may be tuned, and are no rounding of this pass.
                 for name, quantized in made.items():
-                    prove_rounding(program, name, linears.get(name), quantized)
+                    prove_rounding(program, name, linears.get(name), quantized, run.device)
             return [
-                (name, quantized, measure(program, name, linears.get(name), quantized))
+                (name, quantized, measure(program, name, linears.get(name), quantized, run.device))
                 for name, quantized in made.items()
             ]
+
+        def nearest_of(name: str) -> QuantizedWeight:
+            return round_to_nearest(program, name, formats[name], run.device, self.spec.clip)
 
         def quantize(item: Job | str) -> list[tuple[str, QuantizedWeight, WeightError]]:
             if isinstance(item, Job):
                 return measured(run_job(program, item, item.gram(program, run.device), self.spec))
             how = formats[item]
             if codes is None:
-                return measured({item: round_to_nearest(program, item, how, self.spec.clip)})
+                return measured({item: nearest_of(item)})
             return measured({item: weight_of_codes(codes, item, program.weight(item), how)})
 
         if self.sequential and jobs:
-            nearest = {
-                name: round_to_nearest(program, name, formats[name], self.spec.clip)
-                for name in rest
-            }
+            nearest = {name: nearest_of(name) for name in rest}
             made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
             yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
             return

@@ -90,10 +90,10 @@ def _layer(program: Program, name: str, outputs: Mapping[str, Tensor]) -> Layer:
 
 def _layer_outputs(program: Program, batch: Batch) -> dict[str, Tensor]:
     """A sample of the output of each product, by node name."""
-    recorder = _Recorder(program)
+    recorder, given = _Recorder(program), program.placed(batch)
     with torch.no_grad():
-        recorder.run(*(batch[spec.name] for spec in program.inputs))
-    return recorder.kept
+        recorder.run(*(given[spec.name] for spec in program.inputs))
+    return dict(zip(recorder.kept, program.brought_back(list(recorder.kept.values())), strict=True))
 
 
 class _Recorder(Interpreter):

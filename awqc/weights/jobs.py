@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from awqc.graph.linears import Linear, find_linears
-from awqc.machine.devices import moved
+from awqc.machine.devices import CPU, moved
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.quantizing import quantize, quantized_weight, whole_range
 from awqc.numerics.request import QuantizationSpec
@@ -106,9 +106,16 @@ def run_job(
 
 
 def round_to_nearest(
-    program: Program, name: str, form: WeightFormat, search: bool = False
+    program: Program,
+    name: str,
+    form: WeightFormat,
+    device: torch.device = CPU,
+    search: bool = False,
 ) -> QuantizedWeight:
-    """The weight ``name``, each value on its own; ``search`` the ranges of groups for that."""
+    """The weight ``name``, each value on its own, computed on ``device``.
+
+    ``search`` the ranges of groups for that.
+    """
     weight = program.weight(name)
     find = least_error if search and not form.fine else whole_range
-    return quantize(weight, weight.shape[0], form, program.scale_dtype, find)
+    return quantize(weight, weight.shape[0], form, program.scale_dtype, device, find)

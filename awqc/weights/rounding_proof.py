@@ -14,9 +14,10 @@ from torch import Tensor
 
 from awqc.errors import InvariantError
 from awqc.graph.linears import Linear
+from awqc.machine.devices import CPU
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Program
-from awqc.weights.rounding_error import pieces, product_of
+from awqc.weights.rounding_error import product_of, rows_of_both
 
 MOST_WEIGHT, MOST_ROW = 2.0, 8.0
 """Largest energy of the errors, over that of the nearest values: of a weight, and of a row."""
@@ -26,23 +27,24 @@ the nearest values of some are exact by chance."""
 
 
 def prove_rounding(
-    program: Program, name: str, linear: Linear | None, quantized: QuantizedWeight
+    program: Program,
+    name: str,
+    linear: Linear | None,
+    quantized: QuantizedWeight,
+    device: torch.device = CPU,
 ) -> None:
-    """Check ``quantized`` against the float weight ``name``, row by row.
+    """Check ``quantized`` against the float weight ``name``, row by row, on ``device``.
 
     ``linear`` is a product that reads the weight; None for an embedding table.
 
     Raises:
         InvariantError: names the weight and the row.
     """
-    weight = program.weight(name)
-    matrix = weight.reshape(weight.shape[0], -1)
-    product = product_of(program, linear)
+    product = product_of(program, linear, device)
     errors: list[Tensor] = []
     least: list[Tensor] = []
-    for block, start, stop in pieces(matrix, linear):
-        # In float32 its grid is exact.
-        kept, held = matrix[start:stop].float(), quantized.part(start, stop).to(torch.float32)
+    for block, kept, part in rows_of_both(program, name, linear, quantized, device):
+        held = part.to(torch.float32)  # where its grid is exact
         for found, values in (
             (errors, held.dequantize()),
             (least, nearest_values(held, kept)),

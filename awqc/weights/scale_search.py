@@ -60,7 +60,7 @@ class Part:
     def loss(self, scale: Tensor | None) -> float:
         """``|| (Q(W s) / s - W) F^T ||^2``, `numerics.statistics`, times the share of tokens."""
         factor = None if scale is None else self.column_scale(scale)
-        parts = self.weight.split(rows_at_once(self.weight), dim=1)
+        parts = self.weight.split(rows_at_once(self.weight, self.device), dim=1)
         return self.share * sum(
             self._loss(moved(weight, self.device).float(), factor) for weight in parts
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from threading import get_ident
 
 import pytest
+import torch
 
 from awqc.executor import run as module
 from awqc.executor.run import NO_DATA, OFTEN, Run
 from awqc.program import Program
+from tests.elsewhere import ELSEWHERE
 
 PASSES = Path(__file__).parents[2] / "awqc" / "passes"
 OF_THE_RUN = {"give_back", "trim", "release", "forget", "parallel_map", "unchanged_maps"}
@@ -42,6 +45,25 @@ def test_work_comes_in_order_and_memory_is_given_back_in_between(
     assert found == [number**2 for number in range(count)]
     assert told.count("trim") == count
     assert told.count("give back") == 2
+
+
+def test_what_feeds_a_device_is_one_thread_and_mapped_weights_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(module, "give_back", lambda: told.append("give back"))
+    run, items = Run(device=ELSEWHERE), range(2 * OFTEN)
+    feeding = set(run.each(lambda _: get_ident(), items, "threads"))
+    run.settle()
+    assert feeding == {get_ident()}
+    assert told == []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        apart = set(run.each(lambda _: get_ident(), items, "threads", on_device=False))
+    finally:
+        torch.set_num_threads(threads)
+    assert get_ident() not in apart
 
 
 def test_the_reference_is_what_the_program_gives_now(program: Program) -> None:

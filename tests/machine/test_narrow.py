@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule
 from awqc.machine import in_rows
 from awqc.machine import narrow as narrow_file
 from awqc.machine.narrow import NARROW, Narrow, scaled
+from tests.elsewhere import ELSEWHERE, Elsewhere
 
 aten = torch.ops.aten
 IDS = torch.tensor([3, 0])
@@ -155,3 +156,11 @@ def test_it_is_saved_as_what_it_is_read_as() -> None:
     torch.save(narrow, file)
     file.seek(0)
     assert torch.equal(torch.load(file), narrow.stored().float())
+
+
+def test_factors_go_to_a_device_as_short_as_they_came() -> None:
+    weight = made().times(ROWS).times(COLUMNS)
+    with Elsewhere() as away:
+        there = weight.widened_on(ELSEWHERE)
+        assert sorted(away.arrived) == [4, 5, 20]
+        assert torch.equal(there.cpu(), weight + 0)

@@ -180,3 +180,36 @@ def test_the_command_line_works_where_all_warnings_are_errors(what: str, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+
+
+CUDNN: Any = torch.backends.cudnn  # a module of another type
+
+
+def precisions() -> list[object]:
+    """What a GPU makes of float32 products, as far as torch says it."""
+    kinds = (CUDNN.conv, CUDNN.rnn, torch.backends.cuda.matmul)
+    found: list[object] = [kind.fp32_precision for kind in kinds]
+    for ask in (lambda: CUDNN.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(ask())
+        except RuntimeError:
+            found.append("kinds differ")
+    return found
+
+
+@pytest.mark.parametrize("own", ["default", "convolutions", "products"])
+def test_a_gpu_computes_whole_float32_inside_and_as_before_behind(own: str) -> None:
+    conv, matmul = CUDNN.conv.fp32_precision, torch.get_float32_matmul_precision()
+    try:
+        if own == "convolutions":
+            CUDNN.conv.fp32_precision = "ieee"
+        elif own == "products":
+            torch.set_float32_matmul_precision("high")
+        before = precisions()
+        with undisturbed():
+            assert "tf32" not in precisions()
+            assert not CUDNN.allow_tf32
+        assert precisions() == before
+    finally:
+        CUDNN.conv.fp32_precision = conv
+        torch.set_float32_matmul_precision(matmul)

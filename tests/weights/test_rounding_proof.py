@@ -13,7 +13,9 @@ from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.packing import pack
 from awqc.numerics.quantizing import quantize
 from awqc.program import Program
+from awqc.weights.rounding_error import measure
 from awqc.weights.rounding_proof import check_rows, nearest_values, prove_rounding
+from tests.elsewhere import ELSEWHERE, Elsewhere
 from tests.tiny import captured, run
 
 ROUNDED = "canonicalize,insert-observers{gram=true},calibrate"
@@ -78,3 +80,22 @@ def test_a_row_is_named() -> None:
 def test_no_way_of_rounding_is_refused(calibrated: Program, rounding: str, bits: int) -> None:
     spec = f"quantize-weights{{bits={bits},group-size=16,rounding={rounding}}}"
     assert run(calibrated, spec).findings.quantized
+
+
+def test_another_device_finds_the_same(calibrated: Program) -> None:
+    linear = find_linears(calibrated.graph)[0]
+    name, weight = linear.weight_name, calibrated.weight(linear.weight_name)
+    here = quantize(weight, len(weight), IntGrid(4, 16))
+    with Elsewhere() as away:
+        good = quantize(weight, len(weight), IntGrid(4, 16), device=ELSEWHERE)
+        assert away.arrived == [weight.numel()]
+        prove_rounding(calibrated, name, linear, good, ELSEWHERE)
+        found = measure(calibrated, name, linear, good, ELSEWHERE)
+        bad = good.with_tensors({"packed": good.tensors["packed"] ^ 0x88})
+        with pytest.raises(InvariantError, match=f"{name}: rounding leaves"):
+            prove_rounding(calibrated, name, linear, bad, ELSEWHERE)
+    for role, tensor in here.tensors.items():
+        assert torch.equal(good.tensors[role], tensor)
+    wanted = measure(calibrated, name, linear, here)
+    assert found.weight == pytest.approx(wanted.weight, rel=1e-6)
+    assert found.output_sqnr_db == pytest.approx(wanted.output_sqnr_db, rel=1e-5)

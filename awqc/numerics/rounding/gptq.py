@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from awqc.machine.cuda_graph import recorded
 from awqc.numerics.grid import Grid
 from awqc.numerics.quantizing import rows_at_once
 from awqc.numerics.rounding.gram import conditioned
@@ -23,29 +24,39 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
     nearest values give, as where the columns left have no room for the errors, takes these.
     Source: GPTQ, arXiv 2210.17323, section 3, with its ordering by diagonal.
     """
-    columns, lines = matrix.shape[1], grid.lines()
+    columns = matrix.shape[1]
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    places = order.cpu().tolist()
     factor = _inverse_factor(conditioned(gram)[order][:, order])
     values = matrix.T[order].contiguous()  # (columns, rows): a step touches a whole line
     steps = torch.empty_like(values)
+    round_block = recorded(_round_block, matrix.device)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        within = factor[start:stop, start:stop]
-        block, errors = values[start:stop], torch.empty_like(values[start:stop])
-        for i, column in enumerate(places[start:stop]):
-            line = lines[column // width]
-            step = line.nearest(block[i])
-            steps[column] = step
-            torch.sub(block[i], line.value_(step), out=errors[i]).div_(within[i, i])
-            if i + 1 < stop - start:
-                block[i + 1 :].addr_(within[i, i + 1 :], errors[i], alpha=-1)
+        some = order[start:stop]
+        lines = grid.map(lambda tensor, groups=some // width: tensor[groups])  # type: ignore[misc]  # a default binds groups
+        made, errors = round_block(values[start:stop], factor[start:stop, start:stop], lines)
+        steps[some] = made
         if stop < columns:
             values[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    at_once = rows_at_once(matrix)
+    at_once = rows_at_once(matrix, matrix.device)
     for start in range(0, len(matrix), at_once):
         _spare_far(matrix, steps, gram, grid, width, slice(start, start + at_once))
     return steps.T
+
+
+def _round_block(values: Tensor, factor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Steps of ``grid`` for some columns, ``(columns, rows)``, and the error that each leaves.
+
+    ``factor`` ``(columns, columns)`` is of these columns; ``values`` are written to.
+    """
+    steps, errors = torch.empty_like(values), torch.empty_like(values)
+    for i, line in enumerate(grid.lines()):
+        step = line.nearest(values[i])
+        steps[i] = step
+        torch.sub(values[i], line.value_(step), out=errors[i]).div_(factor[i, i])
+        if i + 1 < len(values):
+            values[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1)
+    return steps, errors
 
 
 def _spare_far(
