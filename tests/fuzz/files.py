@@ -172,7 +172,7 @@ def make_corpus(folder: Path) -> Path:
 def _make_texts(folder: Path) -> None:
     texts = [" ".join(f"w{5 + n + i}" for i in range(30)) for n in range(8)]
     (folder / "calib.txt").write_text("\n\n".join(texts))
-    rows: list[dict[str, Any]]
+    rows: Any
     for name, rows in {
         "calib.jsonl": [{"text": text} for text in texts],
         "chats.jsonl": [{"messages": [{"role": "user", "content": text[:9]}]} for text in texts],
