@@ -19,7 +19,7 @@ from awqc.huggingface.forwards import (
     encoder_example,
     plain_forward,
 )
-from awqc.huggingface.opened import open_model
+from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
 from awqc.kv_cache import past_name, present_name
@@ -59,7 +59,7 @@ def load_folder(
         CaptureError: the model cannot be loaded or captured.
     """
     source = HFFolder.at(folder, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
-    opened = open_model(source, task)
+    opened = open_for_task(source, task)
     model, chosen = opened.model, opened.task
     if chosen.media:
         program = capture_recorded(model, Processor.of(source, chosen.reads), source.name)

@@ -35,7 +35,7 @@ class Opened:
     extra: list[str]
 
 
-def open_model(source: HFFolder, task: str | None) -> Opened:
+def open_for_task(source: HFFolder, task: str | None) -> Opened:
     """Load the model of ``source`` for ``task``; None recognises it.
 
     Raises:
@@ -68,7 +68,7 @@ def open_uncaptured(
         CaptureError: the model cannot be loaded.
     """
     source = HFFolder.at(path, trust_remote_code=trust_remote_code)
-    opened = open_model(source, task)
+    opened = open_for_task(source, task)
     model = opened.model
     if opened.task.media:
         processor = Processor.of(source, opened.task.reads)

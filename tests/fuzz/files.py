@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -49,6 +50,8 @@ EVAL_CHATS = EVAL.replace("calib.txt", "chats.jsonl")
 GENERATE = "generate lm w5 --max-new-tokens 2"
 ARRAYS = "--effort fast --formats pt2 --provider cpu -o new"
 
+TRANSLATE = "run bart-out t5"
+CLASSIFY = "run vit-out photos/1.png"
 PHOTOS = ("photos", "photos/0.png")
 GOES_ON = f"compile layers.pt --calib data.npz --work-dir work {ARRAYS}"
 
@@ -95,6 +98,14 @@ READERS: dict[str, tuple[str, ...]] = {
         EVAL_CHATS,
     ),
     "lm/report.json": (GENERATE, EVAL),
+    "bart-out/config.json": (TRANSLATE,),
+    "bart-out/generation_config.json": (TRANSLATE,),
+    "bart-out/tokenizer_config.json": (TRANSLATE,),
+    "bart-out/session.json": (TRANSLATE,),
+    "bart-out/encoder_model.onnx": (TRANSLATE,),
+    "vit-out/config.json": (CLASSIFY,),
+    "vit-out/preprocessor_config.json": (CLASSIFY,),
+    "vit-out/model.onnx": (CLASSIFY,),
     "out/report.json": ("verify out", "diff out other", f"compile model.pt {QUICK[:-6]} -o out"),
     "out/recipe.json": (f"compile model.pt --recipe out {QUICK}", "verify out"),
     "out/scales.safetensors": (f"compile model.pt --recipe out {QUICK}",),
@@ -110,8 +121,11 @@ READERS: dict[str, tuple[str, ...]] = {
 }
 """For each file of the corpus the commands that read it."""
 
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What moves a terminal, colors it, or tells it something."""
+
 SLOW = ("compile llama", "compile bert", "compile vit")
-SLOW_SHARE = 0.25
+SLOW_SHARE = 0.125
 """How often cases that take seconds are drawn, beside the others."""
 
 
@@ -160,7 +174,10 @@ def make_corpus(folder: Path) -> Path:
     made = f"--calib data.npz {QUICK[:-7]}"
     for command in (f"compile model.pt {made} --stats stats -o out", "passes",
                     f"compile model.pt {made} --bits 8 -o other",
-                    f"compile llama {TEXT[:-7]} -o lm"):  # fmt: skip
+                    f"compile llama {TEXT[:-7]} -o lm",
+                    f"compile vit --calib photos {ONNX[:-7]} -o vit-out",
+                    f"compile bart --bits 8 --group-size 16 {ONNX[:-7]} -o bart-out",
+                    TRANSLATE, CLASSIFY):  # fmt: skip
         code, text = run_in(folder, command)
         assert code == 0, text
     shutil.copy(folder / "out" / "model.pt2", folder / "model.pt2")
@@ -192,6 +209,7 @@ def _make_models(folder: Path) -> None:
     for name in ("llama", "bert"):
         save_tokenizer(folder / name)
     MODELS["image-classification/vit"].save(folder / "vit")
+    MODELS["text2text-generation/bart"].save(folder / "bart")
     write_images(folder / "photos", 4)
 
 
@@ -218,16 +236,31 @@ def check(case: Case, corpus: Path, scratch: Path) -> int:
     """The exit code of ``case``.
 
     Raises:
-        AssertionError: the code is none of `CODES`, or a traceback was shown.
+        AssertionError: the code is none of `CODES`, a traceback or a control character was shown,
+            nothing was said of a failure, or it left something, or took something away.
     """
     folder = copy_of(corpus, scratch)
     path = folder / case.file
     path.write_bytes(damage(path.read_bytes(), random.Random(case.seed)))
+    before = everything_in(folder)
     code, text = run_in(folder, case.command)
     assert code in CODES, f"{case}: exit code {code}\n{text}"
     assert "Traceback" not in text, f"{case}\n{text}"
     assert code == 0 or text.strip(), f"{case}: no message"
+    assert not CONTROLS.search(text), f"{case}: a control character\n{text!r}"
+    if code != 0:
+        changed = before ^ everything_in(folder)
+        assert not changed, f"{case}: {sorted(changed)}\n{text}"
     return code
+
+
+def everything_in(folder: Path) -> set[tuple[str, int]]:
+    """Each file with its time; of the work that a compile goes on with nothing."""
+    return {
+        (f"{path.relative_to(folder)}", path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if not path.is_dir() and path.relative_to(folder).parts[0] != "work"
+    }
 
 
 def copy_of(corpus: Path, scratch: Path) -> Path:
@@ -248,7 +281,7 @@ def run_in(folder: Path, command: str) -> tuple[int, str]:
         if command == GOES_ON:
             m.setattr(segments, "SMALLEST", 1)
         code = run(command.split())
-    return code, err.getvalue()
+    return code, out.getvalue() + err.getvalue()
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:
