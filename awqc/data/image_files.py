@@ -26,6 +26,8 @@ def read_image(path: Path) -> tuple[Any, str]:
     require_pillow()
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such image")
     try:
         with quiet_libraries(), Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -35,8 +37,6 @@ def read_image(path: Path) -> tuple[Any, str]:
                 )
             opened.load()
             return ImageOps.exif_transpose(opened).convert("RGB"), opened.mode
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: there is no such image") from error
     except UnidentifiedImageError as error:
         raise CalibrationError(
             f"{path}: is no image that can be read; give whole files of {', '.join(FORMATS)}"

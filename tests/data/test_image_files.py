@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,6 @@ def test_no_file_has_another_program_run(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(CalibrationError, match="is no image"):
         read_image(tmp_path / "photo.png")
     assert started == []
-    with pytest.raises(OSError, match="."), Image.open(tmp_path / "photo.png") as opened:
+    with suppress(OSError), Image.open(tmp_path / "photo.png") as opened:
         opened.load()
     assert started, "Pillow runs nothing either: this shows nothing"

@@ -41,26 +41,26 @@ from tests.tiny_language_models import save_decoder, save_encoder, save_tokenize
 CODES = (0, 1, 2)
 """How a command may end: done, failed or refused, wrong usage."""
 
-QUICK = "--effort fast --formats onnx,pt2 --num-samples 4 --provider cpu -o new"
+BOTH = "--effort fast --formats onnx,pt2 --num-samples 4 --provider cpu"
+QUICK = "--effort fast --formats pt2 --num-samples 4 --provider cpu -o new"
 ONNX = "--effort fast --formats onnx --num-samples 4 --provider cpu -o new"
 LINES = f"--seq-len 8 {ONNX}"
 TEXT = f"--calib calib.jsonl {LINES}"
 EVAL = "eval lm --text calib.txt --num-samples 2 --seq-len 8 --provider cpu"
 EVAL_CHATS = EVAL.replace("calib.txt", "chats.jsonl")
 GENERATE = "generate lm w5 --max-new-tokens 2"
-ARRAYS = "--effort fast --formats pt2 --provider cpu -o new"
 
 TRANSLATE = "run bart-out t5"
 CLASSIFY = "run vit-out photos/1.png"
 PHOTOS = ("photos", "photos/0.png")
-GOES_ON = f"compile layers.pt --calib data.npz --work-dir work {ARRAYS}"
+GOES_ON = f"compile layers.pt --calib data.npz --work-dir work {QUICK}"
 
 READERS: dict[str, tuple[str, ...]] = {
-    "model.pt": (f"compile model.pt --calib data.npz {QUICK}", "explain model.pt"),
+    "model.pt": (f"compile model.pt --calib data.npz {BOTH} -o new", "explain model.pt"),
     "model.pt2": (f"compile model.pt2 --calib data.npz {QUICK}", "explain model.pt2"),
-    "data.npz": (f"compile model.pt --calib data.npz {ARRAYS}",),
-    "data.pt": (f"compile model.pt --calib data.pt {ARRAYS}",),
-    "data.safetensors": (f"compile model.pt --calib data.safetensors {ARRAYS}",),
+    "data.npz": (f"compile model.pt --calib data.npz {QUICK}",),
+    "data.pt": (f"compile model.pt --calib data.pt {QUICK}",),
+    "data.safetensors": (f"compile model.pt --calib data.safetensors {QUICK}",),
     "calib.jsonl": (f"compile llama {TEXT}",),
     "chats.jsonl": (
         f"compile bert --calib chats.jsonl --seq-len 8 {ONNX}",
@@ -112,7 +112,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "out/model.onnx": ("verify out", f"compile model.pt --recipe out {QUICK}"),
     "out/model.pt2": ("verify out --verify-with torch-int4", "explain out/model.pt2"),
     "out/session.json": ("verify out",),
-    "out/awqc-files.json": (f"compile model.pt --calib data.npz {ARRAYS[:-6]} -o out",),
+    "out/awqc-files.json": (f"compile model.pt --calib data.npz {QUICK[:-6]} -o out",),
     "stats": (f"compile model.pt --stats stats {QUICK}",),
     "work/compile.json": (GOES_ON,),
     "work/awqc-files.json": (GOES_ON,),
@@ -171,7 +171,7 @@ def make_corpus(folder: Path) -> Path:
     save_file(tensors, folder / "data.safetensors")
     _make_texts(folder)
     _make_models(folder)
-    made = f"--calib data.npz {QUICK[:-7]}"
+    made = f"--calib data.npz {BOTH}"
     for command in (f"compile model.pt {made} --stats stats -o out", "passes",
                     f"compile model.pt {made} --bits 8 -o other",
                     f"compile llama {TEXT[:-7]} -o lm",
@@ -349,7 +349,10 @@ def damage_json(content: bytes, draw: random.Random) -> bytes:
     lines = content.decode(errors="replace").splitlines()
     try:
         value = json.loads(content)
-    except ValueError:  # A value a line.
+    except ValueError:
+        if len(lines) < 2:
+            return damage_bytes(content, draw)
+        # A value a line.
         index = draw.randrange(len(lines))
         lines[index] = damage_json(lines[index].encode(), draw).decode(errors="replace")
         return "\n".join(lines).encode()

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +213,12 @@ def test_custom_generation_code_does_not_run(folder: Path, stdin: Willing) -> No
 def test_no_model_hub_is_reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: asked.append(args))
-    (folder / "config.json").write_text('{"model_type": "detr", "backbone": "somebody/else"}')
+    elsewhere = {"model_type": "detr", "backbone": "somebody/else", "use_timm_backbone": False}
+    (folder / "config.json").write_text(json.dumps(elsewhere))
     with pytest.raises(CaptureError, match="the configuration could not be read"):
         HFFolder.at(folder).config()
     assert not asked
-    with pytest.raises(Exception, match="."):
+    with suppress(Exception):  # Whatever a hub raises that is not there.
         transformers.AutoConfig.from_pretrained(folder)
     assert asked, "transformers asks nobody: this shows nothing"
 
