@@ -50,6 +50,8 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
 
 def _parsed(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no file, but a folder, a device or a pipe")
         if path.stat().st_size > LARGEST:
             raise UsageError(f"{path}: is larger than {LARGEST} bytes; no JSON of a model is")
         return _parsed_text(path.read_text(encoding="utf-8"), str(path))

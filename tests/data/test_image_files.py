@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,6 +46,10 @@ def cut_short(path: Path) -> None:
     path.write_bytes(whole.read_bytes()[:-2000])
 
 
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
 def postscript(path: Path) -> None:
     Image.new("RGB", (8, 8)).save(path, format="EPS")
 
@@ -54,6 +59,7 @@ def postscript(path: Path) -> None:
     [
         (postscript, CalibrationError, "is no image that can be read; give whole files of PNG"),
         (absent, UsageError, "there is no such image"),
+        (pipe, UsageError, "there is no such image"),
         (text, CalibrationError, "is no image that can be read"),
         (cut_short, CalibrationError, "is damaged or cut short: .*leave it out"),
     ],
