@@ -44,7 +44,7 @@ from awqc.stages.asked import prepare, used_files
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
-_WHOLE = ("seq_len", "task", "trust_remote_code", "dynamic", "work_dir", "fresh", "layout", "gguf")
+_WHOLE = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf")
 """Options that only a model which is captured whole has."""
 
 _OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}
@@ -114,7 +114,7 @@ def compile_partial(
 
     Args:
         model: a module that `awqc.compile` could not capture (it is not changed), the path of a
-            pickled one, or ``"package.module:factory"``.
+            pickled one or of a Hugging Face folder, or ``"package.module:factory"``.
         example_inputs: a tuple of positional or a dict of keyword inputs; None: as for
             `awqc.compile`.
         calib: batches in the form of ``example_inputs``, or arrays by input name, also from a
@@ -146,6 +146,8 @@ def compile_partial(
         arrays=data.arrays,
         trust_pickle=chosen.trust_pickle,
         seed=chosen.seed,
+        task=chosen.task,
+        trust_remote_code=chosen.trust_remote_code,
     )
     whole = deepcopy(unwrap(source.module)).eval().requires_grad_(False)
     names = dict(whole.named_parameters(remove_duplicate=False))

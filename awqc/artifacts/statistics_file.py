@@ -22,6 +22,7 @@ from awqc.program import Program
 KEY = "awqc.statistics"
 SCHEMA = 1
 FIELDS = ("abs_mean", "abs_max", "factor", "gram", "sample")
+OPTIONAL = ("gram", "sample")
 
 
 def fingerprint(program: Program) -> str:
@@ -65,6 +66,40 @@ def write_statistics(program: Program, path: Path, unseen: Sequence[str]) -> Non
         raise ExportError(f"{path}: the statistics could not be written ({error})") from error
 
 
+def _check_shapes(
+    tensors: Mapping[str, torch.Tensor], shape: tuple[int, int] | None, where: str
+) -> None:
+    """Refuse tensors that are no statistics of what a product of ``shape`` reads.
+
+    Raises:
+        UsageError: the product is not there, or a tensor is missing or of another shape or type.
+    """
+    if shape is None:
+        raise UsageError(f"{where}: is no product of this model")
+    blocks, columns = shape
+    between: dict[str, tuple[int | None, ...]] = {
+        "abs_mean": (), "abs_max": (), "factor": (None,), "gram": (columns,), "sample": (None,)
+    }  # fmt: skip
+    for field, inner in between.items():
+        tensor, wanted = tensors.get(field), (blocks, *inner, columns)
+        if tensor is None and field in OPTIONAL:
+            continue
+        if tensor is None or not _fits(tensor, wanted):
+            found = "missing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+            sizes = ", ".join("n" if size is None else str(size) for size in wanted)
+            raise UsageError(
+                f"{where}: {field} is {found}; finite numbers in float32 of the shape ({sizes}) "
+                "are needed. Give another file name, and they are taken anew"
+            )
+
+
+def _fits(tensor: torch.Tensor, wanted: tuple[int | None, ...]) -> bool:
+    same = len(wanted) == tensor.ndim and all(
+        size in (None, found) for size, found in zip(wanted, tensor.shape, strict=True)
+    )
+    return same and tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+
+
 def read_statistics(
     program: Program, path: Path, wanted: Mapping[str, bool]
 ) -> dict[str, Statistics]:
@@ -80,6 +115,7 @@ def read_statistics(
         UsageError: it is no such file, of other weights, or lacks what is needed.
     """
     read: dict[str, Statistics] = {}
+    shapes = {one.node.name: (one.blocks, one.columns) for one in find_linears(program.graph)}
     try:
         with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {}).get(KEY, "null"))
@@ -100,8 +136,11 @@ def read_statistics(
                     for field in FIELDS
                     if f"{index}.{field}" in names
                 }
+                readers = entry.items("readers", str)
+                for node in readers:
+                    _check_shapes(tensors, shapes.get(node), f"{entry.where}: {node}")
                 statistics = Statistics(tokens=entry.get("tokens", int), **tensors)
-                read.update(dict.fromkeys(entry.items("readers", str), statistics))
+                read.update(dict.fromkeys(readers, statistics))
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read as statistics ({error})") from error
     for node, gram in wanted.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -46,8 +47,11 @@ def read_arrays(path: str | Path) -> dict[str, Tensor]:
 
 def _read(path: Path, head: bytes) -> dict[str, Tensor]:
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            is_npz = any(name.endswith(".npy") for name in archive.namelist())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_npz = any(name.endswith(".npy") for name in archive.namelist())
+        except _DAMAGED as error:
+            raise CalibrationError(f"{path}: the file is damaged: {error}") from error
         return _read_npz(path) if is_npz or path.suffix.lower() == ".npz" else _read_pt(path)
     if head.startswith(b"\x80"):
         return _read_pt(path)
@@ -59,6 +63,13 @@ def _read(path: Path, head: bytes) -> dict[str, Tensor]:
             "np.savez(file, name_of_the_input=array)"
         )
     raise CalibrationError(f"{path}: is no file of arrays, or is damaged; needed is {_KINDS}")
+
+
+_DAMAGED = (
+    ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, MemoryError,
+    OverflowError, struct.error,
+)  # fmt: skip
+"""What reading a damaged archive raises."""
 
 
 def _check_members(path: Path) -> None:
@@ -91,16 +102,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         _check_members(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: to_tensor(arrays[name], f"{path}: {name!r}") for name in arrays.files}
-    except (
-        ValueError,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except _DAMAGED as error:
         raise CalibrationError(
             f"{path}: the arrays cannot be read: {error}. Needed are plain numeric arrays"
         ) from error

@@ -9,6 +9,9 @@ from awqc.errors import CalibrationError, UsageError
 from awqc.huggingface.processor import require_pillow
 from awqc.machine.process import quiet_libraries
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is read, whatever a file is called: Pillow has other programs run for some of the others."""
+
 MOST_PIXELS = 2**26
 """Pixels of an image; more is no photograph, and its decoding takes a gigabyte."""
 
@@ -23,8 +26,10 @@ def read_image(path: Path) -> tuple[Any, str]:
     require_pillow()
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such image")
     try:
-        with quiet_libraries(), Image.open(path) as opened:
+        with quiet_libraries(), Image.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise CalibrationError(
                     f"{path}: has {opened.width}x{opened.height} pixels; give images of "
@@ -32,11 +37,9 @@ def read_image(path: Path) -> tuple[Any, str]:
                 )
             opened.load()
             return ImageOps.exif_transpose(opened).convert("RGB"), opened.mode
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: there is no such image") from error
     except UnidentifiedImageError as error:
         raise CalibrationError(
-            f"{path}: is no image that can be read; give whole files of a common format"
+            f"{path}: is no image that can be read; give whole files of {', '.join(FORMATS)}"
         ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CalibrationError(

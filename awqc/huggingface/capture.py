@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from awqc.capture.module import capture_module
-from awqc.errors import CaptureError
-from awqc.huggingface.config_values import check_complete, config_value
+from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
     cache_shapes,
@@ -20,10 +19,9 @@ from awqc.huggingface.forwards import (
     encoder_example,
     plain_forward,
 )
+from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
-from awqc.huggingface.rotary import fix_rotary
-from awqc.huggingface.tasks import find_task
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
 from awqc.program import Program, Task
@@ -61,19 +59,8 @@ def load_folder(
         CaptureError: the model cannot be loaded or captured.
     """
     source = HFFolder.at(folder, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
-    config = source.config()
-    default = "text-generation" if source.gguf_file else None
-    chosen = find_task(config, task, where=str(folder), default=default)
-    if chosen.several:
-        what = "an encoder-decoder" if chosen.loops else "a model of images and text"
-        raise CaptureError(
-            f"{folder}: {what} ({config.model_type}) is several graphs, which this "
-            "does not take; awqc compile and awqc.compile do"
-        )
-    if chosen.cached:
-        check_complete(config, str(folder))
-    model, extra = source.model(chosen.load_class())
-    limit = fix_rotary(model)
+    opened = open_for_task(source, task)
+    model, chosen = opened.model, opened.task
     if chosen.media:
         program = capture_recorded(model, Processor.of(source, chosen.reads), source.name)
     else:
@@ -84,19 +71,19 @@ def load_folder(
         source,
         chosen.reads,
     )
-    program.source_dtype = _dtype(config)
+    program.source_dtype = _dtype(opened.config)
     program.files = (folder,)
-    if limit is not None:
+    if opened.limit is not None:
         program.tell(
-            f"beyond {limit} tokens the model's rotary embeddings take other frequencies: what is "
-            f"compiled holds for at most {limit} tokens"
+            f"beyond {opened.limit} tokens the model's rotary embeddings take other frequencies: "
+            f"what is compiled holds for at most {opened.limit} tokens"
         )
-    if extra:
+    if extra := opened.extra:
         program.tell(
             f"{len(extra)} tensors of the weights have no place in {type(model).__name__} and are "
             f"left out: {', '.join(extra[:3])}{', …' if len(extra) > 3 else ''}"
         )
-    del model
+    del model, opened
     release()
     return program
 

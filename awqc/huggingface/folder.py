@@ -17,6 +17,7 @@ from awqc.huggingface.skeleton import in_float32
 from awqc.huggingface.trust import (
     TRUST,
     check_config,
+    check_kinds,
     check_named_classes,
     check_shards,
     nothing_to_read,
@@ -85,6 +86,7 @@ class HFFolder(Origin):
             return
         check_no_adapter(self.path)
         config = read_json(self.path / "config.json")
+        check_kinds(self.path, config)
         _check_not_quantized(self.path, config)
         _check_weights(self.path)
         if not self.trust_remote_code:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TextIO
 
+from awqc.artifacts.json_files import Object
 from awqc.capture.identifiers import quoted
 from awqc.errors import UsageError, spelled
 from awqc.machine.process import quiet_libraries
@@ -27,21 +28,34 @@ NAMED = {
     "processor_class": ("processor", "ProcessorMixin"),
 }
 """Keys that name a class of transformers: what it is, and which class it must be of."""
+KINDS: dict[str, Any] = {
+    "model_type": str, "is_encoder_decoder": bool, "id2label": dict, "auto_map": dict,
+    "vocab_size": int, "hidden_size": (int, list), "num_attention_heads": (int, list),
+}  # fmt: skip
+"""Keys of a configuration that awqc reads, and what their values are."""
+
+FILES = ("transformers_weights", "backbone")
+"""Keys of a configuration that may name files, or models that lie elsewhere."""
+
 _lock = threading.Lock()
 _readers = 0
-_kept: TextIO | None = None
+_kept: tuple[TextIO, bool]
 
 
 @contextmanager
 def nothing_to_read() -> Iterator[None]:
-    """Let standard input be at its end: whoever asks there gets no answer.
+    """Let standard input be at its end, and no model hub be reached.
 
-    Standard input comes back when the last of the threads that are in here has left.
+    Whoever asks gets no answer. Both come back when the last of the threads that are in here has
+    left.
     """
+    from huggingface_hub import constants
+
     global _readers, _kept
     with _lock:
         if _readers == 0:
-            _kept, sys.stdin = sys.stdin, io.StringIO()
+            _kept = sys.stdin, constants.HF_HUB_OFFLINE
+            sys.stdin, constants.HF_HUB_OFFLINE = io.StringIO(), True
         _readers += 1
     try:
         yield
@@ -49,7 +63,20 @@ def nothing_to_read() -> Iterator[None]:
         with _lock:
             _readers -= 1
             if _readers == 0:
-                sys.stdin, _kept = _kept, None  # type: ignore[assignment]  # kept while anybody is in here
+                sys.stdin, constants.HF_HUB_OFFLINE = _kept
+
+
+def check_kinds(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a ``config.json`` where what awqc reads is of another type, in any part of it.
+
+    Raises:
+        UsageError: with the place.
+    """
+    for where, part in _objects(config, "config.json"):
+        found = Object(part, f"{path}: {where}")
+        for key, kind in KINDS.items():
+            found.optional(key, kind)
+        found.listed("architectures", str)
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -68,6 +95,12 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
                 f"{path}: the model is Python code of its own (auto_map in {where}), which runs "
                 f"only when you say that you trust it: {TRUST}"
             )
+        for key in FILES:
+            if _outside(str(part.get(key, "a"))):
+                raise UsageError(
+                    f"{path}: {key} in {where} is {quoted(part[key])}, which is not in the folder; "
+                    "only files of the folder are read"
+                )
         for key in _KERNELS:
             if "/" in str(part.get(key)):
                 raise UsageError(
@@ -121,12 +154,16 @@ def check_shards(path: Path, index: str, shards: Any) -> list[str]:
     if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
         raise UsageError(f"{path / index}: weight_map is no map from names to files")
     for shard in shards.values():
-        parts = PurePosixPath(shard).parts
-        windows = PureWindowsPath(shard)
-        outside = shard.startswith("/") or windows.drive or windows.root or "\\" in shard
-        if outside or ".." in parts or not parts:
+        if _outside(shard):
             raise UsageError(
                 f"{path / index}: names the file {quoted(shard)}, which is not in the folder; "
                 "only files of the folder are read"
             )
     return sorted(set(shards.values()))
+
+
+def _outside(name: str) -> bool:
+    """Whether a file of this name may lie outside of the folder that names it."""
+    parts, windows = PurePosixPath(name).parts, PureWindowsPath(name)
+    rooted = name.startswith("/") or windows.drive or windows.root or "\\" in name
+    return bool(rooted) or ".." in parts or not parts

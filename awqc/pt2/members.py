@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def open_members(path: Path) -> Iterator[Members]:
         DamagedError: it is no zip file as torch writes it.
         OSError, zipfile.BadZipFile: it cannot be read.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with path.open("rb") as file, _opened(file) as archive:
         infos = archive.infolist()
         _check_frame(file, archive, infos)
         members = Members(archive, _by_name(infos))
@@ -99,6 +100,13 @@ def open_members(path: Path) -> Iterator[Members]:
             if members.size(name) != len(wanted) or members.read(name) != wanted:
                 raise DamagedError(f"{name} is not {wanted.decode()!r}")
         yield members
+
+
+def _opened(file: IO[bytes]) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (ValueError, NotImplementedError, struct.error) as error:  # A damaged directory.
+        raise DamagedError(str(error)) from error
 
 
 def _check_frame(file: IO[bytes], archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> None:

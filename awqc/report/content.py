@@ -98,10 +98,8 @@ def _rounding(program: Program) -> dict[str, Any]:
 
 def _largest_tie(site: Site) -> int:
     """How many channels of one product share one scale, at most; 1 where none is tied."""
-    if site.scales == 0:
-        return 1
-    counts = [reader.classes[reader.classes >= 0].bincount().max() for reader in site.readers]
-    return int(max(counts, default=1))
+    scaled = [reader.classes[reader.classes >= 0] for reader in site.readers]
+    return max((int(classes.bincount().max()) for classes in scaled if len(classes)), default=1)
 
 
 def stored_bytes(program: Program) -> int:

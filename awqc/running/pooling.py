@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -89,11 +88,10 @@ class Pooling:
 
 def _modes(path: Path) -> tuple[str, ...]:
     content = Object.of(path)
-    named: Any = content.get("pooling_mode", (str, list), None)
-    if named is None:
-        named = [mode for flag, mode in FLAGS.items() if content.get(flag, bool, False)] or ["mean"]
-    found = (named,) if isinstance(named, str) else tuple(named)
+    found = content.listed("pooling_mode", str)
+    if not found:
+        found = [mode for flag, mode in FLAGS.items() if content.get(flag, bool, False)] or ["mean"]
     for mode in found:
         if mode not in MODES:
             raise UsageError(f"{path}: the pooling {mode!r} is not known: {', '.join(MODES)} are")
-    return found
+    return tuple(found)

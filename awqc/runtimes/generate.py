@@ -23,6 +23,7 @@ Step = Callable[[dict[str, Array]], Array]
 TOKENIZER = "tokenizer.json"
 CHUNK = 512
 """Tokens of a prompt that are read at once: attention takes memory by their number times all."""
+ENDS = "eos_token_id"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
 
@@ -263,15 +264,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         path = folder / name
         if path.is_file():
             content = Object.of(path)
-            text = content.get("text_config", (dict, type(None)), None)
-            parts = (text or {}, content.content)
+            content.listed(ENDS, int)
+            parts = (content.optional("text_config", dict) or {}, content.content)
             merged |= {k: v for part in parts for k, v in part.items() if v is not None}
     return merged
 
 
 def _end_tokens(config: dict[str, Any]) -> set[int]:
-    ends = config.get("eos_token_id", [])
-    return set(ends) if isinstance(ends, list) else {ends}
+    return set(Object(config, "config.json").listed(ENDS, int))
 
 
 def _context(config: dict[str, Any]) -> int | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from awqc.artifacts.json_files import read_json
+from awqc.artifacts.json_files import Object
 from awqc.errors import UsageError
 
 Array = np.ndarray[Any, Any]
@@ -65,29 +65,28 @@ class GenerationSettings:
         Raises:
             UsageError: they name no token to begin with, or a file is damaged.
         """
-        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for name in FILES:
             if (folder / name).is_file():
-                content = read_json(folder / name)
-                for part in (content.get(TEXT_PART, {}) if prompted else {}, content):
-                    found |= {k: v for k, v in part.items() if v is not None}
-        start = NO_START if prompted else _start(found, folder)
-        banned = [ids[0] for ids in found.get("bad_words_ids", []) if len(ids) == 1]
-        ends = found.get("eos_token_id", [])
+                content = Object.of(folder / name)
+                text = content.optional(TEXT_PART, dict) if prompted else None
+                for part in (text or {}, content.content):
+                    merged |= {k: v for k, v in part.items() if v is not None}
+        found = Object(merged, f"{folder}: {' or '.join(FILES)}")
         keys, most = (CONTEXT, sys.maxsize) if prompted else (LENGTHS, LONGEST)
         return cls(
-            start,
-            frozenset(ends if isinstance(ends, list) else [ends]),
-            (*found.get("suppress_tokens", []), *banned),
-            tuple(found.get("begin_suppress_tokens", [])),
-            found.get("forced_bos_token_id"),
-            found.get("forced_eos_token_id"),
-            found.get("no_repeat_ngram_size", 0),
-            min([most, *(found[key] for key in keys if isinstance(found.get(key), int))]),
-            tuple(_tokens(found.get("lang_to_id", {}))),
-            tuple(_tokens(found.get("task_to_id", {}))),
-            found.get("no_timestamps_token_id"),
-            tuple(token for _, token in found.get("forced_decoder_ids", []) if token is not None),
+            NO_START if prompted else _start(found, folder),
+            frozenset(found.listed("eos_token_id", int)),
+            (*found.listed("suppress_tokens", int), *_banned(found)),
+            tuple(found.listed("begin_suppress_tokens", int)),
+            found.optional("forced_bos_token_id", int),
+            found.optional("forced_eos_token_id", int),
+            found.get("no_repeat_ngram_size", int, 0),
+            min([most, *(merged[key] for key in keys if isinstance(merged.get(key), int))]),
+            tuple(_tokens(found, "lang_to_id")),
+            tuple(_tokens(found, "task_to_id")),
+            found.optional("no_timestamps_token_id", int),
+            tuple(_forced(found)),
         )
 
     def allowed(self, logits: Array, made: Sequence[int], prompt: int) -> Array:
@@ -109,9 +108,10 @@ class GenerationSettings:
         return out
 
 
-def _start(found: dict[str, Any], folder: Path) -> int:
-    start = found.get("decoder_start_token_id", found.get("bos_token_id"))
-    if not isinstance(start, int):
+def _start(found: Object, folder: Path) -> int:
+    first = found.optional("decoder_start_token_id", int)
+    start: int | None = found.optional("bos_token_id", int) if first is None else first
+    if start is None:
         raise UsageError(
             f"{folder}: {' and '.join(FILES)} name no decoder_start_token_id, the token that "
             "the decoder begins with; add it"
@@ -119,8 +119,29 @@ def _start(found: dict[str, Any], folder: Path) -> int:
     return start
 
 
-def _tokens(table: dict[str, int]) -> list[tuple[str, int]]:
-    return [(name.strip("<|>"), token) for name, token in table.items()]
+def _banned(found: Object) -> Iterator[int]:
+    """Tokens that are never made: words of one token."""
+    for place, ids in enumerate(found.listed("bad_words_ids", list)):
+        word = Object({"ids": ids}, f"{found.where}, bad_words_ids[{place}]").items("ids", int)
+        if len(word) == 1:
+            yield word[0]
+
+
+def _forced(found: Object) -> Iterator[int]:
+    """Tokens that a text begins with: pairs of a place and a token, which may be null."""
+    for place, pair in enumerate(found.listed("forced_decoder_ids", list)):
+        where = f"{found.where}, forced_decoder_ids[{place}]"
+        ids = Object({"pair": pair}, where).items("pair", (int, type(None)))
+        if len(ids) != 2:
+            raise UsageError(f"{where}: has {len(ids)} numbers; a place and a token are needed")
+        if ids[1] is not None:
+            yield ids[1]
+
+
+def _tokens(found: Object, key: str) -> Iterator[tuple[str, int]]:
+    if found.optional(key, dict) is not None:
+        for name, token in found.inside(key).values(int).items():
+            yield name.strip("<|>"), token
 
 
 def _only(logits: Array, token: int) -> Array:

@@ -5,13 +5,13 @@ Its files have the names that transformers.js knows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from awqc.artifacts.json_files import Object
 from awqc.artifacts.names import EMBED_MODEL, MERGED_MODEL, VISION_MODEL
 from awqc.errors import UsageError
 from awqc.kv_cache import (
@@ -66,7 +66,7 @@ class ImageText:
                 "for rows of images; compile the model anew"
             )
         self.token = int(self.vision.told[IMAGE_TOKEN])
-        self._kinds: Kinds = json.loads(self.vision.told.get(TOKEN_KINDS, "{}"))
+        self._kinds = _kinds(self.vision.told.get(TOKEN_KINDS, "{}"), place / VISION_MODEL)
 
     def tokens(
         self, feeds: Mapping[str, Array], max_new_tokens: int | None = None
@@ -131,3 +131,16 @@ class ImageText:
         for name, (image, other) in self._kinds.items():
             made[name] = np.where(places, np.int64(image), np.int64(other))
         return self.decoder.step({**self.decoder.hold(made), **carried})
+
+
+def _kinds(text: str, path: Path) -> Kinds:
+    """For each input that tells places of images from others: what it has there, and elsewhere.
+
+    Raises:
+        UsageError: the model's metadata does not say it like that.
+    """
+    found = Object.of_text(text, f"{path}: {TOKEN_KINDS} in its metadata")
+    pairs = {name: found.items(name, int) for name in found.content}
+    if any(len(pair) != 2 for pair in pairs.values()):
+        raise UsageError(f"{found.where}: two numbers a name are needed; compile the model anew")
+    return {name: (pair[0], pair[1]) for name, pair in pairs.items()}

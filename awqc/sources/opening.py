@@ -89,6 +89,8 @@ def open_module(
     arrays: Mapping[str, Tensor] | None = None,
     trust_pickle: bool = False,
     seed: int = 0,
+    task: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Source:
     """The module that ``model`` is or names, with example inputs, before it is captured.
 
@@ -106,6 +108,8 @@ def open_module(
         calib=arrays,
         trust_pickle=trust_pickle,
         seed=seed,
+        task=task,
+        trust_remote_code=trust_remote_code,
     )
 
 
@@ -125,7 +129,7 @@ def _given_module(
         raise UsageError(
             f"example_inputs is missing (a tuple, or a dict, of inputs of the model): {error.text}"
         ) from error
-    return Source(module, example, axes, type(module).__name__, shared=True)
+    return Source(module, example, type(module).__name__, shared=True, axes=axes)
 
 
 def _check_path(model: object) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -65,8 +66,7 @@ def load_program(
     """
     path = Path(model).expanduser()
     if not _is_factory(model):
-        _check_readable(path, str(model))
-        if path.is_dir() or _starts_with(path, b"GGUF"):
+        if _is_folder(path, str(model)):
             refuse_inputs(example, inputs, dynamic, "a Hugging Face model brings its own")
             return _load_folder(path, task=task, trust_remote_code=trust_remote_code)
         if recognise(path) == "archive":
@@ -94,16 +94,16 @@ class Source:
     Attributes:
         module: the module.
         example: example inputs.
-        axes: dynamic axes that the user's specs of inputs name.
         name: for messages and files.
         shared: whether somebody else may hold the module too.
+        axes: dynamic axes that the user's specs of inputs name.
     """
 
     module: nn.Module
     example: ExampleInputs
-    axes: DynamicAxes
     name: str
     shared: bool
+    axes: DynamicAxes = field(default_factory=dict)
 
 
 def load_source(
@@ -114,27 +114,40 @@ def load_source(
     calib: Mapping[str, Tensor] | None = None,
     trust_pickle: bool = False,
     seed: int = 0,
+    task: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Source:
-    """The module that ``model``, a pickle or ``package.module:factory``, holds, and its inputs.
+    """The module that ``model`` holds, and its inputs.
+
+    ``model`` is a pickle, ``package.module:factory`` or a Hugging Face folder, for which ``task``
+    and ``trust_remote_code`` are.
 
     Raises:
-        UsageError: it is neither, or its inputs are not known.
+        UsageError: it is none of these, or its inputs are not known.
         CaptureError: it cannot be loaded.
     """
     path = Path(model).expanduser()
     factory = _is_factory(model)
+    if factory is None and _is_folder(path, str(model)):
+        refuse_inputs(example, inputs, None, "a Hugging Face model brings its own")
+        _check_folder(path)
+        from awqc.huggingface.opened import open_uncaptured
+
+        return Source(
+            *open_uncaptured(path, task=task, trust_remote_code=trust_remote_code), shared=False
+        )
     if factory:
         module, own = call_factory(factory["module"], factory["attribute"])
         name = factory["module"].rpartition(".")[2]
     else:
-        _check_readable(path, str(model))
-        if path.is_dir() or recognise(path) != "pickle":
+        if recognise(path) != "pickle":
             raise UsageError(
-                f"{path}: is no pickled nn.Module; give one (.pt), or package.module:factory"
+                f"{path}: is no pickled nn.Module; give one (.pt), a Hugging Face folder, or "
+                "package.module:factory"
             )
         module, own, name = load_module(path, trust=trust_pickle), None, path.stem
     chosen, axes = choose_inputs(unwrap(module), example, own, inputs, calib, seed)
-    return Source(module, chosen, axes, name, shared=factory is not None)
+    return Source(module, chosen, name, shared=factory is not None, axes=axes)
 
 
 def _is_factory(model: str | Path) -> re.Match[str] | None:
@@ -175,8 +188,7 @@ def brings_inputs(model: str | Path) -> bool:
     path = Path(model).expanduser()
     if _is_factory(model):
         return False
-    _check_readable(path, str(model))
-    return path.is_dir() or _starts_with(path, b"GGUF") or recognise(path) == "archive"
+    return _is_folder(path, str(model)) or recognise(path) == "archive"
 
 
 def recognise(path: Path) -> str:
@@ -199,7 +211,7 @@ def _recognise_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise CaptureError(f"{path}: the file is damaged: {error}") from error
     members = {name.partition("/")[2] for name in names}
     if "archive_format" in members or "serialized_exported_program.json" in names:
@@ -286,7 +298,21 @@ def refuse_inputs(
         raise UsageError(f"{spelled(name)} does not apply: {reason}; leave it out")
 
 
+def _is_folder(path: Path, text: str) -> bool:
+    """Whether a model that can be read is a folder, or a GGUF file, which stands for one."""
+    _check_readable(path, text)
+    return path.is_dir() or _starts_with(path, b"GGUF")
+
+
 def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Program:
+    _check_folder(path)
+    from awqc.huggingface.capture import load_folder
+
+    return load_folder(path, task=task, trust_remote_code=trust_remote_code)
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder that holds no model, or cannot be read for want of a package."""
     from awqc.huggingface.folder import check_no_adapter
 
     if path.is_dir() and not (path / "config.json").is_file() and not any(path.glob("*.gguf")):
@@ -296,10 +322,9 @@ def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Pr
             f"MODEL is {_SOURCES}"
         )
     try:
-        from awqc.huggingface.capture import load_folder
+        import awqc.huggingface.capture  # noqa: F401 - whether what it needs is installed
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{path}: Hugging Face models need the package {error.name!r}; "
             "install it with: pip install 'awqc[hf]'"
         ) from error
-    return load_folder(path, task=task, trust_remote_code=trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,29 @@ def test_a_value_is_of_the_kind_that_is_asked_for(tmp_path: Path) -> None:
     assert found.inside("o").values(str) == {"k": "v"}
     with pytest.raises(UsageError, match="here, o: 'k' is a str; a whole number is needed"):
         found.inside("o").get("k", int)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_not_waited_for(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "a.json")
+    with pytest.raises(UsageError, match=r"a\.json: is no file"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("content", "found"), [
+    ({}, []), ({"ids": None}, []), ({"ids": 3}, [3]), ({"ids": [3, 4]}, [3, 4]),
+])  # fmt: skip
+def test_one_or_several(content: dict[str, Any], found: list[int]) -> None:
+    assert Object(content, "x").listed("ids", int) == found
+
+
+@pytest.mark.parametrize("ids", ["3", {}, [[]], [3, True], [3.0], 3.0])
+def test_one_or_several_of_another_type(ids: Any) -> None:
+    with pytest.raises(UsageError, match=r"ids.* is a .*; .* is needed"):
+        Object({"ids": ids}, "x").listed("ids", int)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "[" * 100_000])
+def test_text_that_is_no_object(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^the place: "):
+        Object.of_text(text, "the place")

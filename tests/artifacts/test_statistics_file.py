@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import awqc
@@ -56,4 +59,33 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         compiled(with_fewer)
     stats.write_bytes(b"junk")
     with pytest.raises(UsageError, match="cannot be read as statistics"):
+        compiled(stats)
+
+
+def rewritten(stats: Path, **changes: Any) -> None:
+    """The file again, with tensors changed by what ``changes`` make of them."""
+    with safe_open(stats, "pt") as file:
+        names, about = file.keys(), file.metadata()
+        tensors = {key: file.get_tensor(key) for key in names}
+    for key in list(tensors):
+        if (change := changes.get(key.partition(".")[2])) is not None:
+            tensors[key] = change(tensors[key])
+    save_file({key: value for key, value in tensors.items() if len(value)}, stats, metadata=about)
+
+
+@pytest.mark.parametrize(("field", "change"), [
+    ("abs_mean", lambda x: x[0]), ("abs_max", lambda x: x[..., 1:]), ("abs_max", lambda x: x[:0]),
+    ("factor", lambda x: x[..., 1:]), ("factor", lambda x: x.double()),
+    ("gram", lambda x: x[:, 1:]), ("abs_mean", lambda x: x * torch.nan),
+    ("factor", lambda x: x.mT.contiguous()),
+])  # fmt: skip
+def test_tensors_of_another_shape_or_type_are_named(
+    field: str, change: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    stats = tmp_path / "s.safetensors"
+    compiled(stats)
+    rewritten(stats)
+    compiled(stats)
+    rewritten(stats, **{field: change})
+    with pytest.raises(UsageError, match=rf"s.safetensors, entries\[\d\]: .*: {field} is .*needed"):
         compiled(stats)

@@ -55,6 +55,15 @@ def negative(path: Path) -> None:
         archive.writestr("input.npy", claiming((-1, 32), 0))
 
 
+def no_utf8(path: Path) -> None:
+    """A name that is said to be UTF-8, and is none."""
+    content = good(path)
+    start = content.index(b"PK\x01\x02")
+    content[start + 9] |= 8
+    content[start + 46] = 0xF7
+    path.write_bytes(content)
+
+
 def empty_member(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("input.npy", b"")
@@ -68,6 +77,7 @@ def empty_member(path: Path) -> None:
         (bomb, "cannot be read: Unable to allocate"),
         (swollen, r"expands to 1099.5 GB, .* GB are free"),
         (negative, "cannot be read"),
+        (no_utf8, "is damaged: 'utf-8' codec"),
         (empty_member, "'input' is a bytes; a tensor is needed"),
     ],
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from awqc.data import image_files
 from awqc.data.image_files import read_image
@@ -43,10 +46,20 @@ def cut_short(path: Path) -> None:
     path.write_bytes(whole.read_bytes()[:-2000])
 
 
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def postscript(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
+        (postscript, CalibrationError, "is no image that can be read; give whole files of PNG"),
         (absent, UsageError, "there is no such image"),
+        (pipe, UsageError, "there is no such image"),
         (text, CalibrationError, "is no image that can be read"),
         (cut_short, CalibrationError, "is damaged or cut short: .*leave it out"),
     ],
@@ -66,3 +79,16 @@ def test_a_huge_image_is_refused_before_it_is_decoded(
     monkeypatch.setattr(image_files, "MOST_PIXELS", 1000)
     with pytest.raises(CalibrationError, match="has 60x40 pixels"):
         read_image(path)
+
+
+def test_no_file_has_another_program_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *args, **more: started.append(args))
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    postscript(tmp_path / "photo.png")
+    with pytest.raises(CalibrationError, match="is no image"):
+        read_image(tmp_path / "photo.png")
+    assert started == []
+    with suppress(OSError), Image.open(tmp_path / "photo.png") as opened:
+        opened.load()
+    assert started, "Pillow runs nothing either: this shows nothing"

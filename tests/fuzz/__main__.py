@@ -1,99 +1,79 @@
-"""Look for faults: ``python -m tests.fuzz --minutes 60 [--seed N] [--only graphs|files]``.
+"""Look for faults with random graphs, damaged files and killed compiles.
 
-Prints each find as the case that repeats it, shrunk where that can be done, and a summary; ends
-with 1 if there was one. What is found belongs into ``tests/fuzz/finds.py``.
+    python -m tests.fuzz --minutes 60 [--seed N] [--only graphs|files|kills]
+    python -m tests.fuzz --graphs 10000 --files 5000 --kills 100
+
+The first looks at new cases for a time and prints what it finds, graphs shrunk; it ends with 1 if
+there was something. The second looks at so many cases of each kind in all, those with the numbers
+from 0 on: it goes on where an earlier run ended (``tests/fuzz/counted/``), looks at the finds of
+earlier runs again first, and writes its section of docs/verification.md. What is found belongs
+into ``tests/fuzz/finds.py``.
 """
 
 from __future__ import annotations
 
-import itertools
-import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import click
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz import files, graphs
+from tests.fuzz import files, graphs, kills
+from tests.fuzz.ledger import Ledger, Look
+from tests.fuzz.page import write_page
 
-ROUND = 20
-"""Graphs between two looks at the clock."""
-
-
-def look_at_graphs(start: int, seconds: float, tally: Counter[str]) -> list[str]:
-    """Random graphs; each find is shrunk by hypothesis."""
-    finds: list[str] = []
-    until = time.monotonic() + seconds
-    for number in itertools.count(start):
-        if time.monotonic() > until:
-            return finds
-
-        @seed(number)
-        @settings(
-            max_examples=ROUND, deadline=None, database=None, print_blob=False,
-            phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(graphs.graphs())
-        def search(graph: graphs.Graph) -> None:
-            tally["graphs"] += 1
-            outcome = graphs.check(graph)
-            tally["graphs, sizes compared"] += outcome.sizes
-            if outcome.refused is not None:
-                tally["graphs refused: " + " ".join(outcome.refused.split()[:4])] += 1
-
-        try:
-            search()
-        except Exception as error:  # noqa: BLE001 - every kind of failure is a find
-            finds.append(f"{type(error).__name__}: {error}")
-            click.echo(finds[-1])
-    return finds
-
-
-def look_at_files(start: int, seconds: float, tally: Counter[str]) -> list[str]:
-    """Damaged files."""
-    finds = []
-    with tempfile.TemporaryDirectory() as name:
-        (corpus := Path(name) / "corpus").mkdir()
-        files.make_corpus(corpus)
-        until = time.monotonic() + seconds
-        for case in files.cases(start):
-            if time.monotonic() > until:
-                break
-            tally["files"] += 1
-            try:
-                tally[f"files, exit code {files.check(case, corpus, Path(name) / 'case')}"] += 1
-            except Exception as error:  # noqa: BLE001 - every kind of failure is a find
-                finds.append(f"{case}: {type(error).__name__}: {error}")
-                click.echo(finds[-1][:2000])
-    return finds
-
-
-LOOKS: dict[str, Callable[[int, float, Counter[str]], list[str]]] = {
-    "graphs": look_at_graphs,
-    "files": look_at_files,
+KINDS: dict[str, Callable[[], AbstractContextManager[Look]]] = {
+    "graphs": graphs.looking,
+    "files": files.looking,
+    "kills": kills.looking,
 }
+
+NUMBERS = 10**6
+"""Cases of one seed."""
+
+
+def search(kind: str, seed: int, seconds: float) -> int:
+    """Look at cases for some seconds; how many finds there were."""
+    ledger = Ledger(kind, done=NUMBERS * (seed + 1))
+    with KINDS[kind]() as look:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            ledger.look(look, click.echo)
+    for what, count in sorted(ledger.counts.items()):
+        click.echo(f"{count:7d} {kind}: {what}")
+    click.echo(f"{len(ledger.finds):7d} {kind}: finds")
+    return len(ledger.finds)
+
+
+def count(kind: str, until: int) -> int:
+    """Look at the cases of a kind up to a number; how many finds are not mended."""
+    ledger = Ledger.read(kind)
+    with KINDS[kind]() as look:
+        ledger.run(look, until, click.echo)
+    return len(ledger.open_finds)
 
 
 @click.command()
-@click.option("--minutes", type=float, default=5.0, show_default=True, help="For all together.")
-@click.option("--seed", "start", type=int, default=0, show_default=True)
-@click.option("--only", type=click.Choice(list(LOOKS)), help="One of the two.")
-def main(minutes: float, start: int, only: str | None) -> None:
-    """Look for faults with random graphs and damaged files."""
+@click.option("--minutes", type=float, help="For all together; cases that nobody has seen.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of these.")
+@click.option("--only", type=click.Choice(list(KINDS)), help="One kind of these.")
+@click.option("--graphs", type=int, help="So many random graphs in all.")
+@click.option("--files", type=int, help="So many damaged files in all.")
+@click.option("--kills", type=int, help="So many killed compiles in all.")
+def main(minutes: float | None, seed: int, only: str | None, **asked: int | None) -> None:
+    """Look for faults with random graphs, damaged files and killed compiles."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    chosen = [only] if only else list(LOOKS)
-    tally: Counter[str] = Counter()
-    finds = []
-    for name in chosen:
-        finds += LOOKS[name](start, 60 * minutes / len(chosen), tally)
-    for what, count in sorted(tally.items()):
-        click.echo(f"{count:7d} {what}")
-    click.echo(f"{len(finds):7d} finds")
+    counted = {kind: until for kind, until in asked.items() if until is not None}
+    chosen = [only] if only else list(KINDS)
+    if counted and minutes is None:
+        finds = sum(count(kind, until) for kind, until in counted.items())
+        write_page()
+    else:
+        seconds = 60 * (5.0 if minutes is None else minutes) / len(chosen)
+        finds = sum(search(kind, seed, seconds) for kind in chosen)
     raise SystemExit(bool(finds))
 
 

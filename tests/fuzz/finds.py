@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from tests.fuzz.files import QUICK, Case
+from tests.fuzz.files import GENERATE, QUICK, Case
 from tests.fuzz.graphs import Graph
 
 GRAPHS: tuple[Graph, ...] = (
     Graph("images", ("place", "pool"), 944899),  # a pool whose size follows from a free axis
+    Graph("tokens", ("attention", "residual", "activation"), 881019, True),  # no channel is scaled
 )
 
 FILES: tuple[Case, ...] = (
     Case("out/recipe.json", f"compile model.pt --recipe out {QUICK}", 521915030),
+    Case("lm/generation_config.json", GENERATE, 353303931),  # tokens that are no numbers
+    Case("vit/config.json", "explain vit", 834327244),  # architectures that are no names
+    Case("vit/config.json", "explain vit", 187002932),
+    Case("llama/config.json", "explain llama", 299497449),  # a type that is no name
 )

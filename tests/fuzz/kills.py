@@ -1,12 +1,11 @@
-"""Kill real compiles at random moments; what was there must be whole, and nothing must stay.
+"""Kill real compiles; what was there must be whole, and the next start must leave nothing else.
 
-    python tests/fuzz/kills.py [kills] [signal] [seed]
-
-Each round starts ``awqc compile`` into a folder that holds an earlier result, and kills it with
-the signal (KILL, TERM, HUP or INT) after a random time. A driver in place of the command line
-tells when the compile is about to publish: half of the kills come within milliseconds of it.
-After each round the folder must hold the earlier or the new result; after a last compile,
-nothing else may be there. Prints one line a round and a summary.
+Each round starts ``awqc compile`` into a folder that holds an earlier result, and ends it by a
+signal: SIGKILL in three of four rounds, else SIGTERM, SIGHUP or SIGINT. A driver in place of the
+command line tells when the compile is about to publish. The signal comes at a random moment, or
+within milliseconds of that word, or before a line of awqc/artifacts that runs between it and the
+end: around each rename, or the exchange. After each round the folder must hold the earlier or the
+new result, and what the next start looks at must be clean.
 """
 
 from __future__ import annotations
@@ -19,23 +18,45 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from awqc.artifacts.leftovers import clear_leftovers
 from awqc.artifacts.manifest import MANIFEST, changed, read_manifest, strangers
+from awqc.artifacts.target import prepare_folder
 from tests.commands.test_cli import fill
+from tests.fuzz.ledger import Look
 
 DRIVER = """
-import sys
-from awqc.artifacts import publish
+import os, signal, sys
+from awqc.artifacts import exchange, publish
 from awqc.cli import main
+way, name, line = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+if way == "renames":
+    exchange._renameat2 = lambda: None
+room, seen = os.path.dirname(publish.__file__), 0
+def trace(frame, event, argument):
+    global seen
+    if not frame.f_code.co_filename.startswith(room):
+        return None
+    if event == "line":
+        seen += 1
+        if seen == line:
+            os.kill(os.getpid(), getattr(signal, "SIG" + name))
+    return trace
 seal = publish._seal
 def told(folder):
     print("publishing", flush=True)
     seal(folder)
+    sys.settrace(trace)
 publish._seal = told
-main(sys.argv[1:])
+try:
+    main(sys.argv[1:])
+finally:
+    sys.settrace(None)
+    print("lines", seen, flush=True)
 """
 AROUND = 0.04
 """Seconds from the driver's word on in which a publication happens."""
@@ -43,55 +64,67 @@ AROUND = 0.04
 CODES = {"KILL": (-9,), "TERM": (143, -15), "HUP": (143, -1), "INT": (130, -2)}
 """How a process may end: the second is of one that was hit before it could prepare for it."""
 
+MOMENTS = ("any moment", "about to publish", "a line of publishing")
+WAYS = ("exchange", "renames")
+
 
 @dataclass
-class Round:
-    """One compile that is killed.
+class Kills:
+    """Compiles that are killed.
 
     Attributes:
-        folder: where it works; ``out`` is its target.
-        name: of the signal.
-        random: when it comes.
-        outcomes: what was there afterwards, over all rounds.
+        folder: where they work; ``out`` is their target.
+        longest: seconds that a compile takes that nobody disturbs.
+        lines: of awqc/artifacts that its publication runs, for each of `WAYS`.
     """
 
     folder: Path
-    name: str
-    random: random.Random
-    outcomes: Counter[str] = field(default_factory=Counter)
+    longest: float = 0.0
+    lines: tuple[int, ...] = ()
 
-    def run(self, index: int, longest: float) -> None:
-        """Start, kill, look."""
+    def measure(self) -> None:
+        """Compile undisturbed, in each way."""
+        started = time.monotonic()
+        self.lines = tuple(self.finish(way) for way in WAYS)
+        self.longest = (time.monotonic() - started) / len(WAYS)
+
+    def kill(self, number: int) -> str:
+        """The round of a number; what became of it."""
+        draw = random.Random(number)
+        name = "KILL" if number % 4 else draw.choice(["TERM", "HUP", "INT"])
+        moment, way = draw.choice(MOMENTS), draw.choice(WAYS)
+        at_line = moment == MOMENTS[2]
+        line = draw.randint(1, self.lines[WAYS.index(way)]) if at_line else 0
         before = (self.folder / "out" / MANIFEST).read_bytes()
-        process = self.start(index)
-        if self.random.random() < 0.5:
-            assert process.stdout is not None
-            process.stdout.readline()
-            delay = self.random.uniform(0, AROUND)
-        else:
-            delay = self.random.uniform(0, longest)
-        time.sleep(delay)
-        process.send_signal(getattr(signal, f"SIG{self.name}"))
+        process = self.start(number, way, name, line)
+        assert process.stdout is not None
+        if not at_line:
+            if moment == MOMENTS[1]:
+                process.stdout.readline()
+            time.sleep(draw.uniform(0, self.longest if moment == MOMENTS[0] else AROUND))
+            process.send_signal(getattr(signal, f"SIG{name}"))
         with process:
-            _, err = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=300)
         code = process.returncode
-        assert code in (0, *CODES[self.name]), (code, err)
+        assert code in (0, *CODES[name]), (code, err)
         assert "Traceback" not in err or code < 0, err
         new = (self.folder / "out" / MANIFEST).read_bytes() != before
-        outcome = f"{'new' if new else 'old'}, exit {code}"
         check_whole(self.folder / "out")
-        if self.name != "KILL" and code > 0:
+        if name != "KILL" and code > 0:
             assert ("out had been written" in err) == new, err
             assert ("nothing was written" in err) != new, err
-            self.check_clean()
-        self.outcomes[outcome] += 1
+        else:
+            prepare_folder(self.folder / "out")  # The next start.
+            clear_leftovers(self.folder / "tmp")
+        self.check_clean()
+        return f"SIG{name} at {moment}: {'the new' if new else 'the earlier'} result"
 
-    def start(self, index: int) -> subprocess.Popen[str]:
-        """A compile; ``index`` makes its result another one than the last."""
+    def start(self, number: int, way: str, name: str, line: int) -> subprocess.Popen[str]:
+        """A compile; ``number`` makes its result another one than the last."""
         args = ["compile", "model.pt", "--calib", "data.npz", "--formats", "pt2", "--effort",
-                "fast", "--bits", "48"[index % 2], "-o", "out"]  # fmt: skip
+                "fast", "--seed", str(number), "-o", "out"]  # fmt: skip
         return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, *args],
+            [sys.executable, "-c", DRIVER, way, name, str(line), *args],
             cwd=self.folder,
             env=os.environ
             | {
@@ -105,11 +138,13 @@ class Round:
             preexec_fn=let_signals_through,
         )
 
-    def finish(self) -> None:
-        """A compile that nobody disturbs."""
-        with self.start(0) as process:
-            _, err = process.communicate()
+    def finish(self, way: str) -> int:
+        """A compile that nobody disturbs; the lines of awqc/artifacts that publish its result."""
+        with self.start(-1, way, "KILL", 0) as process:
+            out, err = process.communicate()
         assert process.returncode == 0, err
+        self.check_clean()
+        return int(out.split()[-1])
 
     def check_clean(self) -> None:
         """Nothing is there but what was and the result."""
@@ -136,28 +171,14 @@ def check_whole(folder: Path) -> None:
     json.loads((folder / "report.json").read_text())
 
 
-def kill(count: int, name: str, seed: int) -> Counter[str]:
-    """``count`` rounds in a folder of their own; how they ended."""
+@contextmanager
+def looking() -> Iterator[Look]:
+    """Looks at the kill of a number."""
     with tempfile.TemporaryDirectory() as place:
         folder = fill(Path(place))
         (folder / "tmp").mkdir()
-        rounds = Round(folder, name, random.Random(seed))
-        started = time.monotonic()
-        rounds.finish()
-        longest = time.monotonic() - started
-        for index in range(1, count + 1):
-            rounds.run(index, longest)
-        rounds.finish()
+        kills = Kills(folder)
+        kills.measure()
+        yield lambda number: [kills.kill(number)]
+        kills.finish(WAYS[0])
         check_whole(folder / "out")
-        rounds.check_clean()
-    return rounds.outcomes
-
-
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    counts = kill(
-        int(given[0]) if given else 100,
-        given[1] if len(given) > 1 else "KILL",
-        int(given[2]) if len(given) > 2 else 0,
-    )
-    print(dict(sorted(counts.items())))  # noqa: T201  a script: this is its result

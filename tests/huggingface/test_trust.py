@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +170,19 @@ def tokenizer_class_is_no_name(folder: Path) -> None:
     change(folder / "tokenizer_config.json", tokenizer_class=["a"])
 
 
+def weights_elsewhere(folder: Path) -> None:
+    change(folder / "config.json", transformers_weights="../other/model.safetensors")
+
+
+def backbone_elsewhere(folder: Path) -> None:
+    change(folder / "config.json", vision_config={"backbone": str(folder.parent)})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (weights_elsewhere, "transformers_weights in config.json is .*not in the folder"),
+        (backbone_elsewhere, "backbone in vision_config of config.json is .*not in the folder"),
         (own_part, "auto_map in text_config of config.json"),
         (own_part_in_a_list, "auto_map in parts of config.json"),
         (kernels, "attn_implementation in config.json is 'somebody/kernels'"),
@@ -196,6 +208,34 @@ def test_custom_generation_code_does_not_run(folder: Path, stdin: Willing) -> No
     load(folder)
     assert not ran(folder)
     assert stdin.asked == 0
+
+
+def test_no_model_hub_is_reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: asked.append(args))
+    elsewhere = {"model_type": "detr", "backbone": "somebody/else", "use_timm_backbone": False}
+    (folder / "config.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(CaptureError, match="the configuration could not be read"):
+        HFFolder.at(folder).config()
+    assert not asked
+    with suppress(Exception):  # Whatever a hub raises that is not there.
+        transformers.AutoConfig.from_pretrained(folder)
+    assert asked, "transformers asks nobody: this shows nothing"
+
+
+KINDS = [
+    ("model_type", []), ("model_type", {}), ("architectures", [{}]), ("architectures", [["a"]]),
+    ("architectures", {"a": 1}), ("architectures", 3), ("id2label", [1]), ("vocab_size", "many"),
+    ("is_encoder_decoder", "no"), ("auto_map", ["own.C"]), ("hidden_size", {}),
+    ("text_config", {"model_type": []}), ("parts", [{"architectures": [1]}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), KINDS, ids=str)
+def test_values_of_other_types_are_named(key: str, value: object, folder: Path) -> None:
+    change(folder / "config.json", **{key: value})
+    with pytest.raises(UsageError, match=r"config\.json: .* is a .*; .* is needed"):
+        HFFolder.at(folder)
 
 
 class Evil:

@@ -60,6 +60,27 @@ def test_languages_and_tasks_are_those_of_the_file(tmp_path: Path) -> None:
     assert (found.plain, found.prompt) == (4, (7,))
 
 
+KINDS = [
+    ("eos_token_id", {}), ("eos_token_id", [{}]), ("eos_token_id", "2"), ("suppress_tokens", [[]]),
+    ("bad_words_ids", [1]), ("bad_words_ids", [["a"]]), ("begin_suppress_tokens", {"a": 1}),
+    ("forced_bos_token_id", []), ("no_repeat_ngram_size", "many"), ("lang_to_id", [1]),
+    ("lang_to_id", {"en": "x"}), ("forced_decoder_ids", [1]), ("forced_decoder_ids", [[1, 2, 3]]),
+    ("forced_decoder_ids", [[1, "x"]]), ("decoder_start_token_id", [1]), ("task_to_id", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), KINDS, ids=str)
+def test_values_of_other_types_are_named(key: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"{tmp_path}.*json"):
+        read(tmp_path, {"decoder_start_token_id": 1}, {key: value})
+
+
+def test_a_part_on_text_that_is_none_is_named(tmp_path: Path) -> None:
+    read(tmp_path, {"decoder_start_token_id": 1, "text_config": [1]}, {})
+    with pytest.raises(UsageError, match="'text_config' is a list; an object or null is needed"):
+        GenerationSettings.read(tmp_path, prompted=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "made", "best"),
     [

@@ -226,6 +226,15 @@ def test_other_files_are_refused() -> None:
     check_refused("folder", "no config.json")
 
 
+def no_utf8(archive: bytes) -> bytes:
+    """The first name in the archive's directory is said to be UTF-8, and is none."""
+    start = archive.index(b"PK\x01\x02")
+    made = bytearray(archive)
+    made[start + 9] |= 8
+    made[start + 46] = 0xF7
+    return bytes(made)
+
+
 def test_damaged_files() -> None:
     torch.save(mlp(), "net.pt")
     content = Path("net.pt").read_bytes()
@@ -238,6 +247,8 @@ def test_damaged_files() -> None:
     archive = Path("net.pt2").read_bytes()
     Path("bad.pt2").write_bytes(re.sub(rb"graph_module", b"graph_nodule", archive))
     check_refused("bad.pt2", "damaged", kind=CaptureError)
+    Path("name.pt2").write_bytes(no_utf8(archive))
+    check_refused("name.pt2", "damaged", kind=CaptureError)
 
 
 def test_unreadable_file() -> None:

@@ -1,6 +1,6 @@
 """Damage done to the compiler on purpose, one part at a time; each must end a compile.
 
-    python -m tests.verify.sabotage            # writes docs/verification.md
+    python -m tests.verify.sabotage            # writes its section of docs/verification.md
 
 Every damage has a size: a relative error of numbers, or the share of codes or rows that are wrong.
 """
@@ -29,8 +29,9 @@ from awqc.errors import AwqcError
 from awqc.graph.sites import scale_factor
 from awqc.program import Batch, Program
 from tests.tiny import captured, inputs
+from tests.verification_page import write_section
 
-PAGE = Path(__file__).parents[2] / "docs" / "verification.md"
+HEADING = "Damage done on purpose"
 SIZES = (0.1, 0.01, 0.001)
 Patch = pytest.MonkeyPatch
 
@@ -210,11 +211,9 @@ def caught(model: str, name: str, size: float) -> str | None:
     return None
 
 
-TITLE = """# What verification catches
-
-Written by `python -m tests.verify.sabotage`; do not edit. Each part of the compiler is damaged in
-turn, in four models of a few thousand weights, in three sizes. A compile that goes through has not
-seen the damage. How outputs are compared is in
+TITLE = """Written by `python -m tests.verify.sabotage`; do not edit. Each part of the compiler
+is damaged in turn, in four models of a few thousand weights, in three sizes. A compile that goes
+through has not seen the damage. How outputs are compared is in
 [decision 12](decisions/0012-verification-fails-closed.md).
 
 The size is a relative error of numbers, or the share of codes or rows that are wrong (one code and
@@ -237,7 +236,7 @@ def main() -> None:
         rows.append(f"| {name} | {meaning} | {' | '.join(cells)} |")
     sizes = ", ".join(f"{size:.1%}" for size in SIZES)
     head = f"{TITLE}{' | '.join(SUBJECTS)} |\n|---|---|{'---|' * len(SUBJECTS)}\n"
-    PAGE.write_text(f"{head}{chr(10).join(rows)}\n\nCaught of {sizes}.\n", encoding="utf-8")
+    write_section(HEADING, f"{head}{chr(10).join(rows)}\n\nCaught of {sizes}.")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.verify.sabotage import DAMAGES, PAGE, SUBJECTS, caught
+from tests.verification_page import PAGE
+from tests.verify.sabotage import DAMAGES, SUBJECTS, caught
 
 
 def test_undamaged_models_compile() -> None:
