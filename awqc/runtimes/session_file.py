@@ -12,10 +12,10 @@ import onnx.numpy_helper
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from awqc.artifacts.names import ENCODER_MODEL
+from awqc.artifacts.names import ENCODER_MODEL, GGUF
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.machine.memory import trim
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings
 
@@ -35,6 +35,11 @@ def find_model(path: Path) -> Path:
             return file
     if any((place / ENCODER_MODEL).is_file() for place in (path, path / TUNED)):
         raise UsageError(f"{path}: is a model of several graphs; awqc run uses it")
+    if (path / GGUF).is_file():
+        raise UsageError(
+            f"{path}: holds {GGUF} alone, which llama.cpp runs; compile with "
+            f"{spelled('formats', 'gguf,pt2')} to have torch run the same weights"
+        )
     raise UsageError(
         f"{path}: there is no {MODEL}, and none in {TUNED}/; give a folder that awqc compile wrote"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
 from torch import Tensor, nn
 
+import awqc
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.errors import UsageError, VerificationError
@@ -173,6 +175,8 @@ def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
     model = save_decoder("llama", tmp_path / "model", **WIDE)
     write_template(model, "llama", tmp_path / "float.gguf")
     _, compiled, found = compiled_after(tmp_path / "model", tmp_path / "float.gguf", avg_bits=5.2)
+    with pytest.raises(UsageError, match=r"holds model\.gguf alone, which llama\.cpp runs"):
+        awqc.load(compiled.folder)
     layers = {name: tensor for name, tensor in found.items() if name.startswith("blk")}
     matrices = [tensor for tensor in layers.values() if len(tensor.shape) == 2]
     kinds = {tensor.tensor_type.name for tensor in matrices}
@@ -267,11 +271,31 @@ def nonlinear(weight: Tensor) -> Any:
     return torch.cat([d.view(torch.uint8), packed], dim=-1).flatten(1).numpy()
 
 
-@pytest.mark.parametrize("name", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight"])
+def rows_exchanged(data: Any) -> None:
+    data[[0, 1]] = data[[1, 0]]
+
+
+def one_code_moved(data: Any) -> None:
+    data[3, 40] ^= 1  # behind the factors and scales of the first super-block
+
+
+def no_scales(data: Any) -> None:
+    data[:] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("blk.1.attn_k.weight", rows_exchanged),
+        ("blk.0.ffn_down.weight", one_code_moved),
+        ("blk.0.ffn_norm.weight", no_scales),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_a_file_that_holds_something_else_is_not_published(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, spoil: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A weight with two rows exchanged, and a norm that lacks its scales."""
+    """The exporter damaged: a norm is seen by what transformers makes of the file."""
     from awqc.export import gguf as exporter
 
     model = save_decoder("llama", tmp_path / "model", **WIDE)
@@ -284,10 +308,8 @@ def test_a_file_that_holds_something_else_is_not_published(
 
         def change(tensor: Any) -> Any:
             data = tensor.data.copy()
-            if tensor.name == name and data.ndim > 1:
-                data[[0, 1]] = data[[1, 0]]
-            elif tensor.name == name:
-                data[:] = 1.0
+            if tensor.name == name:
+                spoil(data)
             return data, tensor.tensor_type
 
         copied(good, path, change)
