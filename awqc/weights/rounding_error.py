@@ -62,6 +62,20 @@ def product_of(
     return lambda rows, block: (rows / scale[block]) @ factor[block].T
 
 
+def doubt_of(program: Program, linear: Linear | None, device: torch.device = CPU) -> Product | None:
+    """What rows may give beyond that, since calibration saw few tokens: to be squared and added.
+
+    It is what `awqc.weights.moments.scaled_gram` raises the diagonal by: ``K / tokens`` of the
+    energy of each column by itself. ``(rows, K)``.
+    """
+    statistics = None if linear is None else program.findings.statistics.get(linear.node.name)
+    if linear is None or statistics is None:
+        return None
+    scale, factor = moved((column_scale(program, linear), statistics.factor), device)
+    size = factor.square().sum(1).mul(linear.columns / statistics.tokens).sqrt() / scale
+    return lambda rows, block: rows * size[block]
+
+
 def rows_of_both(
     program: Program,
     name: str,

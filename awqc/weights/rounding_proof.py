@@ -3,11 +3,14 @@
 What rounds a weight makes the model that everything afterwards is compared with, so a fault of it
 looks like a loss. Here each row is measured against what needs no search: the values of the same
 grid that are nearest to the float weights. The error of a row's product on the calibration data,
-or of the row itself where there is none, must not be far beyond theirs. Compensating and searching
-make it less; what is left open is for rounding in sequence, which looks at other data.
+with what few tokens leave open, or of the row itself where there is none, must not be far beyond
+theirs. Compensating and searching make it less; what is left open is for rounding in sequence,
+which looks at other data.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from awqc.graph.linears import Linear
 from awqc.machine.devices import CPU
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.program import Program
-from awqc.weights.rounding_error import product_of, rows_of_both
+from awqc.weights.rounding_error import doubt_of, product_of, rows_of_both
 
 MOST_WEIGHT, MOST_ROW = 2.0, 8.0
 """Largest energy of the errors, over that of the nearest values: of a weight, and of a row."""
@@ -40,7 +43,7 @@ def prove_rounding(
     Raises:
         InvariantError: names the weight and the row.
     """
-    product = product_of(program, linear, device)
+    judges = [product_of(program, linear, device), doubt_of(program, linear, device)]
     errors: list[Tensor] = []
     least: list[Tensor] = []
     for block, kept, part in rows_of_both(program, name, linear, quantized, device):
@@ -49,9 +52,15 @@ def prove_rounding(
             (errors, held.dequantize()),
             (least, nearest_values(held, kept)),
         ):
-            error = values - kept if product is None else product(values - kept, block)
-            found.append(error.double().square().sum(-1))
+            error = values - kept
+            parts = [judge(error, block) for judge in judges if judge is not None] or [error]
+            found.append(sum_of_squares(parts))
     check_rows(name, torch.cat(errors), torch.cat(least))
+
+
+def sum_of_squares(parts: Sequence[Tensor]) -> Tensor:
+    """Of each row, over all ``parts``, in float64."""
+    return torch.stack([part.double().square().sum(-1) for part in parts]).sum(0)
 
 
 def nearest_values(quantized: QuantizedWeight, matrix: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ def rewritten(stats: Path, **changes: Any) -> None:
     for key in list(tensors):
         if (change := changes.get(key.partition(".")[2])) is not None:
             tensors[key] = change(tensors[key])
-    save_file({key: value for key, value in tensors.items() if len(value)}, stats, metadata=about)
+    whole = {key: value.contiguous() for key, value in tensors.items() if len(value)}
+    save_file(whole, stats, metadata=about)
 
 
 @pytest.mark.parametrize(("field", "change"), [
