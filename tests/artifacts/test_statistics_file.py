@@ -69,7 +69,7 @@ def rewritten(stats: Path, **changes: Any) -> None:
         tensors = {key: file.get_tensor(key) for key in names}
     for key in list(tensors):
         if (change := changes.get(key.partition(".")[2])) is not None:
-            tensors[key] = change(tensors[key])
+            tensors[key] = change(tensors[key]).contiguous()
     save_file({key: value for key, value in tensors.items() if len(value)}, stats, metadata=about)
 
 
