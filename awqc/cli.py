@@ -137,6 +137,10 @@ def _report_fault(error: Exception, arguments: Sequence[str]) -> None:
 
 
 def _run(arguments: Sequence[str] | None, record: Record) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if (odd := next((each for each in given if "\0" in each), None)) is not None:
+        _complain(f"awqc: error: {odd!r} holds a zero character, which no name has")
+        return 2
     try:
         code = cli.main(args=arguments, prog_name="awqc", standalone_mode=False)
         return int(code or 0)

@@ -54,3 +54,11 @@ def test_a_users_mistake_is_none(
     monkeypatch.setattr(explain.command, "callback", refuse)
     assert run(["explain", str(model)]) == 1
     assert capsys.readouterr().err == "awqc: error: model.pt: is empty\n"
+
+
+@pytest.mark.parametrize("arguments", [["explain", "mo\0del.pt"], ["passes", "--help\0"], ["\0"]])
+def test_a_zero_character_is_no_traceback(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    assert "zero character" in capsys.readouterr().err

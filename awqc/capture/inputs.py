@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from awqc.errors import UsageError, spelled
 from awqc.machine.process import quiet_libraries
+from awqc.machine.room import available
 from awqc.program import InputSpec
 
 FORM = "name=float32[batch,64]"
@@ -80,6 +82,12 @@ def make_example(
             size if isinstance(size, int) else _BATCH_SIZE if size in firsts else _OTHER_SIZE
             for size in spec.shape
         ]
+        needed, free = math.prod(shape) * spec.dtype.itemsize, available()
+        if needed > free:
+            raise UsageError(
+                f"input {spec.name!r}: the example would take {needed / 1e9:.1f} GB, "
+                f"{free / 1e9:.1f} GB are free; give smaller sizes"
+            )
         example[spec.name] = random_tensor(shape, spec.dtype, generator, rows or 2)
     return example
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from awqc.errors import UsageError, spelled
 
+_LABEL = re.compile(r"[A-Za-z_]\w{0,99}( \+ [A-Za-z_]\w{0,99})*", re.ASCII)
+
 
 def parse_size(size: int | str) -> int:
     """Bytes of a number, or of text such as ``90MB`` or ``1.5 GiB``.
@@ -61,10 +63,12 @@ def read_axes(items: tuple[str, ...]) -> dict[str, dict[int, str]]:
     for item in items:
         place, _, label = item.partition("=")
         name, colon, axis = place.rpartition(":")
-        if not colon or not name or not axis.isdigit():
+        if not colon or not name or not axis.isdecimal():
             raise UsageError(
                 f"{spelled('dynamic', item)}: write NAME:AXIS or NAME:AXIS=LABEL, as x:1=seq"
             )
+        if label:
+            _check_label(label)
         axes.setdefault(name, {})[int(axis)] = label or f"{name}_axis_{axis}"
     return axes
 
@@ -83,3 +87,13 @@ def check_axes(axes: Mapping[Any, Any]) -> None:
                 f"{spelled('dynamic')}: for {name!r} give axes as [0, 1], or with names, "
                 "as {0: 'batch'}"
             )
+        for label in given.values() if isinstance(given, Mapping) else ():
+            _check_label(label)
+
+
+def _check_label(label: str) -> None:
+    """Refuse a name of an axis that is no word, nor a sum of words."""
+    if not _LABEL.fullmatch(label):
+        raise UsageError(
+            f"{spelled('dynamic')}: {label!r} is no name of an axis; give a word, as seq"
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import ast
+import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,11 @@ aten = torch.ops.aten
 
 SMALLEST = 2
 """Below it torch.export always makes a case of its own."""
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow,
+    ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+}  # fmt: skip
 
 Sizes = Mapping[sympy.Symbol, int]
 """A size for each free axis, by its name."""
@@ -165,9 +171,21 @@ def _numbers(program: Program) -> Iterator[int]:
 
 
 def _expression(size: int | str) -> sympy.Expr:
-    names = re.findall(r"[A-Za-z_]\w*", str(size))
-    symbols = {name: sympy.Symbol(name, integer=True, positive=True) for name in names}
-    return sympy.sympify(size, locals=symbols)
+    """A size as a spec has it: a number, or words with arithmetic between them, never evaluated."""
+    return _of_tree(ast.parse(str(size), mode="eval").body)
+
+
+def _of_tree(tree: ast.expr) -> sympy.Expr:
+    match tree:
+        case ast.Constant(int() as value):
+            return sympy.Integer(value)
+        case ast.Name(name):
+            return sympy.Symbol(name, integer=True, positive=True)
+        case ast.UnaryOp(ast.USub(), inner):
+            return -_of_tree(inner)
+        case ast.BinOp(left, sign, right) if type(sign) in _ARITHMETIC:
+            return _ARITHMETIC[type(sign)](_of_tree(left), _of_tree(right))
+    raise ValueError(f"the size {ast.unparse(tree)!r} is no arithmetic of words and numbers")
 
 
 def unchecked(node: Node) -> bool:

@@ -69,9 +69,8 @@ def rewritten(stats: Path, **changes: Any) -> None:
         tensors = {key: file.get_tensor(key) for key in names}
     for key in list(tensors):
         if (change := changes.get(key.partition(".")[2])) is not None:
-            tensors[key] = change(tensors[key])
-    whole = {key: value.contiguous() for key, value in tensors.items() if len(value)}
-    save_file(whole, stats, metadata=about)
+            tensors[key] = change(tensors[key]).contiguous()
+    save_file({key: value for key, value in tensors.items() if len(value)}, stats, metadata=about)
 
 
 @pytest.mark.parametrize(("field", "change"), [

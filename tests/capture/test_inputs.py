@@ -143,3 +143,9 @@ def test_inputs_from_arrays() -> None:
     half = inputs_from_arrays(nn.Linear(8, 4).half(), {"input": torch.zeros(9, 8)})
     assert half is not None
     assert half["input"].dtype == torch.float16
+
+
+def test_an_example_beyond_the_memory_is_refused() -> None:
+    specs = parse_inputs(["x=float32[batch,99999999999999]"])
+    with pytest.raises(UsageError, match=r"'x': the example would take 800000\.0 GB"):
+        make_example(specs)

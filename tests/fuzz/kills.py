@@ -5,7 +5,8 @@ signal: SIGKILL in three of four rounds, else SIGTERM, SIGHUP or SIGINT. A drive
 command line tells when the compile is about to publish. The signal comes at a random moment, or
 within milliseconds of that word, or before a line of awqc/artifacts that runs between it and the
 end: around each rename, or the exchange. After each round the folder must hold the earlier or the
-new result, and what the next start looks at must be clean.
+new result (between two renames, on systems without an exchange, from the next start on), and
+what the next start looks at must be clean.
 """
 
 from __future__ import annotations
@@ -108,16 +109,22 @@ class Kills:
         code = process.returncode
         assert code in (0, *CODES[name]), (code, err)
         assert "Traceback" not in err or code < 0, err
+        if name == "KILL" and way == WAYS[1]:
+            self.start_anew()  # Between two renames the earlier result lies aside.
         new = (self.folder / "out" / MANIFEST).read_bytes() != before
         check_whole(self.folder / "out")
         if name != "KILL" and code > 0:
             assert ("out had been written" in err) == new, err
             assert ("nothing was written" in err) != new, err
         else:
-            prepare_folder(self.folder / "out")  # The next start.
-            clear_leftovers(self.folder / "tmp")
+            self.start_anew()
         self.check_clean()
         return f"SIG{name} at {moment}: {'the new' if new else 'the earlier'} result"
+
+    def start_anew(self) -> None:
+        """What the next start does before anything else: it clears up."""
+        prepare_folder(self.folder / "out")
+        clear_leftovers(self.folder / "tmp")
 
     def start(self, number: int, way: str, name: str, line: int) -> subprocess.Popen[str]:
         """A compile; ``number`` makes its result another one than the last."""

@@ -25,6 +25,7 @@ from awqc.numerics.request import ROUNDINGS, TABLE_BITS, QuantizationSpec
 from awqc.options import Options, parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.options.compile_options import DECLARED, GROUPS, on_command_line
+from awqc.options.values import read_axes
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.search_scales import NUMERICS, RUNTIME_CHOICES
 from awqc.runtimes.base import runtime_names
@@ -204,3 +205,21 @@ def test_the_page_of_options_is_current() -> None:
 def test_values_beyond_measure_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         parse_options(**given)
+
+
+LABELS = ["\x1b[31m", "a-b", "a.b", "__import__('os')", "2", "a" * 200, "a +b"]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_of_an_axis_is_a_word(label: str) -> None:
+    with pytest.raises(UsageError, match="is no name of an axis"):
+        parse_options(dynamic={"x": {0: label}})
+    with pytest.raises(UsageError, match="is no name of an axis"):
+        read_axes((f"x:0={label}",))
+
+
+def test_an_axis_is_a_number() -> None:
+    for text in ("x:²", "x:-1", "x:1.5", "x:"):
+        with pytest.raises(UsageError, match="write NAME:AXIS"):
+            read_axes((text,))
+    assert read_axes(("x:1=past + seq",)) == {"x": {1: "past + seq"}}
