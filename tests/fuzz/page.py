@@ -9,8 +9,9 @@ from tests.fuzz.ledger import FOLDER, Ledger
 from tests.verification_page import PAGE, write_section
 
 HEADING = "Random inputs"
-INTRODUCTION = """Written by `python -m tests.fuzz --graphs N --files N --kills N`; do not edit. A
-run goes on where the last one ended, so that many make a large one; a case is that of its number."""
+INTRODUCTION = """Written by `python -m tests.fuzz --graphs N --files N --kills N`; do not edit.
+A run goes on where the last one ended, so that many make a large one; a case is that of its
+number."""
 TABLE = """| what | cases | done well | to be mended | found and mended | hours of a processor |
 |---|---|---|---|---|---|"""
 
