@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz.files import GENERATE, QUICK, Case
+from tests.fuzz.files import CLASSIFY, GENERATE, QUICK, Case
 from tests.fuzz.graphs import Graph
 
 GRAPHS: tuple[Graph, ...] = (
@@ -19,6 +19,7 @@ FILES: tuple[Case, ...] = (
     Case("vit/config.json", "explain vit", 187002932),
     Case("llama/config.json", "explain llama", 299497449),  # a type that is no name
     Case("vit/config.json", "explain vit", 211038544),
+    Case("vit-out/config.json", CLASSIFY, 881336216),
     Case("stats", f"compile model.pt --stats stats {QUICK}", 954013687),  # a matrix that is a row
     Case("out/model.pt2", "explain out/model.pt2", 480381879),  # a name that is no UTF-8
 )
