@@ -96,10 +96,13 @@ class HFFolder(Origin):
         """The model's configuration.
 
         Raises:
+            UsageError: a value is of another type.
             CaptureError: transformers does not know the architecture.
         """
         from transformers import AutoConfig
 
+        if not self.gguf_file:
+            check_kinds(self.path, read_json(self.path / "config.json"))
         with reporting(f"{self.path}: the configuration could not be read"):
             return AutoConfig.from_pretrained(self.path, **self.options())
 

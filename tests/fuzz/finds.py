@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tests.fuzz.files import GENERATE, QUICK, Case
+from tests.fuzz.files import CLASSIFY, GENERATE, QUICK, Case
 from tests.fuzz.graphs import Graph
 
 GRAPHS: tuple[Graph, ...] = (
     Graph("images", ("place", "pool"), 944899),  # a pool whose size follows from a free axis
     Graph("tokens", ("attention", "residual", "activation"), 881019, True),  # no channel is scaled
+    Graph("tokens", ("conv", "residual", "activation"), 662607, True),
+    Graph("tokens", ("image", "activation"), 86834),
 )
 
 FILES: tuple[Case, ...] = (
@@ -16,4 +18,8 @@ FILES: tuple[Case, ...] = (
     Case("vit/config.json", "explain vit", 834327244),  # architectures that are no names
     Case("vit/config.json", "explain vit", 187002932),
     Case("llama/config.json", "explain llama", 299497449),  # a type that is no name
+    Case("vit/config.json", "explain vit", 211038544),
+    Case("vit-out/config.json", CLASSIFY, 881336216),
+    Case("stats", f"compile model.pt --stats stats {QUICK}", 954013687),  # a matrix that is a row
+    Case("out/model.pt2", "explain out/model.pt2", 480381879),  # a name that is no UTF-8
 )

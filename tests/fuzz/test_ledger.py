@@ -65,3 +65,15 @@ def test_the_page_is_made_of_what_was_counted(tmp_path: Path) -> None:
     assert (
         "7 were compared, at 20 sizes; 2 were refused with a reason (`SizesError: x …` 2)" in text
     )
+
+
+def test_the_page_tells_how_commands_ended(tmp_path: Path) -> None:
+    ledger = Ledger("files", 3)
+    ledger.counts.update(["exit code 0", "exit code 1", "exit code 1"])
+    ledger.counts.update({"file: decode/exit code.json": 3})
+    ledger.write(tmp_path)
+    write_page(tmp_path, tmp_path / "page.md")
+    assert (
+        "damaged were 1 files of a corpus; exit codes 0: 1, 1: 2."
+        in (tmp_path / "page.md").read_text()
+    )

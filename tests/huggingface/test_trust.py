@@ -236,6 +236,8 @@ def test_values_of_other_types_are_named(key: str, value: object, folder: Path) 
     change(folder / "config.json", **{key: value})
     with pytest.raises(UsageError, match=r"config\.json: .* is a .*; .* is needed"):
         HFFolder.at(folder)
+    with pytest.raises(UsageError, match=r"config\.json: .* is a .*; .* is needed"):
+        HFFolder(folder).config()  # as of a folder that was compiled
 
 
 class Evil:
