@@ -84,9 +84,19 @@ class Ledger:
         counted, failure = attempt(look, self.done)
         self.counts.update(counted)
         if failure is not None:
-            self.finds[str(self.done)] = failure
+            self.finds[str(self.done)] = brief(failure)
             tell(f"{self.kind} {self.done}: {failure}")
         self.done += 1
+
+
+def brief(failure: str) -> str:
+    r"""``failure`` without the lines of a traceback, which name files of one machine.
+
+    >>> brief("AssertionError: Case(1)\nTraceback (…):\n  File \"/a.py\"\nTypeError: no\nawqc: …")
+    'AssertionError: Case(1); TypeError: no'
+    """
+    left = (line for line in failure.splitlines() if line)
+    return "; ".join(line for line in left if not line.startswith((" ", "Traceback", "awqc: ")))
 
 
 def attempt(look: Look, number: int) -> tuple[list[str], str | None]:
