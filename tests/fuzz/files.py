@@ -35,8 +35,9 @@ from awqc.executor import segments
 from benchmarks.folder_models import MODELS
 from tests.commands.test_cli import fill
 from tests.fuzz.ledger import Look
+from tests.gguf_files import write_template
 from tests.media import write_images
-from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer, write_gguf
+from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
 
 CODES = (0, 1, 2)
 """How a command may end: done, failed or refused, wrong usage."""
@@ -204,7 +205,7 @@ def _make_models(folder: Path) -> None:
     shutil.copytree(folder / "llama", folder / "bin")
     (folder / "bin" / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "bin" / "pytorch_model.bin")
-    write_gguf(model, folder / "model.gguf")
+    write_template(model, "llama", folder / "model.gguf", "F32")
     save_encoder("bert", folder / "bert")
     for name in ("llama", "bert"):
         save_tokenizer(folder / name)

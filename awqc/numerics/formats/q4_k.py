@@ -39,11 +39,18 @@ def dequantize_q4_k(
         d: float ``(rows, columns / 256)``; ``dmin`` likewise.
         shape: shape of the weight; its elements in order are the matrix ``(rows, columns)``.
     """
+    return values_of(unpack_lanes(packed, 2, BLOCK), block_scales, d, dmin, shape)
+
+
+def values_of(
+    codes: Tensor, block_scales: Tensor, d: Tensor, dmin: Tensor, shape: list[int]
+) -> Tensor:
+    """What ``codes`` ``(rows, columns)`` stand for, in ``shape``; the others as in the file."""
     scales, minima = unpack_scales(block_scales)
     scale = d.float().unsqueeze(-1) * scales.float()
     low = dmin.float().unsqueeze(-1) * minima.float()
-    codes = unpack_lanes(packed, 2, BLOCK).reshape(packed.shape[0], -1, BLOCKS, BLOCK).float()
-    return (codes * scale.unsqueeze(-1) - low.unsqueeze(-1)).reshape(shape).to(d.dtype)
+    blocks = codes.reshape(codes.shape[0], -1, BLOCKS, BLOCK).float()
+    return (blocks * scale.unsqueeze(-1) - low.unsqueeze(-1)).reshape(shape).to(d.dtype)
 
 
 @dataclass(frozen=True)

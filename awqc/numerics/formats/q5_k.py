@@ -11,15 +11,7 @@ from torch import Tensor
 from awqc.numerics.formats.base import Tensors
 from awqc.numerics.formats.lanes import pack_lanes, unpack_lanes
 from awqc.numerics.formats.lazy import lazily
-from awqc.numerics.formats.q4_k import (
-    BLOCK,
-    BLOCKS,
-    MOST,
-    SCALE_BYTES,
-    pack_scales,
-    unpack_scales,
-)
-from awqc.numerics.formats.super_blocks import SUPER, WithMinima
+from awqc.numerics.formats.q4_k import BLOCK, Q4K, values_of
 from awqc.numerics.grid import Grid
 
 
@@ -37,11 +29,7 @@ def dequantize_q5_k(
         d: float ``(rows, columns / 256)``; ``dmin`` likewise.
         shape: shape of the weight; its elements in order are the matrix ``(rows, columns)``.
     """
-    scales, minima = unpack_scales(block_scales)
-    scale = d.float().unsqueeze(-1) * scales.float()
-    low = dmin.float().unsqueeze(-1) * minima.float()
-    codes = _codes(packed, high).reshape(packed.shape[0], -1, BLOCKS, BLOCK).float()
-    return (codes * scale.unsqueeze(-1) - low.unsqueeze(-1)).reshape(shape).to(d.dtype)
+    return values_of(_codes(packed, high), block_scales, d, dmin, shape)
 
 
 def _codes(packed: Tensor, high: Tensor) -> Tensor:
@@ -49,7 +37,7 @@ def _codes(packed: Tensor, high: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Q5K(WithMinima):
+class Q5K(Q4K):
     """GGUF's ``Q5_K``, for columns that 256 divides."""
 
     name: ClassVar[str] = "Q5_K"
@@ -58,31 +46,15 @@ class Q5K(WithMinima):
     operation = staticmethod(dequantize_q5_k)
     bits: ClassVar[int] = 5
     second: ClassVar[str] = "Q5_1"
-    block: ClassVar[int] = BLOCK
-    most: ClassVar[int] = MOST
 
     def layout(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
         """As `WeightFormat.layout`."""
-        supers = columns // SUPER
-        return {
-            "packed": (rows, columns // 2),
-            "high": (rows, columns // 8),
-            "block_scales": (rows, supers * SCALE_BYTES),
-            "d": (rows, supers),
-            "dmin": (rows, supers),
-        }
+        return {**super().layout(rows, columns), "high": (rows, columns // 8)}
 
     def encode(self, steps: Tensor, grid: Grid) -> Tensors:
         """As `WeightFormat.encode`."""
-        scales, minima, d, dmin = self._parts(grid)
         codes = steps.byte()
-        return {
-            "packed": pack_lanes(codes & 0x0F, 2, BLOCK),
-            "high": pack_lanes(codes >> 4, 8, BLOCK),
-            "block_scales": pack_scales(scales, minima),
-            "d": d,
-            "dmin": dmin,
-        }
+        return {**super().encode(codes & 0x0F, grid), "high": pack_lanes(codes >> 4, 8, BLOCK)}
 
     def codes(self, tensors: Mapping[str, Tensor], columns: int) -> Tensor:
         """In ``[0, 31]``."""
