@@ -28,17 +28,14 @@ from typing import Any
 import torch
 
 from awqc.data.text import TextModel, packed_sequences, text_calibration
-from awqc.executor.run import Run
 from awqc.export.onnx import export_onnx
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import write_runner_files
 from awqc.huggingface.tokens import token_batch
-from awqc.machine.memory import give_back
 from awqc.options import parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.passes.pipeline import parse_pipeline
-from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Batch, Program
 from awqc.report.content import environment, stored_bytes
 from awqc.runtimes.generate import TextGenerator
@@ -69,19 +66,17 @@ def forward_seconds(program: Program, batches: Sequence[Batch]) -> float:
 
 
 def cost(program: Program, batches: Sequence[Batch], effort: str) -> tuple[dict[str, float], int]:
-    """CPU seconds of each pass on ``program``, which is quantized, and peak memory in bytes."""
+    """CPU seconds of each pass on ``program``, which is quantized, and peak memory in bytes.
+
+    Passes go through segments in turns, so that the clock tells the share of each.
+    """
     pipeline = build_pipeline(parse_options(effort=effort, **SPEC))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    seconds = {}
-    for step in pipeline.passes:
-        if isinstance(step, QuantizeWeights):
-            program.quantization = step.spec
-    for step in pipeline.passes:
-        started = time.process_time()
-        step.apply(program, Run(tuple(batches)))
-        program.tidy()
-        give_back()
-        seconds[step.name] = time.process_time() - started
+    started = time.process_time()
+    pipeline.run(program, batches)
+    spent = time.process_time() - started
+    wall = sum(pipeline.timing.values())
+    seconds = {name: spent * clock / wall for name, clock in pipeline.timing.items()}
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return seconds, int(peak.split()[1]) * 1024
