@@ -151,9 +151,9 @@ class GgufPlace:
     shift: float = 0.0
 
     @property
-    def plain(self) -> bool:
-        """Whether values are the parameter's own."""
-        return not self.transposed and self.factor == 1.0 and self.shift == 0.0
+    def same_values(self) -> bool:
+        """Whether values are the parameter's own, wherever they lie."""
+        return self.factor == 1.0 and self.shift == 0.0
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ SHIFTED = ("gemma3", "gemma2")
 """Those whose norms are stored as ``1 + w``."""
 
 
+TURNED = ("gpt2",)
+"""Those whose linears the model holds as (in, out)."""
+
+
 def paired(weight: Tensor, heads: int) -> Tensor:
     """Rows of each head: of the first half and of the second in turn."""
     turned = weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2)
@@ -45,6 +49,8 @@ def gguf_tensors(model: Any, architecture: str) -> dict[str, tuple[str, Tensor]]
             value = paired(value, config.num_key_value_heads)
         elif architecture in SHIFTED and "norm" in target:
             value = value + 1
+        elif architecture in TURNED and any(part in name for part in ("c_attn", "c_proj", "c_fc")):
+            value = value.t() if value.ndim == 2 else value
         found[target] = (name, value.detach())
     return found
 
@@ -69,20 +75,19 @@ def write_template(
     """
     config, tensors = model.config, gguf_tensors(model, architecture)
     writer = gguf.GGUFWriter(path, shown or architecture)
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head := getattr(config, "head_dim", None) or
-                          config.hidden_size // config.num_attention_heads)  # fmt: skip
+    writer.add_feed_forward_length(getattr(config, "intermediate_size", config.hidden_size * 4))
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(getattr(config, "num_key_value_heads", heads))
+    writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(config.rope_parameters.get("rope_theta", 10000.0)
-                              if "rope_theta" in config.rope_parameters else 10000.0)  # fmt: skip
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", 1e-5))
     writer.add_vocab_size(config.vocab_size)
     writer.add_token_list([f"t{number}" for number in range(config.vocab_size)])
     for name, (_, value) in tensors.items():

@@ -32,7 +32,7 @@ def write_places(program: Program, folder: Path) -> None:
     rows: dict[str, Unwritten] = {}
     names: dict[str, str] = {}
     for tensor, place in target.places.items():
-        if place.plain and place.source in program.findings.quantized:
+        if place.source in program.findings.quantized:
             order = torch.zeros(0) if place.rows is None else place.rows
             rows[place.source] = Unwritten.of(order.to(torch.int32))
             names[place.source] = tensor

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from awqc.huggingface.gguf_places import find_places, unplaced
 from awqc.huggingface.gguf_template import FLOATS, GgufTemplate, GgufTensor, open_template
 from awqc.huggingface.layout import Layout
 from awqc.huggingface.tasks import find_task
+from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.formats.found import NAMED
 from awqc.numerics.formats.ggml_blocks import BLOCK, ggml_type, to_blocks, why_not_ggml
 from awqc.program import Program
@@ -83,14 +85,19 @@ def prepare_gguf(program: Program, file: str | Path | None, as_template: bool) -
     program.learn(gguf=GgufTarget(template.path, places))
     taken = file is not None and as_template and template.quantized
     formats = _types(template, places) if taken else {}
-    odd = {
+    floats = {
         places[tensor.name].source: FLOAT
         for tensor in template.tensors
-        if tensor.name in places and tensor.shape[-1] % BLOCK
+        if tensor.name in places and not _has_blocks(tensor, places[tensor.name])
     }
-    program.learn(allocation=Allocation({}, formats={**formats, **odd}))
+    program.learn(allocation=Allocation({}, formats={**formats, **floats}))
     if program.scale_dtype == torch.float32:
         program.scale_dtype = torch.float16
+
+
+def _has_blocks(tensor: GgufTensor, place: GgufPlace) -> bool:
+    """Whether the file can hold codes of a tensor: a matrix whose values are the parameter's."""
+    return len(tensor.shape) == 2 and tensor.shape[1] % BLOCK == 0 and place.same_values
 
 
 def _template_path(program: Program, file: str | Path | None) -> Path:
@@ -157,7 +164,7 @@ def write_gguf(program: Program, folder: Path) -> Path:
     """Write ``program`` as a GGUF file into ``folder``; returns its path.
 
     Raises:
-        ExportError: scales are applied at run time, or no quantized weight has a place.
+        ExportError: scales are applied at run time, or a quantized weight has no place.
         OSError: it cannot be written.
     """
     target = program.findings.gguf
@@ -183,20 +190,27 @@ def _entry(
     if place is None:
         return _Entry(tensor.name, tensor.type, tensor.shape, lambda: np.asarray(tensor.data))
     weight = program.findings.quantized.get(place.source)
-    if weight is not None and place.plain and why_not_ggml(weight) is None:
-        quantized = weight
+    if weight is None:
+        kind = tensor.type if tensor.is_float else "F16"
+        make = partial(_floats, checkpoint, place, tensor, kind)
+        return _Entry(tensor.name, kind, tensor.shape, make)
+    reason = why_not_ggml(weight)
+    if reason is None and checkpoint.layouts[place.source].transposed != place.transposed:
+        reason = "its rows are columns of the file"
+    if reason is not None:
+        raise ExportError(
+            f"{place.source}: gguf cannot hold it ({reason}); leave it in float "
+            f"({spelled('exclude')}), or write onnx or pt2 instead"
+        )
+    return _Entry(
+        tensor.name, ggml_type(weight.format), tensor.shape, partial(_blocks, weight, place)
+    )  # fmt: skip
 
-        def blocks() -> NDArray[Any]:
-            made = to_blocks(quantized)
-            return (made if place.rows is None else made[place.rows]).numpy()
 
-        return _Entry(tensor.name, ggml_type(weight.format), tensor.shape, blocks)
-    if weight is not None:
-        told = f"written in float: {why_not_ggml(weight) or 'it is stored in another form'}"
-        skipped = {**program.findings.skipped, f"{place.source} (gguf)": told}
-        program.learn(skipped=skipped)
-    kind = tensor.type if tensor.is_float else "F16"
-    return _Entry(tensor.name, kind, tensor.shape, lambda: _floats(checkpoint, place, tensor, kind))
+def _blocks(weight: QuantizedWeight, place: GgufPlace) -> NDArray[Any]:
+    """The codes of ``weight``, rows in the order of the file."""
+    made = to_blocks(weight)
+    return (made if place.rows is None else made[place.rows]).numpy()
 
 
 def _floats(

@@ -96,11 +96,13 @@ def _fit(
     tolerance = TOLERANCE.get(tensor.type, QUANTIZED)
     if original.numel() != found.numel:
         return None
-    plain = original.reshape(found.shape) if original.shape != found.shape else original
+    same_axes = original.ndim == len(found.shape)  # else axes of one element come or go
+    plain = original if same_axes else original.reshape(found.shape)
     if order is not None:
         plain = plain[order]
     layout = find_layout(plain, found, tolerance)
-    if layout is None and plain.ndim == 2 and order is None:
+    rows = len(found.shape) == 2 and tuple(plain.shape) == found.shape
+    if layout is None and rows and order is None:
         order = _order_of_rows(plain, found)
         layout = None if order is None else find_layout(plain[order], found, tolerance)
     if layout is None:

@@ -78,7 +78,7 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
             refused[name] = reason
     for weight in unscaled_weights(program.graph):
         name = str(weight.target)
-        if excluded := spec.excluded(name):
+        if excluded := _left(given, name) or spec.excluded(name):
             refused[name] = excluded
         elif (fewest := math.prod(weight.meta["val"].shape[1:])) < FEWEST:
             refused[name] = f"only {fewest} weights would share a scale"

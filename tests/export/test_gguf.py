@@ -37,6 +37,14 @@ def compiled_after(
     return program, compiled, {tensor.name: tensor for tensor in reader.tensors}
 
 
+def check_repeated(compiled: Compiled, folder: Path, template: Path) -> None:
+    """A compile from the recipe of ``compiled`` gives the same file."""
+    options: dict[str, Any] = {"formats": ("gguf",), "gguf": template, "group_size": "auto"}
+    again = compile_graph(folder, recipe=compiled.folder, **options)
+    before, after = (made.folder / "model.gguf" for made in (compiled, again))
+    assert before.read_bytes() == after.read_bytes()
+
+
 def values(tensor: Any) -> Tensor:
     return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).float()
 
@@ -99,6 +107,18 @@ def test_other_layouts(
     assert left_out == (kind == "mistral")  # a name that transformers' own tables do not have
 
 
+def test_weights_that_the_model_holds_transposed(tmp_path: Path) -> None:
+    """GPT-2's are (in, out) in the model, and (out, in) in the graph and in the file."""
+    model = save_decoder("gpt2", tmp_path / "model", n_embd=256, n_inner=512)
+    write_template(model, "gpt2", tmp_path / "float.gguf")
+    program, compiled, found = compiled_after(tmp_path / "model", tmp_path / "float.gguf")
+    quantized = {n: t for n, t in found.items() if n.startswith("blk") and len(t.shape) == 2}
+    assert {tensor.tensor_type.name for tensor in quantized.values()} == {"Q4_K"}
+    weight = program.findings.quantized["transformer.h.0.mlp.c_fc.weight"]
+    assert torch.equal(values(found["blk.0.ffn_up.weight"]), weight.dequantize().float())
+    assert not any("not run as a whole" in note for note in compiled.report["notes"])
+
+
 def test_tensors_are_found_by_value_where_no_table_names_them(tmp_path: Path) -> None:
     model = save_decoder("llama", tmp_path / "model", **WIDE)
     for name, value in model.named_parameters():
@@ -148,12 +168,7 @@ def test_a_quantized_file_says_what_each_weight_is_to_be(tmp_path: Path) -> None
     assert {name: kinds[name] for name in wanted} == wanted
     assert kinds["blk.1.ffn_up.weight"] == "F16"  # as it was there
     assert not (compiled.folder / "codes.safetensors").exists()  # the file itself has them
-    again = compile_graph(
-        tmp_path / "model", recipe=compiled.folder, formats=("gguf",),
-        gguf=tmp_path / "mixed.gguf", group_size="auto",
-    )  # fmt: skip
-    before, after = (made.folder / "model.gguf" for made in (compiled, again))
-    assert before.read_bytes() == after.read_bytes()
+    check_repeated(compiled, tmp_path / "model", tmp_path / "mixed.gguf")
 
 
 def test_a_gguf_file_that_is_compiled_is_its_own_template(tmp_path: Path) -> None:
@@ -184,12 +199,7 @@ def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
     assert kinds <= {"Q4_K", "Q5_K", "Q6_K", "Q8_0"}
     size = sum(int(tensor.n_bytes) for tensor in matrices)
     assert 4.5 < 8 * size / sum(int(tensor.n_elements) for tensor in matrices) <= 5.2
-    again = compile_graph(
-        tmp_path / "model", recipe=compiled.folder, formats=("gguf",),
-        gguf=tmp_path / "float.gguf", group_size="auto",
-    )  # fmt: skip
-    before, after = (made.folder / "model.gguf" for made in (compiled, again))
-    assert before.read_bytes() == after.read_bytes()
+    check_repeated(compiled, tmp_path / "model", tmp_path / "float.gguf")
 
 
 @pytest.mark.parametrize(
