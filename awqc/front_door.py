@@ -20,10 +20,11 @@ from awqc.options import Options, parse_options
 from awqc.options.declare import takes
 from awqc.passes.pipeline import Observe
 from awqc.program import Program
-from awqc.sources.opening import find_several_graphs
+from awqc.sources.opening import find_pipeline, find_several_graphs
 from awqc.stages.asked import prepare, used_files
 from awqc.whole.compiling import CompiledBundle
 from awqc.whole.from_folder import compile_generating
+from awqc.whole.from_pipeline import compile_pipeline
 from awqc.whole.from_run import Run, compile_run, own_modules
 
 
@@ -131,8 +132,13 @@ def compile(
                 "the model reads; leave them out"
             )
         return _compile_run(model, run, chosen, options, output_dir, notify, ranks)
-    several = find_several_graphs(model, chosen.task, chosen.trust_remote_code)
-    if several is None:
+    pipeline_folder = find_pipeline(model)
+    several = (
+        None
+        if pipeline_folder is not None
+        else find_several_graphs(model, chosen.task, chosen.trust_remote_code)
+    )
+    if several is None and pipeline_folder is None:
         return compile_graph(
             model,
             example_inputs,
@@ -153,9 +159,12 @@ def compile(
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:
         prepare_folder(target, used)
-    result = compile_generating(
-        *several, DataSource.of(calib), chosen, options, notify or (lambda note: None)
-    )
+    source, tell = DataSource.of(calib), notify or (lambda note: None)
+    if pipeline_folder is not None:
+        result = compile_pipeline(pipeline_folder, source, chosen, options, tell)
+    else:
+        assert several is not None
+        result = compile_generating(*several, source, chosen, options, tell)
     result.used = used
     if target is not None:
         result.save(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import wraps
 from typing import Any
 
@@ -41,7 +41,7 @@ from awqc.whole.compiling import (
     check_exclude,
     compile_parts,
 )
-from awqc.whole.recorded_parts import RecordedPart, capture_part, wires
+from awqc.whole.recorded_parts import Naming, RecordedPart, capture_part, usual_names, wires
 from awqc.whole.results import Results, compare
 from awqc.whole.seeded import seeded
 
@@ -56,6 +56,7 @@ def compile_run(
     options: Options,
     given: Mapping[str, Any],
     notify: Callable[[Note], object],
+    naming: Naming = usual_names,
 ) -> tuple[CompiledBundle, tuple[RecordedPart, ...]]:
     """Compile what ``run`` calls of ``model``, and run it again with what was compiled.
 
@@ -79,7 +80,7 @@ def compile_run(
         calls, again = _recorded(model, modules, entries, run, options.seed)
     _check_repeats(was, again)
     with stage("capture …"):
-        parts = tuple(_captured(modules, entries, calls, options))
+        parts = tuple(_captured(modules, entries, calls, options, naming))
     bundle = Bundle({part.name: part.program for part in parts})
     check_exclude(bundle, options)
     for part in parts:
@@ -204,10 +205,12 @@ def _captured(
     entries: Sequence[Entry],
     calls: Sequence[OutsideCall],
     options: Options,
+    naming: Naming,
 ) -> Iterator[RecordedPart]:
-    names = list(options.part or ()) or [_part_name(entry) for entry in entries]
-    for name, entry in zip(names, entries, strict=True):
+    wanted: list[str | None] = list(options.part or ()) or [None] * len(entries)
+    for asked, entry in zip(wanted, entries, strict=True):
         own = [call for call in calls if (call.path, call.method) == entry]
+        name = asked or str(entry) or "model"
         if len(own) < 2:
             raise CaptureError(
                 f"{name}: {entry or 'the model'} is called {len(own)} times while run runs; two "
@@ -218,11 +221,8 @@ def _captured(
             if options.part:
                 raise UsageError(f"{spelled('part')}: {entry} has no weights to quantize")
             continue
-        yield capture_part(name, entry, module, own)
-
-
-def _part_name(entry: Entry) -> str:
-    return str(entry).replace(".", "_") or "model"
+        names = naming(entry, own[0].before, own[0].result)
+        yield capture_part(replace(names, part=asked or names.part), entry, module, own)
 
 
 def _told(part: RecordedPart) -> Iterator[str]:

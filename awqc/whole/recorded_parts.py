@@ -62,8 +62,44 @@ class RecordedPart:
         ]
 
 
+@dataclass(frozen=True)
+class Names:
+    """Of a part, and of its inputs and outputs by the paths of tensors."""
+
+    part: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+Naming = Callable[[Entry, Leaves, Leaves], Names]
+"""Names for an entry, the tensors that it takes and those that it returns."""
+
+
+def usual_names(entry: Entry, taken: Leaves, made: Leaves) -> Names:
+    """The last word of a path where no other one ends so, else the path."""
+    outputs = {
+        path: name if not name[:1].isdigit() else f"output_{name}"
+        for path, name in _short(made).items()
+    }
+    if len(made) == 1 and not _is_word(next(iter(made))):
+        outputs = dict.fromkeys(made, "output")
+    return Names(str(entry).replace(".", "_") or "model", _short(taken), outputs)
+
+
+def _short(values: Leaves) -> dict[str, str]:
+    last = [path.rpartition(".")[2] for path in values]
+    return {
+        path: word if _is_word(word) and last.count(word) == 1 else path
+        for path, word in zip(values, last, strict=True)
+    }
+
+
+def _is_word(name: str) -> bool:
+    return bool(name) and not name[0].isdigit()
+
+
 def capture_part(
-    name: str, entry: Entry, module: nn.Module, calls: Sequence[OutsideCall]
+    names: Names, entry: Entry, module: nn.Module, calls: Sequence[OutsideCall]
 ) -> RecordedPart:
     """The part that ``calls`` are the calls of.
 
@@ -71,10 +107,10 @@ def capture_part(
         CaptureError: it is called in several ways, is no function of the tensors that it is given,
             or cannot be captured.
     """
+    name, outputs = names.part, names.outputs
     check_one_form(name, calls)
     examples = _examples(calls)
     first = examples[0]
-    outputs = {path: _output_name(path, len(first.result)) for path in first.result}
     if not outputs:
         raise CaptureError(f"{name}: returns no tensor, so there is nothing to compile")
     method: Callable[..., Any] = getattr(module, entry.method)
@@ -83,7 +119,7 @@ def capture_part(
         raise CaptureError(f"{name}: is given no tensor, so it is a constant; leave it out")
     flat, read = flat_call(method, first.arguments, tuple(outputs), leaves)
     _check_repeats(name, flat, calls)
-    inputs = {path: path.replace(".", "_") for path in read}
+    inputs = {path: names.inputs[path] for path in read}
     program = capture_flat(module, flat, leaves, inputs, outputs, name, lambda _: None)
     return RecordedPart(name, entry, tuple(calls), program, inputs, outputs)
 
@@ -168,12 +204,6 @@ def _examples(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
         return sum(size > 1 for size in sizes.values()), len(set(sizes.values()))
 
     return sorted(chosen, key=fitness, reverse=True)[:EXAMPLES]
-
-
-def _output_name(path: str, count: int) -> str:
-    if path and not path[0].isdigit():
-        return path
-    return "output" if count == 1 else f"output_{path}"
 
 
 def _check_repeats(name: str, flat: FlatCall, calls: Sequence[OutsideCall]) -> None:
