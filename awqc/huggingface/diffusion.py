@@ -180,6 +180,7 @@ def pipeline_calls(
             "height": height,
             "width": width,
             "num_inference_steps": STEPS,
+            "use_resolution_binning": False,  # images have the sizes that are asked for
             "output_type": "pil",
         }
         made.append({key: value for key, value in values.items() if key in taken})

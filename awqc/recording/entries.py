@@ -28,7 +28,7 @@ from torch.nn.modules import module as torch_module
 from awqc.recording.instead import FORWARD
 
 
-class Entry(NamedTuple):
+class EntryPoint(NamedTuple):
     """A method of a module that is called from outside of all modules."""
 
     path: str
@@ -54,7 +54,7 @@ def modules_of(model: Any) -> dict[str, nn.Module]:
     return found
 
 
-def find_entries(modules: Mapping[str, nn.Module], run: Callable[[], object]) -> list[Entry]:
+def find_entries(modules: Mapping[str, nn.Module], run: Callable[[], object]) -> list[EntryPoint]:
     """The entries of ``modules`` while ``run`` runs, in the order of their first calls."""
     watch = _Watch({id(module): path for path, module in modules.items()})
     with ExitStack() as stack, torch.no_grad():
@@ -73,7 +73,7 @@ class _MethodCall:
     """A call of a module's method that is under way."""
 
     frame: FrameType
-    entry: Entry
+    entry: EntryPoint
     called: set[str] = field(default_factory=set)
 
 
@@ -81,8 +81,8 @@ class _Watch:
     def __init__(self, paths: dict[int, str]) -> None:
         self._paths = paths
         self._depth = 0
-        self._ways: dict[tuple[Entry, ...], None] = {}
-        self._loops: set[Entry] = set()
+        self._ways: dict[tuple[EntryPoint, ...], None] = {}
+        self._loops: set[EntryPoint] = set()
         # Frames that are referred to keep their identity; only those that still run are kept.
         self._under_way: list[_MethodCall] = []
 
@@ -99,12 +99,12 @@ class _Watch:
             if path in call.called:
                 self._loops.add(call.entry)
             call.called.add(path)
-        self._ways[(*(call.entry for call in self._under_way), Entry(path))] = None
+        self._ways[(*(call.entry for call in self._under_way), EntryPoint(path))] = None
 
     def leave(self, *_: Any) -> None:
         self._depth -= 1
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[EntryPoint]:
         """Of each way into a module the outermost method that is no loop."""
         self._under_way = []
         return list(
@@ -114,12 +114,12 @@ class _Watch:
             )
         )
 
-    def _methods(self) -> list[tuple[FrameType, Entry]]:
+    def _methods(self) -> list[tuple[FrameType, EntryPoint]]:
         """Methods of known modules on the stack, the outermost first."""
         found = list(self._on_stack())
         return found[::-1]
 
-    def _on_stack(self) -> Iterator[tuple[FrameType, Entry]]:
+    def _on_stack(self) -> Iterator[tuple[FrameType, EntryPoint]]:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
@@ -127,5 +127,5 @@ class _Watch:
                 owner = frame.f_locals.get(code.co_varnames[0])
                 path = self._paths.get(id(owner))
                 if path is not None and callable(getattr(type(owner), code.co_name, None)):
-                    yield frame, Entry(path, code.co_name)
+                    yield frame, EntryPoint(path, code.co_name)
             frame = frame.f_back

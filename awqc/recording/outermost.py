@@ -13,7 +13,7 @@ from torch import nn
 
 from awqc.errors import CaptureError
 from awqc.recording.calls import bind
-from awqc.recording.entries import Entry
+from awqc.recording.entries import EntryPoint
 from awqc.recording.instead import FORWARD, method_instead
 from awqc.recording.structures import Leaves, leaves, rebuilt
 
@@ -57,12 +57,12 @@ def record_outermost(
     """
     modules = dict(model.named_modules())
     return record_entries(
-        modules, [Entry(path) for path in modules if among is None or path in among], run
+        modules, [EntryPoint(path) for path in modules if among is None or path in among], run
     )
 
 
 def record_entries(
-    modules: Mapping[str, nn.Module], entries: Iterable[Entry], run: Callable[[], object]
+    modules: Mapping[str, nn.Module], entries: Iterable[EntryPoint], run: Callable[[], object]
 ) -> list[OutsideCall]:
     """The calls of ``entries`` that none of them makes itself, in order, while ``run`` runs.
 
@@ -84,7 +84,7 @@ class _Recorder:
         self.calls: list[OutsideCall] = []
         self._busy = False
 
-    def watched(self, entry: Entry, module: nn.Module) -> Callable[..., Any]:
+    def watched(self, entry: EntryPoint, module: nn.Module) -> Callable[..., Any]:
         """The method of ``entry``, with its calls noted."""
         own = getattr(module, entry.method)
 
@@ -102,7 +102,7 @@ class _Recorder:
 
     def _note(
         self,
-        entry: Entry,
+        entry: EntryPoint,
         module: nn.Module,
         own: Callable[..., Any],
         args: tuple[Any, ...],

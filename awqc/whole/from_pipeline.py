@@ -21,7 +21,7 @@ from awqc.huggingface.diffusion import (
 )
 from awqc.machine.progress import stage
 from awqc.options import Options
-from awqc.recording.entries import Entry
+from awqc.recording.entries import EntryPoint
 from awqc.recording.structures import Leaves
 from awqc.whole.compiling import CompiledBundle
 from awqc.whole.folder_files import write_whole_report
@@ -79,7 +79,7 @@ def compile_pipeline(
     return replace(result, files=files)
 
 
-def pipeline_names(entry: Entry, taken: Leaves, made: Leaves) -> Names:
+def pipeline_names(entry: EntryPoint, taken: Leaves, made: Leaves) -> Names:
     """Names of a part, its inputs and its outputs as the ecosystem has them."""
     usual = usual_names(entry, taken, made)
     own = (entry.path.replace(".", "_"), DOERS.get(entry.method, ""))

@@ -25,7 +25,7 @@ from awqc.errors import (
 from awqc.machine.progress import stage
 from awqc.options import Options
 from awqc.recording.calls import bind
-from awqc.recording.entries import Entry, find_entries, modules_of
+from awqc.recording.entries import EntryPoint, find_entries, modules_of
 from awqc.recording.instead import method_instead
 from awqc.recording.outermost import OutsideCall, record_entries
 from awqc.recording.structures import leaves, rebuilt
@@ -42,7 +42,7 @@ from awqc.whole.compiling import (
     compile_parts,
 )
 from awqc.whole.recorded_parts import Naming, RecordedPart, capture_part, usual_names, wires
-from awqc.whole.results import Results, compare
+from awqc.whole.results import Results, compare_results
 from awqc.whole.seeded import seeded
 
 Run = Callable[[Any], object]
@@ -105,7 +105,7 @@ def own_modules(model: Any) -> Any:
     if isinstance(model, nn.Module):
         return copy.deepcopy(model)
     made = copy.copy(model)
-    for name, value in list(vars(model).items()):
+    for name, value in list(getattr(model, "__dict__", {}).items()):
         if isinstance(value, nn.Module):
             setattr(made, name, copy.deepcopy(value))
     return made
@@ -131,7 +131,7 @@ def _check(options: Options) -> None:
 
 def _entries(
     model: Any, modules: Mapping[str, nn.Module], run: Run, options: Options
-) -> tuple[list[Entry], Results]:
+) -> tuple[list[EntryPoint], Results]:
     """What becomes parts, and what the run returned."""
     returned: list[object] = []
     with _blamed(model), seeded(options.seed):
@@ -146,13 +146,13 @@ def _entries(
     return found, Results.of(returned[0])
 
 
-def _entry(modules: Mapping[str, nn.Module], path: str) -> Entry:
+def _entry(modules: Mapping[str, nn.Module], path: str) -> EntryPoint:
     """The module at ``path``, or the method of one."""
     if path in modules:
-        return Entry(path)
+        return EntryPoint(path)
     before, _, method = path.rpartition(".")
     if before in modules and callable(getattr(modules[before], method, None)):
-        return Entry(before, method)
+        return EntryPoint(before, method)
     near = ", ".join(name for name in modules if name and name.count(".") == path.count("."))
     raise UsageError(
         f"{spelled('part')}: the model has no module {path}; at that depth it has {near or 'none'}"
@@ -160,7 +160,7 @@ def _entry(modules: Mapping[str, nn.Module], path: str) -> Entry:
 
 
 def _recorded(
-    model: Any, modules: Mapping[str, nn.Module], entries: Sequence[Entry], run: Run, seed: int
+    model: Any, modules: Mapping[str, nn.Module], entries: Sequence[EntryPoint], run: Run, seed: int
 ) -> tuple[list[OutsideCall], Results]:
     returned: list[object] = []
     with _blamed(model), seeded(seed):
@@ -174,7 +174,7 @@ def _check_repeats(was: Results, again: Results) -> None:
     Raises:
         CaptureError: it does.
     """
-    worst = compare(again, was)
+    worst = compare_results(again, was)
     if worst["of_another_size"] or any(gap["rel"] > 1e-3 for gap in worst["outputs"].values()):
         raise CaptureError(
             "run: returns something else when it is called again, with the same seeds of torch, "
@@ -202,7 +202,7 @@ def _blamed(model: Any) -> Iterator[None]:
 
 def _captured(
     modules: Mapping[str, nn.Module],
-    entries: Sequence[Entry],
+    entries: Sequence[EntryPoint],
     calls: Sequence[OutsideCall],
     options: Options,
     naming: Naming,
@@ -214,7 +214,8 @@ def _captured(
         if len(own) < 2:
             raise CaptureError(
                 f"{name}: {entry or 'the model'} is called {len(own)} times while run runs; two "
-                "calls are needed at least, of which one is held back: let run take more samples"
+                "calls are needed at least, of which one is held back: let run take more samples, "
+                "and name no part inside of another one"
             )
         module = modules[entry.path]
         if not any(value.ndim > 1 for value in module.parameters()):
@@ -280,7 +281,7 @@ def _measure(
         with _blamed(model), parts_instead(modules, parts, compiled), seeded(options.seed):
             with torch.no_grad():
                 returned.append(run(model))
-            found = compare(Results.of(returned[0]), was)
+            found = compare_results(Results.of(returned[0]), was)
     except CaptureError as error:
         raise VerificationError(
             f"with the compiled parts {error.text}. Nothing was written; please report it"

@@ -23,14 +23,17 @@ from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError, spelled
 from awqc.program import Batch, Program
 from awqc.recording.calls import SeenCall
-from awqc.recording.entries import Entry
+from awqc.recording.entries import EntryPoint
 from awqc.recording.flat import FlatCall, flat_call
 from awqc.recording.outermost import OutsideCall
 from awqc.recording.structures import Leaves, constants
 from awqc.recording.varying import varying_axes
+from awqc.whole.seeded import seeded
 
 REPEATED = 1e-3
 """What a call that is made again may give otherwise, over its largest value: rounding of sums."""
+OTHER_SEED = 271828
+"""Of what a call draws when it is made again; no run of the caller's draws the same."""
 EXAMPLES = 6
 """Calls of different sizes that tell which axes are free."""
 
@@ -49,7 +52,7 @@ class RecordedPart:
     """
 
     name: str
-    entry: Entry
+    entry: EntryPoint
     calls: tuple[OutsideCall, ...]
     program: Program
     inputs: Mapping[str, str]
@@ -71,19 +74,25 @@ class Names:
     outputs: Mapping[str, str]
 
 
-Naming = Callable[[Entry, Leaves, Leaves], Names]
+Naming = Callable[[EntryPoint, Leaves, Leaves], Names]
 """Names for an entry, the tensors that it takes and those that it returns."""
 
 
-def usual_names(entry: Entry, taken: Leaves, made: Leaves) -> Names:
-    """The last word of a path where no other one ends so, else the path."""
+def usual_names(entry: EntryPoint, taken: Leaves, made: Leaves) -> Names:
+    """The last word of a path where no other one ends so, else the path.
+
+    A result that is called as an argument is gets ``out_`` before its name.
+    """
+    inputs = _short(taken)
     outputs = {
         path: name if not name[:1].isdigit() else f"output_{name}"
         for path, name in _short(made).items()
     }
     if len(made) == 1 and not _is_word(next(iter(made))):
         outputs = dict.fromkeys(made, "output")
-    return Names(str(entry).replace(".", "_") or "model", _short(taken), outputs)
+    known = set(inputs.values())
+    outputs = {path: f"out_{name}" if name in known else name for path, name in outputs.items()}
+    return Names(str(entry).replace(".", "_") or "model", inputs, outputs)
 
 
 def _short(values: Leaves) -> dict[str, str]:
@@ -99,7 +108,7 @@ def _is_word(name: str) -> bool:
 
 
 def capture_part(
-    names: Names, entry: Entry, module: nn.Module, calls: Sequence[OutsideCall]
+    names: Names, entry: EntryPoint, module: nn.Module, calls: Sequence[OutsideCall]
 ) -> RecordedPart:
     """The part that ``calls`` are the calls of.
 
@@ -189,9 +198,9 @@ def _examples(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
 
     torch.export fixes an axis of size 1, and takes axes of one size for one.
     """
-    different = {
-        tuple(tuple(value.shape) for value in call.before.values()): call for call in calls
-    }
+    different: dict[tuple[tuple[int, ...], ...], OutsideCall] = {}
+    for call in calls:
+        different.setdefault(tuple(tuple(x.shape) for x in call.before.values()), call)
     chosen = list(different.values())
     axes = varying_axes([SeenCall(dict(call.before)) for call in chosen])
 
@@ -213,7 +222,7 @@ def _check_repeats(name: str, flat: FlatCall, calls: Sequence[OutsideCall]) -> N
         CaptureError: it does.
     """
     for place, call in {1: calls[0], len(calls): calls[-1]}.items():
-        with torch.no_grad():
+        with torch.no_grad(), seeded(OTHER_SEED):
             again = flat(_as_recorded(flat, call.before))
         for path, value in again.items():
             if not _alike(value, call.result[path]):

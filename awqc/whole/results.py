@@ -48,7 +48,7 @@ class Results:
         return not self.tensors and not self.texts
 
 
-def compare(now: Results, was: Results) -> dict[str, Any]:
+def compare_results(now: Results, was: Results) -> dict[str, Any]:
     """How far ``now`` is from ``was``: `Gap.loss` of each tensor, `psnr_db` of images, the share of
     equal texts and their word error rate.
 
