@@ -12,7 +12,7 @@ from awqc.artifacts.target import prepare_folder
 from awqc.capture.module import ExampleInputs
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.load import Calib, DataSource
-from awqc.errors import Note, UsageError
+from awqc.errors import Note, UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.machine.ranks import ALONE, Ranks
@@ -133,6 +133,11 @@ def compile(
             )
         return _compile_run(model, run, chosen, options, output_dir, notify, ranks)
     pipeline_folder = find_pipeline(model)
+    if chosen.part and pipeline_folder is None:
+        raise UsageError(
+            f"{spelled('part')} is for models that are run to find their parts: a diffusers "
+            "folder, or awqc.compile(model, run=…) in Python; leave it out"
+        )
     several = (
         None
         if pipeline_folder is not None

@@ -175,6 +175,7 @@ def test_what_cannot_become_parts_is_refused(
         ({"inputs": ("x=float32[2]",)}, "do not apply: what the parts read is recorded"),
         ({"part": {"a": "gone"}}, "the model has no module gone; at that depth it has line"),
         ({"part": {"a b": "line"}}, "a name of letters, digits and _ is needed"),
+        ({"run": None, "part": {"a": "line"}}, "is for models that are run to find their parts"),
         ({"run": 3}, "run is a int; a function of the model is needed"),
     ],
 )
