@@ -133,11 +133,6 @@ def _stable_diffusion_3() -> Any:
         attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
         joint_attention_dim=32, pooled_projection_dim=64,
     )  # fmt: skip
-    plain: dict[str, Any] = {
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "shift_factor": 0.06,
-    }
     return StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=_coder(**_SHIFTED), text_encoder=one, tokenizer=words, text_encoder_2=two,
@@ -158,11 +153,6 @@ def _flux() -> Any:
         num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
-    plain: dict[str, Any] = {
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "shift_factor": 0.06,
-    }
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=_coder(1, **_SHIFTED), text_encoder=text,
         tokenizer=words, text_encoder_2=other, tokenizer_2=more, transformer=transformer,
