@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from awqc.bundle.parts import Bundle
 from awqc.data.calibration import HELD_OUT, CalibrationData
@@ -31,22 +31,15 @@ from awqc.recording.outermost import OutsideCall, record_entries
 from awqc.recording.structures import leaves, rebuilt
 from awqc.runtimes.loading import load
 from awqc.verify.limits import check_loss
-from awqc.whole.compiling import (
-    ENOUGH,
-    FEWEST,
-    FEWEST_JUDGED,
-    JUDGED,
-    REACHES,
-    CompiledBundle,
-    check_exclude,
-    compile_parts,
-)
+from awqc.whole.compiling import REACHES, CompiledBundle, check_exclude, compile_parts
 from awqc.whole.recorded_parts import Naming, RecordedPart, capture_part, usual_names, wires
 from awqc.whole.results import Results, compare_results
 from awqc.whole.seeded import seeded
 
 Run = Callable[[Any], object]
 """Runs a model, given as its argument, on some samples; what it returns is compared."""
+MOST_CALLS, MOST_JUDGED = 64, 8
+"""Calls of a part that it is calibrated on, and judged by, at most."""
 OF_THE_WHOLE = ("inputs", "dynamic", "task", "trust_remote_code", "num_samples", "seq_len", "part")
 
 
@@ -223,7 +216,13 @@ def _captured(
                 raise UsageError(f"{spelled('part')}: {entry} has no weights to quantize")
             continue
         names = naming(entry, own[0].before, own[0].result)
-        yield capture_part(replace(names, part=asked or names.part), entry, module, own)
+        names = replace(names, part=asked or names.part)
+        try:
+            yield capture_part(names, entry, module, own)
+        except CaptureError as error:
+            raise CaptureError(
+                f"{error.text}. To leave {entry} as it is, name the other parts ({spelled('part')})"
+            ) from error
 
 
 def _told(part: RecordedPart) -> Iterator[str]:
@@ -244,16 +243,11 @@ def _data(part: RecordedPart) -> CalibrationData:
     """Calls to calibrate on, and the last ones to judge by, each spread over all."""
     batches = part.batches()
     kept = max(1, round(HELD_OUT * len(batches)))
-    rows = max(1, _rows(next(iter(part.calls[0].result.values()))))
-    most = max(FEWEST, -(-ENOUGH // rows))
-    judged = max(FEWEST_JUDGED, -(-JUDGED // rows))
     return CalibrationData(
-        tuple(_spread(batches[:-kept], most)), tuple(_spread(batches[-kept:], judged)), REACHES
+        tuple(_spread(batches[:-kept], MOST_CALLS)),
+        tuple(_spread(batches[-kept:], MOST_JUDGED)),
+        REACHES,
     )
-
-
-def _rows(value: Tensor) -> int:
-    return value.numel() // max(1, value.shape[1 if value.ndim == 4 else -1]) if value.ndim else 1
 
 
 def _spread(batches: Sequence[Any], most: int) -> list[Any]:
