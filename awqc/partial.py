@@ -44,7 +44,7 @@ from awqc.stages.asked import prepare, used_files
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
-_WHOLE = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf")
+_WHOLE = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf", "part")
 """Options that only a model which is captured whole has."""
 
 _OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}

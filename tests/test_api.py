@@ -19,11 +19,11 @@ NAMES = [
 ]  # fmt: skip
 NEEDED = inspect.Parameter.empty
 OPTIONS: dict[str, Any] = {
-    "inputs": (), "dynamic": None, "trust_pickle": False, "task": None,
+    "inputs": (), "dynamic": None, "trust_pickle": False, "part": None, "task": None,
     "trust_remote_code": False,
     "num_samples": None, "seq_len": None, "seed": 0,
     "bits": 4, "group_size": "auto", "symmetric": False, "exclude": (), "head_bits": 8,
-    "embed_bits": 8, "weight_format": "",
+    "embed_bits": 8, "conv_bits": None, "weight_format": "",
     "effort": "default", "rounding": "auto", "sequential": False, "avg_bits": None,
     "budget": None, "runtime_scales": "auto", "runtime_numerics": "fp", "stats": None,
     "recipe": None, "pipeline": None,
@@ -34,7 +34,7 @@ OPTIONS: dict[str, Any] = {
     "max_loss": 0.5,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
-WHOLE_MODEL = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf")
+WHOLE_MODEL = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf", "part")
 ERRORS = {
     "UsageError": 2, "CaptureError": 1, "UnsupportedGraphError": 1, "CalibrationError": 1,
     "InvariantError": 1, "RankError": 1, "ExportError": 1, "VerificationError": 1,
@@ -76,7 +76,9 @@ def test_compile() -> None:
     positional, keywords = parameters(awqc.compile)
     assert same(positional, POSITIONAL)
     assert same(
-        keywords, {"output_dir": None, "observe": None, "notify": None, "ranks": ALONE, **OPTIONS}
+        keywords,
+        {"run": None, "output_dir": None, "observe": None, "notify": None, "ranks": ALONE}
+        | OPTIONS,
     )
     for name in OPTIONS:
         assert f"\n    {name}: " in (awqc.compile.__doc__ or "")

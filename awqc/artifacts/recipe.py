@@ -150,7 +150,10 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def _request(content: Object) -> dict[str, Any]:
     """The fields of a `QuantizationSpec` that a recipe holds, in their types."""
-    known = {field.name: type(field.default) for field in fields(QuantizationSpec)}
+    known = {
+        field.name: int if field.default is None else type(field.default)
+        for field in fields(QuantizationSpec)
+    }
     for key in content.content:
         if key not in known:
             raise UsageError(f"{content.where}: has the key {key!r}; known are {', '.join(known)}")

@@ -35,6 +35,7 @@ class QuantizationSpec:
         exclude: patterns (`awqc.numerics.name_patterns`); weights that they fit are left alone.
         head_bits: width for the product that makes a language model's logits; 0: float.
         embed_bits: width for embedding tables, a scale a row; 0: float.
+        conv_bits: width for kernels of convolutions, a scale a channel; 0: float; None: `bits`.
         rounding: ``nearest``, or ``gptq``: later columns compensate the errors of earlier ones.
         clip: search each group's range instead of taking its minimum and maximum.
         sweeps: of coordinate descent that improve codes and scales afterwards.
@@ -48,6 +49,7 @@ class QuantizationSpec:
     exclude: tuple[str, ...] = ()
     head_bits: int = 8
     embed_bits: int = 8
+    conv_bits: int | None = None
     rounding: str = "nearest"
     clip: bool = False
     sweeps: int = 0
@@ -62,6 +64,10 @@ class QuantizationSpec:
             )
         if self.embed_bits not in TABLE_BITS:
             raise UsageError(f"{spelled('embed_bits', self.embed_bits)}: choose 0 (float) or 8")
+        if self.conv_bits not in (None, 0, *BITS):
+            raise UsageError(
+                f"{spelled('conv_bits', self.conv_bits)}: choose 0 (float) or one of {BITS}"
+            )
         if self.rounding not in ROUNDINGS:
             raise UsageError(
                 f"{spelled('rounding', self.rounding)}: choose one of {', '.join(ROUNDINGS)}"
@@ -93,7 +99,8 @@ class QuantizationSpec:
             found = fitting_format(name if width is None else NAMED_WIDTHS[width], columns)
             if found is not None:
                 return found
-        bits = width or (self.head_bits if head else self.bits)
+        own = self.bits if grouped else self.conv_bits or self.bits
+        bits = width or (self.head_bits if head else own)
         group_size = resolve_group_size(self.group_size, columns) if grouped else -1
         return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]  # one of `BITS`, as its makers check
 
@@ -144,6 +151,7 @@ class QuantizationSpec:
             "exclude": list(self.exclude),
             "head_bits": self.head_bits,
             "embed_bits": self.embed_bits,
+            **({} if self.conv_bits is None else {"conv_bits": self.conv_bits}),
             "rounding": self.rounding,
             "clip": self.clip,
             "sweeps": self.sweeps,

@@ -74,6 +74,7 @@ def request_of(asked: Options) -> dict[str, Any]:
         "exclude": asked.exclude,
         "head_bits": asked.head_bits,
         "embed_bits": asked.embed_bits,
+        "conv_bits": asked.conv_bits,
         "weight_format": asked.weight_format or _implied(asked),
     }
 

@@ -159,6 +159,14 @@ class Options:
         choices=(8,),
         words={"none": 0},
     )
+    conv_bits: int | None = option(
+        None,
+        f"Width of the kernels of convolutions; default: as {spelled('bits')}; none (0): float.",
+        group="weights",
+        kind=int,
+        choices=(2, 3, 4, 8),
+        words={"none": 0},
+    )
     weight_format: str = option(
         "",
         "A format by name, as Q4_K of GGUF, for the weights that it has a place for; "

@@ -21,6 +21,7 @@ from awqc.program import Program
 from awqc.weights.unscaled import unscaled_weights
 
 aten = torch.ops.aten
+KERNELS_LEFT = "kernels of convolutions are left in float, as asked"
 FEWEST = 16
 """Weights that share a scale, below which the scales outweigh what the codes save."""
 
@@ -80,6 +81,8 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
         name = str(weight.target)
         if excluded := _left(given, name) or spec.excluded(name):
             refused[name] = excluded
+        elif weight.meta["val"].ndim > 2 and spec.conv_bits == 0:
+            refused[name] = KERNELS_LEFT
         elif (fewest := math.prod(weight.meta["val"].shape[1:])) < FEWEST:
             refused[name] = f"only {fewest} weights would share a scale"
         else:
@@ -109,6 +112,8 @@ def _refuse(spec: QuantizationSpec, linear: Linear, head: bool) -> str | None:
     """Why ``linear``'s weight is left in float, or None if it is to be quantized."""
     if excluded := spec.excluded(linear.weight_name):
         return excluded
+    if not linear.pointwise and spec.conv_bits == 0:
+        return KERNELS_LEFT
     if head and spec.head_bits == 0:
         return "the head is left in float, as asked"
     if linear.blocks > 1 and linear.rows == linear.blocks:

@@ -100,6 +100,7 @@ def test_each_field_is_declared_with_help_and_takes_its_own_default() -> None:
 CHOICES = {
     "bits": BITS,
     "head_bits": BITS,
+    "conv_bits": BITS,
     "embed_bits": [bits for bits in TABLE_BITS if bits],
     "effort": EFFORTS,
     "rounding": ["auto", *ROUNDINGS],
@@ -125,7 +126,15 @@ def test_choices_are_those_that_the_code_knows() -> None:
 def test_weights_have_the_defaults_of_a_request() -> None:
     request = QuantizationSpec()
     options = Options()
-    for name in ("bits", "group_size", "symmetric", "exclude", "head_bits", "embed_bits"):
+    for name in (
+        "bits",
+        "group_size",
+        "symmetric",
+        "exclude",
+        "head_bits",
+        "embed_bits",
+        "conv_bits",
+    ):
         assert getattr(options, name) == getattr(request, name)
 
 

@@ -10,10 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import awqc
+from awqc.errors import UsageError
 from awqc.export.onnx import export_onnx
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
+from awqc.numerics.formats.int_grid import IntGrid
+from awqc.numerics.request import QuantizationSpec
 from awqc.program import Program
+from awqc.weights.decisions import decide
 from tests.export.quantizing import run_onnx
 from tests.tiny import capture as capture_model
 from tests.tiny import captured, relative, run
@@ -155,3 +160,55 @@ def test_hostile_weights_run_in_onnxruntime(kind: str, tmp_path: Path) -> None:
     finite = torch.isfinite(graph)
     assert bool(finite.all()) or kind == "huge"  # sums of 64 such weights overflow by themselves
     torch.testing.assert_close(exported[finite], graph[finite], rtol=1e-4, atol=1e-6)
+
+
+class Kernels(nn.Module):
+    """A convolution, a product of each pixel, a transposed convolution, and a linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.point = nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(32, 32, 1)
+        self.back, self.line = nn.ConvTranspose2d(32, 8, 2), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.back(torch.relu(self.point(torch.relu(self.wide(x)))))
+        made: torch.Tensor = self.line(mixed.mean((2, 3)))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("conv_bits", "widths"),
+    [
+        (None, {"wide": 4, "point": 4, "back": 4, "line": 4}),
+        (8, {"wide": 8, "point": 4, "back": 8, "line": 4}),
+        (0, {"point": 4, "line": 4}),
+    ],
+)
+def test_kernels_may_have_a_width_of_their_own(
+    conv_bits: int | None, widths: dict[str, int]
+) -> None:
+    program = capture_model(Kernels(), torch.randn(2, 8, 6, 6))
+    spec = QuantizationSpec(bits=4, group_size=8, conv_bits=conv_bits)
+    found = decide(program, spec)
+    assert {
+        name.partition(".")[0]: form.bits
+        for name, form in found.formats.items()
+        if isinstance(form, IntGrid)
+    } == widths
+    if conv_bits == 0:
+        assert found.refused["wide.weight"] == found.refused["back.weight"]
+    with pytest.raises(UsageError, match="choose 0"):
+        QuantizationSpec(conv_bits=5)
+
+
+def test_a_recipe_keeps_the_width_of_kernels(tmp_path: Path) -> None:
+    first = awqc.compile(
+        Kernels().eval(), (torch.randn(2, 8, 6, 6),), group_size=8, conv_bits=8,
+        output_dir=tmp_path / "out", effort="fast", provider="cpu",
+    )  # fmt: skip
+    again = awqc.compile(
+        Kernels().eval(), (torch.randn(2, 8, 6, 6),), recipe=tmp_path / "out" / "recipe.json",
+        provider="cpu",
+    )  # fmt: skip
+    for report in (first.report, again.report):
+        assert {layer["name"]: layer["bits"] for layer in report["layers"]}["wide.weight"] == 8
