@@ -47,7 +47,8 @@ OTHER: dict[str, Any] = {
     "runtime-scales": "never", "runtime-threshold": 0.25, "runtime-numerics": "ort-default",
     "avg-bits": 4.5, "budget": 1000, "choices": ("2", "8"), "batches": 3, "bits": 8,
     "group-size": 64, "symmetric": True, "exclude": ("a,b", "c|d{2}"), "head-bits": 4,
-    "embed-bits": 0, "conv-bits": 8, "rounding": "gptq", "clip": True, "sweeps": 2, "sequential": True,
+    "embed-bits": 0, "conv-bits": 8, "rounding": "gptq", "clip": True, "sweeps": 2,
+    "sequential": True,
     "keep-float": True, "share": 0.5, "step": 3, "rate": 0.01, "dtype": "float16",
     "weight-format": "Q4_K",
 }  # fmt: skip
