@@ -42,6 +42,9 @@ def free_form(node: Node) -> Callable[..., Any] | None:
     if node.target is aten.chunk.default:
         varies = isinstance(shape_of(argument(node, "self"))[argument(node, "dim")], SymInt)
         return partial(cut_evenly, count=len(node.meta["val"])) if varies else None
+    if node.target is aten.split.Tensor:
+        varies = isinstance(argument(node, "split_size"), Node)
+        return partial(cut, count=len(node.meta["val"])) if varies else None
     if node.target not in (*MEANS, *LARGEST_OF):
         return None
     counts = list(argument(node, "output_size"))
@@ -84,8 +87,15 @@ def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
 
 def cut_evenly(x: Tensor, chunks: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
     """``torch.chunk``, of which ``count`` come: slices of one size, the last may be shorter."""
-    size = (x.shape[dim] + chunks - 1) // chunks
-    return tuple(aten.slice.Tensor(x, dim, i * size, (i + 1) * size) for i in range(count))
+    return cut(x, (x.shape[dim] + chunks - 1) // chunks, dim, count=count)
+
+
+def cut(x: Tensor, split_size: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
+    """``torch.split`` into pieces of ``split_size``, of which ``count`` come."""
+    ends = [place * split_size for place in range(count + 1)]
+    return tuple(
+        aten.slice.Tensor(x, dim, start, end) for start, end in zip(ends, ends[1:], strict=False)
+    )
 
 
 def _axes(x: Tensor, output_size: Sequence[int | None]) -> list[tuple[int, int]]:

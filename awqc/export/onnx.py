@@ -95,7 +95,13 @@ def export_onnx(
     _check_weights(program, lowered)
     opset = _resolve_opset(opset, lowered)
     model = _translate(program, lowered, opset)
-    simplify(model)
+    try:
+        simplify(model)
+    except Exception as error:
+        raise ExportError(
+            f"{program.name}: the ONNX model could not be simplified: {_root_cause(error)} "
+            f"({error}). Please report it; write pt2 meanwhile"
+        ) from error
     keep_padding(model)
     name_nodes(model)
     strip_metadata(model)

@@ -1,4 +1,4 @@
-"""Pooling to a grid, rolls and chunks in ONNX, at sizes other than the example's."""
+"""Pooling to a grid, rolls, chunks and splits in ONNX, at sizes other than the example's."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda a: F.adaptive_max_pool2d(a, (2, 5)),
     "largest of lines": lambda a: F.adaptive_max_pool1d(a.flatten(2), 3),
     "roll": lambda a: torch.roll(a, (a.shape[2] // 2, 3), (2, 3)),
+    "pieces of a free size": lambda a: torch.cat([a, a + 1, a + 2]).split(a.shape[0])[1],
     "half": lambda a: a.chunk(2, 2)[1],
     "roll of all": lambda a: torch.roll(a, a.shape[2] // 2),
     "roll back": lambda a: torch.roll(a, -(a.shape[3] // 3), 3),
