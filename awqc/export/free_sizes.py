@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeGuard
 
 import torch
@@ -93,9 +94,7 @@ def cut_evenly(x: Tensor, chunks: int, dim: int = 0, *, count: int) -> tuple[Ten
 def cut(x: Tensor, split_size: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
     """``torch.split`` into pieces of ``split_size``, of which ``count`` come."""
     ends = [place * split_size for place in range(count + 1)]
-    return tuple(
-        aten.slice.Tensor(x, dim, start, end) for start, end in zip(ends, ends[1:], strict=False)
-    )
+    return tuple(aten.slice.Tensor(x, dim, start, end) for start, end in pairwise(ends))
 
 
 def _axes(x: Tensor, output_size: Sequence[int | None]) -> list[tuple[int, int]]:
