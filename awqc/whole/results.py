@@ -35,7 +35,7 @@ class Results:
 
     @classmethod
     def of(cls, value: object) -> Results:
-        """What is in ``value``: nests and objects of tensors, arrays, PIL images and texts."""
+        """What is in ``value``: nests and objects of tensors, arrays, numbers, images, texts."""
         images: set[str] = set()
         plain = _as_tensors(value, "", images)
         found = {path or "result": leaf for path, leaf in leaves(plain).items()}
@@ -89,6 +89,10 @@ def _as_tensors(value: Any, path: str, images: set[str]) -> Any:
         images.add(path or "result")
         return torch.from_numpy(np.array(value.convert("RGB"))) / IMAGE_VALUES
     inside = f"{path}." if path else ""
+    if type(value) in (int, float):
+        return torch.tensor(value)
+    if isinstance(value, list | tuple) and value and all(type(x) in (int, float) for x in value):
+        return torch.tensor(value)
     if isinstance(value, Mapping):
         return {key: _as_tensors(one, f"{inside}{key}", images) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -211,6 +211,8 @@ def test_results_of_all_kinds_are_found() -> None:
     found = some(200)
     assert found.images == {"image.0"}
     assert list(found.texts) == ["said"]
+    numbers = Results.of([{"label": "a", "score": 0.5}, [1, 2, 3]]).tensors
+    assert {path: value.shape for path, value in numbers.items()} == {"0.score": (), "1": (3,)}
     gap = compare_results(some(190), found)
     assert gap["outputs"]["image.0"]["psnr_db"] == pytest.approx(-20 * np.log10(10 / 255))
     assert (gap["same"], gap["word_error_rate"]) == (0, 0.5)
