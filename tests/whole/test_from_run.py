@@ -217,3 +217,24 @@ def test_results_of_all_kinds_are_found() -> None:
     assert gap["outputs"]["image.0"]["psnr_db"] == pytest.approx(-20 * np.log10(10 / 255))
     assert (gap["same"], gap["word_error_rate"]) == (0, 0.5)
     assert compare_results(found, found)["outputs"]["image.0"]["psnr_db"] is None
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_transformers_is_compiled_by_what_it_is_asked() -> None:
+    from transformers import BertConfig, BertForSequenceClassification, pipeline
+
+    from benchmarks.folder_models import VOCABULARY, word_tokenizer
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=32,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    asked = pipeline("text-classification", model=model, tokenizer=word_tokenizer())
+    texts = ["t1 t2", "t5 t6 t7 t9", "t9", "t3 t4 t5", "t8 t8 t8 t1 t2"]
+    bundle = awqc.compile(asked, run=lambda pipe: [pipe(text) for text in texts], **CHEAP)
+    assert bundle.report["calls"] == {"model": 5}
+    shapes = {spec.name: spec.shape for spec in bundle.bundle.parts["model"].inputs}
+    assert shapes["input_ids"] == ("batch", "input_ids_axis_1")
+    assert bundle.report["run"]["texts"] == 5
