@@ -36,9 +36,10 @@ MAY_USE: dict[str, str] = {
     "sources": "capture errors huggingface machine program",
     "data": "artifacts calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
-    "fusion": "kv_cache runtimes",
+    "targets": "",
+    "fusion": "kv_cache runtimes targets",
     "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine "
-    "numerics program runtimes weights",
+    "numerics program runtimes targets weights",
     "verify": "artifacts capture data errors executor export findings graph huggingface machine "
     "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",

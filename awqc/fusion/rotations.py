@@ -11,8 +11,8 @@ import onnx_ir as ir
 from awqc.fusion.heads import apart, flat, heads_come_first, turned
 from awqc.fusion.onnx_values import Value, dims, maker
 from awqc.fusion.workbench import CONTRIB, Workbench
+from awqc.targets.base import ROTARY
 
-ROTARY = "RotaryEmbedding"
 MOVING = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Cast")
 MIXING = frozenset(
     {*MOVING, "Mul", "Add", "Sub", "Neg", "Concat", "Slice", "Split", "Gather", "GatherND"}
@@ -50,7 +50,7 @@ def fuse_rotary(bench: Workbench, value: Value) -> Value:
     position, whatever frequencies the model has and however they change. Interleaved pairs and
     pairs of halves, and rotations of a part of the channels, are tried until one is proved.
     """
-    found = _match(bench, value)
+    found = _match(bench, value) if ROTARY in bench.target.fused else None
     if found is None:
         return value
     why = ""
