@@ -33,6 +33,7 @@ from awqc.executor.run import DEFAULT_BOUNDS
 from awqc.executor.segments import weights_read
 from awqc.export.formats import serving
 from awqc.export.layouts import FolderLayout
+from awqc.export.misfits import misfits
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.machine.devices import parse_device
@@ -63,6 +64,7 @@ from awqc.stages.asked import (
 from awqc.stages.foreseen import plan_of
 from awqc.stages.kept import keeping
 from awqc.stages.written import in_final_dtype, write_formats
+from awqc.targets.rows import find_target
 from awqc.verify.layers import compare_layers, float_layers
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
@@ -209,7 +211,10 @@ def _compile(
     folder = files.path
     with _timed(timing, "export"):
         final = in_final_dtype(program, closing, observe)
-        write_formats(program, final, folder, options.formats)
+        runs_on = find_target(options.target)
+        write_formats(program, final, folder, options.formats, runs_on)
+        for text in misfits(folder, runs_on):
+            notify(Note(text, warning=True))
         level = parse_level(options.accuracy_level)
         set_level(folder, level)
     with _timed(timing, "verify"):

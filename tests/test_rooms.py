@@ -45,11 +45,11 @@ MAY_USE: dict[str, str] = {
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export findings numerics passes runtimes",
+    "options": "artifacts effort errors export findings numerics passes runtimes targets",
     "stages": "artifacts capture data errors export machine options passes program runtimes "
-    "sources",
+    "sources targets",
     "compiler": "artifacts calling capture data errors executor export machine options passes "
-    "program report sources stages verify",
+    "program report sources stages targets verify",
     "partial": "artifacts capture compiler data errors machine numerics options passes recording "
     "sources stages verify",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "

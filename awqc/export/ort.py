@@ -34,6 +34,8 @@ from awqc.targets.base import PRODUCT, TABLE, Target
 from awqc.targets.rows import ORT_CPU
 
 SMALLEST_BLOCK = 16
+RUNS_ON = "awqc.target"
+"""Metadata of a model: the target that it was written for."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def export_ort(
             for value in model.graph.initializers.values():
                 if value.const_value is not None:
                     value.const_value = file.move(value.const_value)
+        model.metadata_props[RUNS_ON] = runs_on.name
         ir.save(model, target)
     except OSError as error:
         raise ExportError(f"{target}: could not be written: {error}") from error
@@ -86,7 +89,9 @@ def export_ort(
         onnx.checker.check_model(str(target))
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{target}: not a valid ONNX model: {error}") from error
-    return ExportedOrt(target, data, rewriter.products, rewriter.tables, left_in_qdq(model))
+    return ExportedOrt(
+        target, data, rewriter.products, rewriter.tables, left_in_qdq(model, runs_on)
+    )
 
 
 class Rewriter:
@@ -110,9 +115,8 @@ class Rewriter:
         for node in list(self.graph):
             if TABLE in self.target.fused and node.domain == "" and node.op_type == "Gather":
                 self._rewrite_lookup(node)
-        if PRODUCT in self.target.fused:
-            for group in find_products(self.graph, self.target):
-                self._rewrite_products(group)
+        for group in find_products(self.graph, self.target):
+            self._rewrite_products(group)
         passes.RemoveUnusedNodesPass()(self.model)
         self.model.opset_imports[CONTRIB] = 1
 
@@ -198,13 +202,13 @@ class Rewriter:
         return value
 
 
-def left_in_qdq(model: Any) -> dict[str, str]:
-    """Quantized weights of ``model`` that are dequantized at each run, with the reason."""
+def left_in_qdq(model: Any, target: Target) -> dict[str, str]:
+    """Quantized weights of ``model`` that are not in ``target``'s products, with the reason."""
     left = {}
     for node in model.graph:
         if node.op_type == "DequantizeLinear" and is_codes(node.inputs[0]):
             reason = f"read by {', '.join(_readers(node))}; only products have a kernel"
-            left[str(node.inputs[0].name)] = why_not(node) or reason
+            left[str(node.inputs[0].name)] = why_not(node, target) or reason
     return left
 
 

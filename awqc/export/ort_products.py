@@ -91,7 +91,7 @@ def find_products(graph: Any, target: Target) -> list[list[Product]]:
         if (
             node.op_type == "DequantizeLinear"
             and is_codes(node.inputs[0])
-            and why_not(node) is None
+            and why_not(node, target) is None
         ):
             for product in _products(node):
                 groups.setdefault(product.key, []).append(product)

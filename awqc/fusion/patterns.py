@@ -38,7 +38,7 @@ APART = "awqc.apart"
 
 
 def fuse(model: Any, target: Target) -> None:
-    """Fuse in ``model``, in place, what ``target`` gains by; what is left is told in its metadata."""
+    """Fuse in ``model`` what ``target`` gains by, in place; metadata tell what stayed apart."""
     drop_idle(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     model.opset_imports[CONTRIB] = 1
@@ -51,7 +51,7 @@ def fuse(model: Any, target: Target) -> None:
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     model.metadata_props[APART] = json.dumps(bench.apart, sort_keys=True)
-    if can_share(model.graph):
+    if target.shared_cache and can_share(model.graph):
         model.metadata_props[SHARED_CACHE] = "1"
     if bench.found[CACHED_ATTENTION]:
         model.metadata_props[ROW_BY_ROW] = "1"

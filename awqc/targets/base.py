@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ORT, ONNX = "ort", "onnx"
+"""Forms: onnxruntime's own operations, and standard ones; the order of formats has ONNX first."""
 PRODUCT, TABLE = "MatMulNBits", "GatherBlockQuantized"
 """Products with codes and rows of tables of codes, as onnxruntime's own operations."""
 CACHED_ATTENTION, ATTENTION = "GroupQueryAttention", "MultiHeadAttention"
@@ -51,4 +53,4 @@ class Target:
     @property
     def form(self) -> str:
         """The form of ONNX that is written for it: onnxruntime's own, or standard operators."""
-        return "ort" if self.fused else "onnx"
+        return ORT if self.fused else ONNX

@@ -30,6 +30,7 @@ from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.search_scales import NUMERICS, RUNTIME_CHOICES
 from awqc.runtimes.base import runtime_names
 from awqc.runtimes.onnxruntime import PROVIDERS
+from awqc.targets.rows import AUTO, TARGETS
 
 ROOT = Path(__file__).parents[2]
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -107,6 +108,7 @@ CHOICES = {
     "layout": LAYOUTS,
     "dtype": ["auto", *DTYPES],
     "accuracy_level": ["auto", *map(int, LEVELS)],
+    "target": [AUTO, *TARGETS],
     "provider": PROVIDERS,
     "verify_with": runtime_names(),
     "runtime_scales": RUNTIME_CHOICES,
