@@ -114,7 +114,7 @@ def side_by_side(group: list[Product], target: Target) -> tuple[list[Array | Non
     parts: list[tuple[Array | None, ...]] = []
     attributes: dict[str, int] = {}
     for product in group:
-        matrix = read_matrix(product.dequantize, product.turned)
+        matrix = read_matrix(product.dequantize, product.turned, target)
         assert matrix is not None
         arrays, attributes = matmul_nbits(matrix)
         parts.append(arrays)

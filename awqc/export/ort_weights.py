@@ -27,8 +27,6 @@ from awqc.targets.base import PRODUCT, Target
 Array = NDArray[Any]
 
 SCALES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-PER_CHANNEL_BLOCK = 32
-"""Blocks that a scale for a whole row is spread over, as onnxruntime does when it fuses."""
 
 
 def why_not(dequantize: Any, target: Target) -> str | None:
@@ -62,11 +60,12 @@ def scales_lie_along_rows(dequantize: Any, transposed: bool) -> bool:
     return int(dequantize.attributes.get_int("axis", 1)) % 2 == wanted
 
 
-def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
+def read_matrix(dequantize: Any, transposed: bool, target: Target) -> QuantizedWeight | None:
     """The weight of a product ``x @ DequantizeLinear(codes)``, codes ``(columns, rows)``.
 
     Rows are output channels. ``transposed`` if a Transpose stands between, and codes are
-    ``(rows, columns)``. None where scales do not lie along the rows.
+    ``(rows, columns)``. A scale of a whole row is repeated for blocks that ``target`` is fast with.
+    None where scales do not lie along the rows.
     """
     dtype = dequantize.inputs[0].dtype
     bits = WIDTHS[dtype]
@@ -84,10 +83,11 @@ def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
     if block:
         matrices = (scale, zeros) if transposed else (scale.T, None if zeros is None else zeros.T)
         return _weight(packed, shape, *matrices, bits, block)
-    blocks = -(-shape[1] // PER_CHANNEL_BLOCK)
+    size = target.row_block(shape[1])
+    blocks = -(-shape[1] // size)
     spread = np.repeat(scale[:, None], blocks, axis=1)
     spread_zeros = None if zeros is None else np.repeat(zeros[:, None], blocks, axis=1)
-    return _weight(packed, shape, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
+    return _weight(packed, shape, spread, spread_zeros, bits, size)
 
 
 def _weight(

@@ -12,6 +12,9 @@ CACHED_ATTENTION, ATTENTION = "GroupQueryAttention", "MultiHeadAttention"
 ROTARY = "RotaryEmbedding"
 SKIP_LAYER, SKIP_RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
 
+SPREAD = 32
+"""Blocks that onnxruntime repeats a scale of a whole row for."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -25,6 +28,8 @@ class Target:
         dtypes: types that its low-bit products compute in, the best first.
         bits: widths of weights that it has products for.
         block_sizes: how many weights of a row may share a scale, the best first.
+        row_blocks: blocks that a scale of a whole row is repeated for, where the row is made of
+            blocks of that size, the fastest first; else it is blocks of `SPREAD`.
         zero_points: whether a group may have one; else weights are symmetric.
         side_by_side: whether three products of one value become one, which is split then, in models
             that read one token at a time.
@@ -42,6 +47,7 @@ class Target:
     dtypes: tuple[str, ...]
     bits: tuple[int, ...]
     block_sizes: tuple[int, ...]
+    row_blocks: tuple[int, ...]
     zero_points: bool
     side_by_side: bool
     adds_vectors: bool
@@ -49,6 +55,14 @@ class Target:
     accuracy_level: int
     shared_cache: bool
     largest_buffer: int | None
+
+    def row_block(self, columns: int) -> int:
+        """The blocks of a row of ``columns`` with one scale, which is repeated for each.
+
+        A last block that is not full would cost bytes, and another copy of a table that is also
+        looked up.
+        """
+        return next((size for size in self.row_blocks if columns % size == 0), SPREAD)
 
     @property
     def form(self) -> str:

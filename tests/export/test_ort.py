@@ -19,7 +19,7 @@ from awqc.export.ort_data import INLINE_BYTES, PAGE
 from awqc.kv_cache import past_name
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.rows import ORT_CPU, ORT_CUDA
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 from tests.tiny import MODELS
 from tests.tiny import captured as tiny
@@ -171,3 +171,16 @@ def test_of_many_tokens_each_product_stands_alone(tmp_path: Path) -> None:
     assert {node.op_type for node in onnx.load(tuned.path).graph.node} == {
         "Tanh", "MatMulNBits", "Relu",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "block"), [(512, 256), (576, 64), (72, 32)])
+def test_a_scale_of_a_row_is_repeated_for_the_blocks_that_are_fast(
+    columns: int, block: int, tmp_path: Path
+) -> None:
+    """For another target for those that onnxruntime would cut itself."""
+    program = quantized(captured(nn.Linear(columns, 8), torch.randn(2, columns)), IntGrid(8, -1))
+    tuned = check(program, tmp_path, torch.randn(3, columns))
+    path = export_ort(tmp_path / "model.onnx", tmp_path / "cuda.onnx", runs_on=ORT_CUDA).path
+    for file, wanted in ((tuned.path, block), (path, 32)):
+        (node,) = (each for each in onnx.load(file).graph.node if each.op_type == "MatMulNBits")
+        assert {each.name: each.i for each in node.attribute}["block_size"] == wanted
