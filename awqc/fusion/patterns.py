@@ -18,13 +18,15 @@ from awqc.fusion.cache import can_share, measure_past
 from awqc.fusion.cached_attention import fuse_cached_attention
 from awqc.fusion.casts import settle_casts
 from awqc.fusion.logits import start_logits
+from awqc.fusion.lookups import drop_whole_lookups
 from awqc.fusion.norms import fuse_skip_norms
-from awqc.fusion.tidy import drop_idle
+from awqc.fusion.tidy import drop_idle, join_unsqueezes
 from awqc.fusion.workbench import CONTRIB, Workbench
 from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
 from awqc.targets.base import CACHED_ATTENTION, Target
 
 FUSIONS: tuple[Callable[[Workbench], None], ...] = (
+    drop_whole_lookups,
     settle_casts,
     fuse_skip_norms,
     settle_casts,  # of the weights of norms
@@ -40,6 +42,7 @@ APART = "awqc.apart"
 def fuse(model: Any, target: Target) -> None:
     """Fuse in ``model`` what ``target`` gains by, in place; metadata tell what stayed apart."""
     drop_idle(model.graph)
+    join_unsqueezes(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     model.opset_imports[CONTRIB] = 1
     bench = Workbench(model, target)
