@@ -22,7 +22,7 @@ from awqc.numerics.formats.ggml_blocks import why_not_gguf
 from awqc.program import Program
 from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.targets.base import Target
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.known import ORT_CPU
 
 
 @dataclass(frozen=True)

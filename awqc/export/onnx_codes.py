@@ -16,7 +16,7 @@ from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.onnx_packed import Rows, rows_at_once
 from awqc.numerics.packing import pack
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.known import ORT_CPU
 
 Make = Callable[[], Tensor]
 FLOATS = {

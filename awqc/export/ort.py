@@ -31,7 +31,7 @@ from awqc.export.ort_weights import SCALES, is_codes, table_codes, why_not
 from awqc.fusion.patterns import fuse
 from awqc.fusion.workbench import CONTRIB
 from awqc.targets.base import PRODUCT, TABLE, Target
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.known import ORT_CPU
 
 SMALLEST_BLOCK = 16
 RUNS_ON = "awqc.target"

@@ -15,7 +15,7 @@ from awqc.fusion.patterns import APART
 from awqc.fusion.workbench import CONTRIB
 from awqc.runtimes.ort_fusion import FUSED_OPS
 from awqc.runtimes.session_file import read_levels
-from awqc.targets.rows import AUTO, find_target
+from awqc.targets.known import AUTO, find_target
 
 
 def describe_ort(path: Path) -> dict[str, Any]:

@@ -18,10 +18,9 @@ def drop_whole_lookups(bench: Workbench) -> None:
     after:   m = Unsqueeze(mask, [1, 2])         (rows, 1, 1, places)
     """
     for node in list(bench.graph):
-        source = node.inputs[0] if node.op_type == "GatherND" else None
-        sizes = dims(source)
-        if sizes is not None and len(sizes) == ROWS_AND_PLACES:
-            after = bench.add("Unsqueeze", [source, bench.constant(BETWEEN)], at=node)
-            why = bench.switch("whole lookup", {node.outputs[0]: after}, [source])
-            if why is None:
-                after.type = source.type
+        if node.op_type != "GatherND" or len(dims(node.inputs[0]) or []) != ROWS_AND_PLACES:
+            continue
+        source = node.inputs[0]
+        after = bench.add("Unsqueeze", [source, bench.constant(BETWEEN)], at=node)
+        if bench.switch("whole lookup", {node.outputs[0]: after}, [source]) is None:
+            after.type = source.type

@@ -13,7 +13,6 @@ from typing import Any
 
 import onnx_ir.passes.common as passes
 
-from awqc.fusion.attention import fuse_attention
 from awqc.fusion.cache import can_share, measure_past
 from awqc.fusion.cached_attention import fuse_cached_attention
 from awqc.fusion.casts import settle_casts
@@ -21,6 +20,7 @@ from awqc.fusion.logits import start_logits
 from awqc.fusion.lookups import drop_whole_lookups
 from awqc.fusion.norms import fuse_skip_norms
 from awqc.fusion.tidy import drop_idle, join_unsqueezes
+from awqc.fusion.uncached_attention import fuse_attention
 from awqc.fusion.workbench import CONTRIB, Workbench
 from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
 from awqc.targets.base import CACHED_ATTENTION, Target

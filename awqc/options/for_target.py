@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from awqc.errors import UsageError, spelled
 from awqc.targets.base import ONNX, ORT, Target
-from awqc.targets.rows import AUTO, TWO_BIT, find_target
+from awqc.targets.known import AUTO, TWO_BIT, find_target
 
 if TYPE_CHECKING:
     from awqc.options.compile_options import Options
@@ -42,9 +42,8 @@ def fitted(options: Options) -> Options:
 
 
 def _check(options: Options, target: Target) -> None:
-    widths = [options.bits, *((options.head_bits,) if options.head_bits else ())]
-    for name, bits in zip(("bits", "head_bits"), widths, strict=False):
-        if bits not in target.bits:
+    for name, bits in (("bits", options.bits), ("head_bits", options.head_bits)):
+        if bits not in (0, AUTO, *target.bits):
             raise _refusal(target, name, bits, f"weights of {_either(target.bits)} bits")
     if options.bits == 2 and target.opset < TWO_BIT:
         raise _refusal(target, "bits", 2, f"opset {target.opset}, which has no codes of 2 bits")

@@ -19,7 +19,7 @@ from awqc.export.ort_data import INLINE_BYTES, PAGE
 from awqc.kv_cache import past_name
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
-from awqc.targets.rows import ORT_CPU, ORT_CUDA
+from awqc.targets.known import ORT_CPU, ORT_CUDA
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 from tests.tiny import MODELS
 from tests.tiny import captured as tiny

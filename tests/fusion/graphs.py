@@ -15,7 +15,7 @@ import onnxruntime as ort
 from awqc.fusion.patterns import fuse
 from awqc.kv_cache import PAST, PRESENT
 from awqc.targets.base import Target
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.known import ORT_CPU
 
 Array = np.ndarray[Any, Any]
 _HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>\n'

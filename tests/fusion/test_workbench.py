@@ -7,7 +7,7 @@ import pytest
 
 from awqc.fusion.onnx_values import CircleError, ancestors
 from awqc.fusion.workbench import Workbench
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.known import ORT_CPU
 from tests.fusion.graphs import parsed
 
 

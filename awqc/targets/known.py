@@ -1,4 +1,4 @@
-"""All targets, a row each. Adding one is a row here and its line in tests/targets/test_rows.py.
+"""All targets, a row each. Adding one is a row here and its line in tests/targets/test_known.py.
 
 What the rows of onnxruntime on CPU and CUDA say was measured, and what OpenVINO's says was run
 (docs/deployment.md, docs/runtimes.md). The others follow what is documented; nothing was run there.

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from awqc.targets.base import ATTENTION
-from awqc.targets.rows import ORT_CPU
+from awqc.targets.known import ORT_CPU
 from tests.fusion.graphs import fused, parsed, run
 
 RNG = np.random.default_rng(0)

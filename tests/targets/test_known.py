@@ -18,7 +18,7 @@ from awqc.export.misfits import misfits
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.options import parse_options
 from awqc.options.compile_options import on_command_line
-from awqc.targets.rows import TARGETS, WEBGPU, find_target
+from awqc.targets.known import TARGETS, WEBGPU, find_target
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 
 PORTABLE = ("onnx", "pt2")
