@@ -17,6 +17,7 @@ from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.serving import ServingFormat, write_serving
 from awqc.export.whole_numbers import why_not_onnx, why_not_ort
+from awqc.kv_cache import SHARED_CACHE
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.ggml_blocks import why_not_gguf
 from awqc.program import Program
@@ -132,9 +133,21 @@ def write_companions(program: Program, folder: Path) -> None:
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.runner_files import write_runner_files
 
+    source = HFFolder.of(program)
     for place in (folder, folder / TUNED):
         if place.is_dir():
-            write_runner_files(program, HFFolder.of(program), place)
+            write_runner_files(program, source, place, shared_cache=_shares_cache(place))
+
+
+def _shares_cache(place: Path) -> bool:
+    """Whether the model in ``place`` says that its past and its present may be one buffer."""
+    path = place / MODEL
+    if not path.is_file():
+        return False
+    import onnx
+
+    told = onnx.load(path, load_external_data=False).metadata_props
+    return any(entry.key == SHARED_CACHE and entry.value == "1" for entry in told)
 
 
 def check_held(names: Sequence[str], asked: WeightFormat) -> None:
