@@ -23,16 +23,13 @@ from awqc.artifacts.target import prepare_folder
 from awqc.calling import restore_calls
 from awqc.capture.module import ExampleInputs
 from awqc.data.load import Calib, DataSource
-from awqc.errors import (
-    Note,
-    UsageError,
-    VerificationError,
-)
+from awqc.errors import Note, UsageError, VerificationError, spelled
 from awqc.executor.resident import resident
 from awqc.executor.run import DEFAULT_BOUNDS
 from awqc.executor.segments import weights_read
 from awqc.export.formats import serving
 from awqc.export.layouts import FolderLayout
+from awqc.export.misfits import misfits
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
 from awqc.export.towers import towers_of, write_towers
@@ -62,8 +59,10 @@ from awqc.stages.asked import (
     widen,
 )
 from awqc.stages.foreseen import plan_of
+from awqc.stages.head import choose_head
 from awqc.stages.kept import keeping
 from awqc.stages.written import in_final_dtype, write_formats
+from awqc.targets.known import AUTO, find_target
 from awqc.verify.layers import compare_layers, float_layers
 from awqc.verify.levels import settle_levels
 from awqc.verify.limits import check_limits
@@ -132,6 +131,11 @@ def compile_graph(
             "observe looks at the whole graph after each pass, which several ranks do not have at "
             "one time; start one process"
         )
+    if chosen.head_bits == AUTO and ranks.count > 1:
+        raise UsageError(
+            f"{spelled('head_bits', AUTO)} measures on one machine; give a width, or start one "
+            "process"
+        )
     layout = FolderLayout(chosen.layout)
     layout.check(model, chosen.formats)
     pipeline, provider = prepare(chosen)
@@ -167,6 +171,7 @@ def _compile(
     ranks: Ranks,
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    runs_on = find_target(options.target)
     warm_up(options.formats)
     original_bytes = stored_bytes(program)
     body, closing = widen(program, options, pipeline, observe)
@@ -191,6 +196,10 @@ def _compile(
         reference = take_reference(original, data.held_out)
         trials = take_trials(original)
         step_trials(original, "the original")
+        if options.head_bits == AUTO and options.recipe is None:
+            chosen = choose_head(original, body, reference, runs_on)
+            notify(Note(f"the head has {chosen.bits} bits: {chosen.reason}"))
+            pipeline, body = (each.with_head_bits(chosen.bits) for each in (pipeline, body))
     watched = reference.batches[0]
     body.run(
         program,
@@ -210,7 +219,9 @@ def _compile(
     folder = files.path
     with _timed(timing, "export"):
         final = in_final_dtype(program, closing, observe)
-        write_formats(program, final, folder, options.formats)
+        write_formats(program, final, folder, options.formats, runs_on)
+        for text in misfits(folder, runs_on):
+            notify(Note(text, warning=True))
         level = parse_level(options.accuracy_level)
         set_level(folder, level)
     with _timed(timing, "verify"):

@@ -7,7 +7,8 @@ another exporter wrote with the same names of inputs and outputs. Models take tu
 medians. ``prefill``: tokens a second of a prompt of 256, of which the logits of the last token are
 asked for where the model can be asked; ``decode``: tokens a second behind it; ``step_ms``: of one
 token behind 1000. A cache that can be shared stays where it is; ``--share NAME`` says that of a
-model which does not say it of itself. ``nodes`` is the graph as onnxruntime runs it.
+model which does not say it of itself. ``nodes`` is the graph as onnxruntime runs it. Models take
+turns step by step, so that whatever else the machine does meets all alike.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +62,54 @@ def feeds(start: int, stop: int) -> dict[str, Array]:
     return {"input_ids": places + FIRST_ID, "attention_mask": mask, "position_ids": places}
 
 
+def turns(
+    models: Mapping[str, tuple[OrtModel, bool]],
+    clock: Callable[[], float] = time.thread_time,
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each model for each number, once for a prompt and once a step; ``clock`` tells."""
+    found: dict[str, dict[str, list[float]]] = {
+        name: {"prefill": [], "decode": [], "step_ms": []} for name in models
+    }
+
+    def readers(tokens: int) -> dict[str, Callable[[dict[str, Array]], None]]:
+        return {name: reader(model, tokens, share) for name, (model, share) in models.items()}
+
+    def timed(read: Mapping[str, Callable[..., None]], key: str, start: int, stop: int) -> None:
+        for name, each in read.items():
+            given = feeds(start, stop)
+            began = clock()
+            each(given)
+            found[name][key].append(clock() - began)
+
+    read = readers(PROMPT + NEW)
+    timed(read, "prefill", 0, PROMPT)
+    for place in range(PROMPT, PROMPT + NEW):
+        timed(read, "decode", place, place + 1)
+    read = readers(LONG + STEPS)
+    for each in read.values():
+        each(feeds(0, LONG))
+    for place in range(LONG, LONG + STEPS):
+        timed(read, "step_ms", place, place + 1)
+    return found
+
+
 def turn(
     model: OrtModel, share: bool, clock: Callable[[], float] = time.thread_time
 ) -> dict[str, float]:
-    """Each number once; ``clock`` tells seconds."""
-    read = reader(model, PROMPT + NEW, share)
+    """Each number of one model once; ``clock`` tells seconds."""
+    return numbers([turns({"": (model, share)}, clock)[""]])
 
-    def seconds(start: int, stop: int, step: int) -> float:
-        began = clock()
-        for place in range(start, stop, step):
-            read(feeds(place, place + step))
-        return clock() - began
 
-    prefill = PROMPT / seconds(0, PROMPT, PROMPT)
-    decode = NEW / seconds(PROMPT, PROMPT + NEW, 1)
-    read = reader(model, LONG + STEPS, share)
-    read(feeds(0, LONG))
-    step = seconds(LONG, LONG + STEPS, 1) / STEPS
-    return {"prefill": prefill, "decode": decode, "step_ms": step * 1e3}
+def numbers(made: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Tokens a second of the prompt and behind it, and milliseconds of a late step: medians."""
+    seconds = {
+        key: statistics.median(value for each in made for value in each[key]) for key in made[0]
+    }
+    return {
+        "prefill": PROMPT / seconds["prefill"],
+        "decode": 1 / seconds["decode"],
+        "step_ms": seconds["step_ms"] * 1e3,
+    }
 
 
 def nodes(path: Path) -> Counter[str]:
@@ -110,19 +141,17 @@ def main() -> None:
     models = {
         name: OrtModel(file, threads=1, fixed={LOGITS_START: -1}) for name, file in files.items()
     }
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in models}
-    for _ in range(arguments.turns):
-        for name, model in models.items():
-            share = model.shares_cache or name in arguments.share
-            turns[name].append(turn(model, share))
+    shared = {name: (model, model.shares_cache or name in arguments.share)
+              for name, model in models.items()}  # fmt: skip
+    made = [turns(shared) for _ in range(arguments.turns)]
     result = {
         "models": {
             name: {
-                **{key: statistics.median(each[key] for each in made) for key in made[0]},
+                **numbers([each[name] for each in made]),
                 "nodes": sum(found.values()),
                 "operations": dict(found.most_common()),
             }
-            for name, made in turns.items()
+            for name in models
             for found in [nodes(files[name])]
         },
         "turns": arguments.turns,

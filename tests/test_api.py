@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "effort": "default", "rounding": "auto", "sequential": False, "avg_bits": None,
     "budget": None, "runtime_scales": "auto", "runtime_numerics": "fp", "stats": None,
     "recipe": None, "pipeline": None,
-    "formats": ("onnx", "pt2"), "gguf": None, "layout": "plain", "dtype": "auto",
+    "formats": ("onnx", "pt2"), "target": "auto", "gguf": None, "layout": "plain", "dtype": "auto",
     "accuracy_level": "auto",
     "work_dir": None, "memory": None, "fresh": False, "device": "cpu", "provider": "auto",
     "verify_with": ("onnxruntime",),

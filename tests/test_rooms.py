@@ -36,19 +36,20 @@ MAY_USE: dict[str, str] = {
     "sources": "capture errors huggingface machine program",
     "data": "artifacts calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
-    "fusion": "kv_cache runtimes",
+    "targets": "",
+    "fusion": "kv_cache runtimes targets",
     "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine "
-    "numerics program runtimes weights",
+    "numerics program runtimes targets weights",
     "verify": "artifacts capture data errors executor export findings graph huggingface machine "
     "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export findings numerics passes runtimes",
-    "stages": "artifacts capture data errors export machine options passes program runtimes "
-    "sources",
+    "options": "artifacts effort errors export findings numerics passes runtimes targets",
+    "stages": "artifacts capture data errors export graph machine numerics options passes program "
+    "runtimes sources targets verify weights",
     "compiler": "artifacts calling capture data errors executor export machine options passes "
-    "program report sources stages verify",
+    "program report sources stages targets verify",
     "partial": "artifacts capture compiler data errors machine numerics options passes recording "
     "sources stages verify",
     "demo": "artifacts capture compiler data errors graph machine numerics passes program "

@@ -17,10 +17,13 @@ from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.serving import ServingFormat, write_serving
 from awqc.export.whole_numbers import why_not_onnx, why_not_ort
+from awqc.kv_cache import SHARED_CACHE
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.ggml_blocks import why_not_gguf
 from awqc.program import Program
 from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.targets.base import Target
+from awqc.targets.known import ORT_CPU
 
 
 @dataclass(frozen=True)
@@ -28,40 +31,42 @@ class Exporter:
     """One format that a compile can write.
 
     Attributes:
-        write: a program into a folder, with metadata; returns the main file.
+        write: a program into a folder, with metadata, for a target; returns the main file.
         why_not: why it cannot write a weight of some format, or None if it can.
         scales_at_run_time: whether it has a place for them.
     """
 
-    write: Callable[[Program, Path, Mapping[str, str]], Path]
+    write: Callable[[Program, Path, Mapping[str, str], Target], Path]
     why_not: Callable[[WeightFormat], str | None]
     scales_at_run_time: bool = True
 
-    def __call__(self, program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+    def __call__(
+        self, program: Program, folder: Path, metadata: Mapping[str, str], target: Target = ORT_CPU
+    ) -> Path:
         """Write."""
-        return self.write(program, folder, metadata)
+        return self.write(program, folder, metadata, target)
 
 
-def _onnx(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+def _onnx(program: Program, folder: Path, metadata: Mapping[str, str], target: Target) -> Path:
     from awqc.export.onnx import export_onnx
 
     return export_onnx(program, folder / "model.onnx", metadata=metadata).path
 
 
-def _ort(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+def _ort(program: Program, folder: Path, metadata: Mapping[str, str], target: Target) -> Path:
     """From the QDQ form: the one in ``folder``, or one that is made for it."""
     from awqc.export.ort import export_ort
 
-    target = folder / TUNED / MODEL
-    target.parent.mkdir()
+    path = folder / TUNED / MODEL
+    path.parent.mkdir()
     with scratch_folder() as scratch:
         source = folder / MODEL
         if not source.is_file():
-            source = _onnx(program, scratch, metadata)
-        return export_ort(source, target).path
+            source = _onnx(program, scratch, metadata, target)
+        return export_ort(source, path, runs_on=target).path
 
 
-def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+def _pt2(program: Program, folder: Path, metadata: Mapping[str, str], target: Target) -> Path:
     from awqc.export.pt2 import export_pt2
 
     path = folder / "model.pt2"
@@ -69,7 +74,7 @@ def _pt2(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
     return path
 
 
-def _gguf(program: Program, folder: Path, metadata: Mapping[str, str]) -> Path:
+def _gguf(program: Program, folder: Path, metadata: Mapping[str, str], target: Target) -> Path:
     from awqc.export.gguf import write_gguf
 
     return write_gguf(program, folder)
@@ -80,7 +85,11 @@ SERVING: dict[str, ServingFormat] = {form.name: form for form in (Awq(), Compres
 
 
 def _serving(
-    form: ServingFormat, program: Program, folder: Path, metadata: Mapping[str, str]
+    form: ServingFormat,
+    program: Program,
+    folder: Path,
+    metadata: Mapping[str, str],
+    target: Target,
 ) -> Path:
     return write_serving(program, folder / form.name, form)
 
@@ -124,9 +133,21 @@ def write_companions(program: Program, folder: Path) -> None:
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.runner_files import write_runner_files
 
+    source = HFFolder.of(program)
     for place in (folder, folder / TUNED):
         if place.is_dir():
-            write_runner_files(program, HFFolder.of(program), place)
+            write_runner_files(program, source, place, shared_cache=_shares_cache(place))
+
+
+def _shares_cache(place: Path) -> bool:
+    """Whether the model in ``place`` says that its past and its present may be one buffer."""
+    path = place / MODEL
+    if not path.is_file():
+        return False
+    import onnx
+
+    told = onnx.load(path, load_external_data=False).metadata_props
+    return any(entry.key == SHARED_CACHE and entry.value == "1" for entry in told)
 
 
 def check_held(names: Sequence[str], asked: WeightFormat) -> None:

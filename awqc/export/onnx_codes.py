@@ -16,6 +16,7 @@ from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
 from awqc.numerics.onnx_packed import Rows, rows_at_once
 from awqc.numerics.packing import pack
+from awqc.targets.known import ORT_CPU
 
 Make = Callable[[], Tensor]
 FLOATS = {
@@ -24,7 +25,7 @@ FLOATS = {
     torch.bfloat16: ir.DataType.BFLOAT16,
 }
 
-FUSABLE_BLOCKS = (256, 128, 64, 32, 16)
+FUSABLE_BLOCKS = tuple(sorted(ORT_CPU.block_sizes, reverse=True))
 MIN_OPSET = 21
 TWO_BIT_OPSET = 25
 

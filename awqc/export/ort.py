@@ -8,8 +8,9 @@ anew at each load. Here that is done once, when the model is written::
     x @ Q, x @ K, x @ V                                     ->  Split(MatMulNBits(x, [Q K V]))
     Cast(Gather(codes, i)) * Unsqueeze(Gather(scale, i))    ->  GatherBlockQuantized(codes, i)
 
-An Add behind a product is left to onnxruntime, which merges it where its kernels take a bias.
-Then attention, norms and rotations become one operation each; see `awqc.fusion.patterns`.
+What a target has no kernels for stays as it is. A vector that is added to a product goes into it
+where kernels take one; else it is left to the runtime. Then attention, norms and rotations become
+one operation each; see `awqc.fusion.patterns`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from awqc.export.ort_products import Product, find_products, side_by_side
 from awqc.export.ort_weights import SCALES, is_codes, table_codes, why_not
 from awqc.fusion.patterns import fuse
 from awqc.fusion.workbench import CONTRIB
+from awqc.targets.base import PRODUCT, TABLE, Target
+from awqc.targets.known import ORT_CPU
 
-DEFAULT_LEVEL = 4
 SMALLEST_BLOCK = 16
+RUNS_ON = "awqc.target"
+"""Metadata of a model: the target that it was written for."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,17 @@ class ExportedOrt:
     left: dict[str, str]
 
 
-def export_ort(source: Path, target: Path, accuracy_level: int = DEFAULT_LEVEL) -> ExportedOrt:
+def export_ort(
+    source: Path, target: Path, accuracy_level: int | None = None, *, runs_on: Target = ORT_CPU
+) -> ExportedOrt:
     """Write the QDQ model ``source`` in onnxruntime's own form to ``target``.
 
     Args:
         source: what `awqc.export.onnx.export_onnx` wrote.
         target: the model; weights go to ``<target>.data``, each from the start of a page.
-        accuracy_level: of all products, as MatMulNBits defines it: 0 to 4.
+        accuracy_level: of all products, as MatMulNBits defines it: 0 to 4; None: as is usual
+            for what it runs on.
+        runs_on: what will run it.
 
     Raises:
         ExportError: a file cannot be read or written, or the result is not valid.
@@ -66,12 +74,14 @@ def export_ort(source: Path, target: Path, accuracy_level: int = DEFAULT_LEVEL) 
     try:
         model = ir.load(source)
         with DataFile(data) as file:
-            rewriter = Rewriter(model, file, accuracy_level)
+            level = runs_on.accuracy_level if accuracy_level is None else accuracy_level
+            rewriter = Rewriter(model, file, level, runs_on)
             rewriter.run()
-            fuse(model)
+            fuse(model, runs_on)
             for value in model.graph.initializers.values():
                 if value.const_value is not None:
                     value.const_value = file.move(value.const_value)
+        model.metadata_props[RUNS_ON] = runs_on.name
         ir.save(model, target)
     except OSError as error:
         raise ExportError(f"{target}: could not be written: {error}") from error
@@ -79,7 +89,9 @@ def export_ort(source: Path, target: Path, accuracy_level: int = DEFAULT_LEVEL) 
         onnx.checker.check_model(str(target))
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{target}: not a valid ONNX model: {error}") from error
-    return ExportedOrt(target, data, rewriter.products, rewriter.tables, left_in_qdq(model))
+    return ExportedOrt(
+        target, data, rewriter.products, rewriter.tables, left_in_qdq(model, runs_on)
+    )
 
 
 class Rewriter:
@@ -89,8 +101,9 @@ class Rewriter:
         products: nodes written so far; ``tables`` likewise.
     """
 
-    def __init__(self, model: Any, file: DataFile, level: int) -> None:
+    def __init__(self, model: Any, file: DataFile, level: int, target: Target) -> None:
         self.model = model
+        self.target = target
         self.graph = model.graph
         self.file = file
         self.level = level
@@ -100,9 +113,9 @@ class Rewriter:
     def run(self) -> None:
         """Rewrite the whole graph, and drop what nothing reads any more."""
         for node in list(self.graph):
-            if node.domain == "" and node.op_type == "Gather":
+            if TABLE in self.target.fused and node.domain == "" and node.op_type == "Gather":
                 self._rewrite_lookup(node)
-        for group in find_products(self.graph):
+        for group in find_products(self.graph, self.target):
             self._rewrite_products(group)
         passes.RemoveUnusedNodesPass()(self.model)
         self.model.opset_imports[CONTRIB] = 1
@@ -110,7 +123,7 @@ class Rewriter:
     def _rewrite_products(self, group: list[Product]) -> None:
         """Of products that read one value one product, and a Split if they are several."""
         first = group[0]
-        arrays, attributes = side_by_side(group)
+        arrays, attributes = side_by_side(group, self.target)
         name = "+".join(product.name for product in group)
         parts = ("packed", "block_scale", "block_zero_point", "group_index", "bias")
         inputs = [first.node.inputs[0]]
@@ -122,9 +135,10 @@ class Rewriter:
         attributes["accuracy_level"] = self.level
         self.products += 1
         if len(group) == 1:
-            self._replace(first.node, "MatMulNBits", inputs, attributes)
+            last = first.bias if self.target.adds_vectors and first.bias is not None else first.node
+            self._replace(last, PRODUCT, inputs, attributes)
             return
-        node = ir.node("MatMulNBits", inputs, attributes=attributes, domain=CONTRIB)
+        node = ir.node(PRODUCT, inputs, attributes=attributes, domain=CONTRIB)
         node.name = "+".join(str(product.node.name) for product in group)
         node.outputs[0].name = f"{node.name}.result"
         node.outputs[0].type = first.node.outputs[0].type
@@ -159,7 +173,7 @@ class Rewriter:
             self._initializer(f"{name}.table_scale", scale.const_value.numpy()[:, None]),
         ]
         attributes = {"bits": 8, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-        self._replace(product, "GatherBlockQuantized", inputs, attributes)
+        self._replace(product, TABLE, inputs, attributes)
         self.tables += 1
 
     def _replace(self, old: Any, op: str, inputs: list[Any], attributes: dict[str, int]) -> None:
@@ -188,13 +202,13 @@ class Rewriter:
         return value
 
 
-def left_in_qdq(model: Any) -> dict[str, str]:
-    """Quantized weights of ``model`` that are dequantized at each run, with the reason."""
+def left_in_qdq(model: Any, target: Target) -> dict[str, str]:
+    """Quantized weights of ``model`` that are not in ``target``'s products, with the reason."""
     left = {}
     for node in model.graph:
         if node.op_type == "DequantizeLinear" and is_codes(node.inputs[0]):
             reason = f"read by {', '.join(_readers(node))}; only products have a kernel"
-            left[str(node.inputs[0].name)] = why_not(node) or reason
+            left[str(node.inputs[0].name)] = why_not(node, target) or reason
     return left
 
 

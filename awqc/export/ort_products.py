@@ -17,6 +17,8 @@ from awqc.export.ort_weights import (
     scales_lie_along_rows,
     why_not,
 )
+from awqc.kv_cache import PAST
+from awqc.targets.base import Target
 
 Array = NDArray[Any]
 LEAST = 3
@@ -77,25 +79,30 @@ class Product:
         return np.asarray(vector.const_value.numpy(), kind)
 
 
-def find_products(graph: Any) -> list[list[Product]]:
-    """All products with low-bit weights; `LEAST` or more that read one value are in one list."""
+def find_products(graph: Any, target: Target) -> list[list[Product]]:
+    """All products with low-bit weights; `LEAST` or more that read one value are in one list.
+
+    Where ``target`` gains by that, and the model reads one token at a time, as those do that have a
+    cache: of many tokens, taking the results apart costs more than calls do.
+    """
+    together = target.side_by_side and any(str(each.name).startswith(PAST) for each in graph.inputs)
     groups: dict[tuple[Any, ...], list[Product]] = {}
     for node in graph:
         if (
             node.op_type == "DequantizeLinear"
             and is_codes(node.inputs[0])
-            and why_not(node) is None
+            and why_not(node, target) is None
         ):
             for product in _products(node):
                 groups.setdefault(product.key, []).append(product)
     return [
         part
         for group in groups.values()
-        for part in ([group] if len(group) >= LEAST else [[each] for each in group])
+        for part in ([group] if together and len(group) >= LEAST else [[each] for each in group])
     ]
 
 
-def side_by_side(group: list[Product]) -> tuple[list[Array | None], dict[str, int]]:
+def side_by_side(group: list[Product], target: Target) -> tuple[list[Array | None], dict[str, int]]:
     """Codes, scales, zero points and what is added, row under row, and the attributes.
 
     before:  q, k, v = x @ Q, x @ K, x @ V
@@ -107,14 +114,13 @@ def side_by_side(group: list[Product]) -> tuple[list[Array | None], dict[str, in
     parts: list[tuple[Array | None, ...]] = []
     attributes: dict[str, int] = {}
     for product in group:
-        matrix = read_matrix(product.dequantize, product.turned)
+        matrix = read_matrix(product.dequantize, product.turned, target)
         assert matrix is not None
         arrays, attributes = matmul_nbits(matrix)
         parts.append(arrays)
-    if len(group) == 1:
-        return list(parts[0]), attributes
     joined = [_joined(arrays) for arrays in zip(*parts, strict=True)]
     added = any(product.bias is not None for product in group)
+    added = added and (target.adds_vectors or len(group) > 1)
     vector = np.concatenate([product.addend for product in group]) if added else None
     rows = {"N": sum(product.rows for product in group)}
     return [*joined, *([None, vector] if added else [])], attributes | rows

@@ -15,31 +15,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from awqc.export.onnx_codes import FUSABLE_BLOCKS, rows_of
+from awqc.export.onnx_codes import rows_of
 from awqc.export.whole_numbers import int_grid
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.onnx_packed import StoredCodes, packed_rows
 from awqc.numerics.onnx_types import WIDTHS
 from awqc.numerics.packing import pack
+from awqc.targets.base import PRODUCT, Target
 
 Array = NDArray[Any]
 
 SCALES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-PER_CHANNEL_BLOCK = 32
-"""Blocks that a scale for a whole row is spread over, as onnxruntime does when it fuses."""
 
 
-def why_not(dequantize: Any) -> str | None:
+def why_not(dequantize: Any, target: Target) -> str | None:
     """Why the codes of a DequantizeLinear cannot feed ``MatMulNBits``, or None if they can."""
+    if PRODUCT not in target.fused:
+        return f"{target.about} reads DequantizeLinear"
     codes, scale = dequantize.inputs[0].const_value, dequantize.inputs[1].const_value
     if scale is None or scale.dtype not in SCALES:
         return "scales are neither float32 nor float16"
     if len(codes.shape) != 2:
         return f"the weight has {len(codes.shape)} dimensions; MatMulNBits takes a matrix"
     block = dequantize.attributes.get_int("block_size", 0)
-    if block and block not in FUSABLE_BLOCKS:
-        return f"groups of {block}; MatMulNBits takes 16, 32, 64, 128 or 256"
+    if block and block not in target.block_sizes:
+        *others, last = sorted(target.block_sizes)
+        return f"groups of {block}; {PRODUCT} takes {', '.join(map(str, others))} or {last}"
     if not block and len(scale.shape) != 1:
         return "one scale for the whole weight"
     return None
@@ -58,11 +60,12 @@ def scales_lie_along_rows(dequantize: Any, transposed: bool) -> bool:
     return int(dequantize.attributes.get_int("axis", 1)) % 2 == wanted
 
 
-def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
+def read_matrix(dequantize: Any, transposed: bool, target: Target) -> QuantizedWeight | None:
     """The weight of a product ``x @ DequantizeLinear(codes)``, codes ``(columns, rows)``.
 
     Rows are output channels. ``transposed`` if a Transpose stands between, and codes are
-    ``(rows, columns)``. None where scales do not lie along the rows.
+    ``(rows, columns)``. A scale of a whole row is repeated for blocks that ``target`` is fast with.
+    None where scales do not lie along the rows.
     """
     dtype = dequantize.inputs[0].dtype
     bits = WIDTHS[dtype]
@@ -80,10 +83,11 @@ def read_matrix(dequantize: Any, transposed: bool) -> QuantizedWeight | None:
     if block:
         matrices = (scale, zeros) if transposed else (scale.T, None if zeros is None else zeros.T)
         return _weight(packed, shape, *matrices, bits, block)
-    blocks = -(-shape[1] // PER_CHANNEL_BLOCK)
+    size = target.row_block(shape[1])
+    blocks = -(-shape[1] // size)
     spread = np.repeat(scale[:, None], blocks, axis=1)
     spread_zeros = None if zeros is None else np.repeat(zeros[:, None], blocks, axis=1)
-    return _weight(packed, shape, spread, spread_zeros, bits, PER_CHANNEL_BLOCK)
+    return _weight(packed, shape, spread, spread_zeros, bits, size)
 
 
 def _weight(

@@ -34,10 +34,13 @@ class Flat:
     origin: Value
 
 
-def flat(bench: Workbench, value: Value) -> Flat:
-    """``value``, of heads apart, with its heads beside each other; as it was before, if it was."""
+def flat(bench: Workbench, value: Value, *, heads_first: bool | None = None) -> Flat:
+    """``value``, of heads apart, with its heads beside each other; as it was before, if it was.
+
+    ``heads_first`` says whether heads come before tokens; by default its sizes do.
+    """
     origin = value
-    if heads_come_first(value):
+    if heads_come_first(value) if heads_first is None else heads_first:
         origin = turned(value) or value
         value = origin if origin is not value else bench.add("Transpose", [value], perm=HEADS_FIRST)
     node = maker(origin, "Reshape")
@@ -46,13 +49,16 @@ def flat(bench: Workbench, value: Value) -> Flat:
     return Flat(bench.add("Reshape", [value, bench.constant([0, 0, -1])]), origin)
 
 
-def apart(bench: Workbench, value: Value, like: Value) -> Value:
-    """``value`` in the layout of ``like``, which has heads beside each other or apart."""
+def apart(bench: Workbench, value: Value, like: Value, *, heads_first: bool | None = None) -> Value:
+    """``value`` in the layout of ``like``, which has heads beside each other or apart.
+
+    ``heads_first`` says whether heads come before tokens in it; by default its sizes do.
+    """
     sizes = dims(like)
     assert sizes is not None
     if len(sizes) == 3:
         return value
-    turn = heads_come_first(like)
+    turn = heads_come_first(like) if heads_first is None else heads_first
     batch, tokens, heads, width = [sizes[place] for place in HEADS_FIRST] if turn else sizes
     split = bench.add("Reshape", [value, bench.constant([0, 0, heads, width])])
     split.type, split.shape = like.type, ir.Shape([batch, tokens, heads, width])

@@ -14,18 +14,23 @@ from typing import Any
 import onnx_ir.passes.common as passes
 
 from awqc.fusion.cache import can_share, measure_past
-from awqc.fusion.cached_attention import ATTENTION, fuse_attention
+from awqc.fusion.cached_attention import fuse_cached_attention
 from awqc.fusion.casts import settle_casts
 from awqc.fusion.logits import start_logits
+from awqc.fusion.lookups import drop_whole_lookups
 from awqc.fusion.norms import fuse_skip_norms
-from awqc.fusion.tidy import drop_idle
+from awqc.fusion.tidy import drop_idle, join_unsqueezes
+from awqc.fusion.uncached_attention import fuse_attention
 from awqc.fusion.workbench import CONTRIB, Workbench
 from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
+from awqc.targets.base import CACHED_ATTENTION, Target
 
 FUSIONS: tuple[Callable[[Workbench], None], ...] = (
+    drop_whole_lookups,
     settle_casts,
     fuse_skip_norms,
     settle_casts,  # of the weights of norms
+    fuse_cached_attention,
     fuse_attention,
     measure_past,
     start_logits,
@@ -34,12 +39,13 @@ APART = "awqc.apart"
 """Metadata of a model: what was not fused, with reasons, as JSON."""
 
 
-def fuse(model: Any) -> None:
-    """Fuse what can be fused in ``model``, in place; what is left is told in its metadata."""
+def fuse(model: Any, target: Target) -> None:
+    """Fuse in ``model`` what ``target`` gains by, in place; metadata tell what stayed apart."""
     drop_idle(model.graph)
+    join_unsqueezes(model.graph)
     passes.CommonSubexpressionEliminationPass()(model)
     model.opset_imports[CONTRIB] = 1
-    bench = Workbench(model)
+    bench = Workbench(model, target)
     for fusion in FUSIONS:
         fusion(bench)
         bench.shared.clear()  # what nothing reads is taken out
@@ -48,7 +54,7 @@ def fuse(model: Any) -> None:
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     model.metadata_props[APART] = json.dumps(bench.apart, sort_keys=True)
-    if can_share(model.graph):
+    if target.shared_cache and can_share(model.graph):
         model.metadata_props[SHARED_CACHE] = "1"
-    if bench.found[ATTENTION]:
+    if bench.found[CACHED_ATTENTION]:
         model.metadata_props[ROW_BY_ROW] = "1"

@@ -107,8 +107,8 @@ class Prover:
             shape = [None] if sizes is None else [size_in(size, symbols) for size in sizes]
             if None in shape:
                 return None
-            covers = sizes is not None and len(sizes) == 2 and sizes[1] in self._covering()
-            feeds[value] = _made_up(value, shape, regime, covers, rng)
+            flags = sizes is not None and len(sizes) == 2 and sizes[1] in self._flagged()
+            feeds[value] = _made_up(value, shape, regime, flags, rng)
         return feeds
 
     def _symbols(self, regime: Regime) -> dict[str, int]:
@@ -122,10 +122,20 @@ class Prover:
             size: regime.past + regime.sequence for size in self._covering() if size.isidentifier()
         }
         for value in self.graph.inputs:
-            for size in dims(value) or []:
+            every = dims(value) or []
+            for axis, size in enumerate(every):
                 if isinstance(size, str) and size.isidentifier() and size not in found:
-                    found[size] = regime.sequence
+                    rows = axis == 0 and len(every) > 1
+                    found[size] = regime.batch if rows else regime.sequence
         return found
+
+    def _flagged(self) -> set[str]:
+        """Sizes of inputs that say which tokens are no padding: all that count tokens, of a model
+        without a cache, where no size tells a mask from ids."""
+        if self._covering():
+            return self._covering()
+        flat = (dims(value) or [] for value in self.graph.inputs)
+        return {str(sizes[1]) for sizes in flat if len(sizes) == 2}
 
     def _covering(self) -> set[str]:
         """Sizes of past and new tokens together, which a cache has when it comes out."""
@@ -133,14 +143,14 @@ class Prover:
         return {str(sizes[2]) for value in out if (sizes := dims(value)) and len(sizes) == 4}
 
 
-def _made_up(value: Value, shape: list[Any], regime: Regime, covers: bool, rng: Any) -> Array:
-    """Numbers for ``value``; whole ones that cover a past are flags of what is no padding."""
+def _made_up(value: Value, shape: list[Any], regime: Regime, flagged: bool, rng: Any) -> Array:
+    """Numbers for ``value``; ``flagged`` whole ones are flags of what is no padding."""
     kind = value.dtype.numpy()
     if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return np.asarray(rng.standard_normal(shape), kind)
     if value.dtype == ir.DataType.BOOL:
         return np.asarray(rng.random(shape) < 0.7, kind)
-    if not covers:
+    if not flagged:
         return np.asarray(rng.integers(0, SMALL_NUMBERS, shape), kind)
     flags = np.ones(shape, kind)
     if regime.padded:
@@ -155,12 +165,13 @@ def _differ(reference: Array, now: Array) -> str | None:
     if reference.shape != now.shape:
         return f"has shape {now.shape}, not {reference.shape}"
     wide, other = reference.astype(np.float64), now.astype(np.float64)
-    if not np.array_equal(np.isfinite(wide), np.isfinite(other)):
+    finite = np.isfinite(wide)
+    if not np.array_equal(finite, np.isfinite(other)):
         return "is not finite everywhere"
-    if reference.size == 0 or not np.isfinite(wide).all():
+    if not finite.any():
         return None
-    largest = float(np.abs(wide).max())
-    gap = float(np.abs(wide - other).max())
+    largest = float(np.abs(wide[finite]).max())
+    gap = float(np.abs(wide[finite] - other[finite]).max())
     half = ROUNDINGS * float(np.finfo(np.float16).eps) if reference.dtype == np.float16 else 0.0
     if gap <= max(TOLERANCE, half) * largest:
         return None

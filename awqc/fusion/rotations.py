@@ -9,10 +9,10 @@ from typing import Any
 import onnx_ir as ir
 
 from awqc.fusion.heads import apart, flat, heads_come_first, turned
-from awqc.fusion.onnx_values import Value, dims, maker
+from awqc.fusion.onnx_values import Node, Value, dims, maker, with_scalar
 from awqc.fusion.workbench import CONTRIB, Workbench
+from awqc.targets.base import ROTARY
 
-ROTARY = "RotaryEmbedding"
 MOVING = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Cast")
 MIXING = frozenset(
     {*MOVING, "Mul", "Add", "Sub", "Neg", "Concat", "Slice", "Split", "Gather", "GatherND"}
@@ -50,7 +50,7 @@ def fuse_rotary(bench: Workbench, value: Value) -> Value:
     position, whatever frequencies the model has and however they change. Interleaved pairs and
     pairs of halves, and rotations of a part of the channels, are tried until one is proved.
     """
-    found = _match(bench, value)
+    found = _match(bench, value) if ROTARY in bench.target.fused else None
     if found is None:
         return value
     why = ""
@@ -87,6 +87,7 @@ def _table(bench: Workbench, angle: Value, half: int, interleaved: int, kind: An
     """``(rows, half)`` of ``kind``: a row for each token of each row of ``angle``."""
     key = ("table", angle, half, interleaved, kind)
     if key not in bench.shared:
+        angle = angle if interleaved else _once(bench, angle, half)
         last = (dims(angle) or [0])[-1]
         table = bench.add("Reshape", [angle, bench.constant([-1, last])])
         if last != half:
@@ -96,6 +97,37 @@ def _table(bench: Workbench, angle: Value, half: int, interleaved: int, kind: An
             table = bench.add("Cast", [table], to=int(kind))
         bench.shared[key] = table
     return bench.shared[key]
+
+
+def _once(bench: Workbench, angle: Value, half: int) -> Value:
+    """``angle`` made for half of the channels, if it is made for each twice; else ``angle``.
+
+    before:  a = Unsqueeze(Cos(Concat(m, m)))
+    after:   a = Cos(m)    with other axes of size 1
+    """
+    chain: list[Node] = []
+    value = angle
+    while (node := maker(value)) is not None and node.op_type != "Concat":
+        if node.op_type not in ("Cos", "Sin", "Cast", "Unsqueeze"):
+            found = with_scalar(node) if node.op_type in ("Mul", "Div") else None
+            if found is None or found[0] is not node.inputs[0]:
+                return angle
+        if node.op_type != "Unsqueeze":
+            chain.append(node)
+        value = node.inputs[0]
+    first = node.inputs[0] if node is not None else None
+    sizes = dims(first) or [0]
+    along = node.attributes.get_int("axis", 0) if node is not None else 0
+    if first is None or list(node.inputs) != [first, first] or sizes[-1] != half:
+        return angle
+    if along not in (-1, len(sizes) - 1):
+        return angle
+    made: Value = first
+    for node in reversed(chain):
+        attributes = {name: held.value for name, held in node.attributes.items()}
+        made = bench.add(node.op_type, [made, *node.inputs[1:]], (first,), at=node, **attributes)
+        made.type = node.outputs[0].type
+    return made
 
 
 def _places(bench: Workbench, found: Rotation, table: Value) -> Value:

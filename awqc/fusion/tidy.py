@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from awqc.fusion.onnx_values import Node, Value, dims, numbers, scalar, with_scalar
+from awqc.fusion.onnx_values import Node, Value, dims, maker, numbers, scalar, with_scalar
 
 WHOLE = 2**31 - 1
 """An end of a slice that no axis reaches."""
@@ -26,6 +27,37 @@ def drop_idle(graph: Any) -> None:
             graph.remove(node, safe=True)
 
 
+def join_unsqueezes(graph: Any) -> None:
+    """Of axes that are added one after the other one operation.
+
+    before:  x -> Unsqueeze [0] -> Unsqueeze [1] -> Unsqueeze [3] -> y
+    after:   x -> Unsqueeze [0, 1, 3] -> y
+    """
+    for node in list(graph):
+        first = maker(node.inputs[0], "Unsqueeze") if node.op_type == "Unsqueeze" else None
+        if first is None:
+            continue
+        before, after = numbers(first.inputs[1]), numbers(node.inputs[1])
+        if before is None or after is None or min([*before, *after]) < 0:
+            continue
+        places = sorted(after)
+        for each in sorted(before):  # an axis counts those that are added before it
+            place = each
+            for other in sorted(after):
+                place += other <= place
+            places.append(place)
+        name = f"{node.name}.axes"
+        axes = ir.Value(
+            name=name,
+            type=ir.TensorType(ir.DataType.INT64),
+            shape=ir.Shape([len(places)]),
+            const_value=ir.Tensor(np.array(sorted(places), np.int64), name=name),
+        )
+        graph.register_initializer(axes)
+        node.replace_input_with(0, first.inputs[0])
+        node.replace_input_with(1, axes)
+
+
 def _handed_on(node: Node) -> Value | None:
     """What ``node`` hands on unchanged, if that is what it does."""
     first: Value = node.inputs[0] if node.inputs else None
@@ -40,6 +72,9 @@ def _handed_on(node: Node) -> Value | None:
         order = node.attributes.get("perm")
         places = None if order is None else list(order.as_ints())
         return first if places is not None and places == sorted(places) else None
+    if node.op_type == "Expand":
+        sizes = dims(first)
+        return first if sizes is not None and sizes == dims(node.outputs[0]) else None
     if node.op_type == "Cast":
         return first if first.dtype == node.attributes["to"].as_int() else None
     return _neutral(node)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from awqc.fusion.onnx_values import Node, Value, ancestors, dims
 from awqc.fusion.proof import Prover
+from awqc.targets.base import Target
 
 CONTRIB = "com.microsoft"
 STATE_RANK = 4
@@ -23,13 +24,15 @@ class Workbench:
 
     Attributes:
         graph: of the model.
+        target: what runs it.
         found: how often each fusion was made.
         apart: what stays as it is, by the name of a node or value, with the reason.
         shared: values that are made once for all places that need them, by a key.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, target: Target) -> None:
         self.model = model
+        self.target = target
         self.graph = model.graph
         self.found: Counter[str] = Counter()
         self.apart: dict[str, str] = {}

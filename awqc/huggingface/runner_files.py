@@ -36,18 +36,21 @@ TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
 """Inputs that tokenizers make, in their order."""
 
 
-def write_runner_files(program: Program, folder: HFFolder, target: Path) -> list[Path]:
+def write_runner_files(
+    program: Program, folder: HFFolder, target: Path, *, shared_cache: bool = False
+) -> list[Path]:
     """Write configuration and tokenizer files into ``target``, beside ``model.onnx``.
 
     The model's own files are copied where there are any, else written by transformers (as
     for GGUF), those of its processor too. A folder without a tokenizer gives a folder without
-    one. Returns what was written, by name.
+    one. ``shared_cache`` says whether the model's past and present may be one buffer. Returns what
+    was written, by name.
     """
     before = set(target.iterdir())
     config = folder.config()
     tokenizer = write_model_files(program, folder, target, config)
     if program.states:
-        made = genai_config(program, config, tokenizer)
+        made = genai_config(program, config, tokenizer, shared_cache=shared_cache)
         (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return sorted(set(target.iterdir()) - before)
 
@@ -75,10 +78,13 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
     return tokenizer
 
 
-def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[str, Any]:
+def genai_config(
+    program: Program, config: Any, tokenizer: Any = None, *, shared_cache: bool = False
+) -> dict[str, Any]:
     """The content of ``genai_config.json`` for a program with a cache.
 
-    Sizes come from the graph; the type is genai's general ``decoder``, whatever the model.
+    Sizes come from the graph; the type is genai's general ``decoder``, whatever the model. Tokens
+    that are no words of the model are left out: genai refuses the folder for them.
     """
     shapes = {spec.name: spec.shape for spec in program.inputs}
     keys = [name for name, _ in program.states if name.endswith(".key")]
@@ -87,8 +93,9 @@ def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[s
         name: name for name in ("input_ids", "attention_mask", "position_ids") if name in shapes
     }
     limit = context_length(config) or 2048
+    words = config_value(config, "vocab_size")
     ids = {
-        key: _token_id(key, config, tokenizer)
+        key: _within(_token_id(key, config, tokenizer), words)
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
     if ids["pad_token_id"] is None:
@@ -98,7 +105,7 @@ def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[s
         "model": {
             "type": "decoder",
             "context_length": limit,
-            "vocab_size": config_value(config, "vocab_size"),
+            "vocab_size": words,
             **{key: value for key, value in ids.items() if value is not None},
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -124,7 +131,7 @@ def genai_config(program: Program, config: Any, tokenizer: Any = None) -> dict[s
             "do_sample": False,
             "max_length": limit,
             "num_beams": 1,
-            "past_present_share_buffer": False,
+            "past_present_share_buffer": shared_cache,
             "temperature": 1.0,
             "top_k": 1,
             "top_p": 1.0,
@@ -145,6 +152,13 @@ def _describe_tokenizer(program: Program, path: Path) -> None:
         taken = {spec.name for spec in program.inputs}
         content["model_input_names"] = [name for name in TOKENIZED if name in taken]
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _within(token: Any, words: int) -> Any:
+    """``token``, or those of a list of them, that a model of ``words`` words can make, if any."""
+    if isinstance(token, list):
+        return [each for each in token if each < words] or None
+    return token if token is not None and token < words else None
 
 
 def _token_id(key: str, config: Any, tokenizer: Any) -> Any:

@@ -15,6 +15,8 @@ from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.pipeline import Pipeline, make_pipeline, parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 
+AUTO, WIDE_HEAD = "auto", 8
+"""Of a head, and the width that it has until one is chosen."""
 SAMPLES = 64
 """Tokens of each activation that are kept for the search under the runtime's numerics."""
 
@@ -72,7 +74,7 @@ def request_of(asked: Options) -> dict[str, Any]:
         "group_size": asked.group_size,
         "symmetric": asked.symmetric,
         "exclude": asked.exclude,
-        "head_bits": asked.head_bits,
+        "head_bits": WIDE_HEAD if asked.head_bits == AUTO else asked.head_bits,
         "embed_bits": asked.embed_bits,
         "conv_bits": asked.conv_bits,
         "weight_format": asked.weight_format or _implied(asked),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from awqc.errors import UsageError, spelled
 from awqc.numerics.name_patterns import check_pattern
 from awqc.options.declare import as_flag, declarations, option
+from awqc.options.for_target import fitted
 from awqc.options.values import (
     check_axes,
     check_parts,
@@ -143,13 +144,14 @@ class Options:
         metavar="REGEX",
         check=check_pattern,
     )
-    head_bits: int = option(
+    head_bits: int | str = option(
         8,
-        "Width of the product that makes a language model's logits; none (0): float.",
+        "Width of the product that makes a language model's logits; none (0): float; auto: 4 or 8, "
+        "by what 4 lose on data held back and the time that they save.",
         group="weights",
         kind=int,
         choices=(2, 3, 4, 8),
-        words={"none": 0},
+        words={"none": 0, "auto": "auto"},
     )
     embed_bits: int = option(
         8,
@@ -259,6 +261,14 @@ class Options:
         metavar="NAMES",
         choices=("onnx", "ort", "pt2", "awq", "compressed-tensors", "gguf"),
     )
+    target: str = option(
+        "auto",
+        "What will run the model: its form is written besides, with the operations, groups and "
+        "zero points that it takes; auto: the formats asked for, ort for onnxruntime on the CPU.",
+        group="output",
+        choices=("auto", "ort-cpu", "ort-cuda", "webgpu", "dml", "openvino", "trt-rtx", "qnn",
+                 "onnx"),
+    )  # fmt: skip
     gguf: str | Path | None = option(
         None,
         "A GGUF file of the same model, from which the format gguf takes names, metadata and "
@@ -363,7 +373,7 @@ def parse_options(**given: Any) -> Options:
             f"{spelled('avg_bits')} and {spelled('budget')} choose among widths of whole numbers; "
             f"leave {spelled('weight_format')} out"
         )
-    return options
+    return fitted(options)
 
 
 def on_command_line(name: str, value: Any) -> str:

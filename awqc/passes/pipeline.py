@@ -253,6 +253,20 @@ class Pipeline:
             steps += [step, each] if isinstance(each, before) else [each]
         return self._of(steps)
 
+    def with_head_bits(self, bits: int) -> Pipeline:
+        """This pipeline with a head of ``bits``; what it measures is counted as this one's.
+
+        >>> str(parse_pipeline("canonicalize,quantize-weights").with_head_bits(4))
+        'canonicalize,quantize-weights{head-bits=4}'
+        """
+        steps = [
+            replace(each, spec=replace(each.spec, head_bits=bits))
+            if isinstance(each, QuantizeWeights)
+            else each
+            for each in self.passes
+        ]
+        return Pipeline(tuple(steps), self.facts, self.timing)
+
     def without_search(self, recipe: str = "recipe.json") -> Pipeline:
         """This pipeline with scales from ``recipe`` in place of what finds them from data.
 

@@ -11,6 +11,7 @@ from awqc.errors import ExportError
 from awqc.export.formats import FORMATS, write_companions
 from awqc.passes.pipeline import Observe, Pipeline
 from awqc.program import Program
+from awqc.targets.base import Target
 
 
 def in_final_dtype(program: Program, closing: Pipeline, observe: Observe | None) -> Program:
@@ -22,8 +23,10 @@ def in_final_dtype(program: Program, closing: Pipeline, observe: Observe | None)
     return final
 
 
-def write_formats(program: Program, final: Program, folder: Path, formats: Sequence[str]) -> None:
-    """All formats; ONNX of a bfloat16 model is written in float32, which runs everywhere.
+def write_formats(
+    program: Program, final: Program, folder: Path, formats: Sequence[str], target: Target
+) -> None:
+    """All formats, for ``target``; ONNX of a bfloat16 model is in float32, which runs everywhere.
 
     The files that runners need go beside them.
     """
@@ -31,7 +34,7 @@ def write_formats(program: Program, final: Program, folder: Path, formats: Seque
     for name in formats:
         wide = name in ("onnx", "ort") and final.source_dtype == torch.bfloat16
         try:
-            FORMATS[name](program if wide else final, folder, metadata)
+            FORMATS[name](program if wide else final, folder, metadata, target)
         except OSError as error:
             raise _unwritten(folder, name, error) from error
     try:

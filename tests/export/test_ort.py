@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from awqc.errors import ExportError
 from awqc.export.onnx import export_onnx
 from awqc.export.ort import ExportedOrt, export_ort
 from awqc.export.ort_data import INLINE_BYTES, PAGE
+from awqc.kv_cache import past_name
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.program import Program
+from awqc.targets.known import ORT_CPU, ORT_CUDA
 from tests.export.quantizing import captured, quantized, relative_error, run_onnx
 from tests.tiny import MODELS
 from tests.tiny import captured as tiny
@@ -142,12 +145,42 @@ class SideBySide(nn.Module):
         return torch.relu(self.first(x)), self.second(x), self.third(x), self.other(x)
 
 
-def test_products_of_one_value_stand_side_by_side(tmp_path: Path) -> None:
+def test_products_of_one_value_stand_side_by_side_where_one_token_is_read(tmp_path: Path) -> None:
     program = captured(SideBySide(), torch.randn(2, 3, 64))
     kinds = [IntGrid(4, 32)] * 3 + [IntGrid(8, 32)]
-    tuned = check(quantized(program, *kinds), tmp_path, torch.randn(2, 3, 64))
-    assert tuned.products == 2
-    nodes = onnx.load(tuned.path).graph.node
-    kinds_of_node = [node.op_type for node in nodes]
-    assert kinds_of_node.count("Split") == 1
-    assert kinds_of_node.count("Add") == 1  # of the one that stands alone
+    path = export_onnx(quantized(program, *kinds), tmp_path / "model.onnx").path
+    model = onnx.load(path)
+    past = onnx.helper.make_tensor_value_info(past_name(0, "key"), onnx.TensorProto.FLOAT, [1])
+    model.graph.input.append(past)
+    onnx.save(model, path)
+    x = torch.randn(2, 3, 64)
+    feeds = {program.inputs[0].name: x, past.name: torch.zeros(1)}
+    # onnxruntime on the CPU adds the vector of the one that stands alone; its kernel for CUDA not
+    for row, adds in ((ORT_CPU, 0), (replace(ORT_CPU, adds_vectors=False), 1)):
+        tuned = export_ort(path, tmp_path / "ort.onnx", 1, runs_on=row)
+        assert tuned.products == 2
+        nodes = [node.op_type for node in onnx.load(tuned.path).graph.node]
+        assert (nodes.count("Split"), nodes.count("Add")) == (1, adds)
+        assert relative_error(run_onnx(tuned.path, feeds), program.run({"x": x})) < 1e-5
+
+
+def test_of_many_tokens_each_product_stands_alone(tmp_path: Path) -> None:
+    program = captured(SideBySide(), torch.randn(2, 3, 64))
+    tuned = check(quantized(program, IntGrid(4, 32)), tmp_path, torch.randn(2, 3, 64))
+    assert tuned.products == 4
+    assert {node.op_type for node in onnx.load(tuned.path).graph.node} == {
+        "Tanh", "MatMulNBits", "Relu",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "block"), [(512, 256), (576, 64), (72, 32)])
+def test_a_scale_of_a_row_is_repeated_for_the_blocks_that_are_fast(
+    columns: int, block: int, tmp_path: Path
+) -> None:
+    """For another target for those that onnxruntime would cut itself."""
+    program = quantized(captured(nn.Linear(columns, 8), torch.randn(2, columns)), IntGrid(8, -1))
+    tuned = check(program, tmp_path, torch.randn(3, columns))
+    path = export_ort(tmp_path / "model.onnx", tmp_path / "cuda.onnx", runs_on=ORT_CUDA).path
+    for file, wanted in ((tuned.path, block), (path, 32)):
+        (node,) = (each for each in onnx.load(file).graph.node if each.op_type == "MatMulNBits")
+        assert {each.name: each.i for each in node.attribute}["block_size"] == wanted

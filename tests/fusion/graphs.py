@@ -14,6 +14,8 @@ import onnxruntime as ort
 
 from awqc.fusion.patterns import fuse
 from awqc.kv_cache import PAST, PRESENT
+from awqc.targets.base import Target
+from awqc.targets.known import ORT_CPU
 
 Array = np.ndarray[Any, Any]
 _HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>\n'
@@ -37,10 +39,12 @@ def parsed(text: str, **weights: Array) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def fused(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Counter[str], dict[str, str]]:
+def fused(
+    model: onnx.ModelProto, target: Target = ORT_CPU
+) -> tuple[onnx.ModelProto, Counter[str], dict[str, str]]:
     """The fused model, how often each type of operation is in it, and its metadata."""
     graph = ir.from_proto(model)
-    fuse(graph)
+    fuse(graph, target)
     made = ir.to_proto(graph)
     told = {entry.key: entry.value for entry in made.metadata_props}
     return made, Counter(node.op_type for node in made.graph.node), told

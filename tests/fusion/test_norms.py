@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
+from awqc.targets.base import SKIP_LAYER
+from awqc.targets.known import ORT_CPU
 from tests.fusion.graphs import fused, parsed, run
 
 RNG = np.random.default_rng(0)
@@ -71,14 +78,24 @@ def test_what_looks_like_a_norm_and_computes_something_else_stays(way: str) -> N
     assert '"n": "n differs by' in told["awqc.apart"]
 
 
-def test_a_layer_norm_of_a_sum() -> None:
+FUSING = replace(ORT_CPU, fused=ORT_CPU.fused | {SKIP_LAYER})
+SLOWER = {
+    "that has a kernel for both": (FUSING, {"SkipLayerNormalization": 1}),
+    # whose kernel for both, which onnxruntime would take by itself, is slower than the two
+    "that has none": (ORT_CPU, {"Sum": 1, "LayerNormalization": 1}),
+}
+
+
+@pytest.mark.parametrize("target", SLOWER)
+def test_a_layer_norm_of_a_sum_for_a_target(target: str) -> None:
     text = (
         f"agraph ({SIZES} x, {SIZES} y) => ({SIZES} n, {SIZES} s)\n"
         "{ s = Add(x, y)\n n = LayerNormalization <epsilon=0.001, axis=-1> (s, w, b) }"
     )
     before = parsed(text, w=WEIGHT, b=WEIGHT[::-1].copy())
-    after, operations, _ = fused(before)
-    assert operations == {"SkipLayerNormalization": 1}
+    row, wanted_operations = SLOWER[target]
+    after, operations, _ = fused(before, row)
+    assert operations == wanted_operations
     feeds = {name: RNG.standard_normal((2, 3, 32)).astype(np.float32) for name in "xy"}
     for wanted, found in zip(run(before, feeds), run(after, feeds), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -89,3 +106,20 @@ def test_the_reason_of_a_norm_that_stays() -> None:
     _, operations, told = fused(parsed(text, w=WEIGHT))
     assert operations["Pow"] == 1
     assert told["awqc.apart"] == '{"n": "what it normalizes is no sum"}'
+
+
+def test_onnxruntime_leaves_the_sum_alone_when_it_loads_the_model(tmp_path: Path) -> None:
+    """It fuses an Add that only the norm reads with the norm."""
+    text = (
+        f"agraph ({SIZES} x, {SIZES} y) => ({SIZES} n)\n"
+        "{ s = Add(x, y)\n n = LayerNormalization <axis=-1> (s, w, b) }"
+    )
+    before = parsed(text, w=WEIGHT, b=WEIGHT)
+    after, _, _ = fused(before)
+    wanted = ({"SkipLayerNormalization"}, {"Sum", "LayerNormalization"})
+    for model, operations in zip((before, after), wanted, strict=True):
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(tmp_path / "loaded.onnx").graph
+        assert {node.op_type for node in graph.node} == operations

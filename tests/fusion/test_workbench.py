@@ -7,12 +7,13 @@ import pytest
 
 from awqc.fusion.onnx_values import CircleError, ancestors
 from awqc.fusion.workbench import Workbench
+from awqc.targets.known import ORT_CPU
 from tests.fusion.graphs import parsed
 
 
 def test_what_reads_what_it_makes_is_refused() -> None:
     model = parsed("agraph (float[n] x) => (float[n] z) {\n  y = Relu(x)\n  z = Relu(y)\n}")
-    bench = Workbench(ir.from_proto(model))
+    bench = Workbench(ir.from_proto(model), ORT_CPU)
     first, last = bench.graph
     old = first.outputs[0]
     new = bench.add("Relu", [old], [old])  # the same numbers, of the old value

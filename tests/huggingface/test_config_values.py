@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import awqc
+from awqc.compiler import compile_graph
 from awqc.errors import UsageError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.config_values import check_complete, config_value, context_length
@@ -109,3 +110,26 @@ def test_rotary_embeddings_that_change_hold_below_the_switch(kind: str, tmp_path
     assert context_length(config) == SWITCH
     described = genai_config(program, config)
     assert described["model"]["context_length"] == described["search"]["max_length"] == SWITCH
+
+
+def test_tokens_that_are_no_words_of_the_model_are_left_out(tmp_path: Path) -> None:
+    """onnxruntime-genai refuses a folder that names them; the other tokens stay."""
+    save_decoder("llama", tmp_path, eos_token_id=[2, VOCABULARY + 7], bos_token_id=VOCABULARY)
+    program = load_folder(tmp_path)
+    described = genai_config(program, HFFolder.at(tmp_path).config())["model"]
+    assert described["eos_token_id"] == [2]
+    assert "bos_token_id" not in described
+    assert described["pad_token_id"] == 2
+
+
+def test_a_cache_that_stays_in_its_buffer_is_told_where_it_does(tmp_path: Path) -> None:
+    """In the fused form, and not in the portable one beside it."""
+    save_decoder("llama", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    compile_graph(
+        load_folder(tmp_path / "model"), output_dir=tmp_path / "out", effort="fast",
+        formats="onnx,ort", max_loss=float("inf"),
+    )  # fmt: skip
+    for form, shared in (("", False), ("ort", True)):
+        described = json.loads((tmp_path / "out" / form / "genai_config.json").read_text())
+        assert described["search"]["past_present_share_buffer"] is shared

@@ -30,6 +30,7 @@ from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.search_scales import NUMERICS, RUNTIME_CHOICES
 from awqc.runtimes.base import runtime_names
 from awqc.runtimes.onnxruntime import PROVIDERS
+from awqc.targets.known import AUTO, TARGETS
 
 ROOT = Path(__file__).parents[2]
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -83,6 +84,13 @@ def test_text_and_numpy_numbers_are_read_as_the_command_line_reads_them() -> Non
     assert type(values.bits) is int
 
 
+def test_the_width_of_a_head_may_be_left_open() -> None:
+    """The passes then begin with the wide one."""
+    options = parse_options(head_bits="auto")
+    assert options.head_bits == "auto"
+    assert "head-bits" not in str(build_pipeline(options))
+
+
 def test_an_unknown_option_is_told_the_others() -> None:
     with pytest.raises(UsageError, match=r"no option 'bist'; options: accuracy_level, .*bits"):
         parse_options(bist=4)
@@ -108,6 +116,7 @@ CHOICES = {
     "layout": LAYOUTS,
     "dtype": ["auto", *DTYPES],
     "accuracy_level": ["auto", *map(int, LEVELS)],
+    "target": [AUTO, *TARGETS],
     "provider": PROVIDERS,
     "verify_with": runtime_names(),
     "runtime_scales": RUNTIME_CHOICES,

@@ -1,0 +1,1 @@
+"""What runs a compiled model, and what each of these takes: one row of capabilities a target."""
