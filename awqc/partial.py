@@ -148,6 +148,7 @@ def compile_partial(
         seed=chosen.seed,
         task=chosen.task,
         trust_remote_code=chosen.trust_remote_code,
+        weights=chosen.weights,
     )
     whole = deepcopy(unwrap(source.module)).eval().requires_grad_(False)
     names = dict(whole.named_parameters(remove_duplicate=False))

@@ -98,7 +98,7 @@ def copy(folder: Path, *names: str) -> Path:
 def test_every_row_has_a_test() -> None:
     table = PAGE.partition("|---|")[2].partition("\n\n")[0].splitlines()[1:]
     cells = [line.strip("| ").split(" | ")[0].replace("`", "") for line in table]
-    assert len(cells) == 14
+    assert len(cells) == 16
     for name in cells:
         found = [known for known in (*COVERED, *ELSEWHERE) if name.startswith(known)]
         assert len(found) == 1, name
@@ -150,6 +150,37 @@ def test_a_factory_is_run_since_it_is_named() -> None:
     torch.save(net(), "own_factory:make")
     assert run(["explain", "own_factory:make"]) == 0, "a file of that name is a file"
     assert not ran()
+
+
+@row("path/to/file.py:factory")
+def test_a_file_with_a_factory_is_run_since_it_is_named() -> None:
+    Path("own").mkdir()
+    Path("own/net.py").write_text(
+        f"import os\nos.mkdir({MARKER!r})\n"
+        "from torch import nn\ndef make(): return nn.Linear(8, 4)\n"
+    )
+    assert run(["explain", "own/net.py"]) == 2, "a file that names no function is not run"
+    assert not ran()
+    assert run(["explain", "own/net.py:make"]) == 0
+    assert ran()
+
+
+@row("weights for a factory")
+@pytest.mark.parametrize("command", ["compile", "explain", "verify", "bench"])
+def test_weights_for_a_factory(command: str, compiled: Path) -> None:
+    Path("net.py").write_text("from torch import nn\ndef make(): return nn.Linear(8, 4)\n")
+    content = {"state_dict": nn.Linear(8, 4).state_dict(), "callbacks": Payload()}
+    torch.save(content, "last.ckpt")
+    arguments = {
+        "verify": ["verify", str(compiled), "--against", "net.py:make", "--provider", "cpu"],
+        "bench": ["bench", str(compiled), "--against", "net.py:make", "--provider", "cpu"],
+    }.get(command, [command, "net.py:make"])
+    arguments += ["--weights", "last.ckpt"]
+    assert run(arguments) == 2
+    assert not ran()
+    if command == "explain":
+        assert run([*arguments, "--trust-pickle"]) == 0
+        assert ran()
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ def bench(
     threads: int = 0,
     provider: Provider = "auto",
     trust_pickle: bool = False,
+    weights: str | Path | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
@@ -114,7 +115,8 @@ def bench(
         turns: how often each form has its turn; a first one does not count.
         threads: of each form; 0: as many as there are processors.
         provider: where onnxruntime runs.
-        trust_pickle: as in compile, for ``against``; so are ``task`` and ``trust_remote_code``.
+        trust_pickle: as in compile, for ``against``; so are ``weights``, ``task`` and
+            ``trust_remote_code``.
 
     Raises:
         UsageError: there is no model, or the original cannot be loaded.
@@ -140,6 +142,7 @@ def bench(
                 "inputs": _specs(against, next(iter(paths.values()))),
                 "how": {
                     "trust_pickle": trust_pickle,
+                    "weights": None if weights is None else str(weights),
                     "task": task,
                     "trust_remote_code": trust_remote_code,
                 },

@@ -15,8 +15,9 @@ from awqc.options.declare import Declaration
 F = TypeVar("F", bound=Callable[..., Any])
 
 SOURCE_HELP = """MODEL is a torch.export archive (.pt2), a pickled nn.Module (.pt, .pth), a
-Hugging Face folder or GGUF file, or package.module:factory, a function that returns the
-module (or the pair module, example inputs)."""
+Hugging Face folder or GGUF file, or package.module:factory or path/to/file.py:factory, a function
+or class that makes the module (or the pair module, example inputs; or module, example inputs and
+what makes an input of an image)."""
 
 
 def declared(name: str, help: str | None = None, **more: Any) -> Callable[[F], F]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from awqc.data.audio_files import read_audio
 from awqc.data.image_files import read_image
+from awqc.data.image_transform import ImageTransform
 from awqc.data.records import Record
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Maker, Sample
@@ -31,7 +32,7 @@ class SampleReader:
         CalibrationError: a file is damaged or empty.
     """
 
-    processor: Processor
+    processor: Processor | ImageTransform
     maker: Maker
     random: np.random.Generator
     modes: Counter[str] = field(default_factory=Counter)

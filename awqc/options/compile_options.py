@@ -70,6 +70,14 @@ class Options:
         group="model",
         kind=bool,
     )
+    weights: str | Path | None = option(
+        None,
+        "Weights for the model that a factory makes: .safetensors, a state dict, or a checkpoint "
+        "that holds one, such as Lightning's.",
+        group="model",
+        kind=Path,
+        metavar="FILE",
+    )
     num_samples: int | None = option(
         None,
         "Use at most this many samples.",

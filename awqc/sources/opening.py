@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.program import Program
 from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 
 ModelLike = nn.Module | Program | str | Path
-"""A module, a captured program, a file or folder, or ``package.module:factory``."""
+"""A module, a captured program, a file or folder, or the name of a factory."""
 
 
 def open_program(
@@ -34,6 +34,7 @@ def open_program(
     trust_pickle: bool = False,
     task: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | Path | None = None,
     seed: int = 0,
 ) -> Program:
     """Capture ``model``; a program is given back as it is.
@@ -42,6 +43,8 @@ def open_program(
         UsageError: it is no model, or its inputs are not known, or given where it has its own.
         CaptureError: it cannot be loaded or captured.
     """
+    if weights is not None and not isinstance(model, str | Path):
+        raise UsageError(f"{spelled('weights')} is for a factory; load them into the module")
     if isinstance(model, Program):
         refuse_inputs(example_inputs, inputs, dynamic, "a captured program brings its own")
         return model
@@ -58,6 +61,7 @@ def open_program(
         trust_pickle=trust_pickle,
         task=task,
         trust_remote_code=trust_remote_code,
+        weights=weights,
         seed=seed,
     )
 
@@ -91,6 +95,7 @@ def open_module(
     seed: int = 0,
     task: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | Path | None = None,
 ) -> Source:
     """The module that ``model`` is or names, with example inputs, before it is captured.
 
@@ -110,6 +115,7 @@ def open_module(
         seed=seed,
         task=task,
         trust_remote_code=trust_remote_code,
+        weights=weights,
     )
 
 
