@@ -12,7 +12,7 @@ from awqc.artifacts.target import prepare_folder
 from awqc.capture.module import ExampleInputs
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.load import Calib, DataSource
-from awqc.errors import Note, UsageError
+from awqc.errors import Note, UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.machine.ranks import ALONE, Ranks
@@ -100,7 +100,7 @@ def compile(
         RankError: another process failed, or is gone.
     """
     chosen = parse_options(**options)
-    several = find_several_graphs(model, chosen.task, chosen.trust_remote_code)
+    several = find_several_graphs(model, chosen.task, chosen.trust_remote_code, chosen.adapter)
     if several is None:
         return compile_graph(
             model,
@@ -112,6 +112,10 @@ def compile(
             ranks=ranks,
             **options,
         )
+    if chosen.weights is not None:
+        raise UsageError(
+            f"{spelled('weights')} is for a model that a factory makes; {model} brings its own"
+        )
     if observe is not None or ranks.count > 1 or example_inputs is not None:
         raise UsageError(
             f"{model}: is a model of several graphs, for which observe, ranks and example_inputs "
@@ -122,9 +126,11 @@ def compile(
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:
         prepare_folder(target, used)
-    result = compile_generating(
-        *several, DataSource.of(calib), chosen, options, notify or (lambda note: None)
-    )
+    folder, task, notes = several
+    notify = notify or (lambda note: None)
+    for text in notes:
+        notify(Note(text, warning=True))
+    result = compile_generating(folder, task, DataSource.of(calib), chosen, options, notify)
     result.used = used
     if target is not None:
         result.save(target)

@@ -149,6 +149,7 @@ def compile_partial(
         task=chosen.task,
         trust_remote_code=chosen.trust_remote_code,
         weights=chosen.weights,
+        adapter=chosen.adapter,
     )
     whole = deepcopy(unwrap(source.module)).eval().requires_grad_(False)
     names = dict(whole.named_parameters(remove_duplicate=False))

@@ -98,7 +98,7 @@ def copy(folder: Path, *names: str) -> Path:
 def test_every_row_has_a_test() -> None:
     table = PAGE.partition("|---|")[2].partition("\n\n")[0].splitlines()[1:]
     cells = [line.strip("| ").split(" | ")[0].replace("`", "") for line in table]
-    assert len(cells) == 16
+    assert len(cells) == 17
     for name in cells:
         found = [known for known in (*COVERED, *ELSEWHERE) if name.startswith(known)]
         assert len(found) == 1, name
@@ -230,6 +230,30 @@ def test_standard_input_may_be_closed(folder: Path) -> None:
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--trust-remote-code" in done.stderr
+
+
+@row("adapter folder")
+@pytest.mark.parametrize("command", ["compile", "explain", "verify", "bench"])
+def test_an_adapter(command: str, compiled: Path, folder: Path) -> None:
+    Path("lora").mkdir()
+    Path("own_module.py").write_text(f"import os\nos.mkdir({MARKER!r})\nclass Net: pass\n")
+    mapping = {"base_model_class": "Net", "parent_library": "own_module"}
+    config = {"peft_type": "LORA", "auto_mapping": mapping, "base_model_name_or_path": "folder"}
+    Path("lora/adapter_config.json").write_text(json.dumps(config))
+    torch.save({"a": Payload()}, "lora/adapter_model.bin")
+    for model in (["folder", "--adapter", "lora"], ["lora"]):
+        arguments = {
+            "verify": ["verify", str(compiled), "--against", *model, "--provider", "cpu"],
+            "bench": ["bench", str(compiled), "--against", *model, "--provider", "cpu"],
+        }.get(command, [command, *model])
+        assert run(arguments) != 0
+        assert not ran()
+    change(folder / "config.json", auto_map={"AutoConfig": "own.C"}, model_type="nobody")
+    (folder / "own.py").write_text(OWN_CODE)
+    assert run(["explain", "lora", "--trust-remote-code"]) == 2
+    assert not ran(), "code of a base that a file names"
+    torch.load("lora/adapter_model.bin", weights_only=False)
+    assert ran(), "the payload runs where the file is trusted"
 
 
 @row("weights of a Hugging Face folder")

@@ -103,6 +103,7 @@ def bench(
     provider: Provider = "auto",
     trust_pickle: bool = False,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
@@ -115,8 +116,8 @@ def bench(
         turns: how often each form has its turn; a first one does not count.
         threads: of each form; 0: as many as there are processors.
         provider: where onnxruntime runs.
-        trust_pickle: as in compile, for ``against``; so are ``weights``, ``task`` and
-            ``trust_remote_code``.
+        trust_pickle: as in compile, for ``against``; so are ``weights``, ``adapter``, ``task``
+            and ``trust_remote_code``.
 
     Raises:
         UsageError: there is no model, or the original cannot be loaded.
@@ -143,6 +144,7 @@ def bench(
                 "how": {
                     "trust_pickle": trust_pickle,
                     "weights": None if weights is None else str(weights),
+                    "adapter": None if adapter is None else str(adapter),
                     "task": task,
                     "trust_remote_code": trust_remote_code,
                 },

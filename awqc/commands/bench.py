@@ -54,6 +54,7 @@ from awqc.commands.declared import declared
 @declared("provider", "Where onnxruntime runs.")
 @declared("trust_pickle", "As in awqc compile, for --against.")
 @declared("weights", "As in awqc compile, for --against.")
+@declared("adapter", "As in awqc compile, for --against.")
 @declared("task", "As in awqc compile, for --against.")
 @declared("trust_remote_code", "As in awqc compile, for --against.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -68,6 +69,7 @@ def command(
     provider: str,
     trust_pickle: bool,
     weights: Path | None,
+    adapter: Path | None,
     task: str | None,
     trust_remote_code: bool,
     as_json: bool,
@@ -91,6 +93,7 @@ def command(
         provider=provider,  # type: ignore[arg-type]  # click's choices are the providers
         trust_pickle=trust_pickle,
         weights=weights,
+        adapter=adapter,
         task=task,
         trust_remote_code=trust_remote_code,
     )

@@ -24,6 +24,7 @@ from awqc.commands.declared import calib_option, declared
 )
 @declared("trust_pickle", "As in awqc compile, for --against.")
 @declared("weights", "As in awqc compile, for --against.")
+@declared("adapter", "As in awqc compile, for --against.")
 @declared("task", "As in awqc compile, for --against.")
 @declared("trust_remote_code", "As in awqc compile, for --against.")
 @declared("provider", "Where onnxruntime runs.")
@@ -43,6 +44,7 @@ def command(
     against: str | None,
     trust_pickle: bool,
     weights: Path | None,
+    adapter: Path | None,
     task: str | None,
     trust_remote_code: bool,
     provider: str,
@@ -72,6 +74,7 @@ def command(
         against=against,
         trust_pickle=trust_pickle,
         weights=weights,
+        adapter=adapter,
         task=task,
         trust_remote_code=trust_remote_code,
         provider=provider,

@@ -78,6 +78,14 @@ class Options:
         kind=Path,
         metavar="FILE",
     )
+    adapter: str | Path | None = option(
+        None,
+        "Folder of a LoRA adapter, as peft saves it, that is merged into MODEL, a Hugging Face "
+        "folder.",
+        group="model",
+        kind=Path,
+        metavar="DIR",
+    )
     num_samples: int | None = option(
         None,
         "Use at most this many samples.",

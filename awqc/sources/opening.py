@@ -12,7 +12,14 @@ from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwr
 from awqc.errors import UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.program import Program
-from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
+from awqc.sources.source import (
+    Source,
+    choose_inputs,
+    load_program,
+    load_source,
+    refuse_inputs,
+    with_adapter,
+)
 
 if TYPE_CHECKING:
     from awqc.huggingface.folder import HFFolder
@@ -35,6 +42,7 @@ def open_program(
     task: str | None = None,
     trust_remote_code: bool = False,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     seed: int = 0,
 ) -> Program:
     """Capture ``model``; a program is given back as it is.
@@ -43,8 +51,9 @@ def open_program(
         UsageError: it is no model, or its inputs are not known, or given where it has its own.
         CaptureError: it cannot be loaded or captured.
     """
-    if weights is not None and not isinstance(model, str | Path):
-        raise UsageError(f"{spelled('weights')} is for a factory; load them into the module")
+    for name, value in {"weights": weights, "adapter": adapter}.items():
+        if value is not None and not isinstance(model, str | Path):
+            raise UsageError(f"{spelled(name)} is for a path; load it into the module")
     if isinstance(model, Program):
         refuse_inputs(example_inputs, inputs, dynamic, "a captured program brings its own")
         return model
@@ -62,27 +71,31 @@ def open_program(
         task=task,
         trust_remote_code=trust_remote_code,
         weights=weights,
+        adapter=adapter,
         seed=seed,
     )
 
 
 def find_several_graphs(
-    model: ModelLike, task: str | None, trust_remote_code: bool
-) -> tuple[HFFolder, FolderTask] | None:
-    """The folder that ``model`` is, and its task, where its parts are graphs of their own.
+    model: ModelLike, task: str | None, trust_remote_code: bool, adapter: str | Path | None = None
+) -> tuple[HFFolder, FolderTask, tuple[str, ...]] | None:
+    """The folder that ``model`` is, its task, and what to tell; None of what is one graph.
 
     Raises:
         UsageError: the folder, or ``task``, is none that could be used.
         CaptureError: transformers does not know the architecture.
     """
-    if not isinstance(model, str | Path) or not (Path(model).expanduser() / CONFIG).is_file():
+    if not isinstance(model, str | Path) or not Path(model).expanduser().is_dir():
+        return None
+    path, notes = with_adapter(Path(model).expanduser(), adapter, trust_remote_code)
+    if not (path / CONFIG).is_file():
         return None
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.tasks import find_task
 
-    folder = HFFolder.at(Path(model).expanduser(), trust_remote_code=trust_remote_code)
+    folder = HFFolder.at(path, trust_remote_code=trust_remote_code)
     found = find_task(folder.config(), task, where=str(model))
-    return (folder, found) if found.several else None
+    return (folder, found, notes) if found.several else None
 
 
 def open_module(
@@ -96,6 +109,7 @@ def open_module(
     task: str | None = None,
     trust_remote_code: bool = False,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> Source:
     """The module that ``model`` is or names, with example inputs, before it is captured.
 
@@ -116,6 +130,7 @@ def open_module(
         task=task,
         trust_remote_code=trust_remote_code,
         weights=weights,
+        adapter=adapter,
     )
 
 

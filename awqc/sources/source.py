@@ -26,7 +26,7 @@ from awqc.errors import CaptureError, UsageError, spelled
 from awqc.machine.process import quiet_libraries
 from awqc.program import IMAGE, Program, Transform
 from awqc.sources.factory import Factory
-from awqc.sources.weights import Weights
+from awqc.sources.stored_weights import StoredWeights
 
 _SOURCES = (
     "a torch.export archive (.pt2), a pickled nn.Module (.pt), a Hugging Face folder, "
@@ -52,14 +52,15 @@ def load_program(
     task: str | None = None,
     trust_remote_code: bool = False,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> Program:
     """Capture what ``model`` names: a file, a folder, or ``package.module:factory``.
 
     Example inputs are ``example``, or made of ``inputs`` (specs such as
     ``x=float32[batch,64]``), else come from the archive or factory, else from ``calib``
     (arrays by input name, first axis = samples), else from the first layer. ``task`` and
-    ``trust_remote_code`` are for Hugging Face folders; ``weights`` is a file for what a factory
-    makes.
+    ``trust_remote_code`` are for Hugging Face folders, into which the one of an ``adapter`` is
+    merged; ``weights`` is a file for what a factory makes.
 
     Raises:
         UsageError: there is no such model, it is no model that can be compiled, or its
@@ -72,7 +73,8 @@ def load_program(
         _refuse_weights(weights)
         if _is_folder(path, str(model)):
             refuse_inputs(example, inputs, dynamic, "a Hugging Face model brings its own")
-            return _load_folder(path, task=task, trust_remote_code=trust_remote_code)
+            return _load_folder(path, adapter, task=task, trust_remote_code=trust_remote_code)
+        _refuse_adapter(adapter)
         if recognise(path) == "archive":
             refuse_inputs(example, inputs, dynamic, "a torch.export archive brings its own")
             exported = load_archive(path, trust=trust_pickle)
@@ -88,6 +90,7 @@ def load_program(
         trust_pickle=trust_pickle,
         seed=seed,
         weights=weights,
+        adapter=adapter,
     )
     axes = {**source.axes, **(dynamic or {})}
     program = capture_module(
@@ -143,11 +146,13 @@ def load_source(
     task: str | None = None,
     trust_remote_code: bool = False,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> Source:
     """The module that ``model`` holds, and its inputs.
 
     ``model`` is a pickle, ``package.module:factory`` or a Hugging Face folder, for which ``task``
-    and ``trust_remote_code`` are. ``weights`` is a file for what a factory makes.
+    and ``trust_remote_code`` are. ``weights`` is a file for what a factory makes, ``adapter`` a
+    folder that is merged into a Hugging Face folder.
 
     Raises:
         UsageError: it is none of these, or its inputs are not known.
@@ -156,16 +161,18 @@ def load_source(
     path = Path(model).expanduser()
     factory = Factory.named(model)
     if factory is not None:
+        _refuse_adapter(adapter)
         return _from_factory(factory, weights, example, inputs, calib, trust_pickle, seed)
     _refuse_weights(weights)
     if _is_folder(path, str(model)):
         refuse_inputs(example, inputs, None, "a Hugging Face model brings its own")
-        _check_folder(path)
+        folder, notes = with_adapter(path, adapter, trust_remote_code)
+        _check_folder(folder)
         from awqc.huggingface.opened import open_uncaptured
 
-        return Source(
-            *open_uncaptured(path, task=task, trust_remote_code=trust_remote_code), shared=False
-        )
+        opened = open_uncaptured(folder, task=task, trust_remote_code=trust_remote_code)
+        return Source(*opened, shared=False, notes=notes)
+    _refuse_adapter(adapter)
     if recognise(path) != "pickle":
         raise UsageError(
             f"{path}: is no pickled nn.Module; give one (.pt), a Hugging Face folder, "
@@ -186,7 +193,7 @@ def _from_factory(
     seed: int,
 ) -> Source:
     """What ``factory`` makes, with the weights of a file, if one is given."""
-    stored = None if weights is None else Weights.read(weights, trust=trust)
+    stored = None if weights is None else StoredWeights.read(weights, trust=trust)
     made = factory.call(None if stored is None else stored.arguments)
     module = unwrap(made.module)
     notes = () if stored is None else tuple(stored.load_into(module))
@@ -352,11 +359,46 @@ def _is_folder(path: Path, text: str) -> bool:
     return path.is_dir() or _starts_with(path, b"GGUF")
 
 
-def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Program:
-    _check_folder(path)
+def _load_folder(
+    path: Path, adapter: str | Path | None, *, task: str | None, trust_remote_code: bool
+) -> Program:
+    folder, notes = with_adapter(path, adapter, trust_remote_code)
+    _check_folder(folder)
     from awqc.huggingface.capture import load_folder
 
-    return load_folder(path, task=task, trust_remote_code=trust_remote_code)
+    program = load_folder(folder, task=task, trust_remote_code=trust_remote_code)
+    for note in notes:
+        program.tell(note)
+    program.files = (*program.files, *source_files(path, adapter))
+    return program
+
+
+def with_adapter(
+    path: Path, adapter: str | Path | None, trust_remote_code: bool
+) -> tuple[Path, tuple[str, ...]]:
+    """The Hugging Face folder ``path`` with its adapter merged, if it has one; what to tell of it.
+
+    Raises:
+        UsageError: the adapter or its base is not here, or they do not belong together.
+        CaptureError: a file is damaged.
+    """
+    if adapter is None and not (path / "adapter_config.json").is_file():
+        return path, ()
+    _check_transformers(path)
+    from awqc.huggingface.merging import find_pair, merged_folder
+
+    pair = find_pair(path, adapter, trust_remote_code=trust_remote_code)
+    if pair is None:
+        return path, ()
+    return merged_folder(pair, trust_remote_code=trust_remote_code), pair.notes
+
+
+def _refuse_adapter(adapter: str | Path | None) -> None:
+    if adapter is not None:
+        raise UsageError(
+            f"{spelled('adapter')} is merged into a Hugging Face folder; MODEL is none: leave it "
+            "out"
+        )
 
 
 def _check_folder(path: Path) -> None:
@@ -369,6 +411,11 @@ def _check_folder(path: Path) -> None:
             f"{path}: the folder has no config.json, so it is no Hugging Face model. "
             f"MODEL is {_SOURCES}"
         )
+    _check_transformers(path)
+
+
+def _check_transformers(path: Path) -> None:
+    """Refuse a folder that cannot be read for want of a package."""
     try:
         import awqc.huggingface.capture  # noqa: F401 - whether what it needs is installed
     except ModuleNotFoundError as error:

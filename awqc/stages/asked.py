@@ -49,7 +49,11 @@ def used_files(
         if isinstance(step, Calibrate) and step.stats:
             prepare_file(Path(step.stats), spelled("stats"))
     loaded = model.files if isinstance(model, Program) else ()
-    sources = source_files(model, options.weights) if isinstance(model, str | Path) else ()
+    sources = (
+        source_files(model, options.weights, options.adapter)
+        if isinstance(model, str | Path)
+        else ()
+    )
     given = (calib, options.gguf)
     named = [Path(each).expanduser() for each in given if isinstance(each, str | Path)]
     there = (path for path in named if os.path.exists(path))
@@ -75,6 +79,7 @@ def open_as_asked(
         task=options.task,
         trust_remote_code=options.trust_remote_code,
         weights=options.weights,
+        adapter=options.adapter,
         seed=options.seed,
     )
 

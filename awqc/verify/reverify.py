@@ -37,6 +37,7 @@ def reverify(
     against: str | None = None,
     trust_pickle: bool = False,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
     provider: str = "auto",
@@ -46,8 +47,8 @@ def reverify(
 ) -> Verification:
     """Compare the exported forms with ``model.pt2``, and with the original where it is given.
 
-    The original is opened as in compile, with ``trust_pickle``, ``weights``, ``task`` and
-    ``trust_remote_code``.
+    The original is opened as in compile, with ``trust_pickle``, ``weights``, ``adapter``, ``task``
+    and ``trust_remote_code``.
 
     Raises:
         UsageError: a file is missing, a runtime of ``verify_with`` does not work here, the
@@ -80,6 +81,7 @@ def reverify(
             source,
             trust_pickle=trust_pickle,
             weights=weights,
+            adapter=adapter,
             task=task,
             trust_remote_code=trust_remote_code,
         )

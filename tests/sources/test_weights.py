@@ -202,7 +202,7 @@ def test_weights_are_for_factories() -> None:
     torch.save(trained().state_dict(), "w")
     with pytest.raises(UsageError, match="other models bring their own weights"):
         loaded("w", "model.pt")
-    with pytest.raises(UsageError, match="load them into the module"):
+    with pytest.raises(UsageError, match="weights is for a path; load it into the module"):
         awqc.compile(nn.Linear(8, 4), (torch.ones(2, 8),), weights="w")
 
 

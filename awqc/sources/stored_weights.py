@@ -33,7 +33,7 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Weights:
+class StoredWeights:
     """What a file of weights holds.
 
     Attributes:
@@ -47,7 +47,7 @@ class Weights:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, given: str | Path, *, trust: bool) -> Weights:
+    def read(cls, given: str | Path, *, trust: bool) -> StoredWeights:
         """Those of a file, which stay in it until they are needed.
 
         Without ``trust`` nothing but tensors and plain values is read.
