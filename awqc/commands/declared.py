@@ -83,7 +83,8 @@ def generating(most: int) -> Callable[[F], F]:
 CALIB_HELP = (
     "Calibration data: .npz, .safetensors or .pt with an array for each input (first axis = "
     "samples); .txt, .md or .jsonl for language models; a folder, file or pattern of images or "
-    "audio, or .jsonl with image, audio and text, for models that read such. Without it, data is "
+    "audio, or .jsonl with image, audio and text, for models that read such; parquet or Arrow with "
+    "the same columns in place of .jsonl. Without it, data is "
     "made up, and the result is as good as that."
 )
 

@@ -34,6 +34,7 @@ class ImageTransform:
     reads: Kinds = field(default=(IMAGE,), init=False)
     made: None = field(default=None, init=False)
     rate: int = field(default=0, init=False)
+    prompted: bool = field(default=False, init=False)
 
     @classmethod
     def of(cls, program: Program) -> ImageTransform:

@@ -21,6 +21,7 @@ from awqc.data.calibration import (
 from awqc.data.image_transform import ImageTransform
 from awqc.data.media import media_calibration
 from awqc.data.media_files import find_media
+from awqc.data.sample_tables import is_table
 from awqc.data.text import text_calibration
 from awqc.data.text_files import is_text_file
 from awqc.errors import UsageError, spelled
@@ -42,7 +43,7 @@ class DataSource:
 
     Attributes:
         given: what the caller gave; None: nothing.
-        text: a text file; a ``.jsonl`` file may name images and audio as well.
+        text: a text file or table; a table and ``.jsonl`` may name images and audio as well.
         media: images and audio files.
         arrays: whole arrays by name, which may also serve as example inputs.
     """
@@ -62,6 +63,8 @@ class DataSource:
         """
         if isinstance(calib, str | Path):
             path = given_path(calib, spelled("calib"))
+            if is_table(path) and path.exists():
+                return cls(calib, text=path)
             if (media := find_media(path)) is not None:
                 return cls(calib, media=media)
             if not is_text_file(path):

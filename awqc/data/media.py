@@ -12,8 +12,9 @@ import numpy as np
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.data.grouping import Grouped
 from awqc.data.image_transform import ImageTransform
-from awqc.data.records import Record, file_records, json_records
+from awqc.data.records import Record, TableRecords, file_records, json_records
 from awqc.data.sample_reader import SampleReader
+from awqc.data.sample_tables import Table, is_table
 from awqc.data.text_files import read_lines
 from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.huggingface.processor import Processor
@@ -24,7 +25,7 @@ T = TypeVar("T")
 NUM_SAMPLES = 64
 
 Media = tuple[Path, ...] | Path | None
-"""Files, a ``.jsonl`` file that names some, or nothing: then data is made up."""
+"""Files, a ``.jsonl`` file or table that names some, or nothing: then data is made up."""
 
 
 def media_calibration(
@@ -104,11 +105,13 @@ def choose_samples(
 
 def _records(
     processor: Processor | ImageTransform, given: tuple[Path, ...] | Path, where: str
-) -> list[Record]:
+) -> Sequence[Record]:
     if isinstance(given, tuple):
         return file_records(given, processor.reads, where)
     if processor.reads == (TEXT,):
         return [Record(str(given), line, {}) for line in read_lines(given, processor.made)]
+    if is_table(given):
+        return TableRecords(Table.open(given), processor.reads)
     return json_records(given, processor.reads)
 
 

@@ -167,7 +167,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: holds an adapter without its weights ({' or '.join(WEIGHTS)}); fetch them"
         )
     try:
-        if file.suffix == ".safetensors":
+        if file.name == WEIGHTS[0]:
             return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -30,6 +30,7 @@ from awqc.huggingface.folder import (
     reporting,
     require_transformers,
 )
+from awqc.huggingface.mapped import SUFFIX
 from awqc.huggingface.runner_files import PROCESSING_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
 from awqc.huggingface.tasks import find_task
@@ -320,7 +321,7 @@ def _with(value: Unwritten, change: Unary | None) -> Unwritten:
 def _stored(file: Path) -> Iterator[tuple[str, Unwritten]]:
     """The tensors of a file, each read when it is written."""
     with reporting(f"{file}: the weights could not be read"):
-        if file.suffix != ".safetensors":
+        if not file.name.endswith(SUFFIX):
             loaded: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             yield from ((name, Unwritten.of(value)) for name, value in loaded.items())
             return

@@ -23,6 +23,7 @@ class Sample:
         source: where it comes from, for messages.
         text: a text.
         image: a PIL image in RGB.
+        more: further images, for models whose prompts may have several.
         audio: a NumPy array ``(samples,)``, float32, at the processor's rate.
     """
 
@@ -30,6 +31,12 @@ class Sample:
     text: str | None = None
     image: Any = None
     audio: Any = None
+    more: tuple[Any, ...] = ()
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        """All images, in order."""
+        return (() if self.image is None else (self.image,)) + self.more
 
 
 @dataclass(frozen=True)
