@@ -65,7 +65,7 @@ MAY_USE: dict[str, str] = {
     "options passes program recording runtimes verify",
     "front_door": "artifacts capture compiler data errors machine options passes program sources "
     "stages whole",
-    "running": "artifacts data errors huggingface program runtimes",
+    "running": "artifacts data errors huggingface machine program runtimes sources verify",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,10 +109,21 @@ def _records(
     if isinstance(given, tuple):
         return file_records(given, processor.reads, where)
     if processor.reads == (TEXT,):
-        return [Record(str(given), line, {}) for line in read_lines(given, processor.made)]
+        return _text_records(given, processor)
     if is_table(given):
         return TableRecords(Table.open(given), processor.reads)
     return json_records(given, processor.reads)
+
+
+def _text_records(given: Path, processor: Processor | ImageTransform) -> Sequence[Record]:
+    """A record for each line of text, or for each line of JSON or row that has a ``text``."""
+    if is_table(given):
+        return TableRecords(Table.open(given), processor.reads)
+    lines = [Record(str(given), line, {}) for line in read_lines(given, processor.made)]
+    if given.suffix.lower() != ".jsonl":
+        return lines
+    named = json_records(given, processor.reads)
+    return [replace(each, text=line.text) for each, line in zip(named, lines, strict=True)]
 
 
 def _made_up(reads: Kinds, count: int, seed: int) -> str:

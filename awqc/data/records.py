@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -15,6 +15,8 @@ from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
 
 IMAGES = "images"
+WANTED = ("label", "target")
+"""Fields that say what a model should give."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Record:
         text: a text.
         files: an image, audio, or both, by kind.
         more: further images.
+        wanted: what a model should say of it, as far as the data says.
     """
 
     source: str
     text: str | None
     files: dict[str, MediaFile]
     more: tuple[MediaFile, ...] = ()
+    wanted: str | int | None = None
 
 
 def file_records(paths: Sequence[Path], reads: Kinds, where: str) -> list[Record]:
@@ -120,7 +124,14 @@ def _record(folder: Path, where: str, content: Any, reads: Kinds) -> Record:
         _file(folder, f"{where}, image {number}", IMAGE, value)
         for number, value in enumerate(images, 2)
     )
-    return Record(where, text, files, more)
+    return Record(where, text, files, more, _wanted(given, reads))
+
+
+def _wanted(given: Mapping[str, Any], reads: Kinds) -> str | int | None:
+    """A class, or a text to be written: beside audio ``text`` is what is said there."""
+    names = (*WANTED, *([TEXT] if AUDIO in reads and TEXT not in reads else []))
+    values = (given.get(name) for name in names)
+    return next((value for value in values if type(value) in (str, int)), None)
 
 
 def _file(folder: Path, where: str, kind: str, value: Any) -> MediaFile:

@@ -56,7 +56,7 @@ class SampleReader:
             image = self._image(record.files[IMAGE]) if IMAGE in record.files else None
             more = tuple(self._image(each) for each in record.more)
             audio = self._audio(record.files[AUDIO]) if AUDIO in record.files else None
-            yield Sample(record.source, text, image, audio, more)
+            yield Sample(record.source, text, image, audio, more, record.wanted)
 
     def _image(self, path: MediaFile) -> Any:
         image, mode = read_image(path)

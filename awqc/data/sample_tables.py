@@ -16,7 +16,7 @@ from awqc.errors import CalibrationError, UsageError
 SUFFIXES = (".parquet", ".arrow")
 SPLITS = "dataset_dict.json"
 """The file of datasets that lists the splits of a folder, each of which is a folder in it."""
-COLUMNS = ("text", "messages", "image", "images", "audio")
+COLUMNS = ("text", "messages", "image", "images", "audio", "label", "target")
 AT_ONCE = 256
 """Rows that are read together."""
 
@@ -71,7 +71,7 @@ class Table:
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _damaged(path, error) from error
         columns = tuple(name for name in COLUMNS if name in names)
-        if not columns:
+        if not set(columns) - {"label", "target"}:
             raise CalibrationError(
                 f"{path}: has the columns {', '.join(names)}; needed are text or messages, "
                 "image or images, audio, as the model reads: rename them"

@@ -24,6 +24,7 @@ class Sample:
         text: a text.
         image: a PIL image in RGB.
         more: further images, for models whose prompts may have several.
+        wanted: what a model should say of it: a text, a class by its name or number.
         audio: a NumPy array ``(samples,)``, float32, at the processor's rate.
     """
 
@@ -32,6 +33,7 @@ class Sample:
     image: Any = None
     audio: Any = None
     more: tuple[Any, ...] = ()
+    wanted: str | int | None = None
 
     @property
     def images(self) -> tuple[Any, ...]:
