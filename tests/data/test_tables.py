@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from awqc.cli import run
+from awqc.data.blobs import Blob
+from awqc.data.image_files import read_image
+from awqc.data.load import DataSource
+from awqc.data.records import TableRecords, json_records
+from awqc.data.sample_tables import Table, is_table
+from awqc.data.text_files import read_documents, read_lines
+from awqc.errors import AwqcError, CalibrationError, UsageError
+from awqc.huggingface.capture import load_folder
+from awqc.huggingface.folder import HFFolder
+from tests.media import tone, write_images, write_wave
+from tests.tiny_language_models import save_decoder, save_tokenizer
+
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-from awqc.cli import run  # noqa: E402
-from awqc.data.blobs import Blob  # noqa: E402
-from awqc.data.image_files import read_image  # noqa: E402
-from awqc.data.load import DataSource  # noqa: E402
-from awqc.data.records import TableRecords, json_records  # noqa: E402
-from awqc.data.sample_tables import Table, is_table  # noqa: E402
-from awqc.data.text_files import read_documents, read_lines  # noqa: E402
-from awqc.errors import AwqcError, CalibrationError, UsageError  # noqa: E402
-from awqc.huggingface.capture import load_folder  # noqa: E402
-from awqc.huggingface.folder import HFFolder  # noqa: E402
-from tests.media import tone, write_images, write_wave  # noqa: E402
-from tests.tiny_language_models import save_decoder, save_tokenizer  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

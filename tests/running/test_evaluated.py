@@ -111,17 +111,13 @@ def test_texts_that_are_written(
     base, model = t5
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     texts = [f"t{n} t{n + 3} t{n + 20}" for n in range(4)]
-    with torch.no_grad():
-        written = [
-            tokenizer.decode(
-                model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8, do_sample=False)[0],
-                skip_special_tokens=True,
-            )
-            for text in texts
-        ]  # fmt: skip
-    lines = [
-        {"text": text, "target": f"{told} more"} for text, told in zip(texts, written, strict=True)
-    ]
+    written = []
+    for text in texts:
+        with torch.no_grad():
+            ids = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8)
+        written.append(str(tokenizer.decode(ids[0], skip_special_tokens=True)))
+    targets = [f"{told} more" for told in written]
+    lines = [{"text": text, "target": each} for text, each in zip(texts, targets, strict=True)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     result = evaluate(
         capsys, base / "out", "--data", tmp_path / "data.jsonl", "--against", base / "model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from awqc.running.measures import OutputMeasure
 
 
-def measured(name: str, *pairs: tuple[list[object], list[object]]) -> dict[str, object]:
+def measured(name: str, *pairs: tuple[Any, Any]) -> dict[str, Any]:
     measure = OutputMeasure(name)
     for found, reference in pairs:
         measure.add(np.array(found, np.float32), np.array(reference, np.float32))
