@@ -19,7 +19,7 @@ from awqc.machine.child import Child, ChildGone
 from awqc.machine.progress import stage
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import Provider, Session, resolve_provider
-from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.runtimes.session_file import MODEL, TUNED, refuse_several
 from awqc.sources.source import brings_inputs
 
 SAFE_PATH = "-P"
@@ -124,6 +124,7 @@ def bench(
         AwqcError: a form does not run.
     """
     workload = workload or Workload()
+    refuse_several(folder)
     paths = {name: folder / path for name, path in QUANTIZED.items() if (folder / path).is_file()}
     if not paths:
         raise UsageError(

@@ -20,6 +20,7 @@ from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tasks import reads_of
 from awqc.program import IMAGE, Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
+from awqc.runtimes.session_file import refuse_several
 from awqc.sources.opening import open_program
 from awqc.sources.source import brings_inputs
 from awqc.verify.comparison import forms_in
@@ -60,6 +61,7 @@ def reverify(
             f"{spelled('max_loss')} is a limit for the loss against the original: give "
             f"{spelled('against')}"
         )
+    refuse_several(folder)
     needed = {ARCHIVE: [ARCHIVE] if (folder / ARCHIVE).is_file() else []}
     for runtime in verify_with:
         wanted = " or ".join(find_runtime(runtime).FORMS.values())

@@ -63,7 +63,7 @@ def image_bytes(paths: Iterable[Path]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("write", [write_parquet, write_stream, write_file])
 def test_texts_of_every_form(write: Any) -> None:
     texts = [f"w{index} w5" for index in range(4, 11)]
-    path = write("t.parquet" if write is write_parquet else "t.arrow", text=texts, label=[0] * 7)
+    path = write("t.parquet" if write is write_parquet else "t.arrow", text=texts, other=[0] * 7)
     assert [document.text for document in read_documents(path, None)] == texts
     assert read_lines(path, None) == texts
     assert Table.open(path).columns == ("text",)

@@ -137,6 +137,15 @@ def test_texts_that_are_written(
     assert plain["models"]["compiled"]["same_texts"] == found["same_texts"]
 
 
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_commands_for_one_graph_say_what_measures_several(
+    command: str, t5: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, str(t5[0] / "out")]) == 2
+    assert "a model of several graphs" in (told := capsys.readouterr().err.replace("\n", " "))
+    assert "awqc eval DIR --data" in told
+
+
 def test_a_transcript_beside_audio_is_the_truth(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
