@@ -35,6 +35,7 @@ from awqc.export.formats import serving
 from awqc.export.layouts import FolderLayout
 from awqc.export.ort_levels import parse_level, set_level
 from awqc.export.serving import prepare_serving
+from awqc.export.towers import towers_of, write_towers
 from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
 from awqc.machine.memory import give_back
@@ -219,6 +220,7 @@ def _compile(
         try:
             check_limits(verification, program.source_dtype, options.max_loss, program.name)
             judged, batches = _judged(program, final), reference.batches
+            write_towers(towers_of(judged), folder)
             check_published(judged, final, batches, folder, verification)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error

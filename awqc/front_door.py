@@ -20,10 +20,12 @@ from awqc.options import Options, parse_options
 from awqc.options.declare import takes
 from awqc.passes.pipeline import Observe
 from awqc.program import Program
-from awqc.sources.opening import ModelLike, find_several_graphs
+from awqc.sources.opening import find_pipeline, find_several_graphs
 from awqc.stages.asked import prepare, used_files
 from awqc.whole.compiling import CompiledBundle
 from awqc.whole.from_folder import compile_generating
+from awqc.whole.from_pipeline import compile_pipeline
+from awqc.whole.from_run import Run, compile_run, own_modules
 
 
 @overload
@@ -54,13 +56,25 @@ def compile(
 ) -> Any: ...
 
 
+@overload
+def compile(
+    model: Any,
+    *,
+    run: Run,
+    output_dir: str | Path | None = None,
+    notify: Callable[[Note], object] | None = None,
+    **options: Any,
+) -> CompiledBundle: ...
+
+
 @takes(Options)
 @undisturbed()
 def compile(
-    model: ModelLike,
+    model: Any,
     example_inputs: ExampleInputs | None = None,
     calib: Calib | None = None,
     *,
+    run: Run | None = None,
     output_dir: str | Path | None = None,
     observe: Observe | None = None,
     notify: Callable[[Note], object] | None = None,
@@ -70,8 +84,12 @@ def compile(
     """Quantize the weights of ``model``, export it, and verify the result against it.
 
     A Hugging Face folder of an encoder-decoder gives a `CompiledBundle`: its parts are found in
-    what its ``generate`` calls, each is compiled, and the whole generates with them. Everything
-    else gives a `Compiled`.
+    what its ``generate`` calls, each is compiled, and the whole generates with them. So does
+    whatever ``run`` runs::
+
+        awqc.compile(pipeline, run=lambda pipe: [pipe(prompt) for prompt in prompts])
+
+    Everything else gives a `Compiled`.
 
     Args:
         model: a module (it is not changed), a captured program (it is consumed), or what the
@@ -83,6 +101,13 @@ def compile(
         calib: calibration data: text, images or audio for what reads such from a Hugging Face
             folder, a file of arrays, an iterable of batches in the form of ``example_inputs``, or
             a dict of whole arrays by input name. None: data is made up, and the report says so.
+        run: runs ``model``, its argument, on some samples; the modules that it calls from outside
+            of all modules (or those that the option ``part`` names) become graphs of their own, on
+            what reaches them. ``model`` may then be any object that has modules as attributes,
+            such as a pipeline. Called three times, with the same seeds: to find the parts, to
+            record them, and with what was compiled in their place. What it returns (tensors,
+            arrays, images, texts) is compared; it should be samples of several sizes, since axes
+            that do not differ may be fixed.
         output_dir: where to write the artifacts; None: nowhere, see `Compiled.save`.
         observe: called after each pass; for models of one graph.
         notify: called with each `Note` on the model and the data, as soon as it is known.
@@ -100,8 +125,25 @@ def compile(
         RankError: another process failed, or is gone.
     """
     chosen = parse_options(**options)
-    several = find_several_graphs(model, chosen.task, chosen.trust_remote_code, chosen.adapter)
-    if several is None:
+    if run is not None:
+        if calib is not None or example_inputs is not None or observe is not None:
+            raise UsageError(
+                "calib, example_inputs and observe do not apply where run is given: it says what "
+                "the model reads; leave them out"
+            )
+        return _compile_run(model, run, chosen, options, output_dir, notify, ranks)
+    pipeline_folder = find_pipeline(model)
+    if chosen.part and pipeline_folder is None:
+        raise UsageError(
+            f"{spelled('part')} is for models that are run to find their parts: a diffusers "
+            "folder, or awqc.compile(model, run=…) in Python; leave it out"
+        )
+    several = (
+        None
+        if pipeline_folder is not None
+        else find_several_graphs(model, chosen.task, chosen.trust_remote_code, chosen.adapter)
+    )
+    if several is None and pipeline_folder is None:
         return compile_graph(
             model,
             example_inputs,
@@ -126,12 +168,43 @@ def compile(
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:
         prepare_folder(target, used)
-    folder, task, notes = several
-    notify = notify or (lambda note: None)
-    for text in notes:
-        notify(Note(text, warning=True))
-    result = compile_generating(folder, task, DataSource.of(calib), chosen, options, notify)
+    source, tell = DataSource.of(calib), notify or (lambda note: None)
+    if pipeline_folder is not None:
+        result = compile_pipeline(pipeline_folder, source, chosen, options, tell)
+    else:
+        assert several is not None
+        folder, task, notes = several
+        for text in notes:
+            tell(Note(text, warning=True))
+        result = compile_generating(folder, task, source, chosen, options, tell)
     result.used = used
+    if target is not None:
+        result.save(target)
+    return result
+
+
+def _compile_run(
+    model: Any,
+    run: Run,
+    chosen: Options,
+    options: dict[str, Any],
+    output_dir: str | Path | None,
+    notify: Callable[[Note], object] | None,
+    ranks: Ranks,
+) -> CompiledBundle:
+    """See `compile`."""
+    if not callable(run):
+        raise UsageError(f"run is a {type(run).__name__}; a function of the model is needed")
+    if isinstance(model, str | Path) or ranks.count > 1:
+        raise UsageError(
+            "where run is given, the model is one that is loaded already, in one process; load it "
+            "first"
+        )
+    prepare(chosen)
+    target = None if output_dir is None else given_path(output_dir, "output_dir")
+    if target is not None:
+        prepare_folder(target, ())
+    result, _ = compile_run(own_modules(model), run, chosen, options, notify or (lambda note: None))
     if target is not None:
         result.save(target)
     return result

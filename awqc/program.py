@@ -105,6 +105,7 @@ class Interface:
         example: one batch that fits ``inputs``.
         states: pairs (input, output) of a carried state such as a KV cache: what leaves
             through the output comes back through the input at the next call.
+        steps: by the name of a free axis, what its sizes are multiples of, where that is not 1.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -112,6 +113,7 @@ class Interface:
     call: CallSpec
     example: Batch
     states: tuple[tuple[str, str], ...] = ()
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

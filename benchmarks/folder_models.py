@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.folder_pipelines import PIPELINES, Pipelined
 from benchmarks.folder_prompted import Prompted, prompted_models
 
 VOCABULARY = 128
@@ -317,5 +318,9 @@ def _generating() -> Iterator[tuple[str, Saved]]:
     yield "image-to-text/vision-encoder-decoder", saved
 
 
-MODELS: dict[str, Saved | Prompted] = {**dict(_models()), **dict(prompted_models())}
+MODELS: dict[str, Saved | Prompted | Pipelined] = {
+    **dict(_models()),
+    **dict(prompted_models()),
+    **PIPELINES,
+}
 """By task and type of model."""

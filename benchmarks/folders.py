@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.folder_models import MODELS
+from benchmarks.folder_pipelines import Pipelined
 from benchmarks.folder_prompted import Prompted
 from benchmarks.isolated import Reached, isolated
 
@@ -47,6 +48,7 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     stage, prompted = "save", isinstance(MODELS[name], Prompted)
+    pipelined = isinstance(MODELS[name], Pipelined)
     with tempfile.TemporaryDirectory() as work:
         source, target = Path(work) / "model", Path(work) / "out"
         try:
@@ -58,7 +60,10 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
                 task=name.partition("/")[0] if prompted else None,
             )  # fmt: skip
             reached(stage := "run")
-            loss = (_loss_of_prompt if prompted else _loss)(model, target)
+            if pipelined:
+                loss = _loss_of_images(model, target)
+            else:
+                loss = (_loss_of_prompt if prompted else _loss)(model, target)
         except Exception as error:  # noqa: BLE001 - the results are about what goes wrong
             text = " ".join(str(error).replace(work, "").split())
             return {"stage": stage, "type": type(error).__name__, "error": text[:300]}
@@ -135,6 +140,41 @@ def _loss_of_prompt(model: Any, target: Path) -> float:
         found.append(torch.from_numpy(outputs["logits"].numpy()[:, -1]))
     logits = torch.cat(wanted.logits)
     return float((torch.cat(found) - logits).norm() / logits.norm())
+
+
+def _loss_of_images(pipeline: Any, target: Path) -> float:
+    """Of the worst part on what reaches it in another run, other sizes included."""
+    import onnxruntime
+    import torch
+
+    from awqc.huggingface.diffusion import pipeline_calls
+    from awqc.recording.entries import find_entries, modules_of
+    from awqc.recording.outermost import record_entries
+    from awqc.whole.from_pipeline import pipeline_names
+
+    modules = modules_of(pipeline)
+    calls = pipeline_calls(pipeline, ["a cat", "the sea", "b"], 9, "run")[1:]
+
+    def run() -> object:
+        return [pipeline(**call) for call in calls]
+
+    torch.manual_seed(9)
+    entries = find_entries(modules, run)
+    losses = [0.0]
+    for call in record_entries(modules, entries, run):
+        entry = next(each for each in entries if each == (call.path, call.method))
+        names = pipeline_names(entry, call.before, call.result)
+        session = onnxruntime.InferenceSession(str(target / names.part / "model.onnx"))
+        taken = {value.name for value in session.get_inputs()}
+        feeds = {
+            name: call.before[path].numpy() for path, name in names.inputs.items() if name in taken
+        }
+        given = [value.name for value in session.get_outputs()]
+        found = dict(zip(given, session.run(None, feeds), strict=True))
+        for path, name in names.outputs.items():
+            gap = torch.from_numpy(found[name]) - call.result[path]
+            losses.append(float(gap.norm() / call.result[path].norm()))
+    return max(losses)
 
 
 def _loss_of_graph(model: Any, target: Path) -> float:

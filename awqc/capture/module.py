@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ ExampleInputs = tuple[Any, ...] | Mapping[str, Any]
 DynamicAxes = Mapping[str, Sequence[int] | Mapping[int, str]]
 """Extra dynamic axes of inputs by name: axes, or axes with the names they shall have."""
 
+Steps = Mapping[str, Mapping[int, int]]
+"""What sizes are multiples of, by input and axis."""
+
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -45,6 +49,7 @@ def capture_module(
     dynamic: DynamicAxes | None = None,
     states: Sequence[tuple[str, str]] = (),
     output_names: Sequence[str] | None = None,
+    steps: Steps | None = None,
     insist: bool = True,
     copy: bool = True,
 ) -> Program:
@@ -57,7 +62,8 @@ def capture_module(
     named in ``dynamic`` must come out dynamic; where not ``insist``, one that does not is told in
     ``Program.notes``. The graph is compared with the module on the
     example, with other masks, and at other sizes; an axis for which it only holds at the example's
-    size is fixed, and ``Program.notes`` says why.
+    size is fixed, and ``Program.notes`` says why. Before that it is tried whether it holds for all
+    multiples of what ``steps`` has for the axis.
     Wrappers (``DataParallel``, ``torch.compile``) are taken off. An object among the outputs
     that torch has no flattening for, such as a dataclass or a cache, comes out as a dict of
     what it holds.
@@ -91,7 +97,7 @@ def capture_module(
     with quiet_libraries():
         program = capture(frozenset())
         check_agreement(module, program)
-        program = _keep_what_agrees(module, program, axes, capture)
+        program = _keep_what_agrees(module, program, axes, steps or {}, capture)
     _check_dynamic(program, axes, insist)
     return program
 
@@ -100,6 +106,7 @@ def _keep_what_agrees(
     module: nn.Module,
     program: Program,
     asked: Mapping[str, Mapping[int, str | None]],
+    steps: Steps,
     capture: Callable[[frozenset[Axis]], Program],
 ) -> Program:
     """``program``, captured anew with axes fixed until both agree at all sizes that are tried.
@@ -109,6 +116,8 @@ def _keep_what_agrees(
     """
     fixed: frozenset[Axis] = frozenset()
     while (other := find_disagreement(module, program)) is not None:
+        if _take_steps(program, other.axes, steps):
+            continue
         stays = other.beyond and any(axis in asked.get(name, ()) for name, axis in other.axes)
         note = _explain_sizes(module, program, other, stays)
         if stays:
@@ -116,9 +125,31 @@ def _keep_what_agrees(
             break
         fixed |= other.axes
         notes = (*program.notes, note)
+        known = program.interface.steps
         program = capture(fixed)
         program.notes = notes
+        program.interface = replace(program.interface, steps=known)
     return program
+
+
+def _take_steps(program: Program, axes: Collection[Axis], steps: Steps) -> bool:
+    """Let ``axes`` have multiples of ``steps`` only; whether that is something new."""
+    shapes = {spec.name: spec.shape for spec in program.inputs}
+    found = {
+        str(shapes[name][axis]): steps[name][axis]
+        for name, axis in axes
+        if axis in steps.get(name, ())
+    }
+    new = {label: step for label, step in found.items() if label not in program.interface.steps}
+    if not new:
+        return False
+    program.interface = replace(program.interface, steps={**program.interface.steps, **new})
+    for label, step in new.items():
+        program.tell(
+            f"sizes of the axis {label} must be multiples of {step}, as all that were seen are: at "
+            "others the model takes another way, which the graph does not have"
+        )
+    return True
 
 
 def _explain_sizes(module: nn.Module, program: Program, other: Disagreement, stays: bool) -> str:

@@ -165,7 +165,8 @@ def command(
 def print_whole(report: dict[str, Any], target: Path, as_json: bool) -> None:
     """Print what became of each part of a model, and of the whole."""
     from awqc.machine.terminal import console, echo
-    from awqc.report.printed import print_generated, print_report
+    from awqc.report.printed import print_report
+    from awqc.report.printed_whole import print_whole as print_together
 
     if as_json:
         echo(json.dumps(report, indent=2, allow_nan=False))
@@ -175,7 +176,7 @@ def print_whole(report: dict[str, Any], target: Path, as_json: bool) -> None:
         out.rule(name)
         print_report(part, out)
     out.rule("the whole")
-    print_generated(report, out)
+    print_together(report, out)
     out.print(f"wrote {target}")
 
 

@@ -35,13 +35,15 @@ def command(
 
     INPUT is a file of the kind that the model reads (audio, an image), or for a model of text a
     text, or a file with one in each line. For a model of images and text it is an image, and the
-    text behind it. The model runs in onnxruntime; its own processor makes its inputs.
+    text behind it; for one that compares images with texts, some of both: which text fits, or, of
+    one kind alone, embeddings. The model runs in onnxruntime; its own processor makes its inputs.
 
     \b
     Examples:
       awqc run whisper-base-awq speech.wav
       awqc run vit-awq cat.jpg dog.jpg
       awqc run llava-awq cat.jpg "What is on the sofa?"
+      awqc run clip-awq cat.jpg "a cat" "a dog"
       awqc run t5-small-awq "translate English to German: Good morning."
       awqc run minilm-awq lines.txt --json
     """

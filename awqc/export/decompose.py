@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from awqc.export.attention import attention
 from awqc.export.free_sizes import free_form
+from awqc.export.group_norm import group_norm
 from awqc.export.shared_heads import share_heads
 from awqc.graph.nodes import open_sizes, results_of, set_results
 from awqc.graph.rewriting import (
@@ -48,6 +49,7 @@ def subtract_from(x: Tensor, other: float, alpha: float = 1) -> Tensor:
 
 OWN: Decompositions = {
     aten.scaled_dot_product_attention.default: attention,
+    aten.group_norm.default: group_norm,
     aten.rsub.Scalar: subtract_from,
 }
 """Operations that are always expanded, by functions of ours."""

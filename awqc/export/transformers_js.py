@@ -18,10 +18,13 @@ import onnx
 
 from awqc.artifacts.json_files import read_json
 from awqc.artifacts.names import (
+    AUDIO_TOWER,
     EMBED_MODEL,
     ENCODER_MODEL,
+    IMAGE_TOWER,
     MERGED_MODEL,
     MODEL,
+    TEXT_TOWER,
     TUNED,
     VISION_MODEL,
 )
@@ -31,7 +34,9 @@ DTYPES = {"4": "q4", "8": "q8"}
 """What transformers.js calls weights of so many bits; others have no name there."""
 SUFFIXES = {"q4": "_q4", "q8": "_quantized", "fp32": ""}
 FOLDER, SETTINGS_KEY = "onnx", "transformers.js_config"
-MODELS = (MODEL, ENCODER_MODEL, VISION_MODEL, EMBED_MODEL, MERGED_MODEL)
+TOWERS = (TEXT_TOWER, IMAGE_TOWER, AUDIO_TOWER)
+MODELS = (*TOWERS, MODEL, ENCODER_MODEL, VISION_MODEL, EMBED_MODEL, MERGED_MODEL)
+"""Towers come first: they read the data of the whole, which is moved then."""
 AXES = {"batch": "batch_size"}
 """Names of axes by which transformers.js makes an empty cache."""
 TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
@@ -82,7 +87,7 @@ def _widths(graph: onnx.GraphProto) -> Iterator[str]:
 def _move(folder: Path, source: Path, name: str, dtype: str) -> bool:
     """Move the model at ``source`` to where it is looked for; whether it has data of its own."""
     target = folder / FOLDER / f"{Path(name).stem}{SUFFIXES[dtype]}.onnx"
-    model = onnx.load(source, load_external_data=False)
+    model = onnx.load(source, load_external_data=name in TOWERS)
     for value in (*model.graph.input, *model.graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param in AXES:

@@ -47,6 +47,9 @@ COPIES: Family = (
 )  # fmt: skip
 """The operand itself, perhaps laid out otherwise in memory."""
 
+SQUEEZES: Family = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+"""The operand without axes of size 1; itself where those that are named have another size."""
+
 CASTS: Family = (
     aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten._to_copy.default,
     aten.type_as.default,

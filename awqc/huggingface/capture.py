@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from awqc.capture.module import capture_module
+from awqc.capture.renamed import rename_inputs
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
@@ -117,17 +116,6 @@ def _capture_encoder(model: Any, name: str) -> Program:
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
     program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
     return rename_inputs(program, list(example))
-
-
-def rename_inputs(program: Program, names: Sequence[str]) -> Program:
-    """Give the inputs of ``program``, in order, these ``names``."""
-    old = [spec.name for spec in program.inputs]
-    inputs = tuple(
-        replace(spec, name=name) for spec, name in zip(program.inputs, names, strict=True)
-    )
-    example = {name: program.example[former] for former, name in zip(old, names, strict=True)}
-    program.interface = replace(program.interface, inputs=inputs, example=example)
-    return program
 
 
 def _dtype(config: Any) -> torch.dtype:

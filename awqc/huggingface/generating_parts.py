@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from awqc.bundle.parts import Bundle, Trace, Wire
+from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
-from awqc.huggingface.flat_capture import capture_flat
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.recorded import EXAMPLES, examples

@@ -134,7 +134,8 @@ class Processor:
             cut = {"truncation": True, "max_length": tokens, "return_tensors": "pt"}
             if self.reads == (TEXT,):
                 return self.made(texts, padding=True, verbose=False, **cut)
-            return self.made(text=texts, images=images, **cut)
+            given = {name: some for name, some in (("text", texts), ("images", images)) if some}
+            return self.made(**given, **cut)
 
 
 def _padding(tokenizer: Any) -> Any:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from awqc.bundle.parts import Bundle, Trace
+from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
-from awqc.huggingface.flat_capture import capture_flat
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
 from awqc.huggingface.rows_decoder import MASK, POSITIONS, capture_reader, kinds_of

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from awqc.capture.module import capture_module
+from awqc.capture.renamed import rename_inputs
 from awqc.errors import CaptureError
 from awqc.huggingface.capture import TOKENS as ROWS
-from awqc.huggingface.capture import rename_inputs
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.forwards import State, cache_shapes, cached_example, cached_forward
 from awqc.huggingface.generating import Generating

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from awqc.errors import UsageError, spelled
 from awqc.numerics.name_patterns import check_pattern
 from awqc.options.declare import as_flag, declarations, option
-from awqc.options.values import check_axes, check_seed, check_size, read_axes
+from awqc.options.values import (
+    check_axes,
+    check_parts,
+    check_seed,
+    check_size,
+    read_axes,
+    read_parts,
+)
 from awqc.runtimes.base import DEFAULT_RUNTIMES, runtime_names
 
 if TYPE_CHECKING:
@@ -58,6 +65,17 @@ class Options:
         "file: only for files that you made or trust.",
         group="model",
         kind=bool,
+    )
+    part: Mapping[str, Any] | None = option(
+        None,
+        "A module, or a method of one, that becomes a graph of its own, as text=text_model or "
+        "decoder=vae.decode; what is not named stays with the caller. For models that are run to "
+        "find their parts.",
+        group="model",
+        many="repeated",
+        metavar="NAME=MODULE",
+        read=read_parts,
+        check=check_parts,
     )
     task: str | None = option(
         None,

@@ -97,3 +97,37 @@ def _check_label(label: str) -> None:
         raise UsageError(
             f"{spelled('dynamic')}: {label!r} is no name of an axis; give a word, as seq"
         )
+
+
+def read_parts(items: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=MODULE`` items as paths of modules by the name of the part.
+
+    Raises:
+        UsageError: an item does not read like that, or two have one name.
+
+    >>> read_parts(("text=text_model", "decoder=vae.decode"))
+    {'text': 'text_model', 'decoder': 'vae.decode'}
+    """
+    parts: dict[str, str] = {}
+    for item in items:
+        name, sign, path = item.partition("=")
+        if not sign or not path or not name:
+            raise UsageError(f"{spelled('part', item)}: write NAME=MODULE, as text=text_model")
+        if name in parts:
+            raise UsageError(f"{spelled('part', item)}: another part is called {name} already")
+        parts[name] = path
+    return parts
+
+
+def check_parts(parts: Mapping[Any, Any]) -> None:
+    """Refuse names of parts that cannot be names of folders.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, path in parts.items():
+        if not (isinstance(name, str) and isinstance(path, str) and name.isidentifier()):
+            raise UsageError(
+                f"{spelled('part', f'{name}={path}')}: a name of letters, digits and _ is needed, "
+                "and the path of a module"
+            )

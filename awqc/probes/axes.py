@@ -44,6 +44,7 @@ class FreeAxes:
         conditions: what holds of the sizes for which the graph was captured.
         constants: whole numbers in the graph, which a size may equal by chance.
         made: how many tensors of each number of elements the graph makes.
+        steps: what sizes are multiples of, where that is not 1.
     """
 
     shapes: Mapping[str, tuple[sympy.Expr, ...]]
@@ -52,6 +53,11 @@ class FreeAxes:
     conditions: tuple[sympy.Basic, ...] = ()
     constants: frozenset[int] = field(default_factory=frozenset)
     made: Mapping[sympy.Expr, int] = field(default_factory=dict)
+    steps: Mapping[sympy.Symbol, int] = field(default_factory=dict)
+
+    def allowed(self, sizes: Sizes) -> bool:
+        """Whether all of ``sizes`` are multiples of their steps."""
+        return not any(sizes[symbol] % step for symbol, step in self.steps.items())
 
     def elements(self, sizes: Sizes) -> int:
         """Elements of all tensors that the graph makes of inputs of ``sizes``.
@@ -125,7 +131,9 @@ def free_axes(program: Program) -> FreeAxes | None:
     conditions = tuple(each.subs(own) for each in _conditions(placeholders))
     known = dict.fromkeys(c for c in conditions if set() < c.free_symbols <= set(example))
     numbers, made = frozenset(_numbers(program)), _made(program, own)
-    return FreeAxes(shapes, example, places, tuple(known), numbers, made)
+    steps = {symbol: program.interface.steps.get(str(symbol), 1) for symbol in example}
+    steps = {symbol: step for symbol, step in steps.items() if step > 1}
+    return FreeAxes(shapes, example, places, tuple(known), numbers, made, steps)
 
 
 def _made(program: Program, own: Mapping[sympy.Symbol, sympy.Expr]) -> Counter[sympy.Expr]:

@@ -41,7 +41,14 @@ def attempts(axes: FreeAxes) -> Iterator[tuple[Attempt, ...]]:
         yield _ways(axes, dict.fromkeys(first, 1), larger=False)
     yield _ways(axes, {}, larger=True)
     if first and len(first) < len(axes.example):
-        yield (Attempt({s: size if s in first else 1 for s, size in axes.example.items()}),)
+        yield (
+            Attempt({s: size if s in first else one(axes, s) for s, size in axes.example.items()}),
+        )
+
+
+def one(axes: FreeAxes, symbol: sympy.Symbol) -> int:
+    """The smallest size of an axis."""
+    return axes.steps.get(symbol, 1)
 
 
 def breaking(axes: FreeAxes, tried: Sequence[Mapping[sympy.Symbol, int]]) -> Iterator[Attempt]:
@@ -74,7 +81,11 @@ def _ways(axes: FreeAxes, fixed: Mapping[sympy.Symbol, int], larger: bool) -> tu
         if not axes.broken({s: max(size, SMALLEST) for s, size in sizes.items()})
     )
     ways = [primes, next(allowed, primes), {**axes.example, **fixed}]
-    distinct = [way for i, way in enumerate(ways) if way not in (axes.example, *ways[:i])]
+    distinct = [
+        way
+        for i, way in enumerate(ways)
+        if way not in (axes.example, *ways[:i]) and axes.allowed(way)
+    ]
     return tuple(Attempt(way) for way in distinct)
 
 
@@ -88,6 +99,10 @@ def _primes(axes: FreeAxes, larger: bool) -> dict[sympy.Symbol, int]:
     taken = axes.constants | set(axes.example.values())
     chosen: dict[sympy.Symbol, int] = {}
     for symbol, size in axes.example.items():
+        step = one(axes, symbol)
+        if step > 1:
+            chosen[symbol] = step * _other_count(size // step, larger)
+            continue
         below = [] if larger else [*sympy.primerange(SMALLEST, size)]
         near = [p for p in reversed(below) if p not in taken]
         while not near:
@@ -98,6 +113,11 @@ def _primes(axes: FreeAxes, larger: bool) -> dict[sympy.Symbol, int]:
     return chosen
 
 
+def _other_count(count: int, larger: bool) -> int:
+    """The prime next to ``count``; 1 below the first of them."""
+    return int(sympy.nextprime(count) if larger else sympy.prevprime(count) if count > 2 else 1)
+
+
 def _break(axes: FreeAxes, condition: sympy.Basic) -> dict[sympy.Symbol, int] | None:
     """The example with one or two sizes changed so that ``condition`` fails, if any are found."""
     symbols = sorted(condition.free_symbols & set(axes.example), key=str)
@@ -106,6 +126,6 @@ def _break(axes: FreeAxes, condition: sympy.Basic) -> dict[sympy.Symbol, int] | 
     for changed in [*((s,) for s in symbols), *pairwise(symbols)]:
         for values in islice(product(near, repeat=len(changed)), MOST_CHOICES):
             sizes = {**axes.example, **dict(zip(changed, values, strict=True))}
-            if breaks(condition, sizes):
+            if breaks(condition, sizes) and axes.allowed(sizes):
                 return sizes
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,18 +74,43 @@ def record_calls(
     return seen
 
 
-def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by the names of forward's parameters.
+def bind(
+    called: nn.Module | Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by the names of parameters: of a module's forward, or of a method.
 
     Raises:
-        CaptureError: forward takes any number of positional arguments.
+        CaptureError: it takes any number of positional arguments.
     """
-    signature = inspect.signature(module.forward)
+    function = called.forward if isinstance(called, nn.Module) else called
+    signature = _signature(function)
     bound = signature.bind(*args, **kwargs).arguments
     named: dict[str, Any] = {}
     for key, value in bound.items():
         kind = signature.parameters[key].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            raise CaptureError(f"{type(module).__name__}: forward takes *{key}, which has no names")
+            owner = called if isinstance(called, nn.Module) else getattr(called, "__self__", called)
+            raise CaptureError(
+                f"{type(owner).__name__}: {function.__name__} takes *{key}, which has no names"
+            )
         named |= value if kind is inspect.Parameter.VAR_KEYWORD else {key: value}
     return named
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """That of ``function``; of what it stands before, where it is a wrapper that does not say so.
+
+    Such a wrapper takes anything, and has in its closure a function of its class's name for it.
+    """
+    signature = inspect.signature(function)
+    if all(
+        each.kind is not inspect.Parameter.VAR_POSITIONAL for each in signature.parameters.values()
+    ):
+        return signature
+    owner = getattr(function, "__self__", None)
+    for cell in getattr(function, "__closure__", None) or ():
+        inner = cell.cell_contents
+        known = getattr(type(owner), getattr(inner, "__name__", ""), None)
+        if inspect.isfunction(inner) and known is getattr(function, "__func__", None):
+            return inspect.signature(inner.__get__(owner))
+    return signature

@@ -90,4 +90,5 @@ def _others(value: Tensor) -> Tensor:
         return value + torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
     if value.dtype == torch.bool:
         return ~value
-    return (value + 1) % (int(value.max()) + 1) if value.numel() else value
+    largest = int(value.max()) if value.numel() else 0
+    return (value + 1) % (largest + 1) if largest else value + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 
 from awqc.errors import CaptureError
 from awqc.recording.calls import bind
+from awqc.recording.entries import EntryPoint
+from awqc.recording.instead import FORWARD, method_instead
 from awqc.recording.structures import Leaves, leaves, rebuilt
 
 
@@ -28,6 +32,7 @@ class OutsideCall:
         after: the tensors in the same arguments after the call, which may have written into them.
         result: the tensors in ``answer``.
         answer: the result.
+        method: of the module, that was called.
     """
 
     path: str
@@ -36,6 +41,7 @@ class OutsideCall:
     after: Leaves
     result: Leaves
     answer: Any
+    method: str = FORWARD
 
 
 def record_outermost(
@@ -49,55 +55,73 @@ def record_outermost(
     Raises:
         CaptureError: a call writes into a tensor that it was given.
     """
-    looked_at = {
-        path: module for path, module in model.named_modules() if among is None or path in among
-    }
-    recorder = _Recorder({id(module): path for path, module in looked_at.items()})
-    hooks = []
-    for module in looked_at.values():
-        hooks.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
-        hooks.append(
-            module.register_forward_hook(recorder.leave, with_kwargs=True, always_call=True)
-        )
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    modules = dict(model.named_modules())
+    return record_entries(
+        modules, [EntryPoint(path) for path in modules if among is None or path in among], run
+    )
+
+
+def record_entries(
+    modules: Mapping[str, nn.Module], entries: Iterable[EntryPoint], run: Callable[[], object]
+) -> list[OutsideCall]:
+    """The calls of ``entries`` that none of them makes itself, in order, while ``run`` runs.
+
+    Raises:
+        CaptureError: a call writes into a tensor that it was given.
+    """
+    recorder = _Recorder()
+    with ExitStack() as stack, torch.no_grad():
+        for entry in entries:
+            module = modules[entry.path]
+            watched = recorder.watched(entry, module)
+            stack.enter_context(method_instead(module, entry.method, watched))
+        run()
     return recorder.calls
 
 
 class _Recorder:
-    def __init__(self, paths: dict[int, str]) -> None:
+    def __init__(self) -> None:
         self.calls: list[OutsideCall] = []
-        self._paths = paths
-        self._depth = 0
-        self._now: dict[str, Any] = {}
-        self._before: dict[str, Any] = {}
-        self._versions: dict[str, int] = {}
+        self._busy = False
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._depth += 1
-        if self._depth > 1:
-            return
-        self._now = {k: v for k, v in bind(module, args, kwargs).items() if v is not None}
-        self._before = rebuilt(self._now, {})
-        self._versions = {key: value._version for key, value in leaves(self._now).items()}
+    def watched(self, entry: EntryPoint, module: nn.Module) -> Callable[..., Any]:
+        """The method of ``entry``, with its calls noted."""
+        own = getattr(module, entry.method)
 
-    def leave(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
-        self._depth -= 1
-        if self._depth:
-            return
-        path, before = self._paths[id(module)], leaves(self._before)
-        written = [key for key, value in before.items() if value._version != self._versions[key]]
+        @wraps(own)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if self._busy:
+                return own(*args, **kwargs)
+            self._busy = True
+            try:
+                return self._note(entry, module, own, args, kwargs)
+            finally:
+                self._busy = False
+
+        return method
+
+    def _note(
+        self,
+        entry: EntryPoint,
+        module: nn.Module,
+        own: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        now = {k: v for k, v in bind(own, args, kwargs).items() if v is not None}
+        kept = rebuilt(now, {})
+        versions = {key: value._version for key, value in leaves(now).items()}
+        result = own(*args, **kwargs)
+        before = leaves(kept)
+        written = [key for key, value in before.items() if value._version != versions[key]]
         if written:
             raise CaptureError(
-                f"{path or type(module).__name__}: a call writes into the tensor {written[0]} that "
-                "it is given; a part must return what it makes, since a compiled one cannot write "
-                "into its inputs"
+                f"{str(entry) or type(module).__name__}: a call writes into {written[0]}, a tensor "
+                "that it is given; a part must return what it makes, since a compiled one cannot "
+                "write into its inputs"
             )
-        after, answer = leaves(self._now), rebuilt(result, {})
-        self.calls.append(OutsideCall(path, self._before, before, after, leaves(answer), answer))
+        after, answer = leaves(now), rebuilt(result, {})
+        self.calls.append(
+            OutsideCall(entry.path, kept, before, after, leaves(answer), answer, entry.method)
+        )
+        return result

@@ -209,22 +209,3 @@ def _print_hanging(label: str, style: str, lines: list[str], out: Console) -> No
         for part in textwrap.wrap(line, max(out.width - LABEL, 40), break_on_hyphens=False):
             out.print(head + Text(part), soft_wrap=True)
             head = Text(" " * LABEL)
-
-
-def print_generated(report: Mapping[str, Any], out: Console) -> None:
-    """Sizes of all parts together, and what the whole generates beside the original."""
-    sizes = [part["size"] for part in report["parts"].values()]
-    was, now = (sum(size[key] for size in sizes) for key in ("original_bytes", "quantized_bytes"))
-    out.print(
-        f"size: {byte_count(was)} -> {byte_count(now)}, {was / max(now, 1):.2f} times smaller"
-    )
-    made = report.get("generated")
-    if not made:
-        return
-    out.print(
-        f"generated: the same tokens as the original for {made['same']} of {made['samples']} "
-        f"samples held back; word error rate against it {100 * made['word_error_rate']:.1f} %"
-    )
-    for pair in made["texts"]:
-        if pair["compiled"] != pair["original"]:
-            out.print(Text(f"  original: {pair['original']}\n  compiled: {pair['compiled']}"))

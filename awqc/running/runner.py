@@ -16,6 +16,7 @@ from awqc.data.media_files import kind_of
 from awqc.data.records import Record
 from awqc.data.sample_reader import SampleReader
 from awqc.errors import UsageError, spelled
+from awqc.huggingface.diffusion import MODEL_INDEX
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
@@ -23,6 +24,7 @@ from awqc.huggingface.tasks import FolderTask, find_task
 from awqc.program import IMAGE, TEXT
 from awqc.running import answers
 from awqc.running.answers import Answer
+from awqc.running.dual import Dual
 from awqc.running.pooling import Pooling
 from awqc.runtimes.image_text import ImageText
 from awqc.runtimes.ort_model import Array, OrtModel
@@ -58,6 +60,11 @@ class Runner:
             UsageError: the folder has no compiled model, or lacks the files that make its inputs.
             VerificationError: onnxruntime does not load the model.
         """
+        if (folder / MODEL_INDEX).is_file():
+            raise UsageError(
+                f"{folder}: is a diffusion pipeline, which Optimum runs: "
+                f"ORTDiffusionPipeline.from_pretrained({str(folder)!r})"
+            )
         if not (folder / "config.json").is_file():
             raise UsageError(
                 f"{folder}: has no config.json; give a folder that awqc compile wrote for a "
@@ -78,7 +85,10 @@ class Runner:
         several = any((place / MERGED_MODEL).is_file() for place in places)
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
-        if not several:
+        self._dual: Dual | None = None
+        if len(self.task.reads) > 1 and not self.task.prompted:
+            self._dual = Dual(folder, self.processor, provider)
+        elif not several:
             path = find_model(folder)
             self._model = OrtModel(path, provider, read_settings(path, provider))
         self._tokenizer: Any = None
@@ -90,6 +100,9 @@ class Runner:
             UsageError: a file is of a kind that the model does not read.
             CalibrationError: a file is damaged or empty.
         """
+        if self._dual is not None:
+            yield from self._dual.answer(given)
+            return
         maker = self.processor.maker()
         reader = SampleReader(self.processor, maker, np.random.default_rng(0))
         records = (
@@ -130,11 +143,6 @@ class Runner:
         if not wanted:
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else [given]
             return [Record(line, line, {}) for line in lines if line.strip()]
-        if len(self.task.reads) > 1:
-            raise UsageError(
-                f"{self._folder.path}: reads {' and '.join(self.task.reads)} together, which "
-                "awqc run does not take; load the folder with onnxruntime"
-            )
         if kind_of(path) != wanted[0]:
             raise UsageError(f"{given}: is no {wanted[0]} file, which the model reads")
         return [Record(given, None, {wanted[0]: path})]
@@ -149,6 +157,8 @@ class Runner:
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """What a model of one graph gives for ``inputs``, by name."""
+        if self._dual is not None:
+            return self._dual.outputs(inputs)
         assert self._model is not None
         made = self._model.run({name: value.numpy() for name, value in inputs.items()})
         return dict(zip(self._model.outputs, made, strict=True))

@@ -22,10 +22,12 @@ from awqc.sources.source import (
 )
 
 if TYPE_CHECKING:
+    from awqc.huggingface.diffusion import DiffusionFolder
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.tasks import FolderTask
 
 CONFIG = "config.json"
+MODEL_INDEX = "model_index.json"
 
 ModelLike = nn.Module | Program | str | Path
 """A module, a captured program, a file or folder, or the name of a factory."""
@@ -96,6 +98,22 @@ def find_several_graphs(
     folder = HFFolder.at(path, trust_remote_code=trust_remote_code)
     found = find_task(folder.config(), task, where=str(model))
     return (folder, found, notes) if found.several else None
+
+
+def find_pipeline(model: object) -> DiffusionFolder | None:
+    """The folder of a diffusion pipeline that ``model`` is; None: it is something else.
+
+    Raises:
+        UsageError: the folder is none that could be used, or diffusers is not installed.
+    """
+    if not isinstance(model, str | Path):
+        return None
+    path = Path(model).expanduser()
+    if not (path / MODEL_INDEX).is_file():
+        return None
+    from awqc.huggingface.diffusion import DiffusionFolder
+
+    return DiffusionFolder.at(path)
 
 
 def open_module(

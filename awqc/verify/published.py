@@ -19,6 +19,7 @@ from awqc.artifacts.names import ARCHIVE, GGUF, MODEL, TUNED
 from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import VerificationError
 from awqc.export.formats import SERVING
+from awqc.export.towers import Tower, towers_of
 from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
@@ -74,10 +75,14 @@ def check_published(
         _check_run(final, few, folder / ARCHIVE, ARCHIVE, _run_torch)
     if (folder / MODEL).is_file():
         _check_run(judged, few, folder / MODEL, MODEL, _exact_onnx)
+        for tower in towers_of(judged):
+            _check_tower(judged, few, folder / tower.file, tower, _exact_onnx)
     if (folder / TUNED / MODEL).is_file():
         found = verification.find("onnxruntime", "ort")
         measured = None if found is None else found.default["outputs"]
         _check_run(judged, few, folder / TUNED / MODEL, f"{TUNED}/{MODEL}", _own_onnx, measured)
+        for tower in towers_of(judged):
+            _check_tower(judged, few, folder / TUNED / tower.file, tower, _own_onnx, measured)
     for name in SERVING:
         if (folder / name).is_dir():
             check_checkpoint(final, folder / name, name)
@@ -108,6 +113,31 @@ def _check_run(
                     f"{len(program.outputs)}; please report it"
                 )
             gather(program, gaps, outputs, program.run(batch), batch, states=True)
+    if run is _own_onnx:
+        _check_int8(gaps, measured, program.name, form)
+    else:
+        check_near(gaps.distance()["outputs"], program.source_dtype, program.name, form)
+
+
+def _check_tower(
+    program: Program,
+    batches: Sequence[Batch],
+    file: Path,
+    tower: Tower,
+    run: Callable[[Program, Sequence[Batch], Path, Path], Outputs],
+    measured: dict[str, Any] | None = None,
+) -> None:
+    """Compare a tower in ``file`` with what ``program`` gives in its outputs."""
+    given = [{name: batch[name] for name in tower.inputs} for batch in batches]
+    form = f"{file.name}, opened by itself in another process,"
+    places = [program.outputs.index(name) for name in tower.outputs]
+    gaps = gaps_of(program)
+    with scratch_folder() as scratch:
+        made = run(program, given, file, scratch)
+        for batch, outputs in zip(batches, made, strict=True):
+            wanted = program.run(batch)
+            for name, place, found in zip(tower.outputs, places, outputs, strict=True):
+                gaps.add(name, found, wanted[place])
     if run is _own_onnx:
         _check_int8(gaps, measured, program.name, form)
     else:

@@ -33,6 +33,7 @@ from awqc.verify.limits import check_loss
 BUNDLE_FILE = "bundle.json"
 ENOUGH, FEWEST = 4096, 4
 """Tokens or patches of which more tell a part little, and batches at least."""
+REACHES = "what reaches this part"
 JUDGED, FEWEST_JUDGED = 2048, 2
 """As many are enough to verify a part on, and batches at least; the whole is on all."""
 
@@ -130,26 +131,46 @@ def compile_traced(
             f"{spelled('calib')} has {len(traces)} batches; give two at least: one is held back"
         )
     kept = max(1, round(HELD_OUT * len(traces)))
-    shared = bundle.shared()
-    result = CompiledBundle(bundle, {}, held_out=kept)
+    data: dict[str, CalibrationData] = {}
     for name, program in bundle.parts.items():
         read = [seen[name] for seen, _ in traces]
         output = f"{name}.{program.outputs[0]}"
         enough = _enough(output, traces[:-kept], ENOUGH, FEWEST)
         judged = _enough(output, traces[-kept:], JUDGED, FEWEST_JUDGED)
-        data = CalibrationData(
-            tuple(read[:-kept][:enough]), tuple(read[-kept:][:judged]), "what reaches this part"
+        data[name] = CalibrationData(
+            tuple(read[:-kept][:enough]), tuple(read[-kept:][:judged]), REACHES
         )
+    result = compile_parts(bundle, data, options, notify)
+    result.held_out = kept
+    result.report["verify"] = _measure(result, traces[-kept:], chosen.max_loss)
+    return result
+
+
+def compile_parts(
+    bundle: Bundle,
+    data: Mapping[str, CalibrationData],
+    options: Mapping[str, Any],
+    notify: Callable[[Note], object] = lambda note: None,
+) -> CompiledBundle:
+    """Every part of ``bundle`` compiled on its ``data``; the whole is not run.
+
+    ``notify`` is called with each note on a part, behind the part's name.
+    """
+    chosen = parse_options(**options)
+    shared = bundle.shared()
+    result = CompiledBundle(bundle, {})
+    for name, program in bundle.parts.items():
         own = replace(program.clone(), shared=shared[name])
         exclude = patterns_within(chosen.exclude, own, name)
         other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
         told = partial(_tell, notify, name)
-        result.parts[name] = compile_graph(own, calib=data, notify=told, **{**options, **other})
+        result.parts[name] = compile_graph(
+            own, calib=data[name], notify=told, **{**options, **other}
+        )
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
         "wiring": [asdict(wire) for wire in bundle.wiring],
         "shared": {part: names for part, names in shared.items() if names},
-        "verify": _measure(result, traces[-kept:], chosen.max_loss),
     }
     return result
 

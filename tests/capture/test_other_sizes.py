@@ -101,3 +101,38 @@ def test_a_mask_that_decides_is_found_where_the_example_hides_nothing(
     example = (torch.randn(2, 5), torch.zeros(2, 5, dtype=torch.bool))
     with pytest.raises(CaptureError, match=f"another flag {side} of hidden"):
         capture_module(Skipping(place), example)
+
+
+def test_an_axis_whose_multiples_agree_stays_free() -> None:
+    """As in a U-Net, which takes another way where sizes cannot be halved."""
+
+    def function(a: Tensor) -> Tensor:
+        return a * 2 if a.shape[2] % 4 else a
+
+    program = capture_module(
+        Conv(function), EXAMPLE, dynamic={"x": {2: "height"}}, steps={"x": {2: 8}}
+    )
+    assert program.inputs[0].shape[2] == "height"
+    assert program.interface.steps == {"height": 8}
+    assert "sizes of the axis height must be multiples of 8" in program.notes[0]
+    (made,) = program.run({"x": torch.randn(3, 3, 40, 24)})
+    assert made.shape == (3, 4, 40, 24)
+
+
+def test_steps_say_nothing_where_all_sizes_agree() -> None:
+    program = capture_module(
+        Conv(torch.relu), EXAMPLE, dynamic={"x": {2: "height"}}, steps={"x": {2: 8}}
+    )
+    assert program.interface.steps == {}
+    assert program.notes == ()
+
+
+def test_an_axis_whose_multiples_differ_is_fixed() -> None:
+    def function(a: Tensor) -> Tensor:
+        return a * 2 if a.shape[2] > 16 else a
+
+    program = capture_module(
+        Conv(function), EXAMPLE, dynamic={"x": [2]}, steps={"x": {2: 8}}, insist=False
+    )
+    assert program.inputs[0].shape[2] in (16, "x_axis_2")
+    assert any("computes something else" in note for note in program.notes)

@@ -45,7 +45,7 @@ class Decoder(nn.Module):
 def renamed(program: Program, inputs: list[str], outputs: list[str]) -> Program:
     from dataclasses import replace
 
-    from awqc.huggingface.capture import rename_inputs
+    from awqc.capture.renamed import rename_inputs
 
     program = rename_inputs(program, inputs)
     program.interface = replace(program.interface, outputs=tuple(outputs))

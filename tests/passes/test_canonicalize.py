@@ -380,3 +380,16 @@ def _innermost(model: nn.Module) -> nn.Module:
         if name in model._modules:
             return _innermost(model.get_submodule(name))
     return model
+
+
+def test_a_squeeze_of_an_axis_that_is_not_one_is_dropped() -> None:
+    """Torch leaves the tensor as it is; ONNX refuses it."""
+    program, changes = canonical(
+        Apply(lambda m, x: (x @ m.w).squeeze(1), w=torch.randn(4, 3)), torch.randn(2, 5, 4)
+    )
+    assert aten.squeeze.dim not in targets(program)
+    assert any("returns" in change.what for change in changes)
+    program, _ = canonical(
+        Apply(lambda m, x: (x @ m.w).squeeze(1), w=torch.randn(4, 3)), torch.randn(2, 1, 4)
+    )
+    assert aten.squeeze.dim in targets(program)

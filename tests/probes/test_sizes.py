@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,3 +124,15 @@ def test_sizes_near_those_of_a_large_example_are_tried() -> None:
     (rows,) = axes.example
     assert resized_batch(program, axes, {rows: 3 * 2**11}) is not None
     assert resized_batch(program, axes, {rows: 5 * 2**12}) is None
+
+
+def test_of_an_axis_with_a_step_multiples_alone_are_tried() -> None:
+    axes = axes_of(lambda x: x * 2 if x.shape[2] != 40 else x, (4, 3, 16), 0, 2)
+    symbol = next(s for s, (_, axis) in axes.places.items() if axis == 2)
+    stepped = replace(axes, steps={symbol: 8})
+    tried = [way.sizes[symbol] for ways in attempts(stepped) for way in ways]
+    assert 8 in tried
+    assert max(tried) > 16
+    assert not any(size % 8 for size in tried)
+    assert [attempt.sizes[symbol] for attempt in breaking(stepped, [])] == [40]
+    assert list(breaking(replace(axes, steps={symbol: 16}), [])) == []

@@ -49,5 +49,5 @@ class Writes(nn.Module):
 
 def test_a_call_that_writes_into_its_input_is_refused() -> None:
     model = Writes()
-    with pytest.raises(CaptureError, match="writes into the tensor x"):
+    with pytest.raises(CaptureError, match="writes into x"):
         record_outermost(model, lambda: model(torch.zeros(3)))

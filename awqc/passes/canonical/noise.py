@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from awqc.graph.families import ASSERTS, CASTS, COPIES, DROPOUTS
+from awqc.graph.families import ASSERTS, CASTS, COPIES, DROPOUTS, SQUEEZES
 from awqc.graph.ops import argument, first_argument
 from awqc.passes.base import Change
 from awqc.program import Program
@@ -50,6 +50,8 @@ def _returns_input(node: Node) -> bool:
     if node.target in COPIES:
         # A copy that also makes strided memory dense matters to a view behind it.
         return _same_layout(source, value)
+    if node.target in SQUEEZES:
+        return bool(source.ndim == value.ndim)  # its axes have not the size 1
     if node.target in CASTS:
         return bool(source.dtype == value.dtype and source.device == value.device)
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from awqc.capture.module import capture_module
+from awqc.capture.renamed import rename_inputs
 from awqc.graph.families import ASSERTS
-from awqc.huggingface.capture import rename_inputs
 from awqc.kv_cache import present_of
 from awqc.program import Program
 from awqc.recording.calls import SeenCall
@@ -60,6 +61,7 @@ def capture_flat(
             dynamic=_labelled(varying_axes(seen), labels),
             states=states,
             output_names=list(outputs.values()),
+            steps=_steps(seen),
             insist=False,
             copy=False,
         )
@@ -80,6 +82,17 @@ def _labelled(
         key: {axis: known.get(old, old) for axis, old in found.items()}
         for key, found in axes.items()
     }
+
+
+def _steps(seen: Sequence[SeenCall]) -> dict[str, dict[int, int]]:
+    """What the sizes of each axis that varies are multiples of, where that is not 1."""
+    found: dict[str, dict[int, int]] = {}
+    for key, axes in varying_axes(seen).items():
+        for axis in axes:
+            step = math.gcd(*(call.tensors[key].shape[axis] for call in seen))
+            if axis and step > 1:
+                found.setdefault(key, {})[axis] = step
+    return found
 
 
 def _drop_unread(program: Program) -> None:

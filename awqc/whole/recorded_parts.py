@@ -1,0 +1,246 @@
+"""Parts of a model as they were called from outside of all modules, each as one graph.
+
+::
+
+    run(model):  text_encoder(ids) ─> unet(noise, step, states) ─> … ─> vae.decode(latents)
+    parts:       text_encoder         unet                              vae_decode
+
+Nothing is known of an architecture. A part takes the tensors that reach it and gives those that
+it returns; axes whose sizes differ between its calls are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from awqc.bundle.parts import Wire
+from awqc.capture.flat_capture import capture_flat
+from awqc.errors import CaptureError, spelled
+from awqc.program import Batch, Program
+from awqc.recording.calls import SeenCall
+from awqc.recording.entries import EntryPoint
+from awqc.recording.flat import FlatCall, flat_call
+from awqc.recording.outermost import OutsideCall
+from awqc.recording.structures import Leaves, constants
+from awqc.recording.varying import varying_axes
+from awqc.whole.seeded import seeded
+
+REPEATED = 1e-3
+"""What a call that is made again may give otherwise, over its largest value: rounding of sums."""
+OTHER_SEED = 271828
+"""Of what a call draws when it is made again; no run of the caller's draws the same."""
+EXAMPLES = 6
+"""Calls of different sizes that tell which axes are free."""
+
+
+@dataclass(frozen=True)
+class RecordedPart:
+    """A method of a module, its calls, and the graph that computes the same.
+
+    Attributes:
+        name: of the part.
+        entry: what is called.
+        calls: all of them, in order.
+        program: the graph.
+        inputs: names of its inputs, by the paths of tensors in the arguments.
+        outputs: names of its outputs, by the paths of tensors in the result.
+    """
+
+    name: str
+    entry: EntryPoint
+    calls: tuple[OutsideCall, ...]
+    program: Program
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+    def batches(self) -> list[Batch]:
+        """What the graph reads in each call."""
+        return [
+            {name: call.before[path] for path, name in self.inputs.items()} for call in self.calls
+        ]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of a part, and of its inputs and outputs by the paths of tensors."""
+
+    part: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+Naming = Callable[[EntryPoint, Leaves, Leaves], Names]
+"""Names for an entry, the tensors that it takes and those that it returns."""
+
+
+def usual_names(entry: EntryPoint, taken: Leaves, made: Leaves) -> Names:
+    """The last word of a path where no other one ends so, else the path.
+
+    A result that is called as an argument is gets ``out_`` before its name.
+    """
+    inputs = _short(taken)
+    outputs = {
+        path: name if not name[:1].isdigit() else f"output_{name}"
+        for path, name in _short(made).items()
+    }
+    if len(made) == 1 and not _is_word(next(iter(made))):
+        outputs = dict.fromkeys(made, "output")
+    known = set(inputs.values())
+    outputs = {path: f"out_{name}" if name in known else name for path, name in outputs.items()}
+    return Names(str(entry).replace(".", "_") or "model", inputs, outputs)
+
+
+def _short(values: Leaves) -> dict[str, str]:
+    last = [path.rpartition(".")[2] for path in values]
+    return {
+        path: word if _is_word(word) and last.count(word) == 1 else path
+        for path, word in zip(values, last, strict=True)
+    }
+
+
+def _is_word(name: str) -> bool:
+    return bool(name) and not name[0].isdigit()
+
+
+def capture_part(
+    names: Names, entry: EntryPoint, module: nn.Module, calls: Sequence[OutsideCall]
+) -> RecordedPart:
+    """The part that ``calls`` are the calls of.
+
+    Raises:
+        CaptureError: it is called in several ways, is no function of the tensors that it is given,
+            or cannot be captured.
+    """
+    name, outputs = names.part, names.outputs
+    check_one_form(name, calls)
+    examples = _examples(calls)
+    first = examples[0]
+    if not outputs:
+        raise CaptureError(f"{name}: returns no tensor, so there is nothing to compile")
+    method: Callable[..., Any] = getattr(module, entry.method)
+    leaves = [call.before for call in examples]
+    if not leaves[0]:
+        raise CaptureError(f"{name}: is given no tensor, so it is a constant; leave it out")
+    flat, read = flat_call(method, first.arguments, tuple(outputs), leaves)
+    _check_repeats(name, flat, calls)
+    inputs = {path: names.inputs[path] for path in read}
+    program = capture_flat(module, flat, leaves, inputs, outputs, name, lambda _: None)
+    return RecordedPart(name, entry, tuple(calls), program, inputs, outputs)
+
+
+def wires(parts: Sequence[RecordedPart]) -> list[Wire]:
+    """What a part made and a later call was given, as the same tensor; also of the part itself."""
+    made: dict[int, str] = {}
+    found: dict[Wire, None] = {}
+    calls = [(part, call) for part in parts for call in part.calls]
+    for part, call in calls:
+        for path, value in call.result.items():
+            made.setdefault(id(value), f"{part.name}.{part.outputs[path]}")
+    for part, call in calls:
+        for path, name in part.inputs.items():
+            if (source := made.get(id(call.before[path]))) is not None:
+                found[Wire(source, f"{part.name}.{name}")] = None
+    return list(found)
+
+
+def check_one_form(name: str, calls: Sequence[OutsideCall]) -> None:
+    """Refuse calls that one graph cannot be: with other tensors, or other numbers.
+
+    Raises:
+        CaptureError: two calls differ so.
+    """
+    first, *others = calls
+    fixed = constants(first.arguments)
+    for place, call in enumerate(others, 2):
+        known = constants(call.arguments)
+        for path in (*fixed, *(path for path in known if path not in fixed)):
+            if fixed.get(path) != known.get(path):
+                raise CaptureError(
+                    f"{name}: the argument {path} is {fixed.get(path)!r} in call 1 and "
+                    f"{known.get(path)!r} in call {place}; what changes from call to call must be "
+                    f"a tensor. {_other_parts()}"
+                )
+        for what, one, two in (
+            ("is given", first.before, call.before),
+            ("returns", first.result, call.result),
+        ):
+            if differing := one.keys() ^ two.keys():
+                path = min(differing)
+                there, not_there = (1, place) if path in one else (place, 1)
+                raise CaptureError(
+                    f"{name}: {what} the tensor {path or 'that is its result'} in call {there} "
+                    f"and not in call {not_there}; one graph takes and gives the same in every "
+                    f"call. {_other_parts()}"
+                )
+            for path, value in one.items():
+                if (value.ndim, value.dtype) != (two[path].ndim, two[path].dtype):
+                    raise CaptureError(
+                        f"{name}: {what} {path or 'a result'} as {_kind(value)} in call 1 and as "
+                        f"{_kind(two[path])} in call {place}; one graph has one. {_other_parts()}"
+                    )
+
+
+def _other_parts() -> str:
+    return f"Let run call it in one way only, or name modules inside of it with {spelled('part')}"
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} of {value.ndim} axes"
+
+
+def _examples(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
+    """Calls of different sizes, first the one to capture.
+
+    torch.export fixes an axis of size 1, and takes axes of one size for one.
+    """
+    different: dict[tuple[tuple[int, ...], ...], OutsideCall] = {}
+    for call in calls:
+        different.setdefault(tuple(tuple(x.shape) for x in call.before.values()), call)
+    chosen = list(different.values())
+    axes = varying_axes([SeenCall(dict(call.before)) for call in chosen])
+
+    def fitness(call: OutsideCall) -> tuple[int, int]:
+        sizes = {
+            label: call.before[path].shape[axis]
+            for path, found in axes.items()
+            for axis, label in found.items()
+        }
+        return sum(size > 1 for size in sizes.values()), len(set(sizes.values()))
+
+    return sorted(chosen, key=fitness, reverse=True)[:EXAMPLES]
+
+
+def _check_repeats(name: str, flat: FlatCall, calls: Sequence[OutsideCall]) -> None:
+    """Refuse a part whose first or last call gives something else when it is made again.
+
+    Raises:
+        CaptureError: it does.
+    """
+    for place, call in {1: calls[0], len(calls): calls[-1]}.items():
+        with torch.no_grad(), seeded(OTHER_SEED):
+            again = flat(_as_recorded(flat, call.before))
+        for path, value in again.items():
+            if not _alike(value, call.result[path]):
+                raise CaptureError(
+                    f"{name}: call {place} gives another {path or 'result'} when it is made again "
+                    "with the tensors that it was given: it draws random numbers, or reads what "
+                    "is no argument of it. A part must be a function of its arguments"
+                )
+
+
+def _as_recorded(flat: FlatCall, given: Leaves) -> Leaves:
+    return {path: value for path, value in given.items() if path not in flat.unread}
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    largest = float(other.abs().max()) if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=0, atol=REPEATED * largest, equal_nan=True)

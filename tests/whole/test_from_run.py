@@ -1,0 +1,217 @@
+"""`awqc.compile(model, run=…)`: parts found in what a function of the caller's runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import awqc
+from awqc.errors import CaptureError, UsageError, VerificationError
+from awqc.runtimes.loading import load
+from awqc.whole import from_run
+from awqc.whole.compiling import CompiledBundle
+from tests.whole.pipes import Pipe, draw
+
+CHEAP: dict[str, Any] = {
+    "effort": "fast",
+    "provider": "cpu",
+    "formats": ("onnx",),
+    "group_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompiledBundle, Path, Pipe]:
+    pipe, target = Pipe(), tmp_path_factory.mktemp("pipe") / "out"
+    return awqc.compile(pipe, run=draw, output_dir=target, **CHEAP), target, pipe
+
+
+def test_parts_are_what_the_run_calls(compiled: tuple[CompiledBundle, Path, Pipe]) -> None:
+    bundle, target, _ = compiled
+    assert list(bundle.parts) == ["texts", "denoiser", "coder_decode"]
+    assert bundle.report["calls"] == {"texts": 6, "denoiser": 17, "coder_decode": 6}
+    assert json.loads((target / "bundle.json").read_text())["model"] == "Pipe"
+    model = onnx.load(target / "denoiser" / "model.onnx")
+    assert [value.name for value in model.graph.input] == ["sample", "step", "states"]
+    sizes = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes[0] == "batch"
+    assert sizes[2] != sizes[3] != ""
+
+
+def test_what_flows_from_part_to_part_is_told(
+    compiled: tuple[CompiledBundle, Path, Pipe],
+) -> None:
+    assert compiled[0].report["wiring"] == [{"source": "texts.output", "target": "denoiser.states"}]
+
+
+def test_the_whole_is_run_with_the_compiled_parts(
+    compiled: tuple[CompiledBundle, Path, Pipe],
+) -> None:
+    outputs = compiled[0].report["run"]["outputs"]
+    assert len(outputs) == 6
+    assert all(0.9 < gap["cosine"] < 1 for gap in outputs.values())
+
+
+def test_a_part_runs_at_sizes_that_were_not_seen(
+    compiled: tuple[CompiledBundle, Path, Pipe],
+) -> None:
+    _, target, pipe = compiled
+    sample, states = torch.randn(5, 4, 9, 11), torch.randn(5, 3, 32)
+    with torch.no_grad():
+        wanted = pipe.denoiser(sample, torch.tensor(1), states)[0]
+    batch = {"sample": sample, "step": torch.tensor(1), "states": states}
+    (found,) = load(target / "denoiser", "cpu").run(batch)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.2
+
+
+def test_the_model_is_not_changed(compiled: tuple[CompiledBundle, Path, Pipe]) -> None:
+    pipe, fresh = compiled[2], Pipe()
+    for one, two in zip(pipe.denoiser.parameters(), fresh.denoiser.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert one.requires_grad
+    assert "forward" not in vars(pipe.denoiser)
+
+
+def test_named_parts_alone_are_compiled() -> None:
+    bundle = awqc.compile(Pipe(), run=draw, part={"paint": "coder.decode"}, **CHEAP)
+    assert list(bundle.parts) == ["paint"]
+    bundle = awqc.compile(Pipe(), run=draw, part={"up": "coder.after"}, **CHEAP)
+    assert bundle.report["calls"] == {"up": 6}  # inside of what was the part before
+    with pytest.raises(CaptureError, match="name no part inside of another one"):
+        awqc.compile(Pipe(), run=draw, part={"all": "coder.decode", "up": "coder.after"}, **CHEAP)
+
+
+class Texty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.line(x)
+        return out
+
+
+def names(model: nn.Module) -> list[str]:
+    return [str(int(model(torch.randn(3 + i, 32)).argmax())) for i in range(4)]
+
+
+def test_texts_are_compared_in_words() -> None:
+    ran = awqc.compile(Texty(), run=names, **CHEAP).report["run"]
+    assert ran["texts"] == 4
+    assert 0 <= ran["word_error_rate"] <= 1
+
+
+def twice(x: Tensor) -> Callable[[nn.Module], object]:
+    return lambda model: [model(x), model(torch.cat([x, x]))]
+
+
+class Stateful(Texty):
+    def forward(self, x: Tensor) -> Tensor:
+        self.count = getattr(self, "count", 0) + 1
+        out: Tensor = self.line(x) * self.count
+        return out
+
+
+class Random(Texty):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.line(x) + torch.randn(x.shape)
+        return out
+
+
+class Branches(Texty):
+    def forward(self, x: Tensor, factor: float = 1.0, other: Tensor | None = None) -> Tensor:
+        out: Tensor = self.line(x) * factor
+        return out if other is None else out + other
+
+
+X = torch.ones(2, 32)
+
+
+@pytest.mark.parametrize(
+    ("model", "run", "error", "says"),
+    [
+        (Stateful(), twice(X), CaptureError, "returns something else when it is called again"),
+        (Random(), twice(X), CaptureError, "call 1 gives another result when it is made again"),
+        (
+            Branches(),
+            lambda m: [m(X, 1.0), m(X, 2.0)],
+            CaptureError,
+            "the argument factor is 1.0 in call 1 and 2.0 in call 2",
+        ),
+        (
+            Branches(),
+            lambda m: [m(X), m(X, other=X)],
+            CaptureError,
+            "is given the tensor other in call 2 and not in call 1",
+        ),
+        (Branches(), lambda m: [m(X), m(X.double().float()[0])], CaptureError, "float32 of 1 axes"),
+        (Texty(), lambda m: m(X), CaptureError, "is called 1 times while run runs; two"),
+        (Texty(), lambda m: None, UsageError, "calls no module of Texty"),
+        (object(), lambda m: None, UsageError, "no torch module among its attributes"),
+        (Texty(), lambda m: m.gone(X), CaptureError, "run: fails on Texty: AttributeError"),
+    ],
+)
+def test_what_cannot_become_parts_is_refused(
+    model: Any, run: Callable[[Any], object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        awqc.compile(model, run=run, **CHEAP)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"calib": [X]}, "calib, example_inputs and observe do not apply"),
+        ({"formats": ("gguf",)}, "the format gguf is for models of one graph"),
+        ({"inputs": ("x=float32[2]",)}, "do not apply: what the parts read is recorded"),
+        ({"part": {"a": "gone"}}, "the model has no module gone; at that depth it has line"),
+        ({"part": {"a b": "line"}}, "a name of letters, digits and _ is needed"),
+        ({"run": None, "part": {"a": "line"}}, "is for models that are run to find their parts"),
+        ({"run": 3}, "run is a int; a function of the model is needed"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        awqc.compile(Texty(), **{"run": twice(X), **CHEAP, **options})
+
+
+def test_a_whole_that_lost_too_much_is_not_published(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = from_run._compiled
+
+    def damaged(part: Any, own: Any, compiled: Any) -> Any:
+        method = whole(part, own, compiled)
+        return lambda *args, **kwargs: -method(*args, **kwargs)
+
+    monkeypatch.setattr(from_run, "_compiled", damaged)
+    with pytest.raises(VerificationError, match="the whole, run with its parts compiled: the loss"):
+        awqc.compile(Texty(), run=twice(torch.randn(2, 32)), output_dir=tmp_path / "out", **CHEAP)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_all_kinds_are_found() -> None:
+    from PIL import Image
+
+    from awqc.whole.results import Results, compare_results
+
+    def some(value: int) -> Results:
+        image = Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8))
+        return Results.of({"image": [image], "array": np.ones(3) * value, "said": f"a {value}"})
+
+    found = some(200)
+    assert found.images == {"image.0"}
+    assert list(found.texts) == ["said"]
+    gap = compare_results(some(190), found)
+    assert gap["outputs"]["image.0"]["psnr_db"] == pytest.approx(-20 * np.log10(10 / 255))
+    assert (gap["same"], gap["word_error_rate"]) == (0, 0.5)
+    assert compare_results(found, found)["outputs"]["image.0"]["psnr_db"] is None
