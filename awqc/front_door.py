@@ -141,7 +141,7 @@ def compile(
     several = (
         None
         if pipeline_folder is not None
-        else find_several_graphs(model, chosen.task, chosen.trust_remote_code)
+        else find_several_graphs(model, chosen.task, chosen.trust_remote_code, chosen.adapter)
     )
     if several is None and pipeline_folder is None:
         return compile_graph(
@@ -153,6 +153,10 @@ def compile(
             notify=notify,
             ranks=ranks,
             **options,
+        )
+    if chosen.weights is not None:
+        raise UsageError(
+            f"{spelled('weights')} is for a model that a factory makes; {model} brings its own"
         )
     if observe is not None or ranks.count > 1 or example_inputs is not None:
         raise UsageError(
@@ -169,7 +173,10 @@ def compile(
         result = compile_pipeline(pipeline_folder, source, chosen, options, tell)
     else:
         assert several is not None
-        result = compile_generating(*several, source, chosen, options, tell)
+        folder, task, notes = several
+        for text in notes:
+            tell(Note(text, warning=True))
+        result = compile_generating(folder, task, source, chosen, options, tell)
     result.used = used
     if target is not None:
         result.save(target)

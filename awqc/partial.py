@@ -148,6 +148,8 @@ def compile_partial(
         seed=chosen.seed,
         task=chosen.task,
         trust_remote_code=chosen.trust_remote_code,
+        weights=chosen.weights,
+        adapter=chosen.adapter,
     )
     whole = deepcopy(unwrap(source.module)).eval().requires_grad_(False)
     names = dict(whole.named_parameters(remove_duplicate=False))

@@ -8,7 +8,7 @@ at entry; nothing here ever touches it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ Kinds = tuple[str, ...]
 """Kinds of data that a model reads, of these three."""
 MEDIA = frozenset({IMAGE, AUDIO})
 """Kinds that come in files of their own."""
+
+
+Transform = Callable[[Any], Any]
+"""Makes a model's input, or its inputs by name, of one image, without a batch axis."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,14 @@ class Task:
         head_outputs: names of outputs that are logits over a vocabulary.
         origin: the Hugging Face folder that it was captured from, or None.
         reads: the kinds of data of which its folder makes inputs; none: it takes arrays.
+        transform: what makes its inputs of an image, where the user's own code says so.
     """
 
     mask_input: str | None = None
     head_outputs: tuple[str, ...] = ()
     origin: Origin | None = None
     reads: Kinds = ()
+    transform: Transform | None = None
 
 
 @dataclass

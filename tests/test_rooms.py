@@ -33,7 +33,7 @@ MAY_USE: dict[str, str] = {
     "capture": "artifacts calling errors graph kv_cache machine probes program pt2 recording",
     "huggingface": "artifacts bundle capture errors findings graph kv_cache machine program "
     "recording",
-    "sources": "capture errors huggingface machine program",
+    "sources": "capture data errors huggingface machine program",
     "data": "artifacts calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "targets": "",
@@ -66,7 +66,7 @@ MAY_USE: dict[str, str] = {
     "numerics options passes program recording runtimes verify",
     "front_door": "artifacts capture compiler data errors machine options passes program sources "
     "stages whole",
-    "running": "artifacts data errors huggingface program runtimes",
+    "running": "artifacts data errors huggingface machine program runtimes sources verify",
 }
 
 

@@ -99,7 +99,7 @@ def copy(folder: Path, *names: str) -> Path:
 def test_every_row_has_a_test() -> None:
     table = PAGE.partition("|---|")[2].partition("\n\n")[0].splitlines()[1:]
     cells = [line.strip("| ").split(" | ")[0].replace("`", "") for line in table]
-    assert len(cells) == 15
+    assert len(cells) == 18
     for name in cells:
         found = [known for known in (*COVERED, *ELSEWHERE) if name.startswith(known)]
         assert len(found) == 1, name
@@ -153,6 +153,37 @@ def test_a_factory_is_run_since_it_is_named() -> None:
     assert not ran()
 
 
+@row("path/to/file.py:factory")
+def test_a_file_with_a_factory_is_run_since_it_is_named() -> None:
+    Path("own").mkdir()
+    Path("own/net.py").write_text(
+        f"import os\nos.mkdir({MARKER!r})\n"
+        "from torch import nn\ndef make(): return nn.Linear(8, 4)\n"
+    )
+    assert run(["explain", "own/net.py"]) == 2, "a file that names no function is not run"
+    assert not ran()
+    assert run(["explain", "own/net.py:make"]) == 0
+    assert ran()
+
+
+@row("weights for a factory")
+@pytest.mark.parametrize("command", ["compile", "explain", "verify", "bench"])
+def test_weights_for_a_factory(command: str, compiled: Path) -> None:
+    Path("net.py").write_text("from torch import nn\ndef make(): return nn.Linear(8, 4)\n")
+    content = {"state_dict": nn.Linear(8, 4).state_dict(), "callbacks": Payload()}
+    torch.save(content, "last.ckpt")
+    arguments = {
+        "verify": ["verify", str(compiled), "--against", "net.py:make", "--provider", "cpu"],
+        "bench": ["bench", str(compiled), "--against", "net.py:make", "--provider", "cpu"],
+    }.get(command, [command, "net.py:make"])
+    arguments += ["--weights", "last.ckpt"]
+    assert run(arguments) == 2
+    assert not ran()
+    if command == "explain":
+        assert run([*arguments, "--trust-pickle"]) == 0
+        assert ran()
+
+
 @pytest.fixture
 def folder() -> Path:
     """A Hugging Face folder."""
@@ -200,6 +231,30 @@ def test_standard_input_may_be_closed(folder: Path) -> None:
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--trust-remote-code" in done.stderr
+
+
+@row("adapter folder")
+@pytest.mark.parametrize("command", ["compile", "explain", "verify", "bench"])
+def test_an_adapter(command: str, compiled: Path, folder: Path) -> None:
+    Path("lora").mkdir()
+    Path("own_module.py").write_text(f"import os\nos.mkdir({MARKER!r})\nclass Net: pass\n")
+    mapping = {"base_model_class": "Net", "parent_library": "own_module"}
+    config = {"peft_type": "LORA", "auto_mapping": mapping, "base_model_name_or_path": "folder"}
+    Path("lora/adapter_config.json").write_text(json.dumps(config))
+    torch.save({"a": Payload()}, "lora/adapter_model.bin")
+    for model in (["folder", "--adapter", "lora"], ["lora"]):
+        arguments = {
+            "verify": ["verify", str(compiled), "--against", *model, "--provider", "cpu"],
+            "bench": ["bench", str(compiled), "--against", *model, "--provider", "cpu"],
+        }.get(command, [command, *model])
+        assert run(arguments) != 0
+        assert not ran()
+    change(folder / "config.json", auto_map={"AutoConfig": "own.C"}, model_type="nobody")
+    (folder / "own.py").write_text(OWN_CODE)
+    assert run(["explain", "lora", "--trust-remote-code"]) == 2
+    assert not ran(), "code of a base that a file names"
+    torch.load("lora/adapter_model.bin", weights_only=False)
+    assert ran(), "the payload runs where the file is trusted"
 
 
 @row("weights of a Hugging Face folder")

@@ -19,7 +19,7 @@ from awqc.machine.child import Child, ChildGone
 from awqc.machine.progress import stage
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import Provider, Session, resolve_provider
-from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.runtimes.session_file import MODEL, TUNED, refuse_several
 from awqc.sources.source import brings_inputs
 
 SAFE_PATH = "-P"
@@ -102,6 +102,8 @@ def bench(
     threads: int = 0,
     provider: Provider = "auto",
     trust_pickle: bool = False,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
@@ -114,13 +116,15 @@ def bench(
         turns: how often each form has its turn; a first one does not count.
         threads: of each form; 0: as many as there are processors.
         provider: where onnxruntime runs.
-        trust_pickle: as in compile, for ``against``; so are ``task`` and ``trust_remote_code``.
+        trust_pickle: as in compile, for ``against``; so are ``weights``, ``adapter``, ``task``
+            and ``trust_remote_code``.
 
     Raises:
         UsageError: there is no model, or the original cannot be loaded.
         AwqcError: a form does not run.
     """
     workload = workload or Workload()
+    refuse_several(folder)
     paths = {name: folder / path for name, path in QUANTIZED.items() if (folder / path).is_file()}
     if not paths:
         raise UsageError(
@@ -140,6 +144,8 @@ def bench(
                 "inputs": _specs(against, next(iter(paths.values()))),
                 "how": {
                     "trust_pickle": trust_pickle,
+                    "weights": None if weights is None else str(weights),
+                    "adapter": None if adapter is None else str(adapter),
                     "task": task,
                     "trust_remote_code": trust_remote_code,
                 },

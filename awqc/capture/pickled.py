@@ -92,7 +92,7 @@ def _refusal(path: Path, wanted: list[str]) -> str:
 
 def _load_trusted(path: Path) -> Any:
     try:
-        with quiet_libraries(), importable_cwd():
+        with quiet_libraries(), importable(Path.cwd()):
             return torch.load(path, map_location="cpu", weights_only=False)
     except ModuleNotFoundError as error:
         raise CaptureError(
@@ -150,9 +150,9 @@ def _describe(loaded: Any) -> str:
         keys = ", ".join(repr(key) for key in list(loaded)[:5])
         what = f"is a dict with the keys {keys}, such as a training checkpoint"
     return (
-        f"{what}: weights without the model's code. Write a function that builds the model and "
-        "loads these weights, and give it as package.module:factory; or save the whole model: "
-        "torch.save(model, 'model.pt')"
+        f"{what}: weights without the model's code. Give the class or function that builds the "
+        "model, as package.module:factory or path/to/file.py:factory, and this file with "
+        f"{spelled('weights')}; or save the whole model: torch.save(model, 'model.pt')"
     )
 
 
@@ -181,9 +181,9 @@ def _functions() -> list[Callable[..., Any]]:
 
 
 @contextmanager
-def importable_cwd() -> Iterator[None]:
-    """Let modules in the working directory be imported, as ``python -m`` does."""
-    here = str(Path.cwd())
+def importable(folder: Path) -> Iterator[None]:
+    """Let modules in ``folder`` be imported, as ``python -m`` does in the working directory."""
+    here = str(folder)
     sys.path.insert(0, here)
     try:
         yield

@@ -53,6 +53,8 @@ from awqc.commands.declared import declared
 )
 @declared("provider", "Where onnxruntime runs.")
 @declared("trust_pickle", "As in awqc compile, for --against.")
+@declared("weights", "As in awqc compile, for --against.")
+@declared("adapter", "As in awqc compile, for --against.")
 @declared("task", "As in awqc compile, for --against.")
 @declared("trust_remote_code", "As in awqc compile, for --against.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -66,6 +68,8 @@ def command(
     threads: int,
     provider: str,
     trust_pickle: bool,
+    weights: Path | None,
+    adapter: Path | None,
     task: str | None,
     trust_remote_code: bool,
     as_json: bool,
@@ -88,6 +92,8 @@ def command(
         threads=threads,
         provider=provider,  # type: ignore[arg-type]  # click's choices are the providers
         trust_pickle=trust_pickle,
+        weights=weights,
+        adapter=adapter,
         task=task,
         trust_remote_code=trust_remote_code,
     )

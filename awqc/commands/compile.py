@@ -197,8 +197,10 @@ def print_parts(result: PartialCompiled, target: Path, as_json: bool) -> None:
 
 def default_output(model: str) -> Path:
     """The folder that a compile of MODEL writes to where none is given."""
+    from awqc.sources.factory import Factory
+
     path = Path(model)
-    if not path.exists() and ":" in model:
-        return Path(f"{model.partition(':')[0].rpartition('.')[2]}-awq")
+    if (factory := Factory.named(model)) is not None:
+        return Path(f"{factory.name}-awq")
     stem = path.resolve().name if path.is_dir() else path.stem
     return path.resolve().parent / f"{stem}-awq"

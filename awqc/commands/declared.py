@@ -15,8 +15,9 @@ from awqc.options.declare import Declaration
 F = TypeVar("F", bound=Callable[..., Any])
 
 SOURCE_HELP = """MODEL is a torch.export archive (.pt2), a pickled nn.Module (.pt, .pth), a
-Hugging Face folder or GGUF file, or package.module:factory, a function that returns the
-module (or the pair module, example inputs)."""
+Hugging Face folder or GGUF file, or package.module:factory or path/to/file.py:factory, a function
+or class that makes the module (or the pair module, example inputs; or module, example inputs and
+what makes an input of an image)."""
 
 
 def declared(name: str, help: str | None = None, **more: Any) -> Callable[[F], F]:
@@ -82,7 +83,8 @@ def generating(most: int) -> Callable[[F], F]:
 CALIB_HELP = (
     "Calibration data: .npz, .safetensors or .pt with an array for each input (first axis = "
     "samples); .txt, .md or .jsonl for language models; a folder, file or pattern of images or "
-    "audio, or .jsonl with image, audio and text, for models that read such. Without it, data is "
+    "audio, or .jsonl with image, audio and text, for models that read such; parquet or Arrow with "
+    "the same columns in place of .jsonl. Without it, data is "
     "made up, and the result is as good as that."
 )
 

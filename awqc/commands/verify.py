@@ -23,6 +23,8 @@ from awqc.commands.declared import calib_option, declared
     "forms are compared.",
 )
 @declared("trust_pickle", "As in awqc compile, for --against.")
+@declared("weights", "As in awqc compile, for --against.")
+@declared("adapter", "As in awqc compile, for --against.")
 @declared("task", "As in awqc compile, for --against.")
 @declared("trust_remote_code", "As in awqc compile, for --against.")
 @declared("provider", "Where onnxruntime runs.")
@@ -41,6 +43,8 @@ def command(
     num_samples: int | None,
     against: str | None,
     trust_pickle: bool,
+    weights: Path | None,
+    adapter: Path | None,
     task: str | None,
     trust_remote_code: bool,
     provider: str,
@@ -69,6 +73,8 @@ def command(
         num_samples=num_samples,
         against=against,
         trust_pickle=trust_pickle,
+        weights=weights,
+        adapter=adapter,
         task=task,
         trust_remote_code=trust_remote_code,
         provider=provider,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import wave
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from awqc.data.blobs import MediaFile, is_there, open_binary
 from awqc.errors import CalibrationError, UsageError
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def read_audio(path: Path, rate: int) -> tuple[Samples, int]:
+def read_audio(path: MediaFile, rate: int) -> tuple[Samples, int]:
     """The mean of the channels, float32 ``(samples,)``, at ``rate``, and the file's own rate.
 
     Files of plain WAV need nothing else; others are read by soundfile.
@@ -22,7 +22,7 @@ def read_audio(path: Path, rate: int) -> tuple[Samples, int]:
         UsageError: there is no such file, or soundfile is needed and missing.
         CalibrationError: it is no audio, is damaged, or is empty.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise UsageError(f"{path}: there is no such audio file")
     found = _read_wave(path) or _read_other(path)
     samples, own = found
@@ -46,10 +46,10 @@ def resampled(samples: Samples, own: int, rate: int) -> Samples:
     return (np.fft.irfft(spectrum, count) * (count / len(samples))).astype(np.float32)
 
 
-def _read_wave(path: Path) -> tuple[Samples, int] | None:
+def _read_wave(path: MediaFile) -> tuple[Samples, int] | None:
     """Samples ``(time, channels)`` in [-1, 1] and the rate; None where it is no plain WAV."""
     try:
-        with wave.open(str(path), "rb") as file:
+        with open_binary(path) as opened, wave.open(opened, "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             raw = file.readframes(file.getnframes())
     except (wave.Error, EOFError):
@@ -65,7 +65,7 @@ def _read_wave(path: Path) -> tuple[Samples, int] | None:
     return padded.view("<i4")[..., 0].astype(np.float32) / np.float32(2**31), rate
 
 
-def _read_other(path: Path) -> tuple[Samples, int]:
+def _read_other(path: MediaFile) -> tuple[Samples, int]:
     try:
         import soundfile
     except ImportError:
@@ -74,7 +74,8 @@ def _read_other(path: Path) -> tuple[Samples, int]:
             "installed: pip install 'awqc[audio]', or convert it to 16-bit WAV"
         ) from None
     try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        with open_binary(path) as file:
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise CalibrationError(
             f"{path}: is no audio that can be read, or is damaged: {error}; leave it out"

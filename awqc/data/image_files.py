@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from awqc.data.blobs import MediaFile, is_there, open_binary
 from awqc.errors import CalibrationError, UsageError
 from awqc.huggingface.processor import require_pillow
 from awqc.machine.process import quiet_libraries
@@ -16,7 +16,7 @@ MOST_PIXELS = 2**26
 """Pixels of an image; more is no photograph, and its decoding takes a gigabyte."""
 
 
-def read_image(path: Path) -> tuple[Any, str]:
+def read_image(path: MediaFile) -> tuple[Any, str]:
     """The image in RGB, turned as its camera was held, and what it was before, such as ``RGBA``.
 
     Raises:
@@ -26,10 +26,14 @@ def read_image(path: Path) -> tuple[Any, str]:
     require_pillow()
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if not path.is_file():
+    if not is_there(path):
         raise UsageError(f"{path}: there is no such image")
     try:
-        with quiet_libraries(), Image.open(path, formats=FORMATS) as opened:
+        with (
+            open_binary(path) as file,
+            quiet_libraries(),
+            Image.open(file, formats=FORMATS) as opened,
+        ):
             if opened.width * opened.height > MOST_PIXELS:
                 raise CalibrationError(
                     f"{path}: has {opened.width}x{opened.height} pixels; give images of "

@@ -18,12 +18,15 @@ from awqc.data.calibration import (
     from_mapping,
     synthetic,
 )
+from awqc.data.image_transform import ImageTransform
 from awqc.data.media import media_calibration
 from awqc.data.media_files import find_media
+from awqc.data.sample_tables import is_table
 from awqc.data.text import text_calibration
 from awqc.data.text_files import is_text_file
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.processor import Processor
 from awqc.machine.given_paths import given_path
 from awqc.program import MEDIA, Program
 
@@ -40,7 +43,7 @@ class DataSource:
 
     Attributes:
         given: what the caller gave; None: nothing.
-        text: a text file; a ``.jsonl`` file may name images and audio as well.
+        text: a text file or table; a table and ``.jsonl`` may name images and audio as well.
         media: images and audio files.
         arrays: whole arrays by name, which may also serve as example inputs.
     """
@@ -60,6 +63,8 @@ class DataSource:
         """
         if isinstance(calib, str | Path):
             path = given_path(calib, spelled("calib"))
+            if is_table(path) and path.exists():
+                return cls(calib, text=path)
             if (media := find_media(path)) is not None:
                 return cls(calib, media=media)
             if not is_text_file(path):
@@ -83,8 +88,9 @@ class DataSource:
         """The data as ``program`` takes it; made up where none was given.
 
         ``folder`` has what reads text, images and audio; None: the one that the program came from,
-        if there is one. A language model makes up text, models of images and audio get such from
-        their processor, other models get random inputs.
+        if there is one, or the transform of the user's own code. A language model makes up text,
+        models of images and audio get such through their processor, other models get random
+        inputs.
 
         Raises:
             UsageError: an option is unusable, or data is of a kind that the model does not read.
@@ -93,13 +99,13 @@ class DataSource:
         if folder is None and program.task.origin is not None:
             folder = HFFolder.of(program)
         reads = program.task.reads
-        if folder is not None and not MEDIA.isdisjoint(reads):
+        own = program.task.transform is not None
+        if (own or folder is not None) and not MEDIA.isdisjoint(reads):
             if self.given is None or self.media is not None or self.text is not None:
                 _refuse_length(seq_len)
                 return media_calibration(
                     program,
-                    folder,
-                    reads,
+                    _processor(program, folder),
                     self.media or self.text,
                     "" if self.given is None else str(self.given),
                     num_samples=num_samples,
@@ -107,9 +113,9 @@ class DataSource:
                 )
         elif self.media is not None:
             raise UsageError(
-                f"{self.given}: names images or audio, which are for models that read such from a "
-                f"Hugging Face folder; {program.name} reads "
-                f"{' and '.join(reads) or 'arrays: give an .npz, a .safetensors or a .pt file'}"
+                f"{self.given}: names images or audio, which are for models from a Hugging Face "
+                f"folder that reads such, and for factories that return a transform; {program.name}"
+                f" reads {' and '.join(reads) or _ARRAYS}"
             )
         return self._text_or_arrays(program, folder, num_samples, seq_len, seed)
 
@@ -149,6 +155,17 @@ class DataSource:
         if isinstance(self.given, Mapping):
             return from_mapping(self.given, program, num_samples)
         return from_iterable(self.given, program, num_samples)
+
+
+_ARRAYS = "arrays: give an .npz, a .safetensors or a .pt file"
+
+
+def _processor(program: Program, folder: HFFolder | None) -> Processor | ImageTransform:
+    """What makes the inputs of a model that reads images or audio."""
+    if program.task.transform is not None:
+        return ImageTransform.of(program)
+    assert folder is not None, program.name
+    return Processor.of(folder, program.task.reads)
 
 
 def _refuse_length(seq_len: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from awqc.data.calibration import HELD_OUT, CalibrationData
 from awqc.data.grouping import Grouped
-from awqc.data.records import Record, file_records, json_records
+from awqc.data.image_transform import ImageTransform
+from awqc.data.records import Record, TableRecords, file_records, json_records
 from awqc.data.sample_reader import SampleReader
+from awqc.data.sample_tables import Table, is_table
 from awqc.data.text_files import read_lines
 from awqc.errors import CalibrationError, UsageError, spelled
-from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
 from awqc.program import TEXT, Batch, Kinds, Program
@@ -24,13 +25,12 @@ T = TypeVar("T")
 NUM_SAMPLES = 64
 
 Media = tuple[Path, ...] | Path | None
-"""Files, a ``.jsonl`` file that names some, or nothing: then data is made up."""
+"""Files, a ``.jsonl`` file or table that names some, or nothing: then data is made up."""
 
 
 def media_calibration(
     program: Program,
-    folder: HFFolder,
-    reads: Kinds,
+    processor: Processor | ImageTransform,
     given: Media,
     source: str,
     *,
@@ -39,18 +39,17 @@ def media_calibration(
 ) -> CalibrationData:
     """Calibration data for a model that reads images or audio.
 
-    ``source`` says where it comes from. Each sample goes through the processor in ``folder``; those
-    that come out with equal sizes are batched. Where a model reads texts beside and none are
-    given, they are made up.
+    ``source`` says where it comes from. Each sample goes through ``processor``; those that come out
+    with equal sizes are batched. Where a model reads texts beside and none are given, they are
+    made up.
 
     Raises:
-        UsageError: the folder has no processor, there is no data of the kind that the model reads,
-            or ``num_samples`` is not positive.
+        UsageError: there is no data of the kind that the model reads, or ``num_samples`` is not
+            positive.
         CalibrationError: a file is damaged, empty, or gives what the model does not take.
     """
     if num_samples is not None and num_samples < 1:
         raise UsageError(f"{spelled('num_samples')} is {num_samples}; give a positive number")
-    processor = Processor.of(folder, reads)
     count = num_samples or NUM_SAMPLES
     chosen = choose_samples(processor, given, source, program.name, count, seed)
     batches, held_out = _divided(program, processor, chosen)
@@ -78,7 +77,12 @@ class Chosen:
 
 
 def choose_samples(
-    processor: Processor, given: Media, source: str, where: str, count: int, seed: int
+    processor: Processor | ImageTransform,
+    given: Media,
+    source: str,
+    where: str,
+    count: int,
+    seed: int,
 ) -> Chosen:
     """``count`` samples of what was ``given``, evenly spread, or as many made up.
 
@@ -99,12 +103,27 @@ def choose_samples(
     return Chosen(reader.read(chosen), len(chosen), source, _used(records, chosen), reader)
 
 
-def _records(processor: Processor, given: tuple[Path, ...] | Path, where: str) -> list[Record]:
+def _records(
+    processor: Processor | ImageTransform, given: tuple[Path, ...] | Path, where: str
+) -> Sequence[Record]:
     if isinstance(given, tuple):
         return file_records(given, processor.reads, where)
     if processor.reads == (TEXT,):
-        return [Record(str(given), line, {}) for line in read_lines(given, processor.made)]
+        return _text_records(given, processor)
+    if is_table(given):
+        return TableRecords(Table.open(given), processor.reads)
     return json_records(given, processor.reads)
+
+
+def _text_records(given: Path, processor: Processor | ImageTransform) -> Sequence[Record]:
+    """A record for each line of text, or for each line of JSON or row that has a ``text``."""
+    if is_table(given):
+        return TableRecords(Table.open(given), processor.reads)
+    lines = [Record(str(given), line, {}) for line in read_lines(given, processor.made)]
+    if given.suffix.lower() != ".jsonl":
+        return lines
+    named = json_records(given, processor.reads)
+    return [replace(each, text=line.text) for each, line in zip(named, lines, strict=True)]
 
 
 def _made_up(reads: Kinds, count: int, seed: int) -> str:
@@ -130,7 +149,7 @@ def _used(records: Sequence[Record], chosen: Sequence[Record]) -> list[str]:
 
 
 def _divided(
-    program: Program, processor: Processor, chosen: Chosen
+    program: Program, processor: Processor | ImageTransform, chosen: Chosen
 ) -> tuple[list[Batch], list[Batch]]:
     """Batches for calibration, and those of the `HELD_OUT` share, evenly spread.
 

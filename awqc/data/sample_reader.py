@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from awqc.data.audio_files import read_audio
+from awqc.data.blobs import MediaFile
 from awqc.data.image_files import read_image
+from awqc.data.image_transform import ImageTransform
 from awqc.data.records import Record
+from awqc.errors import CalibrationError
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Maker, Sample
 from awqc.machine.progress import track
@@ -31,7 +33,7 @@ class SampleReader:
         CalibrationError: a file is damaged or empty.
     """
 
-    processor: Processor
+    processor: Processor | ImageTransform
     maker: Maker
     random: np.random.Generator
     modes: Counter[str] = field(default_factory=Counter)
@@ -46,17 +48,23 @@ class SampleReader:
             if text is None and TEXT in self.processor.reads:
                 text = self.maker.text(self.random)
                 self.without_text += 1
+            if record.more and not self.processor.prompted:
+                raise CalibrationError(
+                    f"{record.source}: has {1 + len(record.more)} images; the model reads one at a "
+                    "time: give each a line of its own"
+                )
             image = self._image(record.files[IMAGE]) if IMAGE in record.files else None
+            more = tuple(self._image(each) for each in record.more)
             audio = self._audio(record.files[AUDIO]) if AUDIO in record.files else None
-            yield Sample(record.source, text, image, audio)
+            yield Sample(record.source, text, image, audio, more, record.wanted)
 
-    def _image(self, path: Path) -> Any:
+    def _image(self, path: MediaFile) -> Any:
         image, mode = read_image(path)
         if mode != "RGB":
             self.modes[mode] += 1
         return image
 
-    def _audio(self, path: Path) -> Any:
+    def _audio(self, path: MediaFile) -> Any:
         rate = self.processor.rate
         samples, own = read_audio(path, rate)
         if own != rate:

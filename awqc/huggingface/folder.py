@@ -85,6 +85,10 @@ class HFFolder(Origin):
                 raise UsageError(f"{self.path / self.gguf_file}: no such GGUF file")
             return
         check_no_adapter(self.path)
+        self.check_base()
+
+    def check_base(self) -> None:
+        """As `check`, where the files of an adapter may lie beside the model's."""
         config = read_json(self.path / "config.json")
         check_kinds(self.path, config)
         _check_not_quantized(self.path, config)
@@ -226,8 +230,9 @@ def check_no_adapter(path: Path) -> None:
     if found is not None:
         raise UsageError(
             f"{path}: holds an adapter ({found}), which is not part of the model's weights and "
-            "may name other files and modules. Merge it and save the whole model: "
-            "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(...), and "
+            "may name other files and modules. To have it merged, give the base's folder as MODEL "
+            f"and the adapter's as {spelled('adapter', str(path))}; or merge it with peft "
+            "(PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(...)) and "
             "give that folder; if the base model alone is meant, move the adapter's files away"
         )
 

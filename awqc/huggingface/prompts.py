@@ -9,24 +9,24 @@ from awqc.huggingface.samples import Sample
 
 
 def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None) -> Any:
-    """What ``processor`` makes of ``samples``, an image and a text behind it in each.
+    """What ``processor`` makes of ``samples``, an image or several and a text behind in each.
 
-    A processor with a chat template is asked as in a chat; another one is given its image token
-    and then the text. Texts are cut after ``tokens``.
+    A processor with a chat template is asked as in a chat; another one is given its image token,
+    once for each image, and then the text. Texts are cut after ``tokens``.
     """
     texts = [_cut(processor, sample.text or "", tokens) for sample in samples]
-    images = [sample.image for sample in samples]
+    images = [sample.images for sample in samples]
     padded = {"padding": True} if len(samples) > 1 else {}
     if getattr(processor, "chat_template", None):
-        chats = [_chat(image, text) for image, text in zip(images, texts, strict=True)]
+        chats = [_chat(each, text) for each, text in zip(images, texts, strict=True)]
         return processor.apply_chat_template(
             chats, add_generation_prompt=True, tokenize=True, return_dict=True,
             return_tensors="pt", processor_kwargs=padded,
         )  # fmt: skip
     mark = getattr(processor, "image_token", None) or ""
     return processor(
-        text=[f"{mark} {text}" for text in texts],
-        images=[[image] for image in images],
+        text=[f"{mark * len(each)} {text}" for each, text in zip(images, texts, strict=True)],
+        images=[list(each) for each in images],
         return_tensors="pt",
         **padded,
     )
@@ -37,8 +37,9 @@ def added_tokens(tokenizer: Any) -> set[int]:
     return set(tokenizer.get_added_vocab().values())
 
 
-def _chat(image: Any, text: str) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+def _chat(images: Sequence[Any], text: str) -> list[dict[str, Any]]:
+    shown = [{"type": "image", "image": image} for image in images]
+    content = [*shown, {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
 
 

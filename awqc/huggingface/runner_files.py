@@ -14,7 +14,7 @@ from typing import Any
 from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
 from awqc.huggingface.config_values import config_value, context_length
-from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder
 from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
 from awqc.kv_cache import past_name, present_name
@@ -59,7 +59,7 @@ def write_model_files(program: Program, folder: HFFolder, target: Path, config: 
     """Write ``config``, tokenizer and processor into ``target``; returns the tokenizer, if any."""
     tokenizer = write_processing(folder, target, config)
     if "input_ids" in program.example:
-        _describe_tokenizer(program, target / "tokenizer_config.json")
+        _describe_tokenizer(program, config, target / TOKENIZER_CONFIG)
     return tokenizer
 
 
@@ -75,6 +75,7 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
         copy_sentence_files(folder.path, target)
+    _name_tokenizer(target / TOKENIZER_CONFIG)
     return tokenizer
 
 
@@ -139,19 +140,34 @@ def genai_config(
     }
 
 
-def _describe_tokenizer(program: Program, path: Path) -> None:
-    """Let the tokenizer give what the model takes, in every release of transformers.
+def _name_tokenizer(path: Path) -> None:
+    """Give the tokenizer's general class the name that releases of transformers before 5 know."""
+    content = read_json(path) if path.is_file() else {}
+    if content.get("tokenizer_class") == "TokenizersBackend":
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+        _write_json(content, path)
 
-    The general class has a name that releases before 5 know; by itself it would give
-    ``token_type_ids`` too, which a runner refuses to hand to a model without that input.
+
+def _describe_tokenizer(program: Program, config: Any, path: Path) -> None:
+    """Let the tokenizer give what the model takes, as much of it as the model takes.
+
+    By itself the general class would give ``token_type_ids`` too, which a runner refuses to hand to
+    a model without that input. Runners that cut texts read the length here.
     """
     if path.is_file():
         content = read_json(path)
-        if content.get("tokenizer_class") == "TokenizersBackend":
-            content["tokenizer_class"] = "PreTrainedTokenizerFast"
         taken = {spec.name for spec in program.inputs}
         content["model_input_names"] = [name for name in TOKENIZED if name in taken]
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        longest = content.get("model_max_length")
+        if (limit := context_length(config)) and not (
+            isinstance(longest, int) and 0 < longest <= limit
+        ):
+            content["model_max_length"] = limit
+        _write_json(content, path)
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _within(token: Any, words: int) -> Any:

@@ -23,6 +23,8 @@ class Sample:
         source: where it comes from, for messages.
         text: a text.
         image: a PIL image in RGB.
+        more: further images, for models whose prompts may have several.
+        wanted: what a model should say of it: a text, a class by its name or number.
         audio: a NumPy array ``(samples,)``, float32, at the processor's rate.
     """
 
@@ -30,6 +32,13 @@ class Sample:
     text: str | None = None
     image: Any = None
     audio: Any = None
+    more: tuple[Any, ...] = ()
+    wanted: str | int | None = None
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        """All images, in order."""
+        return (() if self.image is None else (self.image,)) + self.more
 
 
 @dataclass(frozen=True)

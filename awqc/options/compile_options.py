@@ -89,6 +89,22 @@ class Options:
         group="model",
         kind=bool,
     )
+    weights: str | Path | None = option(
+        None,
+        "Weights for the model that a factory makes: .safetensors, a state dict, or a checkpoint "
+        "that holds one, such as Lightning's.",
+        group="model",
+        kind=Path,
+        metavar="FILE",
+    )
+    adapter: str | Path | None = option(
+        None,
+        "Folder of a LoRA adapter, as peft saves it, that is merged into MODEL, a Hugging Face "
+        "folder.",
+        group="model",
+        kind=Path,
+        metavar="DIR",
+    )
     num_samples: int | None = option(
         None,
         "Use at most this many samples.",

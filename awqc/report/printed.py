@@ -28,6 +28,14 @@ from awqc.report.wording import (
     worst_output,
 )
 
+MEASURED = {
+    "word_error_rate": "word error rate",
+    "accuracy": "accuracy",
+    "same_texts": "same texts as the original",
+    "word_error_rate_to_original": "word error rate to it",
+}
+OF_OUTPUTS = {"top1_agreement": "same likeliest class", "mean_iou": "mean IoU"}
+"""What was measured of a model, and of its outputs, in words."""
 WORST = 3
 MOST_LAYERS = 40
 LABEL = 9
@@ -155,6 +163,24 @@ def print_quality(form: str, text: Mapping[str, Any], out: Console) -> None:
     if "kl_divergence" in text:
         line += f", KL {text['kl_divergence']:.4f}, same top token {text['top1_agreement']:.1%}"
     out.print(line)
+
+
+def print_measured(result: Mapping[str, Any], out: Console) -> None:
+    """What a model says of data, in the terms of its task."""
+    out.print(f"{result['samples']} samples of {result['data']} ({result['task']})")
+    for note in result["notes"]:
+        out.print(labelled("note", "bold yellow", note))
+    for name, score in result["models"].items():
+        found = [f"{words} {score[key]:.1%}" for key, words in MEASURED.items() if key in score]
+        if found:
+            out.print(f"{name}: {', '.join(found)}")
+        for output, one in score.get("outputs", {}).items():
+            parts = [f"cosine {one['cosine']:.6f}"]
+            parts += [] if one["psnr_db"] is None else [f"PSNR {one['psnr_db']:.1f} dB"]
+            parts += [f"{words} {one[key]:.1%}" for key, words in OF_OUTPUTS.items() if key in one]
+            out.print(f"{name}, {output}: {', '.join(parts)}")
+        for pair in score.get("different", ()):
+            out.print(f"  compiled: {pair['compiled']}\n  original: {pair['original']}")
 
 
 def print_sites(sites: list[dict[str, Any]], out: Console) -> None:

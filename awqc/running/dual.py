@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Dual:
     def _compared(
         self, images: Sequence[str], texts: Sequence[str], samples: Sequence[Sample]
     ) -> Iterator[tuple[str, Answer]]:
-        model, shown = self._open(find_model(self._folder)), samples[: len(images)]
+        model, shown = self._whole, samples[: len(images)]
         if LOGITS not in model.outputs:
             raise UsageError(
                 f"{self._folder}: gives no output {LOGITS} with a row an image and a column a "
@@ -88,8 +89,18 @@ class Dual:
     def _open(self, path: Path) -> OrtModel:
         return OrtModel(path, self._provider, read_settings(path, self._provider))
 
+    @cached_property
+    def _whole(self) -> OrtModel:
+        return self._open(find_model(self._folder))
+
+    def outputs(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """What the whole gives for what the processor made, by name."""
+        return self._fed(self._whole, inputs)
+
     def _run(self, model: OrtModel, samples: Sequence[Sample]) -> dict[str, Array]:
-        made: dict[str, Any] = self._processor.inputs(samples)
+        return self._fed(model, self._processor.inputs(samples))
+
+    def _fed(self, model: OrtModel, made: Mapping[str, Any]) -> dict[str, Array]:
         taken = {spec.name for spec in model.inputs}
         feeds = {name: np.asarray(value) for name, value in made.items() if name in taken}
         return dict(zip(model.outputs, model.run(feeds), strict=True))

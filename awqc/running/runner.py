@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from awqc.artifacts.names import MERGED_MODEL, TUNED, VISION_MODEL
 from awqc.data.media_files import kind_of
@@ -41,6 +42,7 @@ class Runner:
 
     Attributes:
         task: what its model is for.
+        processor: what makes its inputs.
     """
 
     def __init__(
@@ -76,16 +78,16 @@ class Runner:
         self.task: FolderTask = find_task(self._config, task, where=str(folder))
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
-        embeds = self.task.name.endswith("feature-extraction")
-        self._pooling = Pooling.read(folder) if embeds else None
+        self._embeds = self.task.name.endswith("feature-extraction")
+        self._pooling = Pooling.read(folder) if self._embeds else None
         self._max_new_tokens, self._language = max_new_tokens, language
-        self._processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
+        self.processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
         several = any((place / MERGED_MODEL).is_file() for place in places)
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
         self._dual: Dual | None = None
         if len(self.task.reads) > 1 and not self.task.prompted:
-            self._dual = Dual(folder, self._processor, provider)
+            self._dual = Dual(folder, self.processor, provider)
         elif not several:
             path = find_model(folder)
             self._model = OrtModel(path, provider, read_settings(path, provider))
@@ -101,8 +103,8 @@ class Runner:
         if self._dual is not None:
             yield from self._dual.answer(given)
             return
-        maker = self._processor.maker()
-        reader = SampleReader(self._processor, maker, np.random.default_rng(0))
+        maker = self.processor.maker()
+        reader = SampleReader(self.processor, maker, np.random.default_rng(0))
         records = (
             self._prompts(given)
             if self.task.prompted
@@ -145,18 +147,64 @@ class Runner:
             raise UsageError(f"{given}: is no {wanted[0]} file, which the model reads")
         return [Record(given, None, {wanted[0]: path})]
 
-    def _answer(self, sample: Sample) -> Answer:
-        feeds = {name: value.numpy() for name, value in self._processor.inputs([sample]).items()}
-        if self._tokens is not None:
-            text = self._words().decode(list(self._tokens(feeds)), skip_special_tokens=True).strip()
-            return Answer(text, text)
+    def text(self, inputs: Mapping[str, Tensor]) -> str | None:
+        """What the model writes of one sample's ``inputs``; None where it writes no text."""
+        if self._tokens is None:
+            return self.transcript(self.outputs(inputs)) if self._spells else None
+        feeds = {name: value.numpy() for name, value in inputs.items()}
+        text: str = self._words().decode(list(self._tokens(feeds)), skip_special_tokens=True)
+        return text.strip()
+
+    def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """What a model of one graph gives for ``inputs``, by name."""
+        if self._dual is not None:
+            return self._dual.outputs(inputs)
         assert self._model is not None
-        outputs = dict(zip(self._model.outputs, self._model.run(feeds), strict=True))
-        return self._said(feeds, outputs)
+        made = self._model.run({name: value.numpy() for name, value in inputs.items()})
+        return dict(zip(self._model.outputs, made, strict=True))
+
+    @property
+    def _transcribes(self) -> bool:
+        """Whether outputs are the likeliest letters at each time."""
+        return self.task.auto_class == CTC
+
+    @property
+    def _spells(self) -> bool:
+        """Whether there is also what makes a text of them."""
+        return self._transcribes and self._folder.has_tokenizer
+
+    def transcript(self, outputs: Mapping[str, Array]) -> str | None:
+        """The text that ``outputs`` are, of a model that transcribes by them; else None."""
+        if not self._spells:
+            return None
+        return str(answers.transcript(outputs, self._words().decode).content)
+
+    def compared(self, inputs: Mapping[str, Tensor], outputs: dict[str, Array]) -> dict[str, Array]:
+        """What of ``outputs`` counts: the embedding, of a model that makes one; else all."""
+        if not self._embeds:
+            return outputs
+        mask = inputs.get("attention_mask")
+        told = None if mask is None else mask.numpy()
+        return {"embedding": np.array(answers.embedding(outputs, told, self._pooling).content)}
+
+    def class_number(self, label: str | int) -> int | None:
+        """The number of a class, which is named or has a number already."""
+        if isinstance(label, int):
+            return label
+        names = dict(getattr(self._config, "id2label", None) or {})
+        return next((int(number) for number, name in names.items() if name == label), None)
+
+    def _answer(self, sample: Sample) -> Answer:
+        inputs = self.processor.inputs([sample])
+        if self._tokens is not None:
+            text = self.text(inputs)
+            return Answer(text or "", text or "")
+        feeds = {name: value.numpy() for name, value in inputs.items()}
+        return self._said(feeds, self.outputs(inputs))
 
     def _said(self, feeds: dict[str, Array], outputs: dict[str, Array]) -> Answer:
         name, names = self.task.name, dict(getattr(self._config, "id2label", None) or {})
-        if self.task.auto_class == CTC:
+        if self._transcribes:
             return answers.transcript(outputs, self._words().decode)
         if name.endswith("classification") and "logits" in outputs:
             if name == "token-classification":
@@ -170,7 +218,7 @@ class Runner:
                 outputs, feeds["input_ids"], -1 if mask is None else mask,
                 lambda token: str(tokenizer.decode([token])).strip(),
             )  # fmt: skip
-        if name.endswith("feature-extraction"):
+        if self._embeds:
             return answers.embedding(outputs, feeds.get("attention_mask"), self._pooling)
         return answers.shapes(outputs)
 

@@ -12,7 +12,8 @@ import onnx.numpy_helper
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from awqc.artifacts.names import ENCODER_MODEL, GGUF
+from awqc.artifacts.json_files import read_json
+from awqc.artifacts.names import ENCODER_MODEL, GGUF, REPORT
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
 from awqc.errors import UsageError, spelled
@@ -43,6 +44,21 @@ def find_model(path: Path) -> Path:
     raise UsageError(
         f"{path}: there is no {MODEL}, and none in {TUNED}/; give a folder that awqc compile wrote"
     )
+
+
+def refuse_several(folder: Path) -> None:
+    """Refuse a folder of several graphs, where one is needed.
+
+    Raises:
+        UsageError: ``folder`` is one.
+    """
+    report = folder / REPORT
+    if report.is_file() and "wiring" in read_json(report):
+        raise UsageError(
+            f"{folder}: is a model of several graphs, which this does not take. Its parts and the "
+            f"whole were verified when it was compiled ({REPORT}); awqc eval DIR --data DATA "
+            "--against MODEL compares the whole with its original"
+        )
 
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(

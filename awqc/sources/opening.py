@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.program import Program
-from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
+from awqc.sources.source import (
+    Source,
+    choose_inputs,
+    load_program,
+    load_source,
+    refuse_inputs,
+    with_adapter,
+)
 
 if TYPE_CHECKING:
     from awqc.huggingface.diffusion import DiffusionFolder
@@ -23,7 +30,7 @@ CONFIG = "config.json"
 MODEL_INDEX = "model_index.json"
 
 ModelLike = nn.Module | Program | str | Path
-"""A module, a captured program, a file or folder, or ``package.module:factory``."""
+"""A module, a captured program, a file or folder, or the name of a factory."""
 
 
 def open_program(
@@ -36,6 +43,8 @@ def open_program(
     trust_pickle: bool = False,
     task: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     seed: int = 0,
 ) -> Program:
     """Capture ``model``; a program is given back as it is.
@@ -44,6 +53,9 @@ def open_program(
         UsageError: it is no model, or its inputs are not known, or given where it has its own.
         CaptureError: it cannot be loaded or captured.
     """
+    for name, value in {"weights": weights, "adapter": adapter}.items():
+        if value is not None and not isinstance(model, str | Path):
+            raise UsageError(f"{spelled(name)} is for a path; load it into the module")
     if isinstance(model, Program):
         refuse_inputs(example_inputs, inputs, dynamic, "a captured program brings its own")
         return model
@@ -60,27 +72,32 @@ def open_program(
         trust_pickle=trust_pickle,
         task=task,
         trust_remote_code=trust_remote_code,
+        weights=weights,
+        adapter=adapter,
         seed=seed,
     )
 
 
 def find_several_graphs(
-    model: ModelLike, task: str | None, trust_remote_code: bool
-) -> tuple[HFFolder, FolderTask] | None:
-    """The folder that ``model`` is, and its task, where its parts are graphs of their own.
+    model: ModelLike, task: str | None, trust_remote_code: bool, adapter: str | Path | None = None
+) -> tuple[HFFolder, FolderTask, tuple[str, ...]] | None:
+    """The folder that ``model`` is, its task, and what to tell; None of what is one graph.
 
     Raises:
         UsageError: the folder, or ``task``, is none that could be used.
         CaptureError: transformers does not know the architecture.
     """
-    if not isinstance(model, str | Path) or not (Path(model).expanduser() / CONFIG).is_file():
+    if not isinstance(model, str | Path) or not Path(model).expanduser().is_dir():
+        return None
+    path, notes = with_adapter(Path(model).expanduser(), adapter, trust_remote_code)
+    if not (path / CONFIG).is_file():
         return None
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.tasks import find_task
 
-    folder = HFFolder.at(Path(model).expanduser(), trust_remote_code=trust_remote_code)
+    folder = HFFolder.at(path, trust_remote_code=trust_remote_code)
     found = find_task(folder.config(), task, where=str(model))
-    return (folder, found) if found.several else None
+    return (folder, found, notes) if found.several else None
 
 
 def find_pipeline(model: object) -> DiffusionFolder | None:
@@ -109,6 +126,8 @@ def open_module(
     seed: int = 0,
     task: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> Source:
     """The module that ``model`` is or names, with example inputs, before it is captured.
 
@@ -128,6 +147,8 @@ def open_module(
         seed=seed,
         task=task,
         trust_remote_code=trust_remote_code,
+        weights=weights,
+        adapter=adapter,
     )
 
 

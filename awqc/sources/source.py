@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -22,15 +21,16 @@ from awqc.capture.inputs import (
 )
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
 from awqc.capture.pickled import load_module
+from awqc.data.image_transform import image_example
 from awqc.errors import CaptureError, UsageError, spelled
 from awqc.machine.process import quiet_libraries
-from awqc.program import Program
-from awqc.sources.factory import call_factory
+from awqc.program import IMAGE, Program, Transform
+from awqc.sources.factory import Factory
+from awqc.sources.stored_weights import StoredWeights
 
-_FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<attribute>[A-Za-z_][\w.]*)")
 _SOURCES = (
     "a torch.export archive (.pt2), a pickled nn.Module (.pt), a Hugging Face folder, "
-    "or package.module:factory"
+    "package.module:factory, or path/to/file.py:factory"
 )
 _MAGIC = (
     (b"\x89HDF", 0, "an HDF5 file (Keras?)"),
@@ -51,13 +51,16 @@ def load_program(
     seed: int = 0,
     task: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> Program:
     """Capture what ``model`` names: a file, a folder, or ``package.module:factory``.
 
     Example inputs are ``example``, or made of ``inputs`` (specs such as
     ``x=float32[batch,64]``), else come from the archive or factory, else from ``calib``
     (arrays by input name, first axis = samples), else from the first layer. ``task`` and
-    ``trust_remote_code`` are for Hugging Face folders.
+    ``trust_remote_code`` are for Hugging Face folders, into which the one of an ``adapter`` is
+    merged; ``weights`` is a file for what a factory makes.
 
     Raises:
         UsageError: there is no such model, it is no model that can be compiled, or its
@@ -65,10 +68,13 @@ def load_program(
         CaptureError: the model cannot be loaded or captured.
     """
     path = Path(model).expanduser()
-    if not _is_factory(model):
+    factory = Factory.named(model)
+    if factory is None:
+        _refuse_weights(weights)
         if _is_folder(path, str(model)):
             refuse_inputs(example, inputs, dynamic, "a Hugging Face model brings its own")
-            return _load_folder(path, task=task, trust_remote_code=trust_remote_code)
+            return _load_folder(path, adapter, task=task, trust_remote_code=trust_remote_code)
+        _refuse_adapter(adapter)
         if recognise(path) == "archive":
             refuse_inputs(example, inputs, dynamic, "a torch.export archive brings its own")
             exported = load_archive(path, trust=trust_pickle)
@@ -77,14 +83,33 @@ def load_program(
             program.files = (path,)
             return program
     source = load_source(
-        model, example=example, inputs=inputs, calib=calib, trust_pickle=trust_pickle, seed=seed
+        model,
+        example=example,
+        inputs=inputs,
+        calib=calib,
+        trust_pickle=trust_pickle,
+        seed=seed,
+        weights=weights,
+        adapter=adapter,
     )
     axes = {**source.axes, **(dynamic or {})}
     program = capture_module(
         source.module, source.example, name=source.name, dynamic=axes, copy=source.shared
     )
-    program.files = (path,) if path.exists() else ()
+    program.files = source_files(model, weights)
+    for note in source.notes:
+        program.tell(note)
+    if source.transform is not None:
+        program.task = replace(program.task, reads=(IMAGE,), transform=source.transform)
     return program
+
+
+def source_files(model: str | Path, *others: str | Path | None) -> tuple[Path, ...]:
+    """The files that ``model`` and ``others`` name, as far as they are there."""
+    factory = Factory.named(model)
+    given = [model if factory is None else factory.path, *others]
+    paths = [Path(each).expanduser() for each in given if each is not None]
+    return tuple(path for path in paths if path.exists())
 
 
 @dataclass(frozen=True)
@@ -97,6 +122,8 @@ class Source:
         name: for messages and files.
         shared: whether somebody else may hold the module too.
         axes: dynamic axes that the user's specs of inputs name.
+        transform: what makes its input of an image, where the user's code says so.
+        notes: what the user should know of how it was loaded.
     """
 
     module: nn.Module
@@ -104,6 +131,8 @@ class Source:
     name: str
     shared: bool
     axes: DynamicAxes = field(default_factory=dict)
+    transform: Transform | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_source(
@@ -116,44 +145,71 @@ def load_source(
     seed: int = 0,
     task: str | None = None,
     trust_remote_code: bool = False,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> Source:
     """The module that ``model`` holds, and its inputs.
 
     ``model`` is a pickle, ``package.module:factory`` or a Hugging Face folder, for which ``task``
-    and ``trust_remote_code`` are.
+    and ``trust_remote_code`` are. ``weights`` is a file for what a factory makes, ``adapter`` a
+    folder that is merged into a Hugging Face folder.
 
     Raises:
         UsageError: it is none of these, or its inputs are not known.
         CaptureError: it cannot be loaded.
     """
     path = Path(model).expanduser()
-    factory = _is_factory(model)
-    if factory is None and _is_folder(path, str(model)):
+    factory = Factory.named(model)
+    if factory is not None:
+        _refuse_adapter(adapter)
+        return _from_factory(factory, weights, example, inputs, calib, trust_pickle, seed)
+    _refuse_weights(weights)
+    if _is_folder(path, str(model)):
         refuse_inputs(example, inputs, None, "a Hugging Face model brings its own")
-        _check_folder(path)
+        folder, notes = with_adapter(path, adapter, trust_remote_code)
+        _check_folder(folder)
         from awqc.huggingface.opened import open_uncaptured
 
-        return Source(
-            *open_uncaptured(path, task=task, trust_remote_code=trust_remote_code), shared=False
+        opened = open_uncaptured(folder, task=task, trust_remote_code=trust_remote_code)
+        return Source(*opened, shared=False, notes=notes)
+    _refuse_adapter(adapter)
+    if recognise(path) != "pickle":
+        raise UsageError(
+            f"{path}: is no pickled nn.Module; give one (.pt), a Hugging Face folder, "
+            "package.module:factory or path/to/file.py:factory"
         )
-    if factory:
-        module, own = call_factory(factory["module"], factory["attribute"])
-        name = factory["module"].rpartition(".")[2]
-    else:
-        if recognise(path) != "pickle":
-            raise UsageError(
-                f"{path}: is no pickled nn.Module; give one (.pt), a Hugging Face folder, or "
-                "package.module:factory"
-            )
-        module, own, name = load_module(path, trust=trust_pickle), None, path.stem
-    chosen, axes = choose_inputs(unwrap(module), example, own, inputs, calib, seed)
-    return Source(module, chosen, name, shared=factory is not None, axes=axes)
+    module = unwrap(load_module(path, trust=trust_pickle))
+    chosen, axes = choose_inputs(module, example, None, inputs, calib, seed)
+    return Source(module, chosen, path.stem, shared=False, axes=axes)
 
 
-def _is_factory(model: str | Path) -> re.Match[str] | None:
-    if Path(model).expanduser().exists():
-        return None
-    return _FACTORY.fullmatch(str(model))
+def _from_factory(
+    factory: Factory,
+    weights: str | Path | None,
+    example: ExampleInputs | None,
+    inputs: Sequence[str],
+    calib: Mapping[str, Tensor] | None,
+    trust: bool,
+    seed: int,
+) -> Source:
+    """What ``factory`` makes, with the weights of a file, if one is given."""
+    stored = None if weights is None else StoredWeights.read(weights, trust=trust)
+    made = factory.call(None if stored is None else stored.arguments)
+    module = unwrap(made.module)
+    notes = () if stored is None else tuple(stored.load_into(module))
+    own = made.example
+    if own is None and made.transform is not None and example is None and not inputs:
+        own = image_example(made.transform, factory.text)
+    chosen, axes = choose_inputs(module, example, own, inputs, calib, seed)
+    return Source(module, chosen, factory.name, True, axes, made.transform, notes)
+
+
+def _refuse_weights(weights: str | Path | None) -> None:
+    if weights is not None:
+        raise UsageError(
+            f"{spelled('weights')} is for a model that package.module:factory or "
+            "path/to/file.py:factory makes; other models bring their own weights: leave it out"
+        )
 
 
 def choose_inputs(
@@ -186,7 +242,7 @@ def choose_inputs(
 def brings_inputs(model: str | Path) -> bool:
     """Whether ``model`` is a folder, a GGUF file or an archive, which know their inputs."""
     path = Path(model).expanduser()
-    if _is_factory(model):
+    if Factory.named(model) is not None:
         return False
     return _is_folder(path, str(model)) or recognise(path) == "archive"
 
@@ -246,8 +302,9 @@ def _other_file(path: Path, head: bytes) -> str:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return (
             "is a safetensors file: weights without the model's code. For a Hugging Face model "
-            "give its folder; else write a function that builds the model and loads the weights, "
-            "and give it as package.module:factory"
+            "give its folder; else give the class or function that builds the model, as "
+            "package.module:factory or path/to/file.py:factory, and this file with "
+            f"{spelled('weights')}"
         )
     if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and b"\x12" in head):
         return (
@@ -255,9 +312,7 @@ def _other_file(path: Path, head: bytes) -> str:
             f"it was exported from: {_SOURCES}"
         )
     if path.suffix.lower() == ".py":
-        return (
-            f"is Python code; give the function in it that returns the model: {path.stem}:factory"
-        )
+        return f"is Python code; give the function in it that returns the model: {path}:factory"
     for magic, offset, what in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return f"is {what}; MODEL is {_SOURCES}"
@@ -304,11 +359,46 @@ def _is_folder(path: Path, text: str) -> bool:
     return path.is_dir() or _starts_with(path, b"GGUF")
 
 
-def _load_folder(path: Path, *, task: str | None, trust_remote_code: bool) -> Program:
-    _check_folder(path)
+def _load_folder(
+    path: Path, adapter: str | Path | None, *, task: str | None, trust_remote_code: bool
+) -> Program:
+    folder, notes = with_adapter(path, adapter, trust_remote_code)
+    _check_folder(folder)
     from awqc.huggingface.capture import load_folder
 
-    return load_folder(path, task=task, trust_remote_code=trust_remote_code)
+    program = load_folder(folder, task=task, trust_remote_code=trust_remote_code)
+    for note in notes:
+        program.tell(note)
+    program.files = (*program.files, *source_files(path, adapter))
+    return program
+
+
+def with_adapter(
+    path: Path, adapter: str | Path | None, trust_remote_code: bool
+) -> tuple[Path, tuple[str, ...]]:
+    """The Hugging Face folder ``path`` with its adapter merged, if it has one; what to tell of it.
+
+    Raises:
+        UsageError: the adapter or its base is not here, or they do not belong together.
+        CaptureError: a file is damaged.
+    """
+    if adapter is None and not (path / "adapter_config.json").is_file():
+        return path, ()
+    _check_transformers(path)
+    from awqc.huggingface.merging import find_pair, merged_folder
+
+    pair = find_pair(path, adapter, trust_remote_code=trust_remote_code)
+    if pair is None:
+        return path, ()
+    return merged_folder(pair, trust_remote_code=trust_remote_code), pair.notes
+
+
+def _refuse_adapter(adapter: str | Path | None) -> None:
+    if adapter is not None:
+        raise UsageError(
+            f"{spelled('adapter')} is merged into a Hugging Face folder; MODEL is none: leave it "
+            "out"
+        )
 
 
 def _check_folder(path: Path) -> None:
@@ -321,6 +411,11 @@ def _check_folder(path: Path) -> None:
             f"{path}: the folder has no config.json, so it is no Hugging Face model. "
             f"MODEL is {_SOURCES}"
         )
+    _check_transformers(path)
+
+
+def _check_transformers(path: Path) -> None:
+    """Refuse a folder that cannot be read for want of a package."""
     try:
         import awqc.huggingface.capture  # noqa: F401 - whether what it needs is installed
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from awqc.program import Program
 from awqc.runtimes.base import check_runtimes
 from awqc.runtimes.onnxruntime import resolve_provider
 from awqc.sources.opening import ModelLike, open_program
+from awqc.sources.source import source_files
 
 
 def prepare(options: Options) -> tuple[Pipeline, str]:
@@ -48,9 +49,15 @@ def used_files(
         if isinstance(step, Calibrate) and step.stats:
             prepare_file(Path(step.stats), spelled("stats"))
     loaded = model.files if isinstance(model, Program) else ()
-    given = (model, calib, options.gguf)
+    sources = (
+        source_files(model, options.weights, options.adapter)
+        if isinstance(model, str | Path)
+        else ()
+    )
+    given = (calib, options.gguf)
     named = [Path(each).expanduser() for each in given if isinstance(each, str | Path)]
-    return (*loaded, *(path for path in named if os.path.exists(path)), *pipeline.files())
+    there = (path for path in named if os.path.exists(path))
+    return (*loaded, *sources, *there, *pipeline.files())
 
 
 def open_as_asked(
@@ -71,6 +78,8 @@ def open_as_asked(
         trust_pickle=options.trust_pickle,
         task=options.task,
         trust_remote_code=options.trust_remote_code,
+        weights=options.weights,
+        adapter=options.adapter,
         seed=options.seed,
     )
 

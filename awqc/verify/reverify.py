@@ -18,8 +18,9 @@ from awqc.data.text import FEWEST_SAMPLES
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tasks import reads_of
-from awqc.program import Program
+from awqc.program import IMAGE, Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
+from awqc.runtimes.session_file import refuse_several
 from awqc.sources.opening import open_program
 from awqc.sources.source import brings_inputs
 from awqc.verify.comparison import forms_in
@@ -36,6 +37,8 @@ def reverify(
     num_samples: int | None = None,
     against: str | None = None,
     trust_pickle: bool = False,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
     provider: str = "auto",
@@ -45,7 +48,8 @@ def reverify(
 ) -> Verification:
     """Compare the exported forms with ``model.pt2``, and with the original where it is given.
 
-    The original is opened as in compile, with ``trust_pickle``, ``task`` and ``trust_remote_code``.
+    The original is opened as in compile, with ``trust_pickle``, ``weights``, ``adapter``, ``task``
+    and ``trust_remote_code``.
 
     Raises:
         UsageError: a file is missing, a runtime of ``verify_with`` does not work here, the
@@ -57,6 +61,7 @@ def reverify(
             f"{spelled('max_loss')} is a limit for the loss against the original: give "
             f"{spelled('against')}"
         )
+    refuse_several(folder)
     needed = {ARCHIVE: [ARCHIVE] if (folder / ARCHIVE).is_file() else []}
     for runtime in verify_with:
         wanted = " or ".join(find_runtime(runtime).FORMS.values())
@@ -70,8 +75,6 @@ def reverify(
     quantized = load_compiled(folder / ARCHIVE)
     quantized.name = folder.name
     source = DataSource.of(calib)
-    data = _data(quantized, folder, source, num_samples, seed)
-    batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
     original = quantized
     if against is not None:
         original = _original(
@@ -79,9 +82,15 @@ def reverify(
             quantized,
             source,
             trust_pickle=trust_pickle,
+            weights=weights,
+            adapter=adapter,
             task=task,
             trust_remote_code=trust_remote_code,
         )
+    if original.task.transform is not None:
+        quantized.task = replace(quantized.task, reads=(IMAGE,), transform=original.task.transform)
+    data = _data(quantized, folder, source, num_samples, seed)
+    batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
     reference = take_reference(original, batches)
     trials = take_trials(original)
     verification = verify(quantized, reference, folder, verify_with, provider, trials)
@@ -98,9 +107,11 @@ def _data(
     """Few samples of files: each is run by every form; random inputs where there is no data."""
     if source.text is None and source.media is None:
         return source.load(program, num_samples=num_samples, seed=seed)
+    count = num_samples or FEWEST_SAMPLES
+    if program.task.transform is not None:
+        return source.load(program, num_samples=count, seed=seed)
     origin = HFFolder(folder)
     program.task = replace(program.task, reads=reads_of(origin))
-    count = num_samples or FEWEST_SAMPLES
     return source.load(program, num_samples=count, seed=seed, folder=origin)
 
 

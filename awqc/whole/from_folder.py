@@ -32,6 +32,7 @@ FORMATS = ("onnx", "ort", "pt2")
 OF_THE_WHOLE = (
     "task",
     "trust_remote_code",
+    "adapter",
     "num_samples",
     "seq_len",
     "inputs",

@@ -48,7 +48,7 @@ def test_documents_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n\n".join(map(json.dumps, lines)))
     texts = ("a", "chat b", "c", "chat d")
-    assert read_documents(path, made) == [Document(text, "chat" in text) for text in texts]
+    assert list(read_documents(path, made)) == [Document(text, "chat" in text) for text in texts]
 
 
 ENDLESS = {

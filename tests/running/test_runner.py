@@ -37,7 +37,7 @@ def test_images_are_classified(vit: tuple[Path, Any], tmp_path: Path) -> None:
     runner = Runner(vit[0])
     ((name, answer),) = runner.answer([str(tmp_path / "a.png")])
     assert name == str(tmp_path / "a.png")
-    inputs = runner._processor.made(images=Image.open(tmp_path / "a.png"), return_tensors="pt")
+    inputs = runner.processor.made(images=Image.open(tmp_path / "a.png"), return_tensors="pt")
     with torch.no_grad():
         wanted = vit[1](**inputs).logits.softmax(dim=-1)[0]
     label = vit[1].config.id2label[int(wanted.argmax())]

@@ -220,7 +220,7 @@ def test_other_files_are_refused() -> None:
     Path("noise.pt").write_bytes(b"\x01\x02\x03 noise")
     check_refused("noise.pt", "no model that awqc knows")
     write_code("net")
-    check_refused("net.py", "net:factory")
+    check_refused("net.py", "net.py:factory")
     check_refused("absent.pt", "no such file or folder")
     Path("folder").mkdir()
     check_refused("folder", "no config.json")

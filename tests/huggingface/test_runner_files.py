@@ -1,0 +1,55 @@
+"""What stands in a compiled folder's tokenizer files, for every release of transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awqc.huggingface.capture import load_folder
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.runner_files import write_processing, write_runner_files
+from tests.tiny_language_models import save_encoder, save_tokenizer
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
+    return content
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    save_encoder("bert", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def set_longest(folder: Path, value: int | None) -> None:
+    content = settings(folder) | {"model_max_length": value}
+    if value is None:
+        del content["model_max_length"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, 64), (10**30, 64), (16, 16), (100, 64)])
+def test_texts_are_as_long_as_the_model_takes(
+    given: int | None, wanted: int, source: Path, tmp_path: Path
+) -> None:
+    set_longest(source, given)
+    program = load_folder(source)
+    assert HFFolder.of(program).config().max_position_embeddings == 64
+    (tmp_path / "out").mkdir()
+    write_runner_files(program, HFFolder.of(program), tmp_path / "out")
+    found = settings(tmp_path / "out")
+    assert found["model_max_length"] == wanted
+    assert set(found["model_input_names"]) == {spec.name for spec in program.inputs}
+
+
+def test_the_general_class_has_a_name_that_all_releases_know(source: Path, tmp_path: Path) -> None:
+    content = settings(source) | {"tokenizer_class": "TokenizersBackend"}
+    (source / "tokenizer_config.json").write_text(json.dumps(content))
+    (tmp_path / "out").mkdir()
+    write_processing(HFFolder(source), tmp_path / "out")
+    assert settings(tmp_path / "out")["tokenizer_class"] == "PreTrainedTokenizerFast"
