@@ -20,7 +20,7 @@ NAMES = [
 NEEDED = inspect.Parameter.empty
 OPTIONS: dict[str, Any] = {
     "inputs": (), "dynamic": None, "trust_pickle": False, "part": None, "task": None,
-    "trust_remote_code": False,
+    "trust_remote_code": False, "weights": None, "adapter": None,
     "num_samples": None, "seq_len": None, "seed": 0,
     "bits": 4, "group_size": "auto", "symmetric": False, "exclude": (), "head_bits": 8,
     "embed_bits": 8, "conv_bits": None, "weight_format": "",

@@ -45,7 +45,7 @@ def free_form(node: Node) -> Callable[..., Any] | None:
         return partial(cut_evenly, count=len(node.meta["val"])) if varies else None
     if node.target is aten.split.Tensor:
         varies = isinstance(argument(node, "split_size"), Node)
-        return partial(cut, count=len(node.meta["val"])) if varies else None
+        return partial(cut_into, count=len(node.meta["val"])) if varies else None
     if node.target not in (*MEANS, *LARGEST_OF):
         return None
     counts = list(argument(node, "output_size"))
@@ -88,10 +88,10 @@ def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
 
 def cut_evenly(x: Tensor, chunks: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
     """``torch.chunk``, of which ``count`` come: slices of one size, the last may be shorter."""
-    return cut(x, (x.shape[dim] + chunks - 1) // chunks, dim, count=count)
+    return cut_into(x, (x.shape[dim] + chunks - 1) // chunks, dim, count=count)
 
 
-def cut(x: Tensor, split_size: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
+def cut_into(x: Tensor, split_size: int, dim: int = 0, *, count: int) -> tuple[Tensor, ...]:
     """``torch.split`` into pieces of ``split_size``, of which ``count`` come."""
     ends = [place * split_size for place in range(count + 1)]
     return tuple(aten.slice.Tensor(x, dim, start, end) for start, end in pairwise(ends))
