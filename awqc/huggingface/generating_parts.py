@@ -69,7 +69,7 @@ class GeneratingBundle:
         run = Recorded.of(calls, str(self.generating.folder.path))
         loop, made = run.loop, {}
         for path, result in run.wired.items():
-            made[f"{ENCODER}.{result}"] = loop.first.before[path]
+            made[f"{ENCODER}.{result_name(run, result)}"] = loop.first.before[path]
         for path in loop.once:
             made[f"{CROSS}.{self.carried[path]}"] = loop.first.after[path]
         values = {f"{ENCODER}.{path}": value for path, value in run.encoder.before.items()}
@@ -148,7 +148,14 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         path, arguments, outputs, leaves = describe(model, runs)
         flat, read = flat_call(_forward(model, path), arguments, outputs, leaves)
         own = {each: each if part == ENCODER else names[each] for each in read}
-        made = {each: present_name(*cached[each]) if each in cached else each for each in outputs}
+        made = {
+            each: present_name(*cached[each])
+            if each in cached
+            else result_name(run, each)
+            if part == ENCODER
+            else each
+            for each in outputs
+        }
         parts[part] = capture_flat(
             model.get_submodule(path), flat, leaves, own, made, f"{generating.name}-{part}", _label
         )
@@ -216,7 +223,7 @@ def _wires(
     cached: Mapping[str, tuple[str, str]],
 ) -> list[Wire]:
     wires = [
-        Wire(f"{ENCODER}.{result}", f"{part}.{given[path]}")
+        Wire(f"{ENCODER}.{result_name(run, result)}", f"{part}.{given[path]}")
         for part in (CROSS, DECODER)
         if part in parts
         for path, result in run.wired.items()
@@ -226,6 +233,12 @@ def _wires(
         Wire(f"{CROSS}.{present_name(*cached[path])}", f"{DECODER}.{past_name(*cached[path])}")
         for path in run.loop.once
     ]
+
+
+def result_name(run: Recorded, path: str) -> str:
+    """What the encoder's result at ``path`` is called: not as one of its own inputs, such as a mask
+    that it makes shorter."""
+    return encoder_side(path) if path in run.encoder.before else path
 
 
 def _token_name(path: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from awqc.huggingface.generating_parts import GeneratingBundle
+from awqc.huggingface.generating_parts import GeneratingBundle, result_name
 from awqc.kv_cache import past_of
 from awqc.recording.calls import bind
 from awqc.recording.instead import forward_instead
@@ -64,7 +64,12 @@ class _Calls:
         made = self._compiled.encode({name: value.numpy() for name, value in taken.items()})
         self._given = self._compiled.given(made)
         answer = self._parts.recorded.encoder.answer
-        values = {name: torch.from_numpy(value) for name, value in made.items()}
+        recorded = self._parts.recorded
+        values = {
+            path: torch.from_numpy(made[name])
+            for path in recorded.encoder.result
+            if (name := result_name(recorded, path)) in made
+        }
         self._encoded.keep(taken, rebuilt(answer, values))
         return self._encoded.answer()
 
