@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from awqc.fusion.onnx_values import Value, dims, size_in
 from awqc.fusion.region import Array, Region, run_model
-from awqc.kv_cache import PAST, PRESENT
+from awqc.kv_cache import PAST, PRESENT, present_of
 from awqc.runtimes.session_file import ORT_ERRORS
 
 TOLERANCE = 2e-5
@@ -23,6 +23,8 @@ TOLERANCE = 2e-5
 up to a tenth of it in sums of a few hundred numbers."""
 ROUNDINGS = 4
 """How often a result in half precision may be rounded more, or elsewhere, than what it was."""
+MORE = 4
+"""Tokens of an encoder, whose keys and values do not grow, beyond those of the decoder."""
 SMALL_NUMBERS = 8
 """Ids and positions are below this: tables have that many rows."""
 
@@ -114,10 +116,14 @@ class Prover:
     def _symbols(self, regime: Regime) -> dict[str, int]:
         """Sizes of the axes that the model's inputs name."""
         found: dict[str, int] = {}
+        made = {str(value.name) for value in self.graph.outputs}
         for value in self.graph.inputs:
             sizes = [size for size in dims(value) or [] if isinstance(size, str)]
-            if str(value.name).startswith(PAST):
-                found |= dict(zip(sizes, (regime.batch, regime.past), strict=False))
+            name = str(value.name)
+            if name.startswith(PAST):
+                grows = present_of(name) in made
+                tokens = regime.past if grows else regime.sequence + MORE
+                found |= dict(zip(sizes, (regime.batch, tokens), strict=False))
         found |= {
             size: regime.past + regime.sequence for size in self._covering() if size.isidentifier()
         }

@@ -172,16 +172,18 @@ def test_a_target_without_the_kernel_keeps_what_it_has() -> None:
     assert told["awqc.apart"] == "{}"
 
 
-def test_states_that_are_handed_in_are_read_as_they_are() -> None:
-    """As a decoder reads what it made of an encoder's states once."""
+@pytest.mark.parametrize("past", [False, True])
+def test_states_that_are_handed_in_are_read_as_they_are(past: bool) -> None:
+    """As a decoder reads what it made of an encoder's states once, which then is a past to it."""
+    key, value = ("past_key", "past_value") if past else ("k", "v")
     inputs = (
-        "float[batch,sequence,32] x, float[batch,4,length,8] k, float[batch,4,length,8] v, "
-        "int64[batch,length] encoder_mask"
+        f"float[batch,sequence,32] x, float[batch,4,length,8] {key}, "
+        f"float[batch,4,length,8] {value}, int64[batch,length] encoder_mask"
     )
-    body = """
+    body = f"""
       q0 = Reshape(x, heads)
       query = Transpose <perm=[0,2,1,3]> (q0)
-      turned = Transpose <perm=[0,1,3,2]> (k)
+      turned = Transpose <perm=[0,1,3,2]> ({key})
       m0 = Cast <to=9> (encoder_mask)
       m1 = Unsqueeze(m0, middle)
       bias = Where(m1, zero, never)
@@ -189,7 +191,7 @@ def test_states_that_are_handed_in_are_read_as_they_are() -> None:
       a1 = Mul(a0, scale)
       a9 = Add(a1, bias)
       weights = Softmax <axis=-1> (a9)
-      o0 = MatMul(weights, v)
+      o0 = MatMul(weights, {value})
     """
     model = parsed(
         f"agraph ({inputs}) => ({OUTPUT})\n<{NUMBERS}>\n{{{body}{PLAIN}}}",
@@ -200,7 +202,8 @@ def test_states_that_are_handed_in_are_read_as_they_are() -> None:
     assert not {"Softmax", "MatMul", "Transpose"} & set(operations)
     mask = np.ones((2, 7), np.int64)
     mask[0, 3:] = 0
-    states = {name: RNG.standard_normal((2, 4, 7, 8)).astype(np.float32) for name in "kv"}
+    names = [each.name for each in model.graph.input if each.name not in ("x", "encoder_mask")]
+    states = {name: RNG.standard_normal((2, 4, 7, 8)).astype(np.float32) for name in names}
     for tokens in (1, 5):
         x = RNG.standard_normal((2, tokens, 32)).astype(np.float32)
         batch: dict[str, Any] = {"x": x, **states, "encoder_mask": mask}
