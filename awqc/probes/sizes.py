@@ -10,6 +10,9 @@ import sympy
 
 from awqc.probes.axes import SMALLEST, FreeAxes, breaks
 
+LONG = 256
+"""Sizes of which a quarter more and less is tried: what is made of few elements of such an axis, as
+by a convolution with a stride, is not always another where one element is more."""
 MOST_CONDITIONS = 6
 """Conditions of capture that are broken in turn."""
 MOST_CHOICES = 100
@@ -95,7 +98,8 @@ def _choices(size: int, prime: int, larger: bool) -> list[int]:
 
 
 def _primes(axes: FreeAxes, larger: bool) -> dict[sympy.Symbol, int]:
-    """For each axis the prime next to the example's size that stands nowhere in the graph."""
+    """For each axis the prime next to the example's size that stands nowhere in the graph; next to
+    a quarter more, or less, where that is `LONG`."""
     taken = axes.constants | set(axes.example.values())
     chosen: dict[sympy.Symbol, int] = {}
     for symbol, size in axes.example.items():
@@ -103,6 +107,8 @@ def _primes(axes: FreeAxes, larger: bool) -> dict[sympy.Symbol, int]:
         if step > 1:
             chosen[symbol] = step * _other_count(size // step, larger)
             continue
+        if size >= LONG:
+            size += size // 4 if larger else -(size // 4)
         below = [] if larger else [*sympy.primerange(SMALLEST, size)]
         near = [p for p in reversed(below) if p not in taken]
         while not near:

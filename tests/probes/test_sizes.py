@@ -136,3 +136,12 @@ def test_of_an_axis_with_a_step_multiples_alone_are_tried() -> None:
     assert not any(size % 8 for size in tried)
     assert [attempt.sizes[symbol] for attempt in breaking(stepped, [])] == [40]
     assert list(breaking(replace(axes, steps={symbol: 16}), [])) == []
+
+
+def test_of_a_long_axis_a_quarter_more_and_less_is_tried() -> None:
+    """One element more would give as many windows of a convolution with a stride."""
+    axes = axes_of(lambda x: x[:, ::100] + 1, (4, 1000), 0, 1)
+    assert [ways[0] for ways in described(axes)][:2] == [
+        "axis 0 of x = 1, axis 1 of x = 743",
+        "axis 0 of x = 5, axis 1 of x = 1259",
+    ]
