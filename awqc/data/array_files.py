@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def _read(path: Path, head: bytes) -> dict[str, Tensor]:
 
 _DAMAGED = (
     ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, MemoryError,
-    OverflowError, struct.error,
+    OverflowError, struct.error, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 """What reading a damaged archive raises."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from awqc.data.text_files import Document
+from awqc.huggingface.folder import reporting
 
 CHARACTERS = 16
 """A token is rarely longer: what is not needed is not tokenized."""
@@ -54,7 +55,8 @@ def pack_documents(
         text = document.text
         if needed is not None and not document.chat:
             text = text[: CHARACTERS * needed]
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        with reporting("the tokenizer fails on the text"):
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         separator = [] if end is None or tokens == 0 else [end]
         if not document.chat:
             rows.add([*separator, *ids])
@@ -70,7 +72,8 @@ def pack_documents(
 
 def prefix(tokenizer: Any) -> list[int]:
     """The token that the tokenizer puts before every text, if it does."""
-    ids = tokenizer("")["input_ids"]
+    with reporting("the tokenizer fails on an empty text"):
+        ids = tokenizer("")["input_ids"]
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 

@@ -17,7 +17,7 @@ from awqc.data.text_files import read_documents, read_lines
 from awqc.data.text_generated import GENERATED, generate_text
 from awqc.errors import CalibrationError, UsageError, spelled
 from awqc.huggingface.config_values import context_length
-from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.folder import HFFolder, reporting
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
 
@@ -184,7 +184,8 @@ def _lines(
     lines = read_lines(path, tokenizer)
     kept = max(1, count // 8)
     chosen = lines[: count + kept]
-    encoded = tokenizer(chosen, truncation=True, max_length=length, verbose=False)["input_ids"]
+    with reporting("the tokenizer fails on the text"):
+        encoded = tokenizer(chosen, truncation=True, max_length=length, verbose=False)["input_ids"]
     calibration, rest = encoded[:count], encoded[count:]
     notes = []
     if len(calibration) < count:

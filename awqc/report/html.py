@@ -18,6 +18,7 @@ from awqc.report.wording import (
     decibels,
     group_size,
     number,
+    percent,
     rounding,
     tuning,
 )
@@ -148,7 +149,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Markup:
             text(layer["op"]),
             value(layer["bits"], str(layer["bits"])),
             value(layer["group_size"], group_size(layer["group_size"])),
-            bar(layer["weight_error"], f"{layer['weight_error']:.2%}", peak["weight_error"]),
+            bar(layer["weight_error"], percent(layer["weight_error"]), peak["weight_error"]),
         ]
         for key in ("output_sqnr_db", "accumulated_sqnr_db"):
             cells.append(bar(layer[key], decibels(layer[key]), peak[key]))

@@ -14,6 +14,11 @@ def decibels(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def percent(value: float | None) -> str:
+    """Two decimals; what is None in a report was not finite."""
+    return "not finite" if value is None else f"{value:.2%}"
+
+
 def number(value: float | None) -> str:
     """Two digits; what is None in a report was not finite."""
     return "not finite" if value is None else f"{value:.2g}"

@@ -134,7 +134,10 @@ class TextGenerator:
         Raises:
             UsageError: the prompt is empty and the tokenizer adds nothing.
         """
-        ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=not whole).ids
+        try:
+            ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=not whole).ids
+        except Exception as error:  # the tokenizers package has no class of its own
+            raise UsageError(f"the tokenizer fails on the prompt: {error}") from error
         if not ids:
             raise UsageError("the prompt is empty; give some text to continue")
         return ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz.files import CLASSIFY, GENERATE, QUICK, Case
+from tests.fuzz.files import CLASSIFY, EVAL, GENERATE, QUICK, Case
 from tests.fuzz.graphs import Graph
 
 GRAPHS: tuple[Graph, ...] = (
@@ -22,4 +22,7 @@ FILES: tuple[Case, ...] = (
     Case("vit-out/config.json", CLASSIFY, 881336216),
     Case("stats", f"compile model.pt --stats stats {QUICK}", 954013687),  # a matrix that is a row
     Case("out/model.pt2", "explain out/model.pt2", 480381879),  # a name that is no UTF-8
+    Case("data.npz", f"compile model.pt --calib data.npz {QUICK}", 76337380),  # a header cut short
+    Case("out/scales.safetensors", f"compile model.pt --recipe out {QUICK}", 714706739),
+    Case("lm/tokenizer.json", EVAL, 106605792),  # a tokenizer without a token for the unknown
 )
