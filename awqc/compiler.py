@@ -198,8 +198,8 @@ def _compile(
         step_trials(original, "the original")
         if options.head_bits == AUTO and options.recipe is None:
             chosen = choose_head(original, body, reference, runs_on)
-            notify(Note(f"the head has {chosen.bits} bits: {chosen.reason}"))
-            pipeline, body = (each.with_head_bits(chosen.bits) for each in (pipeline, body))
+            notify(Note(f"the head has {chosen.width} bits: {chosen.reason}"))
+            pipeline, body = (each.with_head_bits(chosen.width) for each in (pipeline, body))
     watched = reference.batches[0]
     body.run(
         program,

@@ -73,7 +73,9 @@ def test_interface_and_task_are_frozen() -> None:
 
 def test_short_names_are_those_of_the_records() -> None:
     program = captured("mlp")
-    assert [f.name for f in fields(Interface)] == ["inputs", "outputs", "call", "example", "states"]
+    assert [f.name for f in fields(Interface)] == [
+        "inputs", "outputs", "call", "example", "states", "steps",
+    ]  # fmt: skip
     for name in ("inputs", "outputs", "example", "states"):
         assert getattr(program, name) is getattr(program.interface, name)
     program.task = Task("x", ("y",))

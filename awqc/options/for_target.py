@@ -42,10 +42,11 @@ def fitted(options: Options) -> Options:
 
 
 def _check(options: Options, target: Target) -> None:
-    for name, bits in (("bits", options.bits), ("head_bits", options.head_bits)):
-        if bits not in (0, AUTO, *target.bits):
-            raise _refusal(target, name, bits, f"weights of {_either(target.bits)} bits")
-    if options.bits == 2 and target.opset < TWO_BIT:
+    asked = {name: getattr(options, name) for name in ("bits", "head_bits")}
+    for name, width in asked.items():
+        if width not in (0, AUTO, *target.widths):
+            raise _refusal(target, name, width, f"weights of {_either(target.widths)} bits")
+    if asked["bits"] == 2 and target.opset < TWO_BIT:
         raise _refusal(target, "bits", 2, f"opset {target.opset}, which has no codes of 2 bits")
     size = options.group_size
     if isinstance(size, int) and size != A_ROW and all(size % each for each in target.block_sizes):

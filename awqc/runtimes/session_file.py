@@ -56,8 +56,8 @@ def refuse_several(folder: Path) -> None:
     if report.is_file() and "wiring" in read_json(report):
         raise UsageError(
             f"{folder}: is a model of several graphs, which this does not take. Its parts and the "
-            f"whole were verified when it was compiled ({REPORT}); awqc eval DIR --data DATA "
-            "--against MODEL compares the whole with its original"
+            f"whole were verified when it was compiled ({REPORT}); awqc eval "
+            "compares the whole with its original"
         )
 
 

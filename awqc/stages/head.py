@@ -34,11 +34,11 @@ class HeadChoice:
     """The width of a head.
 
     Attributes:
-        bits: that were chosen.
+        width: in bits, that was chosen.
         reason: in words.
     """
 
-    bits: int
+    width: int
     reason: str
 
 

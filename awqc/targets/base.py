@@ -26,7 +26,7 @@ class Target:
         fused: operations of onnxruntime's own that it has kernels for, and gains by.
         lacks: standard operations of our graphs that it has no kernel for.
         dtypes: types that its low-bit products compute in, the best first.
-        bits: widths of weights that it has products for.
+        widths: of weights that it has products for.
         block_sizes: how many weights of a row may share a scale, the best first.
         row_blocks: blocks that a scale of a whole row is repeated for, where the row is made of
             blocks of that size, the fastest first; else it is blocks of `SPREAD`.
@@ -45,7 +45,7 @@ class Target:
     fused: frozenset[str]
     lacks: frozenset[str]
     dtypes: tuple[str, ...]
-    bits: tuple[int, ...]
+    widths: tuple[int, ...]
     block_sizes: tuple[int, ...]
     row_blocks: tuple[int, ...]
     zero_points: bool

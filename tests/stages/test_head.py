@@ -16,6 +16,8 @@ from awqc.errors import UsageError, worded
 from awqc.huggingface.capture import load_folder
 from awqc.machine.ranks import Ranks
 from awqc.passes.pipeline import parse_pipeline
+from awqc.runtimes.product_speed import seconds_of_product
+from awqc.stages import head
 from awqc.stages.head import WORTH, choose_head
 from awqc.targets.known import ORT_CPU
 from awqc.verify.reference import take_reference
@@ -23,6 +25,16 @@ from tests.tiny_language_models import save_decoder
 
 WIDE = {"hidden_size": 256, "intermediate_size": 64, "vocab_size": 8192, "num_hidden_layers": 1}
 PIPELINE = "canonicalize,quantize-weights{bits=4,group-size=64}"
+
+
+@pytest.fixture(autouse=True)
+def _by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product takes as long as its codes are large: what a clock says hangs on other work."""
+
+    def seconds(rows: int, columns: int, bits: int, block: int, level: int) -> float:
+        return rows * columns * bits * 1e-9
+
+    monkeypatch.setattr(head, "seconds_of_product", seconds)
 
 
 def program_of(folder: Path, sharp: float, **changes: Any) -> Any:
@@ -51,7 +63,7 @@ def test_it_is_weighed_by_what_it_loses_and_saves(sharp: float, bits: int, tmp_p
     program = program_of(tmp_path, sharp)
     before = program.weight("lm_head.weight").clone()
     chosen = choose_head(program, parse_pipeline(PIPELINE), reference_of(program), ORT_CPU)
-    assert chosen.bits == bits, chosen
+    assert chosen.width == bits, chosen
     assert torch.equal(program.weight("lm_head.weight"), before)
     words = chosen.reason.split()
     worse, saved = float(words[words.index("add") + 1]), int(words[words.index("save") + 1][:-1])
@@ -63,9 +75,9 @@ def test_what_has_no_head_of_its_own_keeps_8_bits(tmp_path: Path) -> None:
     tied = program_of(tmp_path, 1.0, tie_word_embeddings=True)
     reference = reference_of(tied)
     chosen = choose_head(tied, parse_pipeline(PIPELINE), reference, ORT_CPU)
-    assert (chosen.bits, chosen.reason) == (8, "there is no head with a width of its own")
+    assert (chosen.width, chosen.reason) == (8, "there is no head with a width of its own")
     chosen = choose_head(tied, parse_pipeline("canonicalize"), reference, ORT_CPU)
-    assert (chosen.bits, chosen.reason) == (8, "nothing is quantized")
+    assert (chosen.width, chosen.reason) == (8, "nothing is quantized")
 
 
 def test_a_compile_writes_the_width_and_a_recipe_repeats_it(tmp_path: Path) -> None:
@@ -96,3 +108,9 @@ def test_several_processes_do_not_measure(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         compile_graph(nn.Linear(4, 4), head_bits="auto", ranks=Ranks(0, 2))
     assert "head_bits='auto' measures on one machine" in worded(caught.value.text)
+
+
+def test_products_are_timed() -> None:
+    """Of one size the time of one with 64 times the rows is more, whatever else runs here."""
+    small, large = (seconds_of_product(rows, 256, 4, 32, 4) for rows in (512, 512 * 64))
+    assert 0 < small < large
