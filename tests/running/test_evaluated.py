@@ -143,7 +143,7 @@ def test_commands_for_one_graph_say_what_measures_several(
 ) -> None:
     assert run([command, str(t5[0] / "out")]) == 2
     assert "a model of several graphs" in (told := capsys.readouterr().err.replace("\n", " "))
-    assert "awqc eval DIR --data" in told
+    assert "awqc eval compares the whole" in told
 
 
 def test_a_transcript_beside_audio_is_the_truth(
