@@ -36,14 +36,15 @@ def gather(
     batch: Batch,
     *,
     states: bool,
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Add all outputs; carried states, which folds may scale, only if ``states``.
+    """Add the outputs ``names``, or all; carried states, which folds may scale, only if ``states``.
 
     Tokens that the mask of ``batch`` marks as padding do not count.
     """
     mask = _mask(program, batch)
     carried = program.scaled_outputs()
-    for name, value, reference in zip(program.outputs, now, wanted, strict=True):
+    for name, value, reference in zip(names or program.outputs, now, wanted, strict=True):
         if states or name not in carried:
             gaps.add(name, value, reference, mask)
 

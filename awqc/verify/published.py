@@ -70,19 +70,20 @@ def check_published(
         VerificationError: a file does not open or run by itself, or gives something else.
     """
     give_back()  # the other process opens each file as large as this one did
-    few = batches[:BATCHES]
+    few, towers = batches[:BATCHES], towers_of(judged)
     if (folder / ARCHIVE).is_file():
         _check_run(final, few, folder / ARCHIVE, ARCHIVE, _run_torch)
     if (folder / MODEL).is_file():
         _check_run(judged, few, folder / MODEL, MODEL, _exact_onnx)
-        for tower in towers_of(judged):
-            _check_tower(judged, few, folder / tower.file, tower, _exact_onnx)
+        for tower in towers:
+            _check_run(judged, few, folder / tower.file, tower.file, _exact_onnx, None, tower)
     if (folder / TUNED / MODEL).is_file():
         found = verification.find("onnxruntime", "ort")
         measured = None if found is None else found.default["outputs"]
         _check_run(judged, few, folder / TUNED / MODEL, f"{TUNED}/{MODEL}", _own_onnx, measured)
-        for tower in towers_of(judged):
-            _check_tower(judged, few, folder / TUNED / tower.file, tower, _own_onnx, measured)
+        for tower in towers:
+            shown = f"{TUNED}/{tower.file}"
+            _check_run(judged, few, folder / shown, shown, _own_onnx, measured, tower)
     for name in SERVING:
         if (folder / name).is_dir():
             check_checkpoint(final, folder / name, name)
@@ -97,47 +98,27 @@ def _check_run(
     shown: str,
     run: Callable[[Program, Sequence[Batch], Path, Path], Outputs],
     measured: dict[str, Any] | None = None,
+    tower: Tower | None = None,
 ) -> None:
-    """Compare what ``run`` gets out of ``file`` with ``program``."""
+    """Compare what ``run`` gets out of ``file``, the whole or a ``tower``, with ``program``."""
     given = [
         {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs} for batch in batches
     ]
+    names = program.outputs if tower is None else tower.outputs
+    taken = given if tower is None else [{n: each[n] for n in tower.inputs} for each in given]
     form = f"{shown}, opened by itself in another process,"
     with scratch_folder() as scratch:
-        made = run(program, given, file, scratch)
+        made = run(program, taken, file, scratch)
         gaps = gaps_of(program)
         for batch, outputs in zip(given, made, strict=True):
-            if len(outputs) != len(program.outputs):
+            if len(outputs) != len(names):
                 raise VerificationError(
                     f"{program.name}: {form} gives {len(outputs)} outputs, the quantized model "
-                    f"{len(program.outputs)}; please report it"
+                    f"{len(names)}; please report it"
                 )
-            gather(program, gaps, outputs, program.run(batch), batch, states=True)
-    if run is _own_onnx:
-        _check_int8(gaps, measured, program.name, form)
-    else:
-        check_near(gaps.distance()["outputs"], program.source_dtype, program.name, form)
-
-
-def _check_tower(
-    program: Program,
-    batches: Sequence[Batch],
-    file: Path,
-    tower: Tower,
-    run: Callable[[Program, Sequence[Batch], Path, Path], Outputs],
-    measured: dict[str, Any] | None = None,
-) -> None:
-    """Compare a tower in ``file`` with what ``program`` gives in its outputs."""
-    given = [{name: batch[name] for name in tower.inputs} for batch in batches]
-    form = f"{file.name}, opened by itself in another process,"
-    places = [program.outputs.index(name) for name in tower.outputs]
-    gaps = gaps_of(program)
-    with scratch_folder() as scratch:
-        made = run(program, given, file, scratch)
-        for batch, outputs in zip(batches, made, strict=True):
-            wanted = program.run(batch)
-            for name, place, found in zip(tower.outputs, places, outputs, strict=True):
-                gaps.add(name, found, wanted[place])
+            whole = dict(zip(program.outputs, program.run(batch), strict=True))
+            wanted = [whole[name] for name in names]
+            gather(program, gaps, outputs, wanted, batch, states=True, names=names)
     if run is _own_onnx:
         _check_int8(gaps, measured, program.name, form)
     else:

@@ -15,11 +15,10 @@ import awqc
 from awqc.artifacts.names import IMAGE_TOWER, MODEL, TEXT_TOWER, TUNED
 from awqc.cli import run
 from awqc.errors import VerificationError
-from awqc.export.towers import towers_of
+from awqc.export.towers import towers_of, write_towers
 from awqc.huggingface.capture import load_folder
 from awqc.program import Program
 from awqc.runtimes.loading import load
-from awqc.verify import published
 from benchmarks.folder_models import MODELS
 from tests.media import write_images
 
@@ -114,22 +113,32 @@ def test_transformers_js_finds_towers_that_hold_their_weights(
 def test_a_damaged_tower_is_not_published(
     clip: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    check = published._check_tower
+    write = write_towers
 
-    def damaged(program: Program, batches: Any, file: Path, tower: Any, *rest: Any) -> None:
-        model = onnx.load(file)
-        for tensor in model.graph.initializer:
-            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 1:
-                values = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        onnx.save(model, file)
-        check(program, batches, file, tower, *rest)
+    def damaged(towers: Any, folder: Path) -> None:
+        write(towers, folder)
+        for tower in towers:
+            model = onnx.load(folder / tower.file)
+            for tensor in model.graph.initializer:
+                if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 1:
+                    values = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+            onnx.save(model, folder / tower.file)
 
-    monkeypatch.setattr(published, "_check_tower", damaged)
+    monkeypatch.setattr("awqc.compiler.write_towers", damaged)
     with pytest.raises(VerificationError, match=r"_model\.onnx, opened by itself"):
         awqc.compile(
             clip[0].with_name("clip"), output_dir=tmp_path / "out", formats=("onnx",), **CHEAP
         )
+
+
+def test_towers_in_half_precision_are_published(clip: tuple[Path, Any], tmp_path: Path) -> None:
+    awqc.compile(
+        clip[0].with_name("clip"), output_dir=tmp_path / "out", formats=("onnx", "ort"),
+        dtype="float16", **CHEAP,
+    )  # fmt: skip
+    tower = load(tmp_path / "out" / IMAGE_TOWER, "cpu")
+    assert tower.inputs[0].dtype == torch.float16
 
 
 def test_the_folder_says_which_text_fits_an_image(
