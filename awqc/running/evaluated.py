@@ -23,7 +23,7 @@ from awqc.program import Program
 from awqc.running.measures import OutputMeasure
 from awqc.running.runner import Runner
 from awqc.runtimes.ort_model import Array
-from awqc.sources.source import with_adapter
+from awqc.sources.folders import with_adapter
 from awqc.verify.words import word_error_rate
 
 SAMPLES = 64

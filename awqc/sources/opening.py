@@ -12,14 +12,8 @@ from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwr
 from awqc.errors import UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.program import Program
-from awqc.sources.source import (
-    Source,
-    choose_inputs,
-    load_program,
-    load_source,
-    refuse_inputs,
-    with_adapter,
-)
+from awqc.sources.folders import with_adapter
+from awqc.sources.source import Source, choose_inputs, load_program, load_source, refuse_inputs
 
 if TYPE_CHECKING:
     from awqc.huggingface.diffusion import DiffusionFolder

@@ -1,9 +1,7 @@
-"""Recognise what MODEL is, by its content, and capture it."""
+"""Whatever MODEL names, loaded and captured."""
 
 from __future__ import annotations
 
-import struct
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,22 +20,13 @@ from awqc.capture.inputs import (
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
 from awqc.capture.pickled import load_module
 from awqc.data.image_transform import image_example
-from awqc.errors import CaptureError, UsageError, spelled
+from awqc.errors import UsageError, spelled
 from awqc.machine.process import quiet_libraries
 from awqc.program import IMAGE, Program, Transform
 from awqc.sources.factory import Factory
+from awqc.sources.folders import check_folder, with_adapter
+from awqc.sources.recognised import is_folder, recognise
 from awqc.sources.stored_weights import StoredWeights
-
-_SOURCES = (
-    "a torch.export archive (.pt2), a pickled nn.Module (.pt), a Hugging Face folder, "
-    "package.module:factory, or path/to/file.py:factory"
-)
-_MAGIC = (
-    (b"\x89HDF", 0, "an HDF5 file (Keras?)"),
-    (b"TFL3", 4, "a TensorFlow Lite model"),
-    (b"PK\x03\x04", 0, "a zip file that is cut short"),
-    (b"\x93NUMPY", 0, "a NumPy array"),
-)
 
 
 def load_program(
@@ -71,7 +60,7 @@ def load_program(
     factory = Factory.named(model)
     if factory is None:
         _refuse_weights(weights)
-        if _is_folder(path, str(model)):
+        if is_folder(path, str(model)):
             refuse_inputs(example, inputs, dynamic, "a Hugging Face model brings its own")
             return _load_folder(path, adapter, task=task, trust_remote_code=trust_remote_code)
         _refuse_adapter(adapter)
@@ -164,10 +153,10 @@ def load_source(
         _refuse_adapter(adapter)
         return _from_factory(factory, weights, example, inputs, calib, trust_pickle, seed)
     _refuse_weights(weights)
-    if _is_folder(path, str(model)):
+    if is_folder(path, str(model)):
         refuse_inputs(example, inputs, None, "a Hugging Face model brings its own")
         folder, notes = with_adapter(path, adapter, trust_remote_code)
-        _check_folder(folder)
+        check_folder(folder)
         from awqc.huggingface.opened import open_uncaptured
 
         opened = open_uncaptured(folder, task=task, trust_remote_code=trust_remote_code)
@@ -244,95 +233,7 @@ def brings_inputs(model: str | Path) -> bool:
     path = Path(model).expanduser()
     if Factory.named(model) is not None:
         return False
-    return _is_folder(path, str(model)) or recognise(path) == "archive"
-
-
-def recognise(path: Path) -> str:
-    """``"archive"`` or ``"pickle"``: how the file is to be loaded, by its content.
-
-    Raises:
-        UsageError: it is something else; the message says what, and what to do.
-    """
-    if path.stat().st_size == 0:
-        raise UsageError(f"{path}: the file is empty; a model is needed: {_SOURCES}")
-    if zipfile.is_zipfile(path):
-        return _recognise_zip(path)
-    head = path.read_bytes()[:16] if path.stat().st_size < 1 << 16 else _head(path)
-    if head.startswith(b"\x80"):
-        return "pickle"
-    raise UsageError(f"{path}: {_other_file(path, head)}")
-
-
-def _recognise_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-        raise CaptureError(f"{path}: the file is damaged: {error}") from error
-    members = {name.partition("/")[2] for name in names}
-    if "archive_format" in members or "serialized_exported_program.json" in names:
-        return "archive"
-    if "constants.pkl" in members:
-        raise UsageError(
-            f"{path}: is a TorchScript archive, which torch.export cannot capture. Give the "
-            "nn.Module that it was made from: torch.save(model, 'model.pt'), or "
-            "package.module:factory"
-        )
-    if "data.pkl" in members:
-        return "pickle"
-    if any(name.endswith(".npy") for name in names):
-        raise UsageError(
-            f"{path}: is an .npz file of arrays, no model; give it as {spelled('calib')}. MODEL is "
-            f"{_SOURCES}"
-        )
-    raise UsageError(f"{path}: is a zip file, but none that torch wrote. MODEL is {_SOURCES}")
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    return path.is_file() and _head(path).startswith(magic)
-
-
-def _other_file(path: Path, head: bytes) -> str:
-    """What a file that cannot be loaded is, and what to do."""
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return (
-            "is a safetensors file: weights without the model's code. For a Hugging Face model "
-            "give its folder; else give the class or function that builds the model, as "
-            "package.module:factory or path/to/file.py:factory, and this file with "
-            f"{spelled('weights')}"
-        )
-    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and b"\x12" in head):
-        return (
-            "is an ONNX file; awqc compiles PyTorch models and writes ONNX. Give the model that "
-            f"it was exported from: {_SOURCES}"
-        )
-    if path.suffix.lower() == ".py":
-        return f"is Python code; give the function in it that returns the model: {path}:factory"
-    for magic, offset, what in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return f"is {what}; MODEL is {_SOURCES}"
-    return f"is no model that awqc knows, or is damaged; MODEL is {_SOURCES}"
-
-
-def _check_readable(path: Path, text: str) -> None:
-    try:
-        if path.is_file():
-            _head(path)
-        elif path.is_dir():
-            next(path.iterdir(), None)
-    except PermissionError as error:
-        raise UsageError(f"{path}: you have no permission to read it") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not path.exists():
-        raise UsageError(f"{text}: there is no such file or folder. MODEL is {_SOURCES}")
-    if not path.is_file() and not path.is_dir():
-        raise UsageError(f"{text}: is neither a file nor a folder. MODEL is {_SOURCES}")
+    return is_folder(path, str(model)) or recognise(path) == "archive"
 
 
 def refuse_inputs(
@@ -353,17 +254,11 @@ def refuse_inputs(
         raise UsageError(f"{spelled(name)} does not apply: {reason}; leave it out")
 
 
-def _is_folder(path: Path, text: str) -> bool:
-    """Whether a model that can be read is a folder, or a GGUF file, which stands for one."""
-    _check_readable(path, text)
-    return path.is_dir() or _starts_with(path, b"GGUF")
-
-
 def _load_folder(
     path: Path, adapter: str | Path | None, *, task: str | None, trust_remote_code: bool
 ) -> Program:
     folder, notes = with_adapter(path, adapter, trust_remote_code)
-    _check_folder(folder)
+    check_folder(folder)
     from awqc.huggingface.capture import load_folder
 
     program = load_folder(folder, task=task, trust_remote_code=trust_remote_code)
@@ -373,53 +268,9 @@ def _load_folder(
     return program
 
 
-def with_adapter(
-    path: Path, adapter: str | Path | None, trust_remote_code: bool
-) -> tuple[Path, tuple[str, ...]]:
-    """The Hugging Face folder ``path`` with its adapter merged, if it has one; what to tell of it.
-
-    Raises:
-        UsageError: the adapter or its base is not here, or they do not belong together.
-        CaptureError: a file is damaged.
-    """
-    if adapter is None and not (path / "adapter_config.json").is_file():
-        return path, ()
-    _check_transformers(path)
-    from awqc.huggingface.merging import find_pair, merged_folder
-
-    pair = find_pair(path, adapter, trust_remote_code=trust_remote_code)
-    if pair is None:
-        return path, ()
-    return merged_folder(pair, trust_remote_code=trust_remote_code), pair.notes
-
-
 def _refuse_adapter(adapter: str | Path | None) -> None:
     if adapter is not None:
         raise UsageError(
             f"{spelled('adapter')} is merged into a Hugging Face folder; MODEL is none: leave it "
             "out"
         )
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse a folder that holds no model, or cannot be read for want of a package."""
-    from awqc.huggingface.folder import check_no_adapter
-
-    if path.is_dir() and not (path / "config.json").is_file() and not any(path.glob("*.gguf")):
-        check_no_adapter(path)
-        raise UsageError(
-            f"{path}: the folder has no config.json, so it is no Hugging Face model. "
-            f"MODEL is {_SOURCES}"
-        )
-    _check_transformers(path)
-
-
-def _check_transformers(path: Path) -> None:
-    """Refuse a folder that cannot be read for want of a package."""
-    try:
-        import awqc.huggingface.capture  # noqa: F401 - whether what it needs is installed
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{path}: Hugging Face models need the package {error.name!r}; "
-            "install it with: pip install 'awqc[hf]'"
-        ) from error
