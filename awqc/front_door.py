@@ -22,7 +22,7 @@ from awqc.passes.pipeline import Observe
 from awqc.program import Program
 from awqc.sources.opening import find_pipeline, find_several_graphs
 from awqc.stages.asked import prepare, used_files
-from awqc.whole.compiling import CompiledBundle
+from awqc.whole.compiling import CompiledBundle, check_whole
 from awqc.whole.from_folder import compile_generating
 from awqc.whole.from_pipeline import compile_pipeline
 from awqc.whole.from_run import Run, compile_run, own_modules
@@ -200,6 +200,7 @@ def _compile_run(
             "where run is given, the model is one that is loaded already, in one process; load it "
             "first"
         )
+    check_whole(chosen, ("num_samples",))
     prepare(chosen)
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from awqc.artifacts.json_files import read_json
 from awqc.capture.identifiers import quoted
-from awqc.errors import CaptureError, UsageError
+from awqc.errors import UsageError
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.trust import check_config
 from awqc.machine.process import quiet_libraries
@@ -223,13 +223,3 @@ def _sample_size(pipeline: Any) -> int:
 def _is_coder(module: nn.Module) -> bool:
     """Whether it goes from images to latents and back, whose sizes are those of images."""
     return hasattr(module, "encode") and hasattr(module, "decode")
-
-
-def check_loaded(pipeline: Any, path: Path) -> None:
-    """Refuse a pipeline without modules.
-
-    Raises:
-        CaptureError: it has none.
-    """
-    if not any(isinstance(value, nn.Module) for value in vars(pipeline).values()):
-        raise CaptureError(f"{path}: {type(pipeline).__name__} has no model in it")

@@ -30,6 +30,9 @@ from awqc.runtimes.loading import load
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
+FORMATS = ("onnx", "ort", "pt2")
+OF_ONE_GRAPH = ("inputs", "dynamic", "recipe", "stats")
+"""Options that say something of one graph."""
 BUNDLE_FILE = "bundle.json"
 ENOUGH, FEWEST = 4096, 4
 """Tokens or patches of which more tell a part little, and batches at least."""
@@ -192,6 +195,26 @@ def _enough(output: str, traces: Sequence[Trace], enough: int, fewest: int) -> i
 
 def _tell(notify: Callable[[Note], object], part: str, note: Note) -> None:
     notify(replace(note, text=f"{part}: {note.text}"))
+
+
+def check_whole(chosen: Options, besides: Iterable[str] = ()) -> None:
+    """Refuse what is for models of one graph, and the options ``besides``, before any work.
+
+    Raises:
+        UsageError: something of that was asked for.
+    """
+    if other := [name for name in chosen.formats if name not in FORMATS]:
+        raise UsageError(
+            f"the format {other[0]} is for models of one graph; one of several is written as "
+            f"{', '.join(FORMATS)} ({spelled('formats')})"
+        )
+    usual = Options()
+    for name in (*OF_ONE_GRAPH, *besides):
+        if getattr(chosen, name) != getattr(usual, name):
+            raise UsageError(
+                f"{spelled(name)} does not apply: the model is several graphs, and what each reads "
+                "is recorded while it runs; leave it out"
+            )
 
 
 def check_exclude(bundle: Bundle, chosen: Options) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.media import choose_samples
-from awqc.errors import CaptureError, Note, UsageError, VerificationError, spelled
+from awqc.errors import CaptureError, Note, UsageError, VerificationError
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
@@ -22,13 +22,12 @@ from awqc.machine.progress import stage, track
 from awqc.options import Options
 from awqc.runtimes.encoder_decoder import find_parts
 from awqc.verify.words import word_error_rate
-from awqc.whole.compiling import CompiledBundle, check_exclude, compile_traced
+from awqc.whole.compiling import CompiledBundle, check_exclude, check_whole, compile_traced
 from awqc.whole.folder_files import write_layout, write_whole_report
 from awqc.whole.ways import Way, way_of
 
 NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
-FORMATS = ("onnx", "ort", "pt2")
 OF_THE_WHOLE = (
     "task",
     "trust_remote_code",
@@ -66,7 +65,7 @@ def compile_generating(
         CalibrationError: the data does not fit.
         VerificationError: a part or the whole is not the model that was asked for.
     """
-    _check(options)
+    check_whole(options)
     layout = FolderLayout(options.layout)
     layout.check(folder.path, options.formats)
     with stage("capture …"):
@@ -91,28 +90,6 @@ def compile_generating(
             result.report["generated"] = _generated(way, parts, files.path, held_out, most)
     write_whole_report(result.report, files.path)
     return replace(result, files=files, layout=layout)
-
-
-def _check(options: Options) -> None:
-    """Refuse what is made of one graph only.
-
-    Raises:
-        UsageError: something of that was asked for.
-    """
-    if other := [name for name in options.formats if name not in FORMATS]:
-        raise UsageError(
-            f"the format {other[0]} is for models of one graph; one of several is written as "
-            f"{', '.join(FORMATS)} ({spelled('formats')})"
-        )
-    if options.inputs or options.dynamic:
-        raise UsageError(
-            f"{spelled('inputs')} and {spelled('dynamic')} do not apply: a Hugging Face model "
-            "brings its own"
-        )
-    if options.recipe is not None:
-        raise UsageError(
-            f"{spelled('recipe')} is that of one graph; each part of a model of several has its own"
-        )
 
 
 def _samples(

@@ -16,7 +16,6 @@ from awqc.errors import Note, UsageError, spelled
 from awqc.huggingface.diffusion import (
     CONFIG,
     DiffusionFolder,
-    check_loaded,
     pipeline_calls,
 )
 from awqc.machine.progress import stage
@@ -65,7 +64,6 @@ def compile_pipeline(
         )
     with stage("load the pipeline …"):
         pipeline = folder.pipeline()
-    check_loaded(pipeline, folder.path)
     prompts = _prompts(pipeline, source, options.seed, notify)
     calls = pipeline_calls(pipeline, prompts, options.num_samples or NUM_SAMPLES, folder.name)
 

@@ -31,8 +31,21 @@ from awqc.recording.outermost import OutsideCall, record_entries
 from awqc.recording.structures import leaves, rebuilt
 from awqc.runtimes.loading import load
 from awqc.verify.limits import check_loss
-from awqc.whole.compiling import REACHES, CompiledBundle, check_exclude, compile_parts
-from awqc.whole.recorded_parts import Naming, RecordedPart, capture_part, usual_names, wires
+from awqc.whole.compiling import (
+    REACHES,
+    CompiledBundle,
+    check_exclude,
+    check_whole,
+    compile_parts,
+)
+from awqc.whole.recorded_parts import (
+    REPEATED,
+    Naming,
+    RecordedPart,
+    capture_part,
+    usual_names,
+    wires,
+)
 from awqc.whole.results import Results, compare_results
 from awqc.whole.seeded import seeded
 
@@ -40,6 +53,8 @@ Run = Callable[[Any], object]
 """Runs a model, given as its argument, on some samples; what it returns is compared."""
 MOST_CALLS, MOST_JUDGED = 64, 8
 """Calls of a part that it is calibrated on, and judged by, at most."""
+NOT_LOADED = ("weights", "adapter", "layout", "task", "trust_remote_code", "seq_len")
+"""Options that say how other models and their data are loaded, and how their folders look."""
 OF_THE_WHOLE = ("inputs", "dynamic", "task", "trust_remote_code", "num_samples", "seq_len", "part")
 
 
@@ -61,7 +76,7 @@ def compile_run(
         CaptureError: ``run`` fails, or a part cannot be captured.
         VerificationError: a part or the whole is not the model that was asked for.
     """
-    _check(options)
+    check_whole(options, NOT_LOADED)
     modules = modules_of(model)
     if not modules:
         raise UsageError(
@@ -102,24 +117,6 @@ def own_modules(model: Any) -> Any:
         if isinstance(value, nn.Module):
             setattr(made, name, copy.deepcopy(value))
     return made
-
-
-def _check(options: Options) -> None:
-    """Refuse what is made of one graph only.
-
-    Raises:
-        UsageError: something of that was asked for.
-    """
-    if other := [name for name in options.formats if name not in ("onnx", "ort", "pt2")]:
-        raise UsageError(
-            f"the format {other[0]} is for models of one graph; one of several is written as "
-            f"onnx, ort, pt2 ({spelled('formats')})"
-        )
-    if options.inputs or options.dynamic or options.recipe is not None:
-        raise UsageError(
-            f"{spelled('inputs')}, {spelled('dynamic')} and {spelled('recipe')} do not apply: "
-            "what the parts read is recorded"
-        )
 
 
 def _entries(
@@ -167,8 +164,9 @@ def _check_repeats(was: Results, again: Results) -> None:
     Raises:
         CaptureError: it does.
     """
-    worst = compare_results(again, was)
-    if worst["of_another_size"] or any(gap["rel"] > 1e-3 for gap in worst["outputs"].values()):
+    found = compare_results(again, was)
+    moved = any(gap["rel"] > REPEATED for gap in found["outputs"].values())
+    if moved or found["of_another_size"] or found.get("same") != found.get("texts"):
         raise CaptureError(
             "run: returns something else when it is called again, with the same seeds of torch, "
             "NumPy and Python: it keeps a state, or draws from a generator of its own; make it "

@@ -110,6 +110,26 @@ def test_texts_are_compared_in_words() -> None:
     assert 0 <= ran["word_error_rate"] <= 1
 
 
+class Chatty(Texty):
+    """Says another word each time."""
+
+    said = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Chatty.said += 1
+        return super().forward(x)
+
+
+def test_a_run_that_says_something_else_again_is_refused() -> None:
+    def run(model: nn.Module) -> str:
+        model(X)
+        model(torch.cat([X, X]))
+        return f"word {Chatty.said}"
+
+    with pytest.raises(CaptureError, match="returns something else when it is called again"):
+        awqc.compile(Chatty(), run=run, **CHEAP)
+
+
 def twice(x: Tensor) -> Callable[[nn.Module], object]:
     return lambda model: [model(x), model(torch.cat([x, x]))]
 
@@ -172,7 +192,11 @@ def test_what_cannot_become_parts_is_refused(
     [
         ({"calib": [X]}, "calib, example_inputs and observe do not apply"),
         ({"formats": ("gguf",)}, "the format gguf is for models of one graph"),
-        ({"inputs": ("x=float32[2]",)}, "do not apply: what the parts read is recorded"),
+        ({"inputs": ("x=float32[2]",)}, "inputs does not apply: the model is several graphs"),
+        ({"stats": "s.safetensors"}, "stats does not apply"),
+        ({"num_samples": 3}, "num_samples does not apply"),
+        ({"layout": "transformers.js"}, "layout does not apply"),
+        ({"adapter": "lora"}, "adapter does not apply"),
         ({"part": {"a": "gone"}}, "the model has no module gone; at that depth it has line"),
         ({"part": {"a b": "line"}}, "a name of letters, digits and _ is needed"),
         ({"run": None, "part": {"a": "line"}}, "is for models that are run to find their parts"),
