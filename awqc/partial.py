@@ -26,7 +26,8 @@ from torch.utils import _pytree as pytree
 from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.compiled_block import CompiledBlock
-from awqc.capture.module import ExampleInputs, capture_module, split_example, unwrap
+from awqc.capture.module import ExampleInputs, capture_module, split_example
+from awqc.capture.taken_over import unwrap
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from awqc.calling import path_name, unflatten_call
 from awqc.capture.agreement import check_agreement
@@ -24,6 +22,7 @@ from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
 from awqc.capture.stand_ins import has_narrow, put_back, stand_ins
+from awqc.capture.taken_over import taken_over, unwrap
 from awqc.errors import UsageError
 from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
@@ -75,7 +74,7 @@ def capture_module(
             is not there, or one that the model fixes.
     """
     with quiet_libraries():
-        module = _own(unwrap(module), copy)
+        module = taken_over(unwrap(module), copy)
         write_padding_as_called(module)
     call = pytree.tree_map_only(Tensor, lambda t: t.detach(), split_example(example_inputs))
     axes = {key: _axes_by_number(value) for key, value in (dynamic or {}).items()}
@@ -187,86 +186,6 @@ def split_example(example_inputs: ExampleInputs | Tensor) -> _Call:
         f"example inputs are a {type(example_inputs).__name__}; "
         "give a tuple of positional inputs or a dict of keyword inputs"
     )
-
-
-def unwrap(module: Any) -> nn.Module:
-    """The module inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``.
-
-    Raises:
-        UsageError: it is no `nn.Module`, or one that cannot be captured.
-    """
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(module, nn.Module):
-        if isinstance(module, wrappers):
-            module = module.module
-        elif "_orig_mod" in module._modules:
-            module = module._modules["_orig_mod"]
-        else:
-            break
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UsageError(
-            "the model is a TorchScript module, which torch.export cannot capture; "
-            "give the nn.Module that it was made from"
-        )
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"the model is a {type(module).__name__}; an nn.Module is needed")
-    return module
-
-
-def _own(module: nn.Module, copy: bool) -> nn.Module:
-    """``module`` or a copy, in eval mode and without gradients; tied weights stay tied."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    lazy = [name for name, value in tensors if is_lazy(value)]
-    if lazy:
-        raise UsageError(
-            f"{type(module).__name__}: the parameter {lazy[0]!r} has no size yet; "
-            "run the lazy model once before it is compiled"
-        )
-    meta = [name for name, value in tensors if value.is_meta]
-    if meta:
-        raise UsageError(
-            f"{type(module).__name__}: the weight {meta[0]!r} is on the meta device and has "
-            "no values; load the weights first"
-        )
-    _check_float(module, tensors)
-    owned = deepcopy(module, _computed(module)) if copy else module
-    return owned.eval().requires_grad_(False)
-
-
-QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-"""Where torch keeps the modules that hold integer weights."""
-
-
-def _check_float(module: nn.Module, tensors: Sequence[tuple[str, Tensor]]) -> None:
-    """Refuse a model that is quantized already, with the place."""
-    found = [
-        (f"the module {path!r}", type(part))
-        for path, part in module.named_modules()
-        if type(part).__module__.startswith(QUANTIZED_MODULES)
-    ]
-    found += [
-        (f"the weight {name!r}", type(value))
-        for name, value in tensors
-        if value.is_quantized or is_traceable_wrapper_subclass(value)
-    ]
-    if found:
-        where, kind = found[0]
-        raise UsageError(
-            f"{type(module).__name__}: {where} is a {kind.__module__}.{kind.__name__}: quantized "
-            "already, or no plain tensor. awqc quantizes float weights: give the model as it was "
-            "before"
-        )
-
-
-def _computed(module: nn.Module) -> dict[int, Tensor]:
-    """Copies, by id, of tensors that a module keeps and that gradients flow through.
-
-    Hooks that compute a weight before each forward (pruning, weight norm) leave such
-    tensors, which cannot be copied deeply.
-    """
-    values = (value for part in module.modules() for value in vars(part).values())
-    tensors = (value for value in values if isinstance(value, Tensor) and not value.is_leaf)
-    return {id(value): value.detach().clone() for value in tensors}
 
 
 def _axes_by_number(axes: Sequence[int] | Mapping[int, str]) -> dict[int, str | None]:

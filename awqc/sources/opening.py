@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
+from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
+from awqc.capture.taken_over import unwrap
 from awqc.errors import UsageError, spelled
 from awqc.machine.given_paths import given_path
 from awqc.program import Program

@@ -17,8 +17,9 @@ from awqc.capture.inputs import (
     inputs_from_arrays,
     parse_inputs,
 )
-from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module, unwrap
+from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.capture.pickled import load_module
+from awqc.capture.taken_over import unwrap
 from awqc.data.image_transform import image_example
 from awqc.errors import UsageError, spelled
 from awqc.machine.process import quiet_libraries
