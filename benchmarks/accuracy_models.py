@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from awqc.data.text import TextModel, packed_sequences
+from awqc.data.text_batches import TextModel, packed_sequences
 from awqc.data.text_files import read_lines
 from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import HFFolder

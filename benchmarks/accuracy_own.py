@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.effort import EFFORTS
 from awqc.export.whole_numbers import int_grid
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.tokens import token_batch
 from awqc.options import parse_options
 from awqc.options.chosen_passes import build_pipeline
+from awqc.options.effort import EFFORTS
 from awqc.program import Program
 from benchmarks.accuracy_measure import Run, Tokens, measure
 

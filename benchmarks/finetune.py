@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from awqc.data.text import TextModel, packed_sequences
+from awqc.data.text_batches import TextModel, packed_sequences
 from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import HFFolder
 from benchmarks.models import ModelUnavailableError, cache_directory, smollm2

@@ -12,10 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-from awqc.data.text import TextModel, packed_sequences, text_calibration
-from awqc.effort import EFFORTS
+from awqc.data.text_batches import TextModel, packed_sequences, text_calibration
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
+from awqc.options.effort import EFFORTS
 from awqc.passes.pipeline import make_pipeline, parse_pipeline
 from awqc.report.content import environment
 from benchmarks.decoder import NEAREST, SEQ_LEN, perplexity

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from awqc.data.text import TextModel, packed_sequences, text_calibration
+from awqc.data.text_batches import TextModel, packed_sequences, text_calibration
 from awqc.export.onnx import export_onnx
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder

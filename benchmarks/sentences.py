@@ -22,7 +22,7 @@ from torch import Tensor
 
 from awqc.compiler import compile_graph
 from awqc.data.calibration import CalibrationData
-from awqc.data.text import text_calibration
+from awqc.data.text_batches import text_calibration
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.passes.pipeline import parse_pipeline

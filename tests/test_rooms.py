@@ -44,8 +44,7 @@ MAY_USE: dict[str, str] = {
     "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
-    "effort": "passes",
-    "options": "artifacts effort errors export findings numerics passes runtimes targets",
+    "options": "artifacts errors export findings numerics passes runtimes targets",
     "stages": "artifacts capture data errors export graph machine numerics options passes program "
     "runtimes sources targets verify weights",
     "compiler": "artifacts calling capture data errors executor export machine options passes "
@@ -64,6 +63,7 @@ MAY_USE: dict[str, str] = {
     "bundle": "errors program",
     "whole": "artifacts bundle capture compiler data errors export huggingface kv_cache machine "
     "numerics options passes program recording runtimes verify",
+    "text": "data",
     "front_door": "artifacts capture compiler data errors machine options passes program sources "
     "stages whole",
     "running": "artifacts data errors huggingface machine program runtimes sources verify",

@@ -22,7 +22,7 @@ from awqc.data.image_transform import ImageTransform
 from awqc.data.media import media_calibration
 from awqc.data.media_files import find_media
 from awqc.data.sample_tables import is_table
-from awqc.data.text import text_calibration
+from awqc.data.text_batches import text_calibration
 from awqc.data.text_files import is_text_file
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder

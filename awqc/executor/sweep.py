@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from awqc.graph.nodes import results_of
 from awqc.machine.devices import CPU, moved, place
 from awqc.machine.memory import forget, trim, unchanged_maps
+from awqc.machine.products import quick_products
 from awqc.machine.progress import track
 from awqc.program import Batch, Program
 
@@ -49,7 +50,8 @@ def sweep(
     for number, batch in enumerate(track(batches, what)):
         mask = batch.get(program.mask_input) if program.mask_input else None
         start(None if mask is None else mask.to(device).bool())
-        found.append(piece.run(batch))
+        with quick_products():
+            found.append(piece.run(batch))
         trim()
         finish(number)
     piece.let_go()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from awqc.artifacts.recipe import Recipe, read_recipe
-from awqc.effort import EFFORTS, PassOptions, merged
 from awqc.export.formats import check_held, runtime_scales
 from awqc.findings import NO_FACTS
 from awqc.numerics.request import NAMED_WIDTHS, QuantizationSpec
 from awqc.options.compile_options import Options
+from awqc.options.effort import EFFORTS, PassOptions, merged
 from awqc.options.values import parse_size
 from awqc.passes.allocate_bits import AllocateBits
 from awqc.passes.pipeline import Pipeline, make_pipeline, parse_pipeline

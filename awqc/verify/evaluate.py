@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from awqc.data.text import TextModel, packed_text
+from awqc.data.text_batches import TextModel, packed_text
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.config_values import context_length

@@ -14,7 +14,7 @@ from awqc.artifacts.names import ARCHIVE
 from awqc.capture.compiled import load_compiled
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
-from awqc.data.text import FEWEST_SAMPLES
+from awqc.data.text_batches import FEWEST_SAMPLES
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tasks import reads_of

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from awqc.data.document_rows import pack_documents
-from awqc.data.text import TextModel, packed_text
+from awqc.data.text_batches import TextModel, packed_text
 from awqc.data.text_files import Document
 from awqc.errors import CalibrationError
 from tests.tiny_language_models import VOCABULARY, save_tokenizer

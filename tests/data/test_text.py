@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from awqc.data.text import TextModel, packed_sequences, text_calibration
+from awqc.data.text_batches import TextModel, packed_sequences, text_calibration
 from awqc.errors import CalibrationError, UsageError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 
 from awqc.cli import cli
-from awqc.effort import EFFORTS
-from awqc.effort import ROUNDINGS as EFFORT_ROUNDINGS
 from awqc.errors import UsageError, worded
 from awqc.export.formats import FORMATS
 from awqc.export.layouts import LAYOUTS
@@ -25,6 +23,8 @@ from awqc.numerics.request import ROUNDINGS, TABLE_BITS, QuantizationSpec
 from awqc.options import Options, parse_options
 from awqc.options.chosen_passes import build_pipeline
 from awqc.options.compile_options import DECLARED, GROUPS, on_command_line
+from awqc.options.effort import EFFORTS
+from awqc.options.effort import ROUNDINGS as EFFORT_ROUNDINGS
 from awqc.options.values import read_axes
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.search_scales import NUMERICS, RUNTIME_CHOICES

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from awqc.findings import Lesson, Teacher
 from awqc.machine.devices import CPU, moved, place
+from awqc.machine.products import quick_products
 from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.weights.tuning.dequantize import TunedWeight
@@ -82,6 +83,7 @@ class Student:
         return sum(4 * prod(self._scales.shape(name)) for name in piece.matrices)
 
     @torch.no_grad()
+    @quick_products()
     def distance(self, lesson: Lesson) -> float:
         """From the teacher's outputs, with scales as they would be stored."""
         live = self._forward(lesson.batch, stored=True)
@@ -89,6 +91,7 @@ class Student:
         return self._at_head(lesson, values, stored=True, share=0)
 
     @torch.no_grad()
+    @quick_products()
     def learn(self, lesson: Lesson, share: int) -> None:
         """Add the gradient of the distance, divided by ``share``, to those of the changes."""
         live = self._forward(lesson.batch, stored=False)

@@ -11,6 +11,7 @@ import torch
 from awqc.findings import Lesson, Teacher
 from awqc.graph.linears import find_linears
 from awqc.machine.devices import CPU, moved, placed
+from awqc.machine.products import quick_products
 from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.weights.tuning.outline import outline
@@ -44,6 +45,7 @@ def take_teacher(program: Program, batches: Sequence[Batch], device: torch.devic
 
 
 @torch.no_grad()
+@quick_products()
 def _record(
     seen: Program,
     first: Sequence[Piece],
