@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any, cast
 
 import torch
 
@@ -25,7 +26,7 @@ def quick_products() -> Iterator[None]:
     rounding to 4 bits does: enough for statistics and for gradients, not for comparing programs.
     Other processors, other devices and convolutions compute as always.
     """
-    products = torch.backends.mkldnn.matmul
+    products = cast(Any, torch.backends.mkldnn).matmul  # torch declares no types for it
     before = products.fp32_precision
     if has_quick_products():
         products.fp32_precision = QUICK
