@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from awqc.machine import products
 from awqc.machine.strict import STRICT
 from awqc.program import Program
 from tests.processes import Processes
@@ -55,6 +56,13 @@ def _fixed_seed() -> Iterator[None]:
 def _fallbacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("fallbacks"):
         monkeypatch.delenv(STRICT)
+
+
+@pytest.fixture(autouse=True)
+def _whole_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are exact in this process, whatever the processor, so that oracles hold."""
+    if not request.node.get_closest_marker("quick_products"):
+        monkeypatch.setattr(products, "has_quick_products", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ class TuneScales(Pass):
             )
         scales = TunedScales(program, run.device)
         student = Student(program, teacher, scales, run.trim, run.device)
-        needed = student.bytes_needed(lessons[0])
+        needed = student.bytes_needed(lessons[0], self.step)
         free = free_on(run.device)
         if any(run.ranks.gather(needed > free)):
             return Tuning(False, reason=_too_large(needed, free))
@@ -142,8 +142,7 @@ class TuneScales(Pass):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         for index in track(range(steps), "tune scales"):
             chosen = lessons[index * self.step : (index + 1) * self.step]
-            for lesson in chosen:
-                student.learn(lesson, len(chosen) * ranks.count)
+            student.learn(chosen, len(chosen) * ranks.count)
             _add_up(changes, ranks)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -160,7 +159,7 @@ def _add_up(changes: list[Tensor], ranks: Ranks) -> None:
 
 def _judge(student: Student, lessons: Sequence[Lesson], ranks: Ranks) -> float:
     """Geometric mean of the distances: one batch with a large one does not decide."""
-    own = [max(student.distance(lesson), TINY) for lesson in lessons]
+    own = [max(distance, TINY) for distance in student.distances(lessons)]
     found = [distance for each in ranks.gather(own) for distance in each]
     return math.exp(sum(map(math.log, found)) / len(found))
 

@@ -7,6 +7,8 @@ import torch
 
 from awqc.machine.products import has_quick_products, quick_products
 
+pytestmark = pytest.mark.quick_products
+
 ROUNDING = 2.0**-8
 """Of one factor to bfloat16, at most, relative."""
 

@@ -3,11 +3,15 @@
 forward     each piece without a gradient; what lives between pieces is kept
 head        the last piece, with gradients, in slices of rows where it can be
 backward    from the last piece to the first: forward again, with gradients, and back
+
+All that is learned from in one step goes through a piece at once, so that its weights are
+dequantized once a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -20,7 +24,7 @@ from awqc.findings import Lesson, Teacher
 from awqc.machine.devices import CPU, moved, place
 from awqc.machine.products import quick_products
 from awqc.machine.spool import Spool
-from awqc.program import Batch, Program
+from awqc.program import Program
 from awqc.weights.tuning.dequantize import TunedWeight
 from awqc.weights.tuning.objective import distance
 from awqc.weights.tuning.outline import outline
@@ -38,6 +42,8 @@ LOGIT_COPIES = 5
 
 Gradients = dict[Node, dict[int, Tensor]]
 """Of values that live between pieces, by the place of a tensor in the value."""
+Weights = tuple[list[Tensor], list[TunedWeight]]
+"""Of a piece: its matrices and its tables."""
 
 
 class Student:
@@ -67,8 +73,11 @@ class Student:
         reads = len(teacher.head.graph.find_nodes(op="placeholder")) - len(teacher.weights)
         self._taught_rows = Rows.of(self._seen, teacher.head.graph, reads)
 
-    def bytes_needed(self, lesson: Lesson) -> int:
-        """Memory for a step, at least: the largest piece, and what lives between all of them."""
+    def bytes_needed(self, lesson: Lesson, count: int = 1) -> int:
+        """Memory for a step of ``count`` lessons such as ``lesson``, at least.
+
+        The largest piece, and what lives between all of them.
+        """
         pieces = [WEIGHT_COPIES * self._weight_bytes(piece) for piece in self._first]
         if self._rows is None or self._taught_rows is None:
             pieces.append(WEIGHT_COPIES * self._weight_bytes(self._head))
@@ -76,7 +85,7 @@ class Student:
             pieces.append(2 * self._weight_bytes(self._head) + LOGIT_COPIES * 4 * ELEMENTS)
         tensors = [each for each in pytree.tree_leaves(lesson.values) if isinstance(each, Tensor)]
         stream = sum(tensor.nbytes for tensor in tensors)
-        return max(pieces) + min(BOUND, len(self._first) * stream)
+        return max(pieces) + min(BOUND, count * len(self._first) * stream)
 
     def _weight_bytes(self, piece: Piece) -> int:
         """Bytes of the weights that ``piece`` takes, in float32."""
@@ -84,37 +93,55 @@ class Student:
 
     @torch.no_grad()
     @quick_products()
-    def distance(self, lesson: Lesson) -> float:
+    def distances(self, lessons: Sequence[Lesson]) -> list[float]:
         """From the teacher's outputs, with scales as they would be stored."""
-        live = self._forward(lesson.batch, stored=True)
-        values = {node: moved(live[node], self._device) for node in self._head.reads}
-        return self._at_head(lesson, values, stored=True, share=0)
+        lives = self._forward(lessons, stored=True)
+        weights = self._weights(self._head, stored=True)
+        read = [
+            {node: moved(live[node], self._device) for node in self._head.reads} for live in lives
+        ]
+        return [
+            self._at_head(lesson, values, weights, share=0)
+            for lesson, values in zip(lessons, read, strict=True)
+        ]
 
     @torch.no_grad()
     @quick_products()
-    def learn(self, lesson: Lesson, share: int) -> None:
-        """Add the gradient of the distance, divided by ``share``, to those of the changes."""
-        live = self._forward(lesson.batch, stored=False)
-        values, gradients = self._opened(self._head, live), Gradients()
-        with torch.enable_grad():
-            self._at_head(lesson, values, stored=False, share=share)
-        self._collect(values, gradients)
-        for piece in self._trimming(reversed(self._first)):
-            if not gradients.keys().isdisjoint(piece.makes):
-                self._backward(piece, live, gradients)
-            for node in piece.makes:
-                live.pop(node)
-                gradients.pop(node, None)
+    def learn(self, lessons: Sequence[Lesson], share: int) -> None:
+        """Add the gradient of the distances, divided by ``share``, to those of the changes.
 
-    def _forward(self, batch: Batch, stored: bool) -> Values:
-        """What lives between the pieces."""
+        All ``lessons`` go through a piece while its weights are there.
+        """
+        lives = self._forward(lessons, stored=False)
+        gradients = [Gradients() for _ in lessons]
+        with self._weights_that_learn(self._head) as weights:
+            for lesson, live, found in zip(lessons, lives, gradients, strict=True):
+                values = self._opened(self._head, live)
+                with torch.enable_grad():
+                    self._at_head(lesson, values, weights, share)
+                self._collect(values, found)
+        for piece in self._trimming(reversed(self._first)):
+            reached = [not found.keys().isdisjoint(piece.makes) for found in gradients]
+            if any(reached):
+                with self._weights_that_learn(piece) as weights:
+                    for live, found in zip(lives, gradients, strict=True):
+                        self._backward(piece, weights, live, found)
+            for live, found in zip(lives, gradients, strict=True):
+                for node in piece.makes:
+                    live.pop(node)
+                    found.pop(node, None)
+
+    def _forward(self, lessons: Sequence[Lesson], stored: bool) -> list[Values]:
+        """What lives between the pieces, for each of ``lessons``."""
         spool = Spool(ACTIVATIONS, BOUND)
-        live = inputs_of(self._seen, batch)
+        lives = [inputs_of(self._seen, lesson.batch) for lesson in lessons]
         for piece in self._trimming(self._first):
-            values = {node: moved(live[node], self._device) for node in piece.reads}
-            made = piece(values, *self._weights(piece, stored))
-            live |= {node: spool.keep(moved(value, CPU)) for node, value in made.items()}
-        return live
+            weights = self._weights(piece, stored)
+            for live in lives:
+                values = {node: moved(live[node], self._device) for node in piece.reads}
+                made = piece(values, *weights)
+                live |= {node: spool.keep(moved(value, CPU)) for node, value in made.items()}
+        return lives
 
     def _trimming(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         for count, piece in enumerate(pieces):
@@ -123,32 +150,38 @@ class Student:
             yield piece
         self._trim()
 
-    def _weights(self, piece: Piece, stored: bool) -> tuple[list[Tensor], list[TunedWeight]]:
+    def _weights(self, piece: Piece, stored: bool) -> Weights:
         weights = [self._scales.weight(name, stored) for name in piece.matrices]
         tables = [self._scales.weight(name, stored) for name in piece.tables]
         return [weight.whole() for weight in weights], tables
 
-    def _at_head(self, lesson: Lesson, values: Values, stored: bool, share: int) -> float:
-        """The distance; with ``share``, its gradient flows to ``values`` and to the changes."""
-        matrices, tables = self._weights(self._head, stored)
+    @contextmanager
+    def _weights_that_learn(self, piece: Piece) -> Iterator[Weights]:
+        """The weights of ``piece``; what gradients arrive at matrices goes on to the changes."""
+        with torch.enable_grad():
+            matrices, tables = self._weights(piece, stored=False)
+        leaves = [each.detach().requires_grad_(each.requires_grad) for each in matrices]
+        yield leaves, tables
+        for whole, leaf in zip(matrices, leaves, strict=True):
+            if leaf.grad is not None:
+                whole.backward(leaf.grad)  # type: ignore[no-untyped-call]  # torch declares no types
+
+    def _at_head(self, lesson: Lesson, values: Values, weights: Weights, share: int) -> float:
+        """The distance; with ``share``, its gradient flows to ``values`` and to ``weights``."""
         taught = list(moved(lesson.values, self._device))
         if self._rows is None or self._taught_rows is None:
-            made = self._head(values, matrices, tables)
+            made = self._head(values, *weights)
             outputs = [made[node] for node in self._head.makes]
             wanted = self._taught(taught, self._taught_weights)
             return _descend(distance(self._seen, lesson.batch, outputs, wanted), share)
-        leaves = [each.detach().requires_grad_(each.requires_grad) for each in matrices]
         total = 0.0
         read = [values[node] for node in self._head.reads]
         for part, rows in self._rows.slices(lesson.batch, read):
             then = self._taught(self._taught_rows.pick(taught, part), self._taught_weights)
             picked = dict(zip(self._head.reads, self._rows.pick(read, part), strict=True))
-            made = self._head(picked, leaves, tables)
+            made = self._head(picked, *weights)
             now = [made[node] for node in self._head.makes]
             total += _descend(sum_divergence(now, then) / rows, share)
-        for whole, leaf in zip(matrices, leaves, strict=True):
-            if leaf.grad is not None:
-                whole.backward(leaf.grad)
         return total
 
     @torch.no_grad()
@@ -164,11 +197,11 @@ class Student:
             for node, value in there.items()
         }
 
-    def _backward(self, piece: Piece, live: Values, gradients: Gradients) -> None:
-        """Bring the gradients of what ``piece`` makes to what it reads, and to the changes."""
+    def _backward(self, piece: Piece, weights: Weights, live: Values, gradients: Gradients) -> None:
+        """Bring the gradients of what ``piece`` makes to what it reads, and to ``weights``."""
         values = self._opened(piece, live)
         with torch.enable_grad():
-            made = piece(values, *self._weights(piece, stored=False))
+            made = piece(values, *weights)
         ends, upstream = [], []
         for node, value in made.items():
             for index, leaf in enumerate(pytree.tree_leaves(value)):

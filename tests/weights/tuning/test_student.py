@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from awqc.executor.segments import whole as whole_of
 from awqc.findings import Lesson
+from awqc.machine import products
 from awqc.program import Batch, Program, Task
 from awqc.weights.tuning import rows, student
 from awqc.weights.tuning.dequantize import dequantize
@@ -158,8 +159,8 @@ def test_gradients_are_those_of_the_whole_model(
         monkeypatch.setattr("awqc.weights.tuning.pieces.cut", lambda seen, smallest: whole_of(seen))
     learning, scales = learner(found)
     wanted = [torch.zeros_like(each, requires_grad=True) for each in scales.parameters()]
+    learning.learn(found.lessons, 2)
     for lesson in found.lessons:
-        learning.learn(lesson, 2)
         (whole(found, lesson, wanted) / 2).backward()  # type: ignore[no-untyped-call]  # torch declares no types
     assert len(wanted) >= 2
     for now, then in zip(scales.parameters(), wanted, strict=True):
@@ -177,10 +178,26 @@ def test_the_distance_is_that_of_the_whole_models(
     found = model(name)
     learning, scales = learner(found)
     zeros = [torch.zeros_like(each) for each in scales.parameters()]
-    for lesson in found.lessons:
-        wanted = float(whole(found, lesson, zeros))
-        assert wanted > 1e-4
-        assert learning.distance(lesson) == pytest.approx(wanted, rel=1e-4)
+    wanted = [float(whole(found, lesson, zeros)) for lesson in found.lessons]
+    assert min(wanted) > 1e-4
+    assert learning.distances(found.lessons) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.quick_products
+def test_quick_gradients_point_where_whole_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = model("untied")
+    gradients = []
+    for rounded in (True, False):
+        if not rounded:
+            monkeypatch.setattr(products, "has_quick_products", lambda: False)
+        learning, scales = learner(found)
+        learning.learn(found.lessons, 2)
+        whole_gradient = [
+            each.grad.flatten() for each in scales.parameters() if each.grad is not None
+        ]
+        gradients.append(torch.cat(whole_gradient))
+    quick, exact = gradients
+    assert torch.nn.functional.cosine_similarity(quick, exact, dim=0) > 0.999
 
 
 def test_models_of_several_layers_are_cut() -> None:
@@ -203,7 +220,7 @@ def test_one_piece_of_weights_is_dequantized_at_a_time(monkeypatch: pytest.Monke
         return weights, tables
 
     monkeypatch.setattr(student.Student, "_weights", noted)
-    learning.learn(found.lessons[0], 1)
+    learning.learn(found.lessons, 1)
     count = len(cut_up(outline(found.program), ()))
-    assert len(shapes) == 2 * count - 1, "the last piece runs once"
+    assert len(shapes) == 2 * count - 1, "the last piece runs once, whatever the lessons"
     assert sum((VOCABULARY, WIDTH) in each for each in shapes) == 1
