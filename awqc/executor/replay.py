@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from awqc.graph.ops import evaluate_call, first_argument
+from awqc.machine.products import quick_products
 from awqc.program import Batch, Program
 
 Values = list[Any]
@@ -51,10 +52,17 @@ def walk(
         if node in stops:
             replaced.update(before(node, found[first_argument(node)]))
         if node.op == "call_function":
-            found[node] = [
-                _call(program.graph_module, node, found, {} if index < floats else replaced, index)
-                for index in range(len(batches))
-            ]
+            with quick_products():
+                found[node] = [
+                    _call(
+                        program.graph_module,
+                        node,
+                        found,
+                        {} if index < floats else replaced,
+                        index,
+                    )
+                    for index in range(len(batches))
+                ]
         for done in frees.get(node, ()):
             found.pop(done, None)
 

@@ -123,8 +123,10 @@ class QuantizeWeights(Pass):
         rest = [name for name in formats if name not in joined]
         ranks = _ranks(program, formats)
 
-        def measured(made: QuantizedWeights) -> list[tuple[str, QuantizedWeight, WeightError]]:
-            if codes is None:  # Those of a recipe may be tuned, and are no rounding of this pass.
+        def measured(
+            made: QuantizedWeights, proved: bool = False
+        ) -> list[tuple[str, QuantizedWeight, WeightError]]:
+            if codes is None and not proved:  # Those of a recipe may be tuned, and are no rounding.
                 for name, quantized in made.items():
                     prove_rounding(program, name, linears.get(name), quantized, run.device)
             return [
@@ -145,8 +147,10 @@ class QuantizeWeights(Pass):
 
         if self.sequential and jobs:
             nearest = {name: nearest_of(name) for name in rest}
-            made = round_in_sequence(program, run, jobs, nearest, self.spec) | nearest
-            yield from measured({name: made[name] for name in sorted(made, key=ranks.__getitem__)})
+            in_turn = round_in_sequence(program, run, jobs, nearest, self.spec)
+            for name in sorted(in_turn | nearest, key=ranks.__getitem__):
+                proved = name in in_turn
+                yield from measured({name: (in_turn if proved else nearest)[name]}, proved)
             return
         items: list[Job | str] = [*jobs, *rest]
         items.sort(

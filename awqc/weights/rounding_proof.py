@@ -4,8 +4,8 @@ What rounds a weight makes the model that everything afterwards is compared with
 looks like a loss. Here each row is measured against what needs no search: the values of the same
 grid that are nearest to the float weights. The error of a row's product on the calibration data,
 with what few tokens leave open, or of the row itself where there is none, must not be far beyond
-theirs. Compensating and searching make it less; what is left open is for rounding in sequence,
-which looks at other data.
+theirs. Compensating and searching make it less. Rounding in sequence looks at other data and aims
+at other weights, so these are what its results are measured against.
 """
 
 from __future__ import annotations
@@ -55,6 +55,36 @@ def prove_rounding(
             error = values - kept
             parts = [judge(error, block) for judge in judges if judge is not None] or [error]
             found.append(sum_of_squares(parts))
+    check_rows(name, torch.cat(errors), torch.cat(least))
+
+
+def prove_against(
+    name: str, wanted: Tensor, gram: Tensor, quantized: QuantizedWeight, at_once: int
+) -> None:
+    """Check ``quantized`` against other weights than those of a program, on other moments.
+
+    Args:
+        name: of the weight.
+        wanted: what was rounded, float32 ``(blocks, rows, K)``.
+        gram: moments of what it is multiplied with, ``(blocks, K, K)``.
+        quantized: the result, whose rows are those of all blocks.
+        at_once: rows that are compared at once.
+
+    Raises:
+        InvariantError: names the weight and the row.
+    """
+    errors, least, size = list[Tensor](), list[Tensor](), wanted.shape[1]
+    for block, (matrix, moments) in enumerate(zip(wanted, gram, strict=True)):
+        for start in range(0, size, at_once):
+            rows = matrix[start : start + at_once]
+            first = block * size + start
+            held = quantized.part(first, first + len(rows)).to(torch.float32)
+            for found, values in (
+                (errors, held.dequantize().reshape(rows.shape)),
+                (least, nearest_values(held, rows)),
+            ):
+                error = (values - rows).double()
+                found.append((error @ moments.double()).mul_(error).sum(-1))
     check_rows(name, torch.cat(errors), torch.cat(least))
 
 

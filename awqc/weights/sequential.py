@@ -11,12 +11,14 @@ from torch.fx import Node
 from awqc.errors import UsageError
 from awqc.executor.replay import Values
 from awqc.executor.run import Run
-from awqc.machine.devices import moved
+from awqc.machine.devices import CPU, moved
+from awqc.numerics.quantizing import rows_at_once
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.gram import conditioned
 from awqc.program import Batch, Program
 from awqc.weights.jobs import Job, QuantizedWeights, run_job
 from awqc.weights.observing import observed_rows
+from awqc.weights.rounding_proof import prove_against
 
 DAMPING = 0.05
 
@@ -38,6 +40,7 @@ def round_in_sequence(
 
     Raises:
         UsageError: there are no calibration batches.
+        InvariantError: a weight is much further from ``V`` than the nearest values of its grid.
     """
     if not run.batches:
         raise UsageError("sequential rounding needs calibration data, not statistics alone")
@@ -50,6 +53,11 @@ def round_in_sequence(
             return {}
         gram, correction = _moments(program, run.batches, job, floats, now)
         quantized = run_job(program, job, moved(gram, run.device), spec, correction)
+        for linear in job.linears:
+            weight = program.weight(linear.weight_name)
+            wanted = linear.matrix(weight).float() @ correction
+            at_once = rows_at_once(wanted[0], CPU)
+            prove_against(linear.weight_name, wanted, gram, quantized[linear.weight_name], at_once)
         made.update(quantized)
         return {name: weight.dequantize() for name, weight in quantized.items()}
 
