@@ -18,6 +18,7 @@ from tests.tiny import MODELS, captured
 
 GOLDEN = Path(__file__).parent / "golden"
 Golden = Callable[[str, str], None]
+QUICK_PRODUCTS = products.has_quick_products
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +32,8 @@ def pytest_configure() -> None:
     gc.set_threshold(50_000, 20, 50)
     # Models this small only lose by more threads, and sums keep one order.
     torch.set_num_threads(1)
+    # Products are whole in this process, whatever the processor, so that oracles hold.
+    products.has_quick_products = lambda: False
     # No second-best way is taken unseen; the marker ``fallbacks`` lets a test show one.
     os.environ[STRICT] = "1"
 
@@ -58,11 +61,10 @@ def _fallbacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(STRICT)
 
 
-@pytest.fixture(autouse=True)
-def _whole_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products are exact in this process, whatever the processor, so that oracles hold."""
-    if not request.node.get_closest_marker("quick_products"):
-        monkeypatch.setattr(products, "has_quick_products", lambda: False)
+@pytest.fixture
+def quick_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products may be in bfloat16, where the processor has units for it, as everywhere else."""
+    monkeypatch.setattr(products, "has_quick_products", QUICK_PRODUCTS)
 
 
 @pytest.fixture(scope="session")

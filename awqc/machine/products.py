@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,6 @@ import torch
 QUICK = "bf16"
 
 
-@cache
 def has_quick_products() -> bool:
     """Whether this processor multiplies bfloat16 matrices by instructions of its own."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awqc.machine.products import has_quick_products, quick_products
+from awqc.machine import products
+from awqc.machine.products import quick_products
 
-pytestmark = pytest.mark.quick_products
+pytestmark = pytest.mark.usefixtures("quick_products")
 
 ROUNDING = 2.0**-8
 """Of one factor to bfloat16, at most, relative."""
@@ -25,7 +26,7 @@ def test_a_quick_product_is_right_to_its_roundings() -> None:
         quick = x @ w.T
     largest = x.abs() @ w.abs().T  # what no error of the factors can pass, times their rounding
     assert ((quick - exact).abs() <= 2.01 * ROUNDING * largest).all()
-    assert torch.equal(quick, exact) != has_quick_products()
+    assert torch.equal(quick, exact) != products.has_quick_products()
 
 
 def test_gradients_are_quick_as_well() -> None:

@@ -183,7 +183,7 @@ def test_the_distance_is_that_of_the_whole_models(
     assert learning.distances(found.lessons) == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.quick_products
+@pytest.mark.usefixtures("quick_products")
 def test_quick_gradients_point_where_whole_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     found = model("untied")
     gradients = []
