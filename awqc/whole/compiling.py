@@ -133,7 +133,21 @@ def compile_traced(
         raise UsageError(
             f"{spelled('calib')} has {len(traces)} batches; give two at least: one is held back"
         )
-    kept = max(1, round(HELD_OUT * len(traces)))
+    kept = held_back(len(traces))
+    result = compile_parts(bundle, data_of_parts(bundle, traces), options, notify)
+    result.held_out = kept
+    result.report["verify"] = _measure(result, traces[-kept:], chosen.max_loss)
+    return result
+
+
+def held_back(count: int) -> int:
+    """How many of so many samples or calls are kept for verification: the last ones."""
+    return max(1, round(HELD_OUT * count))
+
+
+def data_of_parts(bundle: Bundle, traces: Sequence[Trace]) -> dict[str, CalibrationData]:
+    """What each part is calibrated on and judged by, of what it was seen to read."""
+    kept = held_back(len(traces))
     data: dict[str, CalibrationData] = {}
     for name, program in bundle.parts.items():
         read = [seen[name] for seen, _ in traces]
@@ -143,10 +157,7 @@ def compile_traced(
         data[name] = CalibrationData(
             tuple(read[:-kept][:enough]), tuple(read[-kept:][:judged]), REACHES
         )
-    result = compile_parts(bundle, data, options, notify)
-    result.held_out = kept
-    result.report["verify"] = _measure(result, traces[-kept:], chosen.max_loss)
-    return result
+    return data
 
 
 def compile_parts(

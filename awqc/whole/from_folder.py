@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
-from awqc.data.media import choose_samples
+from awqc.data.media import Chosen, choose_samples
 from awqc.errors import CaptureError, Note, UsageError, VerificationError
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
@@ -65,18 +65,11 @@ def compile_generating(
         CalibrationError: the data does not fit.
         VerificationError: a part or the whole is not the model that was asked for.
     """
-    check_whole(options)
     layout = FolderLayout(options.layout)
     layout.check(folder.path, options.formats)
-    with stage("capture …"):
-        generating = Generating.load(folder, task)
-        way = way_of(task)
-        parts = way.capture(generating)
-    check_exclude(parts.bundle, options)
-    for note in generating.notes:
-        notify(Note(note, warning=True))
-    samples = _samples(generating, source, options, notify)
-    most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
+    opened = open_generating(folder, task, options, notify)
+    generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
+    samples = read_samples(generating, source, options, notify)
     traces = [parts.trace(each, most) for each in track(samples, "generate")]
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
     result = compile_traced(parts.bundle, traces, own, notify)
@@ -92,20 +85,57 @@ def compile_generating(
     return replace(result, files=files, layout=layout)
 
 
-def _samples(
-    generating: Generating,
-    source: DataSource,
-    options: Options,
-    notify: Callable[[Note], object],
-) -> list[dict[str, Tensor]]:
-    """What the processor makes of each sample."""
+@dataclass(frozen=True)
+class OpenedParts:
+    """A model that generates, its graphs captured.
+
+    Attributes:
+        generating: the model.
+        way: how it becomes graphs.
+        parts: these, with a ``bundle`` and a ``trace`` of a sample.
+        most: new tokens that are generated for a sample at most.
+    """
+
+    generating: Generating
+    way: Way
+    parts: Any
+    most: int
+
+
+def open_generating(
+    folder: HFFolder, task: FolderTask, options: Options, notify: Callable[[Note], object]
+) -> OpenedParts:
+    """The model in ``folder``, captured part by part.
+
+    Raises:
+        UsageError: an option is not for such a model.
+        CaptureError: the model cannot be loaded, recorded or captured.
+    """
+    check_whole(options)
+    with stage("capture …"):
+        generating = Generating.load(folder, task)
+        way = way_of(task)
+        parts = way.capture(generating)
+    check_exclude(parts.bundle, options)
+    for note in generating.notes:
+        notify(Note(note, warning=True))
+    most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
+    return OpenedParts(generating, way, parts, most)
+
+
+def choose_given(generating: Generating, source: DataSource, options: Options) -> Chosen:
+    """The samples that are used, none of which is read yet.
+
+    Raises:
+        UsageError: the data is not what the model reads.
+    """
     given = source.media or source.text
     if given is None and source.given is not None:
         raise UsageError(
             f"{generating.name} reads {' and '.join(generating.task.reads)}: give files of it, or "
             "nothing"
         )
-    chosen = choose_samples(
+    return choose_samples(
         generating.processor,
         given,
         "" if source.given is None else str(source.given),
@@ -113,9 +143,19 @@ def _samples(
         options.num_samples or NUM_SAMPLES,
         options.seed,
     )
+
+
+def read_samples(
+    generating: Generating,
+    source: DataSource,
+    options: Options,
+    notify: Callable[[Note], object],
+) -> list[dict[str, Tensor]]:
+    """What the processor makes of each sample."""
+    chosen = choose_given(generating, source, options)
     made = [generating.inputs([sample], options.seq_len) for sample in chosen.samples]
     for text in (*chosen.notes, *chosen.reader.notes()):
-        notify(Note(text, warning=given is None))
+        notify(Note(text, warning=source.given is None))
     return made
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import awqc
 from awqc.errors import CaptureError, UsageError, VerificationError
 from awqc.runtimes.loading import load
-from awqc.whole import from_run
+from awqc.whole import recorded_run
 from awqc.whole.compiling import CompiledBundle
 from tests.whole.pipes import Pipe, draw
 
@@ -211,13 +211,13 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], says: str)
 def test_a_whole_that_lost_too_much_is_not_published(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = from_run._compiled
+    whole = recorded_run._compiled
 
     def damaged(part: Any, own: Any, compiled: Any) -> Any:
         method = whole(part, own, compiled)
         return lambda *args, **kwargs: -method(*args, **kwargs)
 
-    monkeypatch.setattr(from_run, "_compiled", damaged)
+    monkeypatch.setattr(recorded_run, "_compiled", damaged)
     with pytest.raises(VerificationError, match="the whole, run with its parts compiled: the loss"):
         awqc.compile(Texty(), run=twice(torch.randn(2, 32)), output_dir=tmp_path / "out", **CHEAP)
     assert not (tmp_path / "out").exists()
