@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from awqc.artifacts.json_files import read_json
-from awqc.artifacts.names import ENCODER_MODEL, GGUF, REPORT
+from awqc.artifacts.names import BUNDLE_REPORT, ENCODER_MODEL, GGUF, REPORT
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
 from awqc.errors import UsageError, spelled
@@ -46,14 +46,20 @@ def find_model(path: Path) -> Path:
     )
 
 
+def of_several_graphs(folder: Path) -> bool:
+    """Whether ``folder`` is what a compile wrote for a model of several graphs."""
+    report = folder / REPORT
+    told = report.is_file() and "wiring" in read_json(report)
+    return told or (folder / BUNDLE_REPORT).is_file()
+
+
 def refuse_several(folder: Path) -> None:
     """Refuse a folder of several graphs, where one is needed.
 
     Raises:
         UsageError: ``folder`` is one.
     """
-    report = folder / REPORT
-    if report.is_file() and "wiring" in read_json(report):
+    if of_several_graphs(folder):
         raise UsageError(
             f"{folder}: is a model of several graphs, which this does not take. Its parts and the "
             f"whole were verified when it was compiled ({REPORT}); awqc eval "
@@ -130,7 +136,7 @@ def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | b
         return str(model)
     proto = onnx.load(model, load_external_data=False)
     levels = {} if level is None else {
-        node.name: int(level) for node in proto.graph.node if node.op_type == LOW_BIT
+        node.name: int(level) for node in _low_bit(proto.graph)
     }  # fmt: skip
     inputs = [value for value in proto.graph.input if value.name in fixed]
     if not levels and not inputs:
@@ -148,8 +154,8 @@ def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | b
 
 def set_levels(proto: onnx.ModelProto, levels: Mapping[str, int]) -> None:
     """Write accuracy levels into the MatMulNBits nodes that ``levels`` names."""
-    for node in proto.graph.node:
-        if node.op_type == LOW_BIT and node.name in levels:
+    for node in _low_bit(proto.graph):
+        if node.name in levels:
             kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute(LEVEL, levels[node.name])])
@@ -159,6 +165,15 @@ def read_levels(proto: onnx.ModelProto) -> dict[str, int]:
     """Accuracy levels of the MatMulNBits nodes, by their names."""
     return {
         node.name: next((a.i for a in node.attribute if a.name == LEVEL), 0)
-        for node in proto.graph.node
-        if node.op_type == LOW_BIT
+        for node in _low_bit(proto.graph)
     }
+
+
+def _low_bit(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The MatMulNBits nodes of ``graph`` and of the branches in it."""
+    for node in graph.node:
+        if node.op_type == LOW_BIT:
+            yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _low_bit(attribute.g)

@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.artifacts.names import TUNED
 from awqc.machine.memory import give_back
 from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
-from awqc.runtimes.session_file import MODEL, TUNED
-from awqc.verify.comparison import Comparison, compare, forms_in
+from awqc.verify.comparison import Comparison, Form, compare, forms_of
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
@@ -95,6 +95,18 @@ def verify(
         VerificationError: a runtime does not load or run a form, or something fails at other
             sizes.
     """
+    forms = [] if folder is None else forms_of(folder, runtimes)
+    return verify_forms(program, reference, forms, provider, trials)
+
+
+def verify_forms(
+    program: Program,
+    reference: Reference,
+    forms: Sequence[Form],
+    provider: str = "auto",
+    trials: Sequence[Trial] = (),
+) -> Verification:
+    """As `verify`, with ``forms`` that may lie anywhere."""
     cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
     quantized = tuple(_quantized(program, reference, cost, texts))
     near = (
@@ -102,10 +114,7 @@ def verify(
         *step_trials(program, "the quantized model"),
     )
     comparisons = tuple(
-        compare(program, reference, quantized, runtime, form, file, provider, near)
-        for runtime in runtimes
-        if folder is not None
-        for form, file in forms_in(folder, runtime).items()
+        compare(program, reference, quantized, form, provider, near) for form in forms
     )
     return Verification(
         original=cost.loss(),
@@ -113,7 +122,7 @@ def verify(
         batches=reference.count,
         text={name: text.as_dict() for name, text in texts.items() if text.tokens} or None,
         notes=list(notes_on(cost, comparisons)),
-        ort=_ort(folder),
+        ort=_ort(forms),
     )
 
 
@@ -131,9 +140,10 @@ def _quantized(
         give_back()
 
 
-def _ort(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None or not (folder / TUNED / MODEL).is_file():
+def _ort(forms: Sequence[Form]) -> dict[str, Any] | None:
+    file = next((form.file for form in forms if form.format == TUNED), None)
+    if file is None:
         return None
     from awqc.export.ort_report import describe_ort
 
-    return describe_ort(folder / TUNED / MODEL)
+    return describe_ort(file)

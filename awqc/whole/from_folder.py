@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,7 @@ def compile_generating(
     if any(name in options.formats for name in ("onnx", "ort")):
         held_out = samples[len(samples) - result.held_out :]
         with stage("generate with what was compiled …"):
-            result.report["generated"] = _generated(way, parts, files.path, held_out, most)
+            result.report["generated"] = generated(opened, files.path, held_out)
     write_whole_report(result.report, files.path)
     return replace(result, files=files, layout=layout)
 
@@ -159,15 +159,15 @@ def read_samples(
     return made
 
 
-def _generated(
-    way: Way, parts: Any, folder: Path, samples: list[dict[str, Tensor]], most: int
+def generated(
+    opened: OpenedParts, folder: Path, samples: Sequence[dict[str, Tensor]]
 ) -> dict[str, Any]:
-    """What the float model and the compiled one make of ``samples``, and how far that differs.
+    """What the float model and that in ``folder`` make of ``samples``, and how far that differs.
 
     Raises:
         VerificationError: the model does not generate with the compiled parts.
     """
-    generating: Generating = parts.generating
+    way, parts, generating, most = opened.way, opened.parts, opened.generating, opened.most
     with way.original(parts) as generate:
         ids = [generate(each, most) for each in samples]
     try:
@@ -175,8 +175,8 @@ def _generated(
             found = [generate(each, most) for each in samples]
     except CaptureError as error:
         raise VerificationError(
-            f"{generating.name}: generate fails with the compiled parts: {error.text}. Nothing was "
-            "written; please report it"
+            f"{generating.name}: generate fails with the compiled parts: {error.text}; please "
+            "report it"
         ) from error
     pairs = list(zip(found, ids, strict=True))
     texts = [(generating.decode(now), generating.decode(was)) for now, was in pairs]

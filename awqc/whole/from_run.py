@@ -86,13 +86,13 @@ def data_of_calls(part: RecordedPart, times: int = 1) -> CalibrationData:
     batches = part.batches() * times
     kept = held_back(len(batches))
     return CalibrationData(
-        tuple(_spread(batches[:-kept], MOST_CALLS)),
-        tuple(_spread(batches[-kept:], MOST_JUDGED)),
+        tuple(spread(batches[:-kept], MOST_CALLS)),
+        tuple(spread(batches[-kept:], MOST_JUDGED)),
         REACHES,
     )
 
 
-def _spread(batches: Sequence[Any], most: int) -> list[Any]:
+def spread(batches: Sequence[Any], most: int) -> list[Any]:
     """At most so many of ``batches``, at equal distances."""
     count = min(most, len(batches))
     return [batches[place * len(batches) // count] for place in range(count)]
