@@ -63,7 +63,7 @@ MAY_USE: dict[str, str] = {
     "executor": "findings graph machine program",
     "bundle": "errors program",
     "whole": "artifacts bundle capture compiler data errors export huggingface kv_cache machine "
-    "numerics options passes program recording runtimes stages verify",
+    "numerics options passes program recording runtimes sources stages verify",
     "front_door": "artifacts capture compiler data errors huggingface machine options passes "
     "program sources stages whole",
     "running": "artifacts data errors huggingface machine program runtimes sources verify",

@@ -56,7 +56,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Form:
+class ExportedForm:
     """An exported form, and the runtime that runs it.
 
     Attributes:
@@ -80,10 +80,10 @@ class Form:
         return model if self.view is None else self.view(model)
 
 
-def forms_of(folder: Path, runtimes: Sequence[str]) -> list[Form]:
+def forms_of(folder: Path, runtimes: Sequence[str]) -> list[ExportedForm]:
     """The forms in ``folder`` that ``runtimes`` run."""
     return [
-        Form(runtime, form, file)
+        ExportedForm(runtime, form, file)
         for runtime in runtimes
         for form, file in forms_in(folder, runtime).items()
     ]
@@ -99,7 +99,7 @@ def compare(
     program: Program,
     reference: Reference,
     quantized: Sequence[Outputs],
-    form: Form,
+    form: ExportedForm,
     provider: str,
     trials: Sequence[Trial] = (),
 ) -> Comparison:

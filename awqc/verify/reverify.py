@@ -22,7 +22,7 @@ from awqc.program import IMAGE, Batch, Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
 from awqc.sources.opening import open_program
 from awqc.sources.source import brings_inputs
-from awqc.verify.comparison import Form, forms_of
+from awqc.verify.comparison import ExportedForm, forms_of
 from awqc.verify.limits import check_limits
 from awqc.verify.published import check_towers
 from awqc.verify.reference import take_reference
@@ -114,7 +114,7 @@ def open_quantized(folder: Path) -> Program:
     return quantized
 
 
-def check_forms(folder: Path, forms: Sequence[Form], runtimes: Sequence[str]) -> None:
+def check_forms(folder: Path, forms: Sequence[ExportedForm], runtimes: Sequence[str]) -> None:
     """Refuse a runtime that has none of ``forms``, those of ``folder``, to run.
 
     Raises:
@@ -137,7 +137,7 @@ def judge_forms(
     quantized: Program,
     original: Program | None,
     batches: Sequence[Batch],
-    forms: Sequence[Form],
+    forms: Sequence[ExportedForm],
     provider: str,
     max_loss: float | None,
 ) -> Verification:

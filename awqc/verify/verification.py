@@ -18,7 +18,7 @@ from awqc.artifacts.names import TUNED
 from awqc.machine.memory import give_back
 from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
-from awqc.verify.comparison import Comparison, Form, compare, forms_of
+from awqc.verify.comparison import Comparison, ExportedForm, compare, forms_of
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
@@ -102,7 +102,7 @@ def verify(
 def verify_forms(
     program: Program,
     reference: Reference,
-    forms: Sequence[Form],
+    forms: Sequence[ExportedForm],
     provider: str = "auto",
     trials: Sequence[Trial] = (),
 ) -> Verification:
@@ -140,7 +140,7 @@ def _quantized(
         give_back()
 
 
-def _ort(forms: Sequence[Form]) -> dict[str, Any] | None:
+def _ort(forms: Sequence[ExportedForm]) -> dict[str, Any] | None:
     file = next((form.file for form in forms if form.format == TUNED), None)
     if file is None:
         return None

@@ -19,7 +19,7 @@ from awqc.options import Options
 from awqc.program import Batch, Program
 from awqc.runtimes.base import LoadedModel
 from awqc.sources.opening import find_pipeline, find_several_graphs
-from awqc.verify.comparison import Form
+from awqc.verify.comparison import ExportedForm
 from awqc.verify.limits import check_loss
 from awqc.verify.reverify import check_forms, judge_forms, open_quantized, refuse_limit
 from awqc.verify.verification import Verification
@@ -138,7 +138,7 @@ def _judge(
     program: Program,
     name: str,
     original: _Original | None,
-    forms: Sequence[Form],
+    forms: Sequence[ExportedForm],
     options: Options,
     max_loss: float | None,
 ) -> Verification:
@@ -149,7 +149,7 @@ def _judge(
     return judge_forms(program, float_program, batches, forms, options.provider, max_loss)
 
 
-def _runner(forms: Sequence[Form], options: Options) -> Runner:
+def _runner(forms: Sequence[ExportedForm], options: Options) -> Runner:
     """What runs a part as a user would: in onnxruntime's own form, where it is there."""
     chosen = max(forms, key=lambda form: (form.runtime == "onnxruntime", form.format == "ort"))
     model: LoadedModel = chosen.opened(exact=False, provider=options.provider)

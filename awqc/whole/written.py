@@ -24,7 +24,7 @@ from awqc.huggingface.prompted_parts import EMBED, VISION
 from awqc.program import Program
 from awqc.runtimes.base import LoadedModel, find_runtime
 from awqc.runtimes.part_of import PartOf
-from awqc.verify.comparison import Form
+from awqc.verify.comparison import ExportedForm
 from awqc.whole.folder_files import PARTS
 
 PUBLISHED = {
@@ -60,10 +60,10 @@ class WrittenPart:
         both = {"onnx": self.model, TUNED: self.model.parent / TUNED / self.model.name}
         return {form: file for form, file in both.items() if file.is_file()}
 
-    def forms(self, program: Program, runtimes: Sequence[str]) -> list[Form]:
+    def forms(self, program: Program, runtimes: Sequence[str]) -> list[ExportedForm]:
         """What of its forms ``runtimes`` run, with the inputs and outputs of ``program``."""
         return [
-            Form(runtime, form, file, self._view(program))
+            ExportedForm(runtime, form, file, self._view(program))
             for runtime in runtimes
             for form, file in self.files.items()
             if form in find_runtime(runtime).FORMS
