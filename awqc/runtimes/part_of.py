@@ -13,10 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from awqc.kv_cache import PAST
+from awqc.kv_cache import CACHE_FLAG, PAST
 from awqc.program import Batch, InputSpec
 from awqc.runtimes.base import Kernels, LoadedModel
-from awqc.runtimes.encoder_decoder import FLAG
 
 
 class PartOf:
@@ -65,7 +64,7 @@ class PartOf:
 
     def _made_up(self, spec: InputSpec, sizes: dict[int | str, int]) -> Tensor:
         """Any tensor for ``spec`` that goes with ``sizes``; a past is empty."""
-        if spec.name == FLAG:
+        if spec.name == CACHE_FLAG:
             return torch.tensor([self._later])
         other = 0 if spec.name.startswith(PAST) else 1
         shape = [s if isinstance(s, int) else sizes.get(s, other) for s in spec.shape]

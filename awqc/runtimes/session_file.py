@@ -53,20 +53,6 @@ def of_several_graphs(folder: Path) -> bool:
     return told or (folder / BUNDLE_REPORT).is_file()
 
 
-def refuse_several(folder: Path) -> None:
-    """Refuse a folder of several graphs, where one is needed.
-
-    Raises:
-        UsageError: ``folder`` is one.
-    """
-    if of_several_graphs(folder):
-        raise UsageError(
-            f"{folder}: is a model of several graphs, which this does not take. Its parts and the "
-            f"whole were verified when it was compiled ({REPORT}); awqc eval "
-            "compares the whole with its original"
-        )
-
-
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     each
     for each in vars(onnxruntime_pybind11_state).values()

@@ -27,9 +27,9 @@ from awqc.whole.compiling import check_whole_loss, measure_whole
 from awqc.whole.from_folder import generated, open_generating, read_samples
 from awqc.whole.from_pipeline import open_pipeline, pipeline_names
 from awqc.whole.from_run import MOST_JUDGED, WHOLE, spread
+from awqc.whole.part_files import WrittenPart, written_parts
 from awqc.whole.recorded_run import record_run, run_compiled
 from awqc.whole.results import compare_results
-from awqc.whole.written import WrittenPart, written_parts
 
 HOLD_MODELS = (".onnx", ".data", ".pt2", ".safetensors")
 """Endings of files that a model is made of."""
