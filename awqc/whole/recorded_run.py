@@ -28,6 +28,8 @@ from awqc.whole.recorded_parts import (
     Naming,
     RecordedPart,
     capture_part,
+    form_of,
+    forms_of,
     usual_names,
 )
 from awqc.whole.results import Results, compare_results
@@ -186,14 +188,16 @@ def _captured(
             if options.part:
                 raise UsageError(f"{spelled('part')}: {entry} has no weights to quantize")
             continue
-        names = naming(entry, own[0].before, own[0].result)
-        names = replace(names, part=asked or names.part)
-        try:
-            yield capture_part(names, entry, module, own)
-        except CaptureError as error:
-            raise CaptureError(
-                f"{error.text}. To leave {entry} as it is, name the other parts ({spelled('part')})"
-            ) from error
+        usual = naming(entry, own[0].before, own[0].result).part
+        for part, some in forms_of(asked or usual, own).items():
+            names = replace(naming(entry, some[0].before, some[0].result), part=part)
+            try:
+                yield capture_part(names, entry, module, some)
+            except CaptureError as error:
+                raise CaptureError(
+                    f"{error.text}. To leave {entry} as it is, name the other parts "
+                    f"({spelled('part')})"
+                ) from error
 
 
 def run_compiled(recorded: RecordedRun, folders: Mapping[str, Path], seed: int) -> Results:
@@ -213,25 +217,39 @@ def parts_instead(
     modules: Mapping[str, nn.Module], parts: Sequence[RecordedPart], folders: Mapping[str, Path]
 ) -> Iterator[None]:
     """Let calls of ``parts`` go to the models in their ``folders`` in onnxruntime."""
+    by_entry: dict[EntryPoint, list[RecordedPart]] = {}
+    for part in parts:
+        by_entry.setdefault(part.entry, []).append(part)
     with ExitStack() as stack:
-        for part in parts:
-            module = modules[part.entry.path]
-            method = _compiled(part, getattr(module, part.entry.method), folders[part.name])
-            stack.enter_context(method_instead(module, part.entry.method, method))
+        for entry, forms in by_entry.items():
+            module = modules[entry.path]
+            method = _compiled(forms, getattr(module, entry.method), folders)
+            stack.enter_context(method_instead(module, entry.method, method))
         yield
 
 
-def _compiled(part: RecordedPart, own: Callable[..., Any], folder: Path) -> Callable[..., Any]:
-    session = load(folder, "cpu")
-    answer = part.calls[0].answer
+def _compiled(
+    forms: Sequence[RecordedPart], own: Callable[..., Any], folders: Mapping[str, Path]
+) -> Callable[..., Any]:
+    """The method of which ``forms`` are the parts, with models in their place."""
+    sessions = {part.name: load(folders[part.name], "cpu") for part in forms}
+    known = {form_of(part.calls[0].before): part for part in forms}
 
     @wraps(own)
     def method(*args: Any, **kwargs: Any) -> Any:
         taken = leaves(bind(own, args, kwargs))
+        part = forms[0] if len(forms) == 1 else known.get(form_of(taken))
+        if part is None:
+            raise CaptureError(
+                f"{forms[0].name}: is called with {', '.join(taken) or 'no tensor'}, as it was not "
+                "while it was recorded"
+            )
         if missing := [path for path in part.inputs if path not in taken]:
             raise CaptureError(f"{part.name}: is called without {missing[0]}")
+        session = sessions[part.name]
         batch = {name: taken[path].detach().contiguous() for path, name in part.inputs.items()}
         made = dict(zip(session.outputs, session.run(batch), strict=True))
+        answer = part.calls[0].answer
         return rebuilt(answer, {path: made[name] for path, name in part.outputs.items()})
 
     return method
