@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def open_session(
     level: str | None = None,
     threads: int = 0,
     fixed: Mapping[str, int] | None = None,
+    shown: Sequence[str] = (),
 ) -> Any:
     """An `onnxruntime.InferenceSession`.
 
@@ -80,6 +81,7 @@ def open_session(
         threads: for one operation; 0: onnxruntime's choice.
         fixed: numbers for inputs that need not be given, of which the model has some or none;
             they can then not be given any more.
+        shown: values in its graph, whole numbers, that it gives as well.
 
     Raises:
         UsageError: CUDA was asked for, and the session would run on the CPU.
@@ -92,8 +94,8 @@ def open_session(
     source: str | bytes = str(model)
     if level is not None:
         entries[ACCURACY_LEVEL] = level
-    if level is not None or fixed:
-        source = _edited(model, level, fixed or {})
+    if level is not None or fixed or shown:
+        source = _edited(model, level, fixed or {}, shown)
         entries[DATA_FOLDER] = str(model.parent.resolve())
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
@@ -111,22 +113,26 @@ def open_session(
     return session
 
 
-def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | bytes:
-    """``model`` with ``level`` in all its MatMulNBits nodes and ``fixed`` inputs: its name where it
-    has neither.
+def _edited(
+    model: Path, level: str | None, fixed: Mapping[str, int], shown: Sequence[str]
+) -> str | bytes:
+    """``model`` with ``level`` in all its MatMulNBits nodes, ``fixed`` inputs, and ``shown`` values
+    among its outputs: its name where there is nothing of that.
 
-    Only a model whose weights lie in a file of their own is looked at, as such nodes and inputs
-    are written here.
+    For nodes and inputs only a model whose weights lie in a file of their own is looked at, as
+    such are written here.
     """
-    if not model.with_name(f"{model.name}.data").is_file():
+    if not model.with_name(f"{model.name}.data").is_file() and not shown:
         return str(model)
     proto = onnx.load(model, load_external_data=False)
     levels = {} if level is None else {
         node.name: int(level) for node in _low_bit(proto.graph)
     }  # fmt: skip
     inputs = [value for value in proto.graph.input if value.name in fixed]
-    if not levels and not inputs:
+    if not levels and not inputs and not shown:
         return str(model)
+    int64 = onnx.TensorProto.INT64
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, int64, None) for n in shown)
     set_levels(proto, levels)
     for value in inputs:
         proto.graph.input.remove(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
+from awqc.verify.choosing import choosing_as
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.reference import Reference
@@ -122,8 +123,12 @@ def compare(
         return form.opened(exact=exact, provider=provider)
 
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
-        found = _measure(program, reference, quantized, model)
-        return found, try_form(program, partial(_run, model), str(form), trials)
+        again = None if form.view is not None else choosing_as(program, form.file, form.format)
+        found = _measure(program, reference, quantized, model, again)
+        tried = trials
+        if again is not None:
+            tried = [replace(trial, outputs=again(trial.batch)) for trial in trials]
+        return found, try_form(program, partial(_run, model), str(form), tried)
 
     # The first model is gone before the second is opened: each holds all weights.
     exact, sizes = try_exactly(opened(exact=True))
@@ -153,13 +158,18 @@ class _Measured:
 
 
 def _measure(
-    program: Program, reference: Reference, quantized: Sequence[Outputs], model: LoadedModel
+    program: Program,
+    reference: Reference,
+    quantized: Sequence[Outputs],
+    model: LoadedModel,
+    again: Callable[[Batch], Outputs] | None = None,
 ) -> _Measured:
     found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
     read = PieceReader(program, partial(_run, model))
     for piece, wanted, near in zip(reference.pieces, reference.outputs, quantized, strict=True):
         outputs, batch = read(piece), piece.batch
-        gather(program, found.near, outputs, near, batch, states=True)
+        same = near if again is None else again(batch)
+        gather(program, found.near, outputs, same, batch, states=True)
         gather(program, found.original, outputs, wanted, batch, states=False)
         judge(program, found.text, outputs, batch, wanted)
         give_back()

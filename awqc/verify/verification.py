@@ -7,6 +7,7 @@ same with the runtime's own arithmetic)? What did quantization cost (quantized a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from awqc.artifacts.names import TUNED
+from awqc.graph.choices import chosen_again
 from awqc.machine.memory import give_back
 from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
@@ -27,6 +29,9 @@ from awqc.verify.steps import step_trials
 from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import Trial, quantized_trials
+
+CHOSEN = "scores of top-k"
+"""What is measured of a choice, beside the outputs."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +134,20 @@ def verify_forms(
 def _quantized(
     program: Program, reference: Reference, cost: Gaps, texts: dict[str, TextQuality]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What ``program`` gives for each piece; ``cost`` and ``texts`` take in what it has lost."""
+    """What ``program`` gives for each piece; ``cost`` and ``texts`` take in what it has lost.
+
+    What it lost behind a choice is what it gives if it chooses as the original did, and how much
+    worse the scores are that it takes then.
+    """
     waiting, read = waiting_outputs(), PieceReader(program, program.run)
-    for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
+    read_again = PieceReader(program, program.run)
+    for number, (piece, wanted) in enumerate(zip(reference.pieces, reference.outputs, strict=True)):
         outputs, batch = read(piece), piece.batch
-        gather(program, cost, outputs, wanted, batch, states=False)
+        with chosen_again(reference.choices[number], math.inf) as chosen:
+            compared = read_again(piece) if reference.choices[number] else outputs
+        gather(program, cost, compared, wanted, batch, states=False)
+        for place, (taken, best) in enumerate(chosen.scores, 1):
+            cost.add(f"{CHOSEN} {place}", taken, best)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)
         yield waiting.keep(outputs)

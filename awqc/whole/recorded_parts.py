@@ -158,7 +158,7 @@ def form_of(taken: Leaves) -> FormKey:
     return tuple(sorted((path, x.ndim, x.dtype) for path, x in taken.items()))
 
 
-def forms_of(part: str, calls: Sequence[OutsideCall]) -> dict[str, list[OutsideCall]]:
+def calls_by_form(part: str, calls: Sequence[OutsideCall]) -> dict[str, list[OutsideCall]]:
     """The calls of each form in which a ``part`` is called, by a name for it.
 
     A form takes tensors that another one does not, as a decoder does behind its first call. All

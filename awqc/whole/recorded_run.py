@@ -29,7 +29,7 @@ from awqc.whole.recorded_parts import (
     RecordedPart,
     capture_part,
     form_of,
-    forms_of,
+    calls_by_form,
     usual_names,
 )
 from awqc.whole.results import Results, compare_results
@@ -189,7 +189,7 @@ def _captured(
                 raise UsageError(f"{spelled('part')}: {entry} has no weights to quantize")
             continue
         usual = naming(entry, own[0].before, own[0].result).part
-        for part, some in forms_of(asked or usual, own).items():
+        for part, some in calls_by_form(asked or usual, own).items():
             names = replace(naming(entry, some[0].before, some[0].result), part=part)
             try:
                 yield capture_part(names, entry, module, some)
