@@ -27,9 +27,9 @@ from awqc.whole.recorded_parts import (
     REPEATED,
     Naming,
     RecordedPart,
+    calls_by_form,
     capture_part,
     form_of,
-    calls_by_form,
     usual_names,
 )
 from awqc.whole.results import Results, compare_results
