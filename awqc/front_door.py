@@ -13,19 +13,26 @@ from awqc.capture.module import ExampleInputs
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.load import Calib, DataSource
 from awqc.errors import Note, UsageError, spelled
+from awqc.huggingface.diffusion import DiffusionFolder
+from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.tasks import FolderTask
 from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.machine.ranks import ALONE, Ranks
 from awqc.options import Options, parse_options
 from awqc.options.declare import takes
 from awqc.passes.pipeline import Observe
+from awqc.passes.planning import Plan
 from awqc.program import Program
-from awqc.sources.opening import find_pipeline, find_several_graphs
+from awqc.sources.opening import ModelLike, find_pipeline, find_several_graphs
 from awqc.stages.asked import prepare, used_files
+from awqc.stages.foreseen import foresee
 from awqc.whole.compiling import CompiledBundle, check_whole
 from awqc.whole.from_folder import compile_generating
 from awqc.whole.from_pipeline import compile_pipeline
-from awqc.whole.from_run import Run, compile_run, own_modules
+from awqc.whole.from_run import compile_run
+from awqc.whole.plans import WholePlan, plan_generating, plan_pipeline
+from awqc.whole.recorded_run import Run, own_modules
 
 
 @overload
@@ -132,18 +139,8 @@ def compile(
                 "the model reads; leave them out"
             )
         return _compile_run(model, run, chosen, options, output_dir, notify, ranks)
-    pipeline_folder = find_pipeline(model)
-    if chosen.part and pipeline_folder is None:
-        raise UsageError(
-            f"{spelled('part')} is for models that are run to find their parts: a diffusers "
-            "folder, or awqc.compile(model, run=…) in Python; leave it out"
-        )
-    several = (
-        None
-        if pipeline_folder is not None
-        else find_several_graphs(model, chosen.task, chosen.trust_remote_code, chosen.adapter)
-    )
-    if several is None and pipeline_folder is None:
+    whole = _find_whole(model, chosen)
+    if whole is None:
         return compile_graph(
             model,
             example_inputs,
@@ -153,10 +150,6 @@ def compile(
             notify=notify,
             ranks=ranks,
             **options,
-        )
-    if chosen.weights is not None:
-        raise UsageError(
-            f"{spelled('weights')} is for a model that a factory makes; {model} brings its own"
         )
     if observe is not None or ranks.count > 1 or example_inputs is not None:
         raise UsageError(
@@ -169,11 +162,10 @@ def compile(
     if target is not None:
         prepare_folder(target, used)
     source, tell = DataSource.of(calib), notify or (lambda note: None)
-    if pipeline_folder is not None:
-        result = compile_pipeline(pipeline_folder, source, chosen, options, tell)
+    if isinstance(whole, DiffusionFolder):
+        result = compile_pipeline(whole, source, chosen, options, tell)
     else:
-        assert several is not None
-        folder, task, notes = several
+        folder, task, notes = whole
         for text in notes:
             tell(Note(text, warning=True))
         result = compile_generating(folder, task, source, chosen, options, tell)
@@ -181,6 +173,46 @@ def compile(
     if target is not None:
         result.save(target)
     return result
+
+
+def plan_compile(model: ModelLike, calib: Calib | None, options: Options) -> Plan | WholePlan:
+    """What `compile` of ``model`` will need: memory, disk and time.
+
+    Raises what `compile` raises of its arguments.
+    """
+    whole = _find_whole(model, options)
+    if whole is None:
+        return foresee(model, calib, options)
+    prepare(options)
+    source = DataSource.of(calib)
+    if isinstance(whole, DiffusionFolder):
+        return plan_pipeline(whole, source, options)
+    return plan_generating(whole[0], whole[1], source, options)
+
+
+def _find_whole(
+    model: Any, options: Options
+) -> DiffusionFolder | tuple[HFFolder, FolderTask, tuple[str, ...]] | None:
+    """The folder of a model of several graphs that ``model`` is; None of one graph.
+
+    Raises:
+        UsageError: the folder is none that could be used, or an option is not for such a model.
+        CaptureError: transformers does not know the architecture.
+    """
+    pipeline = find_pipeline(model)
+    if options.part and pipeline is None:
+        raise UsageError(
+            f"{spelled('part')} is for models that are run to find their parts: a diffusers "
+            "folder, or awqc.compile(model, run=…) in Python; leave it out"
+        )
+    found = pipeline or find_several_graphs(
+        model, options.task, options.trust_remote_code, options.adapter
+    )
+    if found is not None and options.weights is not None:
+        raise UsageError(
+            f"{spelled('weights')} is for a model that a factory makes; {model} brings its own"
+        )
+    return found
 
 
 def _compile_run(

@@ -16,6 +16,10 @@ ROW_BY_ROW = "awqc.row_by_row"
 SHARED_CACHE = "awqc.shared_cache"
 """Metadata of a model: ``1`` where a past and the present that comes of it may be one buffer."""
 
+CACHE_FLAG = "use_cache_branch"
+"""Input of a decoder that makes what it needs of its encoder at the first call: whether there is a
+past."""
+TOKENS = "input_ids"
 TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
 """Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
 IMAGE_TOKEN = "awqc.image_token"

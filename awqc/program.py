@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from awqc.errors import UnsupportedGraphError
 from awqc.findings import Findings
+from awqc.graph.choices import choosing
 from awqc.graph.nodes import fake_like, fake_mode_of, open_sizes
 from awqc.numerics.request import QuantizationSpec
 
@@ -215,7 +216,7 @@ class Program:
     def run(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Outputs for one batch, without gradients."""
         given = self.placed(batch)
-        with torch.no_grad():
+        with torch.no_grad(), choosing(self.graph):
             return self.brought_back(self.graph_module(*(given[spec.name] for spec in self.inputs)))
 
     def placed(self, batch: Mapping[str, Any]) -> dict[str, Any]:

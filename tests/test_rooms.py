@@ -43,7 +43,7 @@ MAY_USE: dict[str, str] = {
     "verify": "artifacts capture data errors executor export findings graph huggingface machine "
     "numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
-    "bench": "artifacts errors export kv_cache machine report runtimes sources",
+    "bench": "artifacts errors export kv_cache machine report running runtimes sources",
     "options": "artifacts errors export findings numerics passes runtimes targets",
     "stages": "artifacts capture data errors export graph machine numerics options passes program "
     "runtimes sources targets verify weights",
@@ -61,11 +61,11 @@ MAY_USE: dict[str, str] = {
     "findings": "graph numerics",
     "executor": "findings graph machine program",
     "bundle": "errors program",
-    "whole": "artifacts bundle capture compiler data errors export huggingface kv_cache machine "
-    "numerics options passes program recording runtimes verify",
+    "whole": "artifacts bench bundle capture compiler data errors export huggingface kv_cache "
+    "machine numerics options passes program recording runtimes sources stages verify",
     "text": "data",
-    "front_door": "artifacts capture compiler data errors machine options passes program sources "
-    "stages whole",
+    "front_door": "artifacts capture compiler data errors huggingface machine options passes "
+    "program sources stages whole",
     "running": "artifacts data errors huggingface machine program runtimes sources verify",
 }
 

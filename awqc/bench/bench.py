@@ -19,7 +19,7 @@ from awqc.machine.child import Child, ChildGone
 from awqc.machine.progress import stage
 from awqc.report.content import environment
 from awqc.runtimes.onnxruntime import Provider, Session, resolve_provider
-from awqc.runtimes.session_file import MODEL, TUNED, refuse_several
+from awqc.runtimes.session_file import MODEL, TUNED
 from awqc.sources.source import brings_inputs
 
 SAFE_PATH = "-P"
@@ -27,6 +27,9 @@ SAFE_PATH = "-P"
 
 FLOAT_ONNX, FLOAT_TORCH = "float onnx", "float torch"
 QUANTIZED = {"quantized ort": Path(TUNED) / MODEL, "quantized onnx": Path(MODEL)}
+
+Spec = dict[str, Any]
+"""What a worker is told of the form that it runs."""
 
 
 @dataclass
@@ -77,12 +80,12 @@ class Worker:
             f"{self.name}: its process ended with code {gone.code}, for want of memory perhaps"
         )
 
-    def result(self, workload: Workload, torch_form: bool) -> dict[str, Any]:
-        """Medians; loading PyTorch's form is a capture, which says nothing."""
+    def result(self, workload: Workload, load_counts: bool) -> dict[str, Any]:
+        """Medians; loading what is more than a session says nothing, and does not count."""
         median = {what: statistics.median(taken) for what, taken in self.seconds.items()}
         found: dict[str, Any] = {
-            "load_s": None if torch_form else self.load["wall"],
-            "load_cpu_s": None if torch_form else self.load["cpu"],
+            "load_s": self.load["wall"] if load_counts else None,
+            "load_cpu_s": self.load["cpu"] if load_counts else None,
             "peak_rss_bytes": self.peak_bytes,
         }
         if "latency" in median:
@@ -124,21 +127,17 @@ def bench(
         AwqcError: a form does not run.
     """
     workload = workload or Workload()
-    refuse_several(folder)
     paths = {name: folder / path for name, path in QUANTIZED.items() if (folder / path).is_file()}
     if not paths:
         raise UsageError(
             f"{folder}: has no {MODEL}; give the output folder of a compile with "
             f"{spelled('formats', 'onnx')}"
         )
-    threads = threads or _processors()
-    common = {"threads": threads, "workload": asdict(workload)}
     device = resolve_provider(provider)
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        scratch = stack.enter_context(scratch_folder())
+    with scratch_folder() as scratch:
+        specs: dict[str, Spec] = {}
         if against is not None:
-            spec = {
+            specs[FLOAT_TORCH] = {
                 "kind": "torch",
                 "source": against,
                 "inputs": _specs(against, next(iter(paths.values()))),
@@ -151,26 +150,51 @@ def bench(
                 },
                 "export": str(scratch / MODEL),
             }
-            workers[FLOAT_TORCH] = stack.enter_context(_worker(FLOAT_TORCH, common | spec))
             paths[FLOAT_ONNX] = scratch / MODEL
-        for name, path in paths.items():
-            spec = {"kind": "onnx", "path": str(path), "provider": device}
-            workers[name] = stack.enter_context(_worker(name, common | spec))
+        specs |= {name: onnx_spec(path, device) for name, path in paths.items()}
+        return take_turns(folder.name, specs, workload, turns, threads, device)
+
+
+def onnx_spec(path: Path, provider: str) -> Spec:
+    """What a worker is told to run an ONNX model."""
+    return {"kind": "onnx", "path": str(path), "provider": provider}
+
+
+def take_turns(
+    model: str,
+    specs: Mapping[str, Spec],
+    workload: Workload,
+    turns: int,
+    threads: int,
+    provider: str,
+) -> dict[str, Any]:
+    """Measure forms that take turns, each loaded as its spec says, in this order.
+
+    Raises:
+        AwqcError: a form does not run.
+    """
+    threads = threads or _processors()
+    common = {"threads": threads, "workload": asdict(workload)}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(_worker(name, {**common, **spec}))
+            for name, spec in specs.items()
+        }
         for turn in range(turns + 1):
             with stage(f"turn {turn} of {turns} …"):
                 for worker in workers.values():
                     worker.take_turn(counts=turn > 0)
     order = [*QUANTIZED, FLOAT_ONNX, FLOAT_TORCH]
     forms = {
-        name: workers[name].result(workload, name == FLOAT_TORCH)
+        name: workers[name].result(workload, specs[name]["kind"] == "onnx")
         for name in order
         if name in workers
     }
     return {
-        "model": folder.name,
+        "model": model,
         "workload": asdict(workload),
         "turns": turns,
-        "provider": device,
+        "provider": provider,
         "threads": threads,
         "forms": forms,
         "ratios": _ratios(forms),

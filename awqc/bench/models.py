@@ -38,6 +38,13 @@ def open_onnx(path: Path, provider: str, threads: int) -> BenchModel:
     return OrtModel(path, provider, read_settings(path, provider), threads=threads)
 
 
+def open_whole(folder: Path, provider: str, threads: int, tokens: int) -> BenchModel:
+    """The model of several graphs in ``folder``, which makes so many tokens of one sample."""
+    from awqc.running.paced import Paced
+
+    return Paced(folder, provider, threads, tokens)
+
+
 class FloatModel:
     """The float program of the original, in PyTorch on the CPU; a `BenchModel`."""
 

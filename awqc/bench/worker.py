@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from awqc.bench.models import BenchModel, FloatModel, open_onnx
+from awqc.bench.models import BenchModel, FloatModel, open_onnx, open_whole
 from awqc.bench.workload import Workload, make_inputs
 from awqc.errors import AwqcError
 from awqc.runtimes.session_file import ORT_ERRORS
@@ -31,6 +31,9 @@ def load_model(spec: dict[str, Any]) -> BenchModel:
     """The model that ``spec`` describes."""
     if spec["kind"] == "onnx":
         return open_onnx(Path(spec["path"]), spec["provider"], spec["threads"])
+    if spec["kind"] == "whole":
+        tokens = Workload(**spec["workload"]).new_tokens
+        return open_whole(Path(spec["folder"]), spec["provider"], spec["threads"], tokens)
     export = Path(spec["export"]) if spec["export"] else None
     model = FloatModel(spec["source"], spec["inputs"], spec["how"], spec["threads"], export)
     gc.collect()
@@ -92,7 +95,7 @@ def main() -> None:
     def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
-    if spec["kind"] == "onnx":
+    if spec["kind"] != "torch":
         import onnxruntime  # noqa: F401  its import is no part of loading a model
     clocks = time.perf_counter(), time.process_time()
     try:

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from awqc.errors import UsageError
-from awqc.kv_cache import PAST
+from awqc.kv_cache import CACHE_FLAG, PAST, TOKEN_ROWS, TOKENS
 from awqc.runtimes.base import ArraySpec
 
 Array = np.ndarray[Any, Any]
 LARGEST_CODE = 16
+READ = (TOKENS, TOKEN_ROWS)
+"""Inputs that a decoder reads, of which there is one for each token."""
+ENCODER = "encoder"
+"""In names of inputs that come from an encoder, which are the same at each step."""
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -49,12 +53,13 @@ def make_inputs(
     Raises:
         UsageError: an axis has a size that is no sum or product of named ones.
     """
-    sizes = _sizes(inputs, workload, tokens, past)
+    ordered = sorted(inputs, key=lambda spec: spec.name not in READ)
+    sizes = _sizes(ordered, workload, tokens, past)
     rng = np.random.default_rng(0)
     made = {}
     for spec in inputs:
         shape = tuple(_evaluate(size, sizes, spec.name) for size in spec.shape)
-        codes = LARGEST_CODE if spec is inputs[0] else 1
+        codes = LARGEST_CODE if spec is ordered[0] else 1
         made[spec.name] = _values(spec, shape, past, codes, rng)
     return made
 
@@ -65,14 +70,16 @@ def _sizes(
     """The first axis of the first input is the batch; the axis of a cache that varies, the past.
 
     Other axes of the first input count its tokens; one that it has not, as a mask's, counts the
-    past as well.
+    past as well. What an encoder made has as many as the prompt.
     """
     sizes: dict[str, int] = {}
     for index, spec in enumerate(inputs):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and size.isidentifier():
+                encoded = spec.name.startswith(ENCODER) or f".{ENCODER}" in spec.name
                 value = tokens if index == 0 else tokens + past
                 value = past if PAST in spec.name and axis else value
+                value = workload.tokens if encoded else value
                 sizes.setdefault(size, workload.batch if axis == 0 else value)
     return sizes
 
@@ -82,6 +89,8 @@ def _values(
 ) -> Array:
     """Integers below ``codes``: a table of kinds of tokens may have a single row."""
     dtype = np.dtype(spec.dtype)
+    if spec.name == CACHE_FLAG:
+        return np.full(shape, past > 0)
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     if dtype.kind == "b" or "mask" in spec.name:

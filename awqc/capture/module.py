@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
 from awqc.capture.stand_ins import has_narrow, put_back, stand_ins
+from awqc.capture.symbolic_sizes import symbolic_sizes
 from awqc.capture.taken_over import taken_over, unwrap
 from awqc.errors import UsageError
 from awqc.graph.trace_module import trace_module
@@ -297,7 +299,8 @@ def _export_any(
 
 
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
-    with torch.no_grad(), stand_ins(module):
+    symbols = nullcontext() if strict else symbolic_sizes(module)
+    with torch.no_grad(), stand_ins(module), symbols:
         try:
             return trace_module(module, *call, shapes, strict=strict)
         except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -77,17 +78,37 @@ def command(
     """Speed and memory of a compiled model, beside its original.
 
     Each form runs in a process of its own, and they take turns; what is printed are medians.
-    Models with a cache generate tokens, others run on random inputs.
+    Models with a cache generate tokens, others run on random inputs. Of a model of several graphs
+    each file is measured, beside it as float ONNX, and what generates as a whole.
     """
     from awqc.bench.bench import bench
     from awqc.bench.printing import print_bench
     from awqc.bench.workload import Workload
     from awqc.machine.terminal import console, echo
+    from awqc.options import parse_options
+    from awqc.runtimes.session_file import of_several_graphs
+    from awqc.whole.benchmarked import bench_whole
+    from awqc.whole.plans import FEW
 
+    load = Workload(batch, tokens, new_tokens)
+    if of_several_graphs(folder):
+        chosen = parse_options(
+            provider=provider,
+            weights=weights,
+            adapter=adapter,
+            task=task,
+            trust_remote_code=trust_remote_code,
+            num_samples=FEW,
+        )
+        found = bench_whole(
+            folder, against=against, options=chosen, workload=load, turns=turns, threads=threads
+        )
+        print_several(found, as_json)
+        return
     result = bench(
         folder,
         against=against,
-        workload=Workload(batch, tokens, new_tokens),
+        workload=load,
         turns=turns,
         threads=threads,
         provider=provider,  # type: ignore[arg-type]  # click's choices are the providers
@@ -101,3 +122,20 @@ def command(
         echo(json.dumps(result, indent=2))
     else:
         print_bench(result, console())
+
+
+def print_several(found: dict[str, Any], as_json: bool) -> None:
+    """Print what each part takes, and the whole."""
+    from awqc.bench.printing import print_bench
+    from awqc.machine.terminal import console, echo
+
+    if as_json:
+        echo(json.dumps(found, indent=2))
+        return
+    out = console()
+    for name, result in found["parts"].items():
+        out.rule(name)
+        print_bench(result, out)
+    if "whole" in found:
+        out.rule("the whole")
+        print_bench(found["whole"], out)

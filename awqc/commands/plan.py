@@ -28,14 +28,14 @@ is to have: batches of calibration data, effort and formats all count.
 def command(model: str, calib: Path | None, as_json: bool, **options: Any) -> None:
     """Plan; the help text is above, since it names the sources."""
     from awqc.errors import worded
+    from awqc.front_door import plan_compile
     from awqc.machine.terminal import console, echo
     from awqc.options.compile_options import on_command_line, parse_options
-    from awqc.stages.foreseen import foresee
 
-    plan = foresee(model, calib, parse_options(**options))
+    plan = plan_compile(model, calib, parse_options(**options))
     if as_json:
         echo(json.dumps(plan.as_dict(on_command_line), indent=2))
     else:
-        console().print(str(plan) if plan.fits else worded(plan.shortage(), on_command_line))
+        console().print(worded(plan.told(), on_command_line))
     if not plan.fits:
         click.get_current_context().exit(1)

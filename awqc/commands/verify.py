@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from awqc.commands.declared import calib_option, declared
+
+if TYPE_CHECKING:
+    from awqc.options import Options
 
 
 @click.command("verify")
@@ -56,17 +60,39 @@ def command(
     """Verify the output folder of a compile again, on your data.
 
     Runs each exported form in each runtime of --verify-with, against model.pt2 in torch and, with
-    --against, against the original. Exit code 1 where they disagree.
+    --against, against the original. A model of several graphs is verified part by part, and with
+    --against as a whole. Exit code 1 where they disagree.
     """
+    from awqc.data.text import FEWEST_SAMPLES
     from awqc.machine.terminal import console, echo
     from awqc.options.compile_options import Options, parse_options
     from awqc.report.printed import print_verification
+    from awqc.runtimes.session_file import of_several_graphs
     from awqc.verify.reverify import reverify
 
     if max_loss is not None:
         max_loss = parse_options(max_loss=max_loss).max_loss
     elif against is not None:
         max_loss = Options().max_loss
+    if of_several_graphs(folder):
+        print_several(
+            folder,
+            calib,
+            against,
+            parse_options(
+                num_samples=num_samples or FEWEST_SAMPLES,
+                weights=weights,
+                adapter=adapter,
+                task=task,
+                trust_remote_code=trust_remote_code,
+                provider=provider,
+                verify_with=verify_with,
+                seed=seed,
+            ),
+            max_loss,
+            as_json,
+        )
+        return
     verification = reverify(
         folder,
         calib=calib,
@@ -87,3 +113,34 @@ def command(
         echo(json.dumps(result, indent=2))
     else:
         print_verification(result, console())
+
+
+def print_several(
+    folder: Path,
+    calib: Path | None,
+    against: str | None,
+    options: Options,
+    max_loss: float | None,
+    as_json: bool,
+) -> None:
+    """Verify and print a model of several graphs: each part, and the whole."""
+    from awqc.errors import worded
+    from awqc.machine.terminal import console, echo, labelled
+    from awqc.options.compile_options import on_command_line
+    from awqc.report.printed import print_verification
+    from awqc.report.printed_whole import print_answers
+    from awqc.whole.reverified import reverify_whole
+
+    found = reverify_whole(folder, calib=calib, against=against, options=options, max_loss=max_loss)
+    found["notes"] = [worded(note, on_command_line) for note in found["notes"]]
+    if as_json:
+        echo(json.dumps(found, indent=2))
+        return
+    out = console()
+    for name, part in found["parts"].items():
+        out.rule(name)
+        print_verification(part, out)
+    out.rule("the whole")
+    for note in found["notes"]:
+        out.print(labelled("note", "bold yellow", note))
+    print_answers(found, out)

@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from awqc.executor.replay import Values, walk
 from awqc.executor.sweep import sweep
+from awqc.graph.choices import EQUAL, Choices, chosen_again, recorded_choices
 from awqc.machine.devices import CPU
 from awqc.machine.memory import give_back, trim
 from awqc.machine.progress import track
@@ -53,6 +54,7 @@ class Run:
     Attributes:
         batches: the calibration data.
         reference: what the program gave for its `check_batch` before the first pass.
+        choices: what it chose then, see `awqc.graph.choices`.
         onward: names of outputs that are wanted for each batch, by what comes after this program.
         made: these outputs, after `observe`.
         spool: where what passes make is kept, if much is expected.
@@ -63,6 +65,7 @@ class Run:
 
     batches: tuple[Batch, ...] = ()
     reference: tuple[Tensor, ...] = ()
+    choices: Choices = ()
     onward: tuple[str, ...] = ()
     made: list[Batch] = field(default_factory=list)
     spool: Spool | None = None
@@ -72,11 +75,15 @@ class Run:
 
     def referring_to(self, program: Program) -> Run:
         """This run with what ``program`` gives now as the reference."""
-        return replace(self, reference=self.outputs(program))
+        with recorded_choices() as choices:
+            reference = program.run(program.check_batch())
+        return replace(self, reference=reference, choices=tuple(choices))
 
     def outputs(self, program: Program) -> tuple[Tensor, ...]:
-        """What ``program`` gives for its `check_batch`."""
-        return program.run(program.check_batch())
+        """What ``program`` gives for its `check_batch`; it chooses as the reference did, where that
+        is as good but for rounding."""
+        with chosen_again(self.choices, EQUAL):
+            return program.run(program.check_batch())
 
     def observe(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from awqc.executor.replay import Values, attribute, last_readers
+from awqc.graph.choices import choosing
 from awqc.graph.nodes import results_of
 from awqc.graph.ops import argument, call, evaluate_call
 from awqc.program import Batch, Program
@@ -34,18 +35,19 @@ def run_together(program: Program, batches: Sequence[Batch]) -> list[tuple[Tenso
     for node, spec in zip(inputs, program.inputs, strict=True):
         found[node] = [given[spec.name] for given in there]
     varies = set(inputs)
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            found[node] = [attribute(program.graph_module, str(node.target))] * len(batches)
-        elif node.op == "call_function":
-            if varies.isdisjoint(node.all_input_nodes):
-                found[node] = [_one(node, found, 0)] * len(batches)
-            else:
-                varies.add(node)
-                found[node] = _each(node, found, varies, len(batches))
-        for done in frees.get(node, ()):
-            if done not in kept:
-                found.pop(done, None)
+    with choosing(graph):
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                found[node] = [attribute(program.graph_module, str(node.target))] * len(batches)
+            elif node.op == "call_function":
+                if varies.isdisjoint(node.all_input_nodes):
+                    found[node] = [_one(node, found, 0)] * len(batches)
+                else:
+                    varies.add(node)
+                    found[node] = _each(node, found, varies, len(batches))
+            for done in frees.get(node, ()):
+                if done not in kept:
+                    found.pop(done, None)
     results = results_of(graph)
     return [
         program.brought_back([found[node][index] for node in results])

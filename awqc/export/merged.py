@@ -25,9 +25,8 @@ import onnx_ir as ir
 import onnx_ir.convenience as convenience
 
 from awqc.export.ort_data import DataFile
-from awqc.kv_cache import PAST, PRESENT, past_of, present_of
+from awqc.kv_cache import CACHE_FLAG, PAST, PRESENT, past_of, present_of
 
-FLAG = "use_cache_branch"
 ENCODER_SIDE = ".encoder."
 SOURCE = "source"
 """Name of the axis of the encoder's states: it may be empty at the first call, also where the
@@ -42,7 +41,7 @@ def merge_decoder(cross: Path | None, decoder: Path, target: Path) -> Path:
     """
     model = ir.load(decoder)
     graph = model.graph
-    flag = ir.Value(name=FLAG, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1]))
+    flag = ir.Value(name=CACHE_FLAG, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1]))
     graph.inputs.append(flag)
     _forget(graph, flag)
     if cross is not None:

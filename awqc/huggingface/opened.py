@@ -50,7 +50,7 @@ def open_for_task(source: HFFolder, task: str | None) -> Opened:
         what = "an encoder-decoder" if chosen.loops else "a model of images and text"
         raise CaptureError(
             f"{where}: {what} ({config.model_type}) is several graphs, which this "
-            "does not take; awqc compile and awqc.compile do"
+            "does not take; awqc compile and awqc.compile do, and awqc plan tells what they need"
         )
     if chosen.cached:
         check_complete(config, where)

@@ -54,6 +54,10 @@ class Plan:
         """Whether the memory is enough."""
         return self.forecast.peak(self.bounds) <= self.limit.free
 
+    def told(self) -> str:
+        """What it needs, or what is lacking, for people."""
+        return str(self) if self.fits else self.shortage()
+
     def __str__(self) -> str:
         """For people, in one sentence."""
         found, sizes = self.forecast, self.forecast.segments
@@ -61,8 +65,8 @@ class Plan:
             f"{_count(found.weights)} weights in {_some(len(sizes), 'segment')} (the largest has "
             f"{_count(max(sizes))}), {_some(found.batches, 'calibration batch', 'es')} of "
             f"{found.rows // max(1, found.batches)} rows; estimated: "
-            f"{_gigabytes(found.peak(self.bounds))} of memory, "
-            f"{_gigabytes(found.disk(self.bounds))} of disk, {_minutes(self.seconds)} at the speed "
+            f"{gigabytes(found.peak(self.bounds))} of memory, "
+            f"{gigabytes(found.disk(self.bounds))} of disk, {minutes(self.seconds)} at the speed "
             "of this machine just now"
         )
 
@@ -87,10 +91,10 @@ class Plan:
             f"work on segment {worst + 1} of {len(found.working)}": found.working[worst],
             "verification": found.verifying,
         }
-        listed = ", ".join(f"{_gigabytes(size)} for {what}" for what, size in parts.items())
+        listed = ", ".join(f"{gigabytes(size)} for {what}" for what, size in parts.items())
         return (
-            f"{_gigabytes(found.peak(self.bounds))} of memory are needed at least ({listed}); "
-            f"{self.limit.bounded_by} leaves {_gigabytes(self.limit.free)}. Smaller calibration "
+            f"{gigabytes(found.peak(self.bounds))} of memory are needed at least ({listed}); "
+            f"{self.limit.bounded_by} leaves {gigabytes(self.limit.free)}. Smaller calibration "
             f"batches ({spelled('seq_len')}), {spelled('effort', 'fast')}, or a machine with "
             "more memory would help"
         )
@@ -153,9 +157,11 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """Bytes for people."""
     return f"{size / 1e9:.1f} GB"
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A time for people."""
     return f"{max(1, round(seconds / 60))} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -18,6 +18,11 @@ def print_whole(report: Mapping[str, Any], out: Console) -> None:
     out.print(
         f"size: {byte_count(was)} -> {byte_count(now)}, {was / max(now, 1):.2f} times smaller"
     )
+    print_answers(report, out)
+
+
+def print_answers(report: Mapping[str, Any], out: Console) -> None:
+    """What the whole gives beside the original."""
     if made := report.get("generated"):
         _print_generated(made, out)
     if ran := report.get("run"):
@@ -27,7 +32,7 @@ def print_whole(report: Mapping[str, Any], out: Console) -> None:
 def _print_generated(made: Mapping[str, Any], out: Console) -> None:
     out.print(
         f"generated: the same tokens as the original for {made['same']} of {made['samples']} "
-        f"samples held back; word error rate against it {100 * made['word_error_rate']:.1f} %"
+        f"samples; word error rate against it {100 * made['word_error_rate']:.1f} %"
     )
     for pair in made["texts"]:
         if pair["compiled"] != pair["original"]:

@@ -37,6 +37,18 @@ IMAGE_AND_TEXT = "image-text-to-text"
 """The task of a folder with a vision encoder, also where its architecture is listed for text."""
 
 
+def task_in(folder: HFFolder, task: str | None) -> FolderTask:
+    """The task of the compiled model in ``folder``; ``task`` where it is not recognised.
+
+    Raises:
+        UsageError: there is no such task, or none is recognised.
+    """
+    places = (folder.path, folder.path / TUNED)
+    if task is None and any((place / VISION_MODEL).is_file() for place in places):
+        task = IMAGE_AND_TEXT
+    return find_task(folder.config(), task, where=str(folder.path))
+
+
 class Runner:
     """A compiled folder that is ready to be used.
 
@@ -72,16 +84,14 @@ class Runner:
             )
         self._folder = HFFolder(folder)
         self._config = self._folder.config()
-        places = (folder, folder / TUNED)
-        if task is None and any((place / VISION_MODEL).is_file() for place in places):
-            task = IMAGE_AND_TEXT
-        self.task: FolderTask = find_task(self._config, task, where=str(folder))
+        self.task: FolderTask = task_in(self._folder, task)
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
         self._embeds = self.task.name.endswith("feature-extraction")
         self._pooling = Pooling.read(folder) if self._embeds else None
         self._max_new_tokens, self._language = max_new_tokens, language
         self.processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
+        places = (folder, folder / TUNED)
         several = any((place / MERGED_MODEL).is_file() for place in places)
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None

@@ -13,11 +13,10 @@ import numpy as np
 
 from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, TUNED
 from awqc.errors import UsageError
-from awqc.kv_cache import encoder_side
+from awqc.kv_cache import CACHE_FLAG, encoder_side
 from awqc.runtimes.ort_model import Array, OrtModel
 from awqc.runtimes.session_settings import read_settings
 
-FLAG = "use_cache_branch"
 TOKENS = "input_ids"
 FILES = (ENCODER_MODEL, MERGED_MODEL)
 
@@ -62,7 +61,7 @@ class EncoderDecoder:
 
         Before the first call there are no ``states``.
         """
-        made = self.decoder.hold({TOKENS: tokens, FLAG: np.array([bool(states)])})
+        made = self.decoder.hold({TOKENS: tokens, CACHE_FLAG: np.array([bool(states)])})
         carried = states or self.decoder.empty_states(len(tokens))
         return self.decoder.step({**given, **made, **carried})
 

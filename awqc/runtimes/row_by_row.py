@@ -16,12 +16,18 @@ TOKENS = 2
 
 
 def parts_of(feeds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """``feeds``, arrays or tensors, as they can be run: whole, or each row alone if they must."""
+    """``feeds``, arrays or tensors, as they can be run: whole, or each row alone if they must.
+
+    What has not as many rows, as a flag for all, goes with each.
+    """
     past = next((value for name, value in feeds.items() if name.startswith(PAST)), None)
     if past is None or past.shape[0] == 1 or past.shape[TOKENS] == 0:
         return [feeds]
     tokens = [value.shape[1] for value in feeds.values() if len(value.shape) == TOKENS]
     if min(tokens) == 1:
         return [feeds]
-    rows = range(past.shape[0])
-    return [{name: value[row : row + 1] for name, value in feeds.items()} for row in rows]
+    count = past.shape[0]
+    return [
+        {name: v[row : row + 1] if v.shape[:1] == (count,) else v for name, v in feeds.items()}
+        for row in range(count)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from awqc.artifacts.json_files import read_json
-from awqc.artifacts.names import ENCODER_MODEL, GGUF, REPORT
+from awqc.artifacts.names import BUNDLE_REPORT, ENCODER_MODEL, GGUF, REPORT
 from awqc.artifacts.names import MODEL as MODEL
 from awqc.artifacts.names import TUNED as TUNED
 from awqc.errors import UsageError, spelled
@@ -46,19 +46,11 @@ def find_model(path: Path) -> Path:
     )
 
 
-def refuse_several(folder: Path) -> None:
-    """Refuse a folder of several graphs, where one is needed.
-
-    Raises:
-        UsageError: ``folder`` is one.
-    """
+def of_several_graphs(folder: Path) -> bool:
+    """Whether ``folder`` is what a compile wrote for a model of several graphs."""
     report = folder / REPORT
-    if report.is_file() and "wiring" in read_json(report):
-        raise UsageError(
-            f"{folder}: is a model of several graphs, which this does not take. Its parts and the "
-            f"whole were verified when it was compiled ({REPORT}); awqc eval "
-            "compares the whole with its original"
-        )
+    told = report.is_file() and "wiring" in read_json(report)
+    return told or (folder / BUNDLE_REPORT).is_file()
 
 
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
@@ -77,6 +69,7 @@ def open_session(
     level: str | None = None,
     threads: int = 0,
     fixed: Mapping[str, int] | None = None,
+    shown: Sequence[str] = (),
 ) -> Any:
     """An `onnxruntime.InferenceSession`.
 
@@ -88,6 +81,7 @@ def open_session(
         threads: for one operation; 0: onnxruntime's choice.
         fixed: numbers for inputs that need not be given, of which the model has some or none;
             they can then not be given any more.
+        shown: values in its graph, whole numbers, that it gives as well.
 
     Raises:
         UsageError: CUDA was asked for, and the session would run on the CPU.
@@ -100,8 +94,8 @@ def open_session(
     source: str | bytes = str(model)
     if level is not None:
         entries[ACCURACY_LEVEL] = level
-    if level is not None or fixed:
-        source = _edited(model, level, fixed or {})
+    if level is not None or fixed or shown:
+        source = _edited(model, level, fixed or {}, shown)
         entries[DATA_FOLDER] = str(model.parent.resolve())
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
@@ -119,22 +113,26 @@ def open_session(
     return session
 
 
-def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | bytes:
-    """``model`` with ``level`` in all its MatMulNBits nodes and ``fixed`` inputs: its name where it
-    has neither.
+def _edited(
+    model: Path, level: str | None, fixed: Mapping[str, int], shown: Sequence[str]
+) -> str | bytes:
+    """``model`` with ``level`` in all its MatMulNBits nodes, ``fixed`` inputs, and ``shown`` values
+    among its outputs: its name where there is nothing of that.
 
-    Only a model whose weights lie in a file of their own is looked at, as such nodes and inputs
-    are written here.
+    For nodes and inputs only a model whose weights lie in a file of their own is looked at, as
+    such are written here.
     """
-    if not model.with_name(f"{model.name}.data").is_file():
+    if not model.with_name(f"{model.name}.data").is_file() and not shown:
         return str(model)
     proto = onnx.load(model, load_external_data=False)
     levels = {} if level is None else {
-        node.name: int(level) for node in proto.graph.node if node.op_type == LOW_BIT
+        node.name: int(level) for node in _low_bit(proto.graph)
     }  # fmt: skip
     inputs = [value for value in proto.graph.input if value.name in fixed]
-    if not levels and not inputs:
+    if not levels and not inputs and not shown:
         return str(model)
+    int64 = onnx.TensorProto.INT64
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(n, int64, None) for n in shown)
     set_levels(proto, levels)
     for value in inputs:
         proto.graph.input.remove(value)
@@ -148,8 +146,8 @@ def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | b
 
 def set_levels(proto: onnx.ModelProto, levels: Mapping[str, int]) -> None:
     """Write accuracy levels into the MatMulNBits nodes that ``levels`` names."""
-    for node in proto.graph.node:
-        if node.op_type == LOW_BIT and node.name in levels:
+    for node in _low_bit(proto.graph):
+        if node.name in levels:
             kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute(LEVEL, levels[node.name])])
@@ -159,6 +157,15 @@ def read_levels(proto: onnx.ModelProto) -> dict[str, int]:
     """Accuracy levels of the MatMulNBits nodes, by their names."""
     return {
         node.name: next((a.i for a in node.attribute if a.name == LEVEL), 0)
-        for node in proto.graph.node
-        if node.op_type == LOW_BIT
+        for node in _low_bit(proto.graph)
     }
+
+
+def _low_bit(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The MatMulNBits nodes of ``graph`` and of the branches in it."""
+    for node in graph.node:
+        if node.op_type == LOW_BIT:
+            yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _low_bit(attribute.g)

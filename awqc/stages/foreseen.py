@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
 from awqc.machine.memory import trim
@@ -19,12 +21,19 @@ from awqc.stages.asked import load_data, open_as_asked, prepare, widen
 
 def foresee(model: ModelLike, calib: Calib | None, options: Options) -> Plan:
     """What a compile of ``model`` will need; raises what `compile` raises of its arguments."""
-    pipeline, _ = prepare(options)
+    prepare(options)
     source = DataSource.of(calib)
     program = open_as_asked(model, None, source, options)
-    pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    return foresee_program(program, lambda: load_data(program, source, options), options)
+
+
+def foresee_program(
+    program: Program, data: Callable[[], CalibrationData], options: Options
+) -> Plan:
+    """What a compile of ``program``, which is consumed, on ``data`` will need."""
+    pipeline = prepare(options)[0].in_dtype(program.source_dtype, DTYPES.get(options.dtype))
     body, _ = widen(program, options, pipeline, None)
-    return plan_of(program, body, load_data(program, source, options), options)
+    return plan_of(program, body, data(), options)
 
 
 def plan_of(program: Program, body: Pipeline, data: CalibrationData, options: Options) -> Plan:

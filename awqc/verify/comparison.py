@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
+from awqc.verify.choosing import choosing_as
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.reference import Reference
@@ -55,6 +56,40 @@ class Comparison:
     sizes: tuple[SizeGap, ...] = ()
 
 
+@dataclass(frozen=True)
+class ExportedForm:
+    """An exported form, and the runtime that runs it.
+
+    Attributes:
+        runtime: its name.
+        format: of the file.
+        file: what was exported.
+        view: the model, opened, as one of the program's inputs and outputs; None: it is that.
+    """
+
+    runtime: str
+    format: str
+    file: Path
+    view: Callable[[LoadedModel], LoadedModel] | None = None
+
+    def __str__(self) -> str:
+        return f"the {self.format} form in {self.runtime}"
+
+    def opened(self, *, exact: bool, provider: str) -> LoadedModel:
+        """Open the file, see `awqc.runtimes.base.Runtime.open_model`."""
+        model = find_runtime(self.runtime).open_model(self.file, exact=exact, provider=provider)
+        return model if self.view is None else self.view(model)
+
+
+def forms_of(folder: Path, runtimes: Sequence[str]) -> list[ExportedForm]:
+    """The forms in ``folder`` that ``runtimes`` run."""
+    return [
+        ExportedForm(runtime, form, file)
+        for runtime in runtimes
+        for form, file in forms_in(folder, runtime).items()
+    ]
+
+
 def forms_in(folder: Path, runtime: str) -> dict[str, Path]:
     """The files in ``folder`` that ``runtime`` opens, by format."""
     files = {form: folder / file for form, file in find_runtime(runtime).FORMS.items()}
@@ -65,21 +100,17 @@ def compare(
     program: Program,
     reference: Reference,
     quantized: Sequence[Outputs],
-    runtime: str,
-    form: str,
-    file: Path,
+    form: ExportedForm,
     provider: str,
     trials: Sequence[Trial] = (),
 ) -> Comparison:
-    """Run ``file`` on the reference's batches, exactly and by default, one after the other.
+    """Run ``form`` on the reference's batches, exactly and by default, one after the other.
 
     Args:
         program: the quantized program.
         reference: the batches, and the original's outputs.
         quantized: the program's outputs for each batch.
-        runtime: opens the file.
-        form: format of the file.
-        file: what was exported.
+        form: what was exported, and what opens it.
         provider: where to run.
         trials: batches at other sizes, and the program's outputs for each.
 
@@ -89,12 +120,15 @@ def compare(
 
     def opened(exact: bool) -> LoadedModel:
         give_back()
-        return find_runtime(runtime).open_model(file, exact=exact, provider=provider)
+        return form.opened(exact=exact, provider=provider)
 
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
-        what = f"the {form} form in {runtime}"
-        found = _measure(program, reference, quantized, model)
-        return found, try_form(program, partial(_run, model), what, trials)
+        again = None if form.view is not None else choosing_as(program, form.file, form.format)
+        found = _measure(program, reference, quantized, model, again)
+        tried = trials
+        if again is not None:
+            tried = [replace(trial, outputs=again(trial.batch)) for trial in trials]
+        return found, try_form(program, partial(_run, model), str(form), tried)
 
     # The first model is gone before the second is opened: each holds all weights.
     exact, sizes = try_exactly(opened(exact=True))
@@ -102,8 +136,8 @@ def compare(
     default = _measure(program, reference, quantized, model)
     texts = {"exact": exact.text, "default": default.text}
     return Comparison(
-        runtime=runtime,
-        form=form,
+        runtime=form.runtime,
+        form=form.format,
         provider=model.provider,
         exact=exact.near.distance(),
         default=default.near.distance(),
@@ -124,13 +158,18 @@ class _Measured:
 
 
 def _measure(
-    program: Program, reference: Reference, quantized: Sequence[Outputs], model: LoadedModel
+    program: Program,
+    reference: Reference,
+    quantized: Sequence[Outputs],
+    model: LoadedModel,
+    again: Callable[[Batch], Outputs] | None = None,
 ) -> _Measured:
     found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
     read = PieceReader(program, partial(_run, model))
     for piece, wanted, near in zip(reference.pieces, reference.outputs, quantized, strict=True):
         outputs, batch = read(piece), piece.batch
-        gather(program, found.near, outputs, near, batch, states=True)
+        same = near if again is None else again(batch)
+        gather(program, found.near, outputs, same, batch, states=True)
         gather(program, found.original, outputs, wanted, batch, states=False)
         judge(program, found.text, outputs, batch, wanted)
         give_back()

@@ -26,6 +26,7 @@ from awqc.runtimes.onnxruntime import EXACT
 from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.runtimes.torch_values import to_numpy
+from awqc.verify.choosing import choosing_as
 from awqc.verify.fresh import FRESH
 from awqc.verify.fresh_job import ask, fresh_job
 from awqc.verify.gaps import Gaps
@@ -70,25 +71,46 @@ def check_published(
         VerificationError: a file does not open or run by itself, or gives something else.
     """
     give_back()  # the other process opens each file as large as this one did
-    few, towers = batches[:BATCHES], towers_of(judged)
+    few = batches[:BATCHES]
     if (folder / ARCHIVE).is_file():
         _check_run(final, few, folder / ARCHIVE, ARCHIVE, _run_torch)
     if (folder / MODEL).is_file():
         _check_run(judged, few, folder / MODEL, MODEL, _exact_onnx)
-        for tower in towers:
-            _check_run(judged, few, folder / tower.file, tower.file, _exact_onnx, None, tower)
     if (folder / TUNED / MODEL).is_file():
         found = verification.find("onnxruntime", "ort")
         measured = None if found is None else found.default["outputs"]
         _check_run(judged, few, folder / TUNED / MODEL, f"{TUNED}/{MODEL}", _own_onnx, measured)
-        for tower in towers:
-            shown = f"{TUNED}/{tower.file}"
-            _check_run(judged, few, folder / shown, shown, _own_onnx, measured, tower)
+    check_towers(judged, few, folder, verification)
     for name in SERVING:
         if (folder / name).is_dir():
             check_checkpoint(final, folder / name, name)
     if (folder / GGUF).is_file():
         check_gguf(judged, few, folder / GGUF)
+
+
+def check_towers(
+    judged: Program, batches: Sequence[Batch], folder: Path, verification: Verification
+) -> None:
+    """Open the towers of the models in ``folder``; arguments as of `check_published`.
+
+    Raises:
+        VerificationError: one is missing, does not open or run by itself, or gives something else.
+    """
+    towers = towers_of(judged)
+    found = verification.find("onnxruntime", "ort")
+    measured = None if found is None else found.default["outputs"]
+    for place in (Path(), Path(TUNED)):
+        if not (folder / place / MODEL).is_file():
+            continue
+        run, rel = (_own_onnx, measured) if place.parts else (_exact_onnx, None)
+        for tower in towers:
+            shown = (place / tower.file).as_posix()
+            if not (folder / shown).is_file():
+                raise VerificationError(
+                    f"{folder}: {shown} is missing, which the compile wrote beside {MODEL}; "
+                    "compile again"
+                )
+            _check_run(judged, batches[:BATCHES], folder / shown, shown, run, rel, tower)
 
 
 def _check_run(
@@ -110,13 +132,14 @@ def _check_run(
     with scratch_folder() as scratch:
         made = run(program, taken, file, scratch)
         gaps = gaps_of(program)
+        again = choosing_as(program, file, "onnx") if run is _exact_onnx and tower is None else None
         for batch, outputs in zip(given, made, strict=True):
             if len(outputs) != len(names):
                 raise VerificationError(
                     f"{program.name}: {form} gives {len(outputs)} outputs, the quantized model "
                     f"{len(names)}; please report it"
                 )
-            whole = dict(zip(program.outputs, program.run(batch), strict=True))
+            whole = dict(zip(program.outputs, (again or program.run)(batch), strict=True))
             wanted = [whole[name] for name in names]
             gather(program, gaps, outputs, wanted, batch, states=True, names=names)
     if run is _own_onnx:

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from awqc.errors import CalibrationError
+from awqc.graph.choices import Choices, recorded_choices
 from awqc.machine.spool import Spool
 from awqc.program import Batch, Program
 from awqc.verify.text_pieces import PieceReader, TextPiece, in_pieces
@@ -27,11 +28,13 @@ class Reference:
         pieces: the inputs: whole batches, or the pieces of one after the other.
         outputs: the outputs for each piece.
         count: of batches.
+        choices: what the model chose in each piece, see `awqc.graph.choices`.
     """
 
     pieces: tuple[TextPiece, ...]
     outputs: tuple[tuple[Tensor, ...], ...]
     count: int
+    choices: tuple[Choices, ...] = ()
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -58,18 +61,21 @@ def take_reference(program: Program, batches: Sequence[Batch]) -> Reference:
     taken: list[TextPiece] = []
     outputs: list[tuple[Tensor, ...]] = []
     waiting = waiting_outputs()
+    choices: list[Choices] = []
     elements = count = 0
     for batch in batches:
         if taken and elements >= MAX_REFERENCE_ELEMENTS:
             break
         read = PieceReader(program, partial(_run, program))
         for piece in in_pieces(program, batch):
-            made = read(piece)
+            with recorded_choices() as chosen:
+                made = read(piece)
             taken.append(piece)
+            choices.append(tuple(chosen))
             elements += sum(value.numel() for value in made)
             outputs.append(waiting.keep(made))
         count += 1
-    return Reference(tuple(taken), tuple(outputs), count)
+    return Reference(tuple(taken), tuple(outputs), count, tuple(choices))
 
 
 def in_dtypes(program: Program, batch: Batch) -> Batch:

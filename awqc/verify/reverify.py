@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from awqc.artifacts.names import ARCHIVE
+from awqc.artifacts.names import ARCHIVE, AUDIO_TOWER, IMAGE_TOWER, TEXT_TOWER
 from awqc.capture.compiled import load_compiled
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
@@ -18,16 +18,18 @@ from awqc.data.text_batches import FEWEST_SAMPLES
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tasks import reads_of
-from awqc.program import IMAGE, Program
+from awqc.program import IMAGE, Batch, Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
-from awqc.runtimes.session_file import refuse_several
 from awqc.sources.opening import open_program
 from awqc.sources.source import brings_inputs
-from awqc.verify.comparison import forms_in
+from awqc.verify.comparison import ExportedForm, forms_of
 from awqc.verify.limits import check_limits
+from awqc.verify.published import check_towers
 from awqc.verify.reference import take_reference
 from awqc.verify.trials import take_trials
-from awqc.verify.verification import Verification, verify
+from awqc.verify.verification import Verification, verify_forms
+
+TOWERS = (TEXT_TOWER, IMAGE_TOWER, AUDIO_TOWER)
 
 
 def reverify(
@@ -56,24 +58,10 @@ def reverify(
             inputs of the two models differ, or ``max_loss`` is given without ``against``.
         VerificationError: they disagree, or the loss is beyond ``max_loss``.
     """
-    if max_loss is not None and against is None:
-        raise UsageError(
-            f"{spelled('max_loss')} is a limit for the loss against the original: give "
-            f"{spelled('against')}"
-        )
-    refuse_several(folder)
-    needed = {ARCHIVE: [ARCHIVE] if (folder / ARCHIVE).is_file() else []}
-    for runtime in verify_with:
-        wanted = " or ".join(find_runtime(runtime).FORMS.values())
-        needed[f"{wanted}, which {runtime} runs"] = list(forms_in(folder, runtime))
-    for name, found in needed.items():
-        if not found:
-            raise UsageError(
-                f"{folder}: has no {name}; give the output folder of a compile with "
-                f"{spelled('formats', 'onnx,pt2')}"
-            )
-    quantized = load_compiled(folder / ARCHIVE)
-    quantized.name = folder.name
+    refuse_limit(max_loss, against)
+    forms = forms_of(folder, verify_with)
+    quantized = open_quantized(folder)
+    check_forms(folder, forms, verify_with)
     source = DataSource.of(calib)
     original = quantized
     if against is not None:
@@ -91,13 +79,80 @@ def reverify(
         quantized.task = replace(quantized.task, reads=(IMAGE,), transform=original.task.transform)
     data = _data(quantized, folder, source, num_samples, seed)
     batches = (*data.held_out, *data.batches) if calib is not None else data.held_out
-    reference = take_reference(original, batches)
-    trials = take_trials(original)
-    verification = verify(quantized, reference, folder, verify_with, provider, trials)
-    if against is None:
+    against_it = None if against is None else original
+    verification = judge_forms(quantized, against_it, batches, forms, provider, max_loss)
+    if any((folder / name).is_file() for name in TOWERS):
+        quantized.task = replace(quantized.task, reads=reads_of(HFFolder(folder)))
+        check_towers(quantized, batches, folder, verification)
+    return verification
+
+
+def refuse_limit(max_loss: float | None, against: str | None) -> None:
+    """Refuse a limit for the loss where there is nothing to lose against.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if max_loss is not None and against is None:
+        raise UsageError(
+            f"{spelled('max_loss')} is a limit for the loss against the original: give "
+            f"{spelled('against')}"
+        )
+
+
+def open_quantized(folder: Path) -> Program:
+    """The quantized program in ``folder``, of the folder's name.
+
+    Raises:
+        UsageError: there is none.
+        CaptureError: it is damaged, or of another version of torch.
+    """
+    if not (folder / ARCHIVE).is_file():
+        raise _lacking(folder, ARCHIVE)
+    quantized = load_compiled(folder / ARCHIVE)
+    quantized.name = folder.name
+    return quantized
+
+
+def check_forms(folder: Path, forms: Sequence[ExportedForm], runtimes: Sequence[str]) -> None:
+    """Refuse a runtime that has none of ``forms``, those of ``folder``, to run.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for runtime in runtimes:
+        if not any(form.runtime == runtime for form in forms):
+            wanted = " or ".join(find_runtime(runtime).FORMS.values())
+            raise _lacking(folder, f"{wanted}, which {runtime} runs")
+
+
+def _lacking(folder: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{folder}: has no {what}; give the output folder of a compile with "
+        f"{spelled('formats', 'onnx,pt2')}"
+    )
+
+
+def judge_forms(
+    quantized: Program,
+    original: Program | None,
+    batches: Sequence[Batch],
+    forms: Sequence[ExportedForm],
+    provider: str,
+    max_loss: float | None,
+) -> Verification:
+    """Compare ``forms`` with the ``quantized`` program on ``batches``, and that with ``original``.
+
+    Raises:
+        VerificationError: they disagree, or the loss is beyond ``max_loss``.
+    """
+    judged = original or quantized
+    reference = take_reference(judged, batches)
+    verification = verify_forms(quantized, reference, forms, provider, take_trials(judged))
+    if original is None:
         verification = verification.of_exports()
     limit = math.inf if max_loss is None else max_loss
-    check_limits(verification, _dtype(quantized), limit, folder.name)
+    check_limits(verification, _dtype(quantized), limit, quantized.name)
     return verification
 
 

@@ -6,6 +6,7 @@ others alone. Few batches are tried, each small.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from awqc.errors import VerificationError, spelled
 from awqc.executor.together import run_together
+from awqc.graph.choices import Choices, chosen_again, recorded_choices
 from awqc.machine.strict import fall_back
 from awqc.probes.axes import Sizes, free_axes
 from awqc.probes.resized import padded_batches, resized_batch
@@ -38,12 +40,14 @@ class Trial:
         batch: the inputs.
         outputs: what the model gives.
         promised: whether capture took such sizes for possible.
+        choices: what the model chose, see `awqc.graph.choices`.
     """
 
     where: str
     batch: Batch
     outputs: Outputs
     promised: bool = True
+    choices: Choices = ()
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,11 @@ def _sized(program: Program) -> Iterator[Trial]:
     def run(ways: Sequence[Attempt]) -> Iterator[Trial]:
         for way in ways:
             batch = resized_batch(program, axes, way.sizes)
-            outputs = None if batch is None else _run(program, batch)
-            if batch is not None and outputs is not None:
+            made = None if batch is None else _chosen(program, batch)
+            if batch is not None and made is not None:
                 ran.append(way.sizes)
                 promised = not axes.broken(way.sizes)
-                yield Trial(axes.describe(way.sizes), batch, outputs, promised)
+                yield Trial(axes.describe(way.sizes), batch, made[0], promised, made[1])
                 return
 
     for ways in attempts(axes):
@@ -92,8 +96,16 @@ def _sized(program: Program) -> Iterator[Trial]:
 
 def _padded(program: Program) -> Iterator[Trial]:
     for side, name, batch in padded_batches(program):
-        if (outputs := _run(program, batch)) is not None:
-            yield Trial(f"another flag {side} of {name}", batch, outputs)
+        if (made := _chosen(program, batch)) is not None:
+            where = f"another flag {side} of {name}"
+            yield Trial(where, batch, made[0], choices=made[1])
+
+
+def _chosen(program: Program, batch: Batch) -> tuple[Outputs, Choices] | None:
+    """Outputs, and what was chosen; None where it fails."""
+    with recorded_choices() as choices:
+        outputs = _run(program, batch)
+    return None if outputs is None else (outputs, tuple(choices))
 
 
 def _run(program: Program, batch: Batch) -> Outputs | None:
@@ -127,7 +139,11 @@ def quantized_trials(program: Program, trials: Sequence[Trial], loss: float) -> 
         near = replace(trial, outputs=waiting.keep(outputs))
         if not program.states:  # a fold may scale them: the example's would mean something else
             # In the norm: of an output with one row or two the variation is small by chance.
-            worst = _furthest(program, near, trial.outputs, lambda gap: gap.norm_rel)
+            compared = near
+            if trial.choices:
+                with chosen_again(trial.choices, math.inf):
+                    compared = replace(near, outputs=_run(program, trial.batch) or near.outputs)
+            worst = _furthest(program, compared, trial.outputs, lambda gap: gap.norm_rel)
             if worst is not None and not worst.rel <= limit:
                 raise VerificationError(
                     f"{what} differs from the original by {worst.rel:.2g} (relative) in "

@@ -7,6 +7,7 @@ same with the runtime's own arithmetic)? What did quantization cost (quantized a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.artifacts.names import TUNED
+from awqc.graph.choices import chosen_again
 from awqc.machine.memory import give_back
 from awqc.program import Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES
-from awqc.runtimes.session_file import MODEL, TUNED
-from awqc.verify.comparison import Comparison, compare, forms_in
+from awqc.verify.comparison import Comparison, ExportedForm, compare, forms_of
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.notes import notes_on
@@ -27,6 +29,9 @@ from awqc.verify.steps import step_trials
 from awqc.verify.text_pieces import PieceReader
 from awqc.verify.text_quality import TextQuality
 from awqc.verify.trials import Trial, quantized_trials
+
+CHOSEN = "scores of top-k"
+"""What is measured of a choice, beside the outputs."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,18 @@ def verify(
         VerificationError: a runtime does not load or run a form, or something fails at other
             sizes.
     """
+    forms = [] if folder is None else forms_of(folder, runtimes)
+    return verify_forms(program, reference, forms, provider, trials)
+
+
+def verify_forms(
+    program: Program,
+    reference: Reference,
+    forms: Sequence[ExportedForm],
+    provider: str = "auto",
+    trials: Sequence[Trial] = (),
+) -> Verification:
+    """As `verify`, with ``forms`` that may lie anywhere."""
     cost, texts = gaps_of(program), {"original": TextQuality(), "quantized": TextQuality()}
     quantized = tuple(_quantized(program, reference, cost, texts))
     near = (
@@ -102,10 +119,7 @@ def verify(
         *step_trials(program, "the quantized model"),
     )
     comparisons = tuple(
-        compare(program, reference, quantized, runtime, form, file, provider, near)
-        for runtime in runtimes
-        if folder is not None
-        for form, file in forms_in(folder, runtime).items()
+        compare(program, reference, quantized, form, provider, near) for form in forms
     )
     return Verification(
         original=cost.loss(),
@@ -113,27 +127,37 @@ def verify(
         batches=reference.count,
         text={name: text.as_dict() for name, text in texts.items() if text.tokens} or None,
         notes=list(notes_on(cost, comparisons)),
-        ort=_ort(folder),
+        ort=_ort(forms),
     )
 
 
 def _quantized(
     program: Program, reference: Reference, cost: Gaps, texts: dict[str, TextQuality]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What ``program`` gives for each piece; ``cost`` and ``texts`` take in what it has lost."""
+    """What ``program`` gives for each piece; ``cost`` and ``texts`` take in what it has lost.
+
+    What it lost behind a choice is what it gives if it chooses as the original did, and how much
+    worse the scores are that it takes then.
+    """
     waiting, read = waiting_outputs(), PieceReader(program, program.run)
-    for piece, wanted in zip(reference.pieces, reference.outputs, strict=True):
+    read_again = PieceReader(program, program.run)
+    for number, (piece, wanted) in enumerate(zip(reference.pieces, reference.outputs, strict=True)):
         outputs, batch = read(piece), piece.batch
-        gather(program, cost, outputs, wanted, batch, states=False)
+        with chosen_again(reference.choices[number], math.inf) as chosen:
+            compared = read_again(piece) if reference.choices[number] else outputs
+        gather(program, cost, compared, wanted, batch, states=False)
+        for place, (taken, best) in enumerate(chosen.scores, 1):
+            cost.add(f"{CHOSEN} {place}", taken, best)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)
         yield waiting.keep(outputs)
         give_back()
 
 
-def _ort(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None or not (folder / TUNED / MODEL).is_file():
+def _ort(forms: Sequence[ExportedForm]) -> dict[str, Any] | None:
+    file = next((form.file for form in forms if form.format == TUNED), None)
+    if file is None:
         return None
     from awqc.export.ort_report import describe_ort
 
-    return describe_ort(folder / TUNED / MODEL)
+    return describe_ort(file)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from awqc.artifacts.names import MODEL, TUNED
+from awqc.artifacts.names import BUNDLE_REPORT, MODEL, TUNED
 from awqc.artifacts.publish import staging
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.bundle.parts import Bundle, Runner, Trace
@@ -33,7 +33,6 @@ from awqc.verify.limits import check_loss
 FORMATS = ("onnx", "ort", "pt2")
 OF_ONE_GRAPH = ("inputs", "dynamic", "recipe", "stats")
 """Options that say something of one graph."""
-BUNDLE_FILE = "bundle.json"
 ENOUGH, FEWEST = 4096, 4
 """Tokens or patches of which more tell a part little, and batches at least."""
 REACHES = "what reaches this part"
@@ -83,7 +82,7 @@ class CompiledBundle:
             for name, part in self.parts.items():
                 shutil.copytree(part.folder, folder / name)
             text = json.dumps(self.report, indent=2, allow_nan=False)
-            (folder / BUNDLE_FILE).write_text(text + "\n", encoding="utf-8")
+            (folder / BUNDLE_REPORT).write_text(text + "\n", encoding="utf-8")
         return target
 
 
@@ -133,7 +132,30 @@ def compile_traced(
         raise UsageError(
             f"{spelled('calib')} has {len(traces)} batches; give two at least: one is held back"
         )
-    kept = max(1, round(HELD_OUT * len(traces)))
+    kept = held_back(len(traces))
+    result = compile_parts(bundle, data_of_parts(bundle, traces), options, notify)
+    result.held_out = kept
+    if all(map(_has_onnx, result.parts.values())):
+        runners = {name: _in_onnx(part) for name, part in result.parts.items()}
+        found = measure_whole(bundle, runners, traces[-kept:])
+        try:
+            check_whole_loss(bundle, found, chosen.max_loss)
+        except VerificationError as error:
+            raise VerificationError(f"{error.text}. Nothing was written") from error
+        result.report["verify"] = found
+    else:
+        result.report["verify"] = {}
+    return result
+
+
+def held_back(count: int) -> int:
+    """How many of so many samples or calls are kept for verification: the last ones."""
+    return max(1, round(HELD_OUT * count))
+
+
+def data_of_parts(bundle: Bundle, traces: Sequence[Trace]) -> dict[str, CalibrationData]:
+    """What each part is calibrated on and judged by, of what it was seen to read."""
+    kept = held_back(len(traces))
     data: dict[str, CalibrationData] = {}
     for name, program in bundle.parts.items():
         read = [seen[name] for seen, _ in traces]
@@ -143,10 +165,7 @@ def compile_traced(
         data[name] = CalibrationData(
             tuple(read[:-kept][:enough]), tuple(read[-kept:][:judged]), REACHES
         )
-    result = compile_parts(bundle, data, options, notify)
-    result.held_out = kept
-    result.report["verify"] = _measure(result, traces[-kept:], chosen.max_loss)
-    return result
+    return data
 
 
 def compile_parts(
@@ -232,30 +251,31 @@ def _work_dir(options: Options, part: str) -> str | None:
     return None if options.work_dir is None else f"{options.work_dir}-{part}"
 
 
-def _measure(result: CompiledBundle, traces: Sequence[Trace], limit: float) -> dict[str, Any]:
-    """How far each output of the whole is from the float model's, parts in the wiring.
+def measure_whole(
+    bundle: Bundle, runners: Mapping[str, Runner], traces: Sequence[Trace]
+) -> dict[str, Any]:
+    """How far each output of the whole is from the float model's, parts in the wiring."""
+    gaps = Gaps()
+    for read, reference in traces:
+        batch = {f"{part}.{name}": x for part, own in read.items() for name, x in own.items()}
+        for name, value in bundle.run(batch, runners).items():
+            gaps.add(name, value, reference[name])
+    found: dict[str, Any] = gaps.loss()["outputs"]
+    return found
+
+
+def check_whole_loss(bundle: Bundle, found: Mapping[str, Any], limit: float) -> None:
+    """Refuse what `measure_whole` found.
 
     Raises:
         VerificationError: an output that leaves the whole is not finite, or moved by more than
             ``limit``; what goes to other parts and to later calls is judged by what comes of it.
     """
-    if not all(map(_has_onnx, result.parts.values())):
-        return {}
-    gaps = Gaps()
-    for read, reference in traces:
-        batch = {f"{part}.{name}": x for part, own in read.items() for name, x in own.items()}
-        for name, value in result.run(batch).items():
-            gaps.add(name, value, reference[name])
-    found: dict[str, Any] = gaps.loss()["outputs"]
-    inside = {wire.source for wire in result.bundle.wiring}
-    for name, program in result.bundle.parts.items():
+    inside = {wire.source for wire in bundle.wiring}
+    for name, program in bundle.parts.items():
         inside |= {f"{name}.{output}" for output in program.scaled_outputs()}
     leaving = {name: gap for name, gap in found.items() if name not in inside}
-    try:
-        check_loss(leaving or found, limit, "the whole, run part after part")
-    except VerificationError as error:
-        raise VerificationError(f"{error.text}. Nothing was written") from error
-    return found
+    check_loss(leaving or found, limit, "the whole, run part after part")
 
 
 def _has_onnx(part: Compiled) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
-from awqc.data.media import choose_samples
+from awqc.data.media import Chosen, choose_samples
 from awqc.errors import CaptureError, Note, UsageError, VerificationError
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
@@ -65,18 +65,11 @@ def compile_generating(
         CalibrationError: the data does not fit.
         VerificationError: a part or the whole is not the model that was asked for.
     """
-    check_whole(options)
     layout = FolderLayout(options.layout)
     layout.check(folder.path, options.formats)
-    with stage("capture …"):
-        generating = Generating.load(folder, task)
-        way = way_of(task)
-        parts = way.capture(generating)
-    check_exclude(parts.bundle, options)
-    for note in generating.notes:
-        notify(Note(note, warning=True))
-    samples = _samples(generating, source, options, notify)
-    most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
+    opened = open_generating(folder, task, options, notify)
+    generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
+    samples = read_samples(generating, source, options, notify)
     traces = [parts.trace(each, most) for each in track(samples, "generate")]
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
     result = compile_traced(parts.bundle, traces, own, notify)
@@ -87,25 +80,62 @@ def compile_generating(
     if any(name in options.formats for name in ("onnx", "ort")):
         held_out = samples[len(samples) - result.held_out :]
         with stage("generate with what was compiled …"):
-            result.report["generated"] = _generated(way, parts, files.path, held_out, most)
+            result.report["generated"] = generated(opened, files.path, held_out)
     write_whole_report(result.report, files.path)
     return replace(result, files=files, layout=layout)
 
 
-def _samples(
-    generating: Generating,
-    source: DataSource,
-    options: Options,
-    notify: Callable[[Note], object],
-) -> list[dict[str, Tensor]]:
-    """What the processor makes of each sample."""
+@dataclass(frozen=True)
+class OpenedParts:
+    """A model that generates, its graphs captured.
+
+    Attributes:
+        generating: the model.
+        way: how it becomes graphs.
+        parts: these, with a ``bundle`` and a ``trace`` of a sample.
+        most: new tokens that are generated for a sample at most.
+    """
+
+    generating: Generating
+    way: Way
+    parts: Any
+    most: int
+
+
+def open_generating(
+    folder: HFFolder, task: FolderTask, options: Options, notify: Callable[[Note], object]
+) -> OpenedParts:
+    """The model in ``folder``, captured part by part.
+
+    Raises:
+        UsageError: an option is not for such a model.
+        CaptureError: the model cannot be loaded, recorded or captured.
+    """
+    check_whole(options)
+    with stage("capture …"):
+        generating = Generating.load(folder, task)
+        way = way_of(task)
+        parts = way.capture(generating)
+    check_exclude(parts.bundle, options)
+    for note in generating.notes:
+        notify(Note(note, warning=True))
+    most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
+    return OpenedParts(generating, way, parts, most)
+
+
+def choose_given(generating: Generating, source: DataSource, options: Options) -> Chosen:
+    """The samples that are used, none of which is read yet.
+
+    Raises:
+        UsageError: the data is not what the model reads.
+    """
     given = source.media or source.text
     if given is None and source.given is not None:
         raise UsageError(
             f"{generating.name} reads {' and '.join(generating.task.reads)}: give files of it, or "
             "nothing"
         )
-    chosen = choose_samples(
+    return choose_samples(
         generating.processor,
         given,
         "" if source.given is None else str(source.given),
@@ -113,21 +143,31 @@ def _samples(
         options.num_samples or NUM_SAMPLES,
         options.seed,
     )
+
+
+def read_samples(
+    generating: Generating,
+    source: DataSource,
+    options: Options,
+    notify: Callable[[Note], object],
+) -> list[dict[str, Tensor]]:
+    """What the processor makes of each sample."""
+    chosen = choose_given(generating, source, options)
     made = [generating.inputs([sample], options.seq_len) for sample in chosen.samples]
     for text in (*chosen.notes, *chosen.reader.notes()):
-        notify(Note(text, warning=given is None))
+        notify(Note(text, warning=source.given is None))
     return made
 
 
-def _generated(
-    way: Way, parts: Any, folder: Path, samples: list[dict[str, Tensor]], most: int
+def generated(
+    opened: OpenedParts, folder: Path, samples: Sequence[dict[str, Tensor]]
 ) -> dict[str, Any]:
-    """What the float model and the compiled one make of ``samples``, and how far that differs.
+    """What the float model and that in ``folder`` make of ``samples``, and how far that differs.
 
     Raises:
         VerificationError: the model does not generate with the compiled parts.
     """
-    generating: Generating = parts.generating
+    way, parts, generating, most = opened.way, opened.parts, opened.generating, opened.most
     with way.original(parts) as generate:
         ids = [generate(each, most) for each in samples]
     try:
@@ -135,8 +175,8 @@ def _generated(
             found = [generate(each, most) for each in samples]
     except CaptureError as error:
         raise VerificationError(
-            f"{generating.name}: generate fails with the compiled parts: {error.text}. Nothing was "
-            "written; please report it"
+            f"{generating.name}: generate fails with the compiled parts: {error.text}; please "
+            "report it"
         ) from error
     pairs = list(zip(found, ids, strict=True))
     texts = [(generating.decode(now), generating.decode(was)) for now, was in pairs]

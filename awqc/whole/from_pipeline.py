@@ -26,6 +26,7 @@ from awqc.whole.compiling import CompiledBundle
 from awqc.whole.folder_files import write_whole_report
 from awqc.whole.from_run import compile_run
 from awqc.whole.recorded_parts import Names, RecordedPart, usual_names
+from awqc.whole.recorded_run import Run
 
 NUM_SAMPLES = 10
 """Images that are made where no number is asked for."""
@@ -58,6 +59,26 @@ def compile_pipeline(
         CaptureError: the pipeline cannot be loaded, run or captured.
         VerificationError: a part or the whole is not the model that was asked for.
     """
+    pipeline, run = open_pipeline(folder, source, options, notify)
+    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names)
+    result.report = {**result.report, "model": folder.name, "task": "diffusion"}
+    files = ScratchFolder()
+    _write(folder, result, parts, files.path)
+    return replace(result, files=files)
+
+
+def open_pipeline(
+    folder: DiffusionFolder,
+    source: DataSource,
+    options: Options,
+    notify: Callable[[Note], object],
+) -> tuple[Any, Run]:
+    """The pipeline in ``folder``, and what lets it make images of prompts.
+
+    Raises:
+        UsageError: the data is not for such a model.
+        CaptureError: the pipeline cannot be loaded.
+    """
     if source.given is not None and source.text is None:
         raise UsageError(
             f"{folder.name}: reads prompts: give {spelled('calib')} a text file, one in each line"
@@ -70,11 +91,7 @@ def compile_pipeline(
     def run(pipe: Any) -> object:
         return [pipe(**call).images for call in calls]
 
-    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names)
-    result.report = {**result.report, "model": folder.name, "task": "diffusion"}
-    files = ScratchFolder()
-    _write(folder, result, parts, files.path)
-    return replace(result, files=files)
+    return pipeline, run
 
 
 def pipeline_names(entry: EntryPoint, taken: Leaves, made: Leaves) -> Names:

@@ -148,6 +148,45 @@ def wires(parts: Sequence[RecordedPart]) -> list[Wire]:
     return list(found)
 
 
+FormKey = tuple[tuple[str, int, torch.dtype], ...]
+"""Of a call the paths of its tensors, each with its number of axes and its dtype."""
+MOST_FORMS = 4
+
+
+def form_of(taken: Leaves) -> FormKey:
+    """What tells ``taken``, the tensors of a call, from those of calls of another form."""
+    return tuple(sorted((path, x.ndim, x.dtype) for path, x in taken.items()))
+
+
+def calls_by_form(part: str, calls: Sequence[OutsideCall]) -> dict[str, list[OutsideCall]]:
+    """The calls of each form in which a ``part`` is called, by a name for it.
+
+    A form takes tensors that another one does not, as a decoder does behind its first call. All
+    calls are one form where some form has a single call only, or where there are many.
+
+    The form of fewest tensors has the part's name, another one that of an argument that it takes
+    besides: ``decoder`` and ``decoder_with_past``.
+    """
+    found: dict[FormKey, list[OutsideCall]] = {}
+    for call in calls:
+        found.setdefault(form_of(call.before), []).append(call)
+    if len(found) > MOST_FORMS or min(map(len, found.values())) < 2:
+        return {part: list(calls)}
+    least = min(found, key=len)
+    known = _arguments(least)
+    named: dict[str, list[OutsideCall]] = {}
+    for place, (form, own) in enumerate(found.items(), 1):
+        more = [name for name in _arguments(form) if name not in known]
+        name = part if form == least else f"{part}_with_{more[0]}" if more else f"{part}_{place}"
+        named[name if name not in named else f"{part}_{place}"] = own
+    return named
+
+
+def _arguments(form: FormKey) -> list[str]:
+    """Names of the arguments that hold the tensors of ``form``."""
+    return list(dict.fromkeys(path.partition(".")[0] for path, _, _ in form))
+
+
 def check_one_form(name: str, calls: Sequence[OutsideCall]) -> None:
     """Refuse calls that one graph cannot be: with other tensors, or other numbers.
 
@@ -186,7 +225,10 @@ def check_one_form(name: str, calls: Sequence[OutsideCall]) -> None:
 
 
 def _other_parts() -> str:
-    return f"Let run call it in one way only, or name modules inside of it with {spelled('part')}"
+    return (
+        "Let run call it in one way only, or in each way twice at least, or name modules inside of "
+        f"it with {spelled('part')}"
+    )
 
 
 def _kind(value: Tensor) -> str:

@@ -118,6 +118,27 @@ def test_sizes_follow_the_names_of_axes() -> None:
     assert made["past_key_values.0.key"].dtype == np.float16
 
 
+def test_what_an_encoder_made_has_one_size_at_each_step() -> None:
+    specs = [
+        ArraySpec("encoder_attention_mask", "int64", ("batch", "source")),
+        ArraySpec("input_ids", "int64", ("batch", "sequence")),
+        ArraySpec("use_cache_branch", "bool", (1,)),
+        ArraySpec("past_key_values.0.decoder.key", "float32", ("batch", 2, "past", 8)),
+        ArraySpec("past_key_values.0.encoder.key", "float32", ("batch", 2, "source", 8)),
+    ]
+    first, later = (
+        make_inputs(specs, Workload(tokens=7), tokens, past) for tokens, past in ((7, 0), (1, 9))
+    )
+    assert [array.shape for array in first.values()] == [
+        (1, 7), (1, 7), (1,), (1, 2, 0, 8), (1, 2, 7, 8),
+    ]  # fmt: skip
+    assert [array.shape for array in later.values()] == [
+        (1, 7), (1, 1), (1,), (1, 2, 9, 8), (1, 2, 7, 8),
+    ]  # fmt: skip
+    assert (first["use_cache_branch"].item(), later["use_cache_branch"].item()) == (False, True)
+    assert first["input_ids"].max() > 1
+
+
 def test_only_the_first_input_has_many_codes() -> None:
     ids = ArraySpec("input_ids", "int64", ("batch", "sequence"))
     # The table of token types may have one row.

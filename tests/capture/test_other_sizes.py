@@ -31,7 +31,7 @@ DEPENDENT = {
     "a kernel of half the image": (
         lambda a: nn.functional.avg_pool2d(a, (a.shape[2] // 2, 3)), "kernel_size [8, 3] in one",
     ),
-    "a number from a size": (lambda a: a * int(a.shape[2] * 0.5), "mul with other 8 in one"),
+    "a number from a size": (lambda a: a * float(a.shape[2] * 0.5), "mul with other 8.0 in one"),
 }  # fmt: skip
 
 
@@ -55,6 +55,8 @@ def test_only_the_axis_that_decides_is_fixed() -> None:
 
 
 INDEPENDENT = {
+    "a whole number from a size": lambda a: a * int(a.shape[2] * 0.5),
+    "a length": lambda a: a * len(a),
     "pooling to a grid": lambda a: nn.functional.adaptive_avg_pool2d(a, 2),
     "windows of eight": lambda a: a.reshape(a.shape[0], 4, 8, a.shape[2] // 8, a.shape[3]),
     "one map": lambda a: a.mean((2, 3), keepdim=True).expand_as(a),

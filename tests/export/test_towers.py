@@ -164,3 +164,24 @@ def test_the_folder_says_which_text_fits_an_image(
     assert "16 numbers" in capfd.readouterr().out
     assert run(["run", str(folder), "t1", "t2 t3"]) == 0
     assert capfd.readouterr().out.count("16 numbers") == 2
+
+
+def test_towers_are_verified_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MODELS["zero-shot-image-classification/clip"].save(tmp_path / "clip")
+    awqc.compile(tmp_path / "clip", output_dir=tmp_path / "out", formats=("onnx", "pt2"), **CHEAP)
+    again = ["verify", str(tmp_path / "out"), "--provider", "cpu"]
+    assert run(again) == 0
+    model = onnx.load(tmp_path / "out" / TEXT_TOWER)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 1:
+            values = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "out" / TEXT_TOWER)
+    capsys.readouterr()
+    assert run(again) == 1
+    assert "text_model.onnx, opened by itself" in capsys.readouterr().err
+    (tmp_path / "out" / IMAGE_TOWER).unlink()
+    (tmp_path / "out" / TEXT_TOWER).unlink()
+    (tmp_path / "out" / IMAGE_TOWER).write_bytes(b"no model")
+    assert run(again) == 1
+    assert "text_model.onnx is missing" in capsys.readouterr().err

@@ -14,16 +14,20 @@ import pytest
 import torch
 
 import awqc
+from awqc.cli import run
 from awqc.errors import Note, UsageError
+from awqc.front_door import plan_compile
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import capture_parts
 from awqc.huggingface.samples import Sample
 from awqc.huggingface.tasks import find_task
+from awqc.options import parse_options
 from awqc.running.runner import Runner
 from awqc.runtimes.encoder_decoder import EncoderDecoder
 from awqc.runtimes.text_of import TextOf
 from awqc.whole.folder_files import write_encoder_decoder, write_layout
+from awqc.whole.plans import WholePlan
 from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
 
@@ -105,6 +109,35 @@ def test_the_report_tells_of_parts_and_of_the_whole(
     assert {"source": "encoder.last_hidden_state", "target": "cross.encoder_hidden_states"} in (
         report["wiring"]
     )
+
+
+def test_a_plan_foresees_the_parts_and_their_batches(
+    compiled: tuple[awqc.CompiledBundle, Path],
+    source: tuple[Path, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = plan_compile(source[0], None, parse_options(**CHEAP))
+    assert isinstance(plan, WholePlan)
+    parts = compiled[0].report["parts"]
+    assert {name: each.forecast.batches for name, each in plan.parts.items()} == {
+        name: part["calibration"]["batches"] for name, part in parts.items()
+    }
+    assert plan.fits
+    assert plan.peak >= max(each.forecast.peak(each.bounds) for each in plan.parts.values())
+    assert plan.total_seconds > plan.seconds > 0
+    small = replace(plan, recorded=plan.limit)
+    assert not small.fits
+    assert "fewer samples" in small.told()
+    assert run(["plan", str(source[0]), "--num-samples", "6", "--memory", "1MB"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "encoder: " in told
+    assert "--memory leaves 0.0 GB" in told
+    assert "together: " in told
+    assert run(["plan", str(source[0]), "--num-samples", "6", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["parts"]) == ["encoder", "cross", "decoder"]
+    assert run(["plan", str(source[0]), "--num-samples", "1"]) == 2
+    assert "give two at least" in capsys.readouterr().err
 
 
 def test_its_tokens_are_those_of_generate_with_the_compiled_parts(

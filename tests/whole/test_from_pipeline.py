@@ -13,9 +13,12 @@ import torch
 import awqc
 from awqc.cli import run
 from awqc.errors import UsageError
+from awqc.front_door import plan_compile
 from awqc.huggingface.diffusion import DiffusionFolder
+from awqc.options import parse_options
 from awqc.recording.entries import EntryPoint
 from awqc.whole.from_pipeline import pipeline_names
+from awqc.whole.plans import WholePlan
 from tests.tiny_pipelines import save_text_to_image, save_unconditional
 
 CHEAP: dict[str, Any] = {
@@ -47,6 +50,10 @@ def test_a_pipeline_without_text_is_compiled(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(report["parts"]) == ["unet"]
     assert all(gap["psnr_db"] > 25 for gap in report["run"]["outputs"].values())
+    plan = plan_compile(tmp_path / "made", None, parse_options(num_samples=5))
+    assert isinstance(plan, WholePlan)
+    (unet,) = plan.parts.values()
+    assert unet.forecast.batches == report["parts"]["unet"]["calibration"]["batches"]
     session = ort.InferenceSession(str(tmp_path / "out" / "unet" / "model.onnx"))
     sample, step = torch.randn(4, 3, 16, 16), torch.tensor(7)
     feeds = {"sample": sample.numpy(), "timestep": step.numpy()}

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import awqc
 from awqc.errors import CaptureError, UsageError, VerificationError
+from awqc.options import parse_options
 from awqc.runtimes.loading import load
-from awqc.whole import from_run
+from awqc.whole import recorded_run
 from awqc.whole.compiling import CompiledBundle
 from tests.whole.pipes import Pipe, draw
 
@@ -208,16 +209,82 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], says: str)
         awqc.compile(Texty(), **{"run": twice(X), **CHEAP, **options})
 
 
+class Steps(nn.Module):
+    """A decoder with a cache: what it read before comes back as keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.key = nn.Embedding(64, 32), nn.Linear(32, 32)
+        self.value, self.head = nn.Linear(32, 32), nn.Linear(32, 64)
+
+    def forward(
+        self, ids: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        rows = self.table(ids)
+        key, value = self.key(rows), self.value(rows)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 1), torch.cat([past[1], value], 1)
+        seen = torch.softmax(rows @ key.transpose(1, 2), -1) @ value
+        return self.head(rows + seen), (key, value)
+
+
+def in_steps(model: nn.Module) -> list[Tensor]:
+    """Logits of a prompt, and of some tokens behind it, for prompts of several sizes."""
+    made = []
+    for rows, count in ((2, 5), (3, 7), (2, 4), (1, 6), (2, 9)):
+        ids = (torch.arange(rows * count) * 7 % 64).reshape(rows, count)
+        logits, past = model(ids)
+        for step in range(3):
+            logits, past = model(ids[:, step : step + 1], past=past)
+            made.append(logits)
+    return made
+
+
+def test_calls_of_two_forms_become_two_graphs(tmp_path: Path) -> None:
+    bundle = awqc.compile(Steps(), run=in_steps, output_dir=tmp_path / "out", **CHEAP)
+    assert list(bundle.parts) == ["model", "model_with_past"]
+    assert bundle.report["calls"] == {"model": 5, "model_with_past": 15}
+    (rows,) = {gap["cosine"] > 0.95 for gap in bundle.report["run"]["outputs"].values()}
+    assert rows
+    inputs = {part: [str(spec) for spec in load(tmp_path / "out" / part, "cpu").inputs]
+              for part in bundle.parts}  # fmt: skip
+    assert [text.partition("=")[0] for text in inputs["model_with_past"]] == [
+        "ids", "past.0", "past.1",
+    ]  # fmt: skip
+    weights = {layer["name"]: layer for layer in bundle.report["parts"]["model"]["layers"]}
+    again = {layer["name"]: layer for layer in bundle.report["parts"]["model_with_past"]["layers"]}
+    assert weights.keys() == again.keys()
+    assert bundle.report["shared"]["model"]
+
+
+def test_a_form_that_was_not_recorded_is_told() -> None:
+    bundle = awqc.compile(Branches(), run=in_forms, **CHEAP)
+    assert list(bundle.parts) == ["model", "model_with_other"]
+    recorded = recorded_run.record_run(Branches(), in_forms, parse_options())
+    folders = {name: part.folder for name, part in bundle.parts.items()}
+    with (
+        recorded_run.parts_instead(recorded.modules, recorded.parts, folders),
+        pytest.raises(CaptureError, match="is called with x, factor, other, as it was not"),
+    ):
+        recorded.model(X, factor=torch.ones(2, 32), other=X)
+
+
+def in_forms(model: nn.Module) -> list[Tensor]:
+    both = torch.cat([X, X])
+    return [model(X), model(both), model(X, other=X), model(both, other=both)]
+
+
 def test_a_whole_that_lost_too_much_is_not_published(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = from_run._compiled
+    whole = recorded_run._compiled
 
-    def damaged(part: Any, own: Any, compiled: Any) -> Any:
-        method = whole(part, own, compiled)
+    def damaged(forms: Any, own: Any, folders: Any) -> Any:
+        method = whole(forms, own, folders)
         return lambda *args, **kwargs: -method(*args, **kwargs)
 
-    monkeypatch.setattr(from_run, "_compiled", damaged)
+    monkeypatch.setattr(recorded_run, "_compiled", damaged)
     with pytest.raises(VerificationError, match="the whole, run with its parts compiled: the loss"):
         awqc.compile(Texty(), run=twice(torch.randn(2, 32)), output_dir=tmp_path / "out", **CHEAP)
     assert not (tmp_path / "out").exists()
