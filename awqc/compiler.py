@@ -41,6 +41,7 @@ from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
 from awqc.options import Options, parse_options
 from awqc.options.declare import takes
+from awqc.options.for_target import target_of
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.journal import Journal
 from awqc.passes.pipeline import Observe, Pipeline
@@ -171,7 +172,6 @@ def _compile(
     ranks: Ranks,
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
-    runs_on = find_target(options.target)
     warm_up(options.formats)
     original_bytes = stored_bytes(program)
     body, closing = widen(program, options, pipeline, observe)
@@ -197,7 +197,7 @@ def _compile(
         trials = take_trials(original)
         step_trials(original, "the original")
         if options.head_bits == AUTO and options.recipe is None:
-            chosen = choose_head(original, body, reference, runs_on)
+            chosen = choose_head(original, body, reference, find_target(options.target))
             notify(Note(f"the head has {chosen.width} bits: {chosen.reason}"))
             pipeline, body = (each.with_head_bits(chosen.width) for each in (pipeline, body))
     watched = reference.batches[0]
@@ -219,6 +219,7 @@ def _compile(
     folder = files.path
     with _timed(timing, "export"):
         final = in_final_dtype(program, closing, observe)
+        runs_on = target_of(options, reference.batches)
         write_formats(program, final, folder, options.formats, runs_on)
         for text in misfits(folder, runs_on):
             notify(Note(text, warning=True))

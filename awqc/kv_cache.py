@@ -16,6 +16,12 @@ ROW_BY_ROW = "awqc.row_by_row"
 SHARED_CACHE = "awqc.shared_cache"
 """Metadata of a model: ``1`` where a past and the present that comes of it may be one buffer."""
 
+POSITIONS, MASK = "position_ids", "attention_mask"
+"""Inputs of a decoder: where each token stands, and which tokens and places are no padding."""
+PLACES = "awqc.places"
+"""Metadata of a model: ``1`` where it has no input for positions, and counts them from the first
+place of the cache."""
+
 TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
 """Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
 IMAGE_TOKEN = "awqc.image_token"

@@ -40,12 +40,12 @@ MAY_USE: dict[str, str] = {
     "fusion": "kv_cache runtimes targets",
     "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine "
     "numerics program runtimes targets weights",
-    "verify": "artifacts capture data errors executor export findings graph huggingface machine "
-    "numerics probes program runtimes sources",
+    "verify": "artifacts capture data errors executor export findings graph huggingface kv_cache "
+    "machine numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export findings numerics passes runtimes targets",
+    "options": "artifacts effort errors export findings kv_cache numerics passes runtimes targets",
     "stages": "artifacts capture data errors export graph machine numerics options passes program "
     "runtimes sources targets verify weights",
     "compiler": "artifacts calling capture data errors executor export machine options passes "

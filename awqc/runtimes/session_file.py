@@ -146,6 +146,12 @@ def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | b
     return bytes(proto.SerializeToString())
 
 
+def metadata_of(model: Path) -> dict[str, str]:
+    """What ``model`` tells of itself."""
+    told = onnx.load(model, load_external_data=False).metadata_props
+    return {entry.key: entry.value for entry in told}
+
+
 def set_levels(proto: onnx.ModelProto, levels: Mapping[str, int]) -> None:
     """Write accuracy levels into the MatMulNBits nodes that ``levels`` names."""
     for node in proto.graph.node:

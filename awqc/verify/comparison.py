@@ -13,6 +13,7 @@ from torch import Tensor
 from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
+from awqc.verify.counted import behind_padding, counted_pieces, counted_trials, counts_places
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.reference import Reference
@@ -94,7 +95,11 @@ def compare(
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
         what = f"the {form} form in {runtime}"
         found = _measure(program, reference, quantized, model)
-        return found, try_form(program, partial(_run, model), what, trials)
+        run = partial(_run, model)
+        if not counts_places(program, model):
+            return found, try_form(program, run, what, trials)
+        tried = try_form(program, run, what, counted_trials(program, trials))
+        return found, (*tried, *behind_padding(program, run))
 
     # The first model is gone before the second is opened: each holds all weights.
     exact, sizes = try_exactly(opened(exact=True))
@@ -127,8 +132,10 @@ def _measure(
     program: Program, reference: Reference, quantized: Sequence[Outputs], model: LoadedModel
 ) -> _Measured:
     found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
-    read = PieceReader(program, partial(_run, model))
-    for piece, wanted, near in zip(reference.pieces, reference.outputs, quantized, strict=True):
+    read, pieces = PieceReader(program, partial(_run, model)), reference.pieces
+    if counts_places(program, model):
+        pieces, quantized = counted_pieces(program, pieces, quantized)
+    for piece, wanted, near in zip(pieces, reference.outputs, quantized, strict=True):
         outputs, batch = read(piece), piece.batch
         gather(program, found.near, outputs, near, batch, states=True)
         gather(program, found.original, outputs, wanted, batch, states=False)
