@@ -41,7 +41,6 @@ from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
 from awqc.options import Options, parse_options
 from awqc.options.declare import takes
-from awqc.options.for_target import target_of
 from awqc.passes.convert_dtype import DTYPES
 from awqc.passes.journal import Journal
 from awqc.passes.pipeline import Observe, Pipeline
@@ -62,7 +61,7 @@ from awqc.stages.asked import (
 from awqc.stages.foreseen import plan_of
 from awqc.stages.head import choose_head
 from awqc.stages.kept import keeping
-from awqc.stages.written import in_final_dtype, write_formats
+from awqc.stages.written import in_final_dtype, target_of, write_formats
 from awqc.targets.known import AUTO, find_target
 from awqc.verify.layers import compare_layers, float_layers
 from awqc.verify.levels import settle_levels

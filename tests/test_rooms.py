@@ -45,9 +45,9 @@ MAY_USE: dict[str, str] = {
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report runtimes sources",
     "effort": "passes",
-    "options": "artifacts effort errors export findings kv_cache numerics passes runtimes targets",
-    "stages": "artifacts capture data errors export graph machine numerics options passes program "
-    "runtimes sources targets verify weights",
+    "options": "artifacts effort errors export findings numerics passes runtimes targets",
+    "stages": "artifacts capture data errors export graph kv_cache machine numerics options passes "
+    "program runtimes sources targets verify weights",
     "compiler": "artifacts calling capture data errors executor export machine options passes "
     "program report sources stages targets verify",
     "partial": "artifacts capture compiler data errors machine numerics options passes recording "

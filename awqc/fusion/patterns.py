@@ -20,7 +20,7 @@ from awqc.fusion.inner_rotations import turn_inside
 from awqc.fusion.logits import start_logits
 from awqc.fusion.lookups import drop_whole_lookups
 from awqc.fusion.norms import fuse_skip_norms
-from awqc.fusion.packing import pack_heads
+from awqc.fusion.packed_heads import pack_heads
 from awqc.fusion.tidy import drop_idle, join_unsqueezes
 from awqc.fusion.uncached_attention import fuse_attention
 from awqc.fusion.workbench import CONTRIB, Workbench

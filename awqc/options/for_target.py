@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from awqc.errors import UsageError, spelled
-from awqc.kv_cache import MASK, PAST, POSITIONS
-from awqc.runtimes.counted_places import why_not_places
 from awqc.targets.base import ONNX, ORT, Target
 from awqc.targets.known import AUTO, TWO_BIT, find_target
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from awqc.options.compile_options import Options
 
 A_ROW = -1
@@ -44,22 +39,6 @@ def fitted(options: Options) -> Options:
     if options.group_size == AUTO and best != max(best, *target.block_sizes[1:3]):
         changed["group_size"] = best
     return replace(options, **changed)
-
-
-def target_of(options: Options, batches: Sequence[Mapping[str, Tensor]]) -> Target:
-    """What runs the model, as it was asked for.
-
-    It is given positions where that was asked for, and where ``batches`` have others than places in
-    a cache.
-    """
-    told = [
-        {name: value.numpy() for name, value in batch.items() if name in (POSITIONS, MASK)}
-        | {name: value for name, value in batch.items() if name.startswith(PAST)}
-        for batch in batches
-    ]
-    given = options.positions != AUTO or any(map(why_not_places, told))
-    target = find_target(options.target)
-    return replace(target, turns_positions=target.turns_positions and not given)
 
 
 def _check(options: Options, target: Target) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from awqc.artifacts.json_files import read_json
@@ -147,8 +148,12 @@ def _edited(model: Path, level: str | None, fixed: Mapping[str, int]) -> str | b
 
 
 def metadata_of(model: Path) -> dict[str, str]:
-    """What ``model`` tells of itself."""
-    told = onnx.load(model, load_external_data=False).metadata_props
+    """What ``model`` tells of itself; nothing where it does not read as one, which opening it
+    says."""
+    try:
+        told = onnx.load(model, load_external_data=False).metadata_props
+    except DecodeError:
+        return {}
     return {entry.key: entry.value for entry in told}
 
 
