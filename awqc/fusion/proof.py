@@ -6,7 +6,7 @@ in two, and with padding anywhere, of which some tokens see nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,7 +73,7 @@ class Prover:
     """
 
     graph: Any
-    _known: dict[tuple[bytes, bytes, bool], str | None] = field(default_factory=dict)
+    _known: dict[tuple[bytes, bytes, bool, bool], str | None] = field(default_factory=dict)
 
     def why_not(
         self,
@@ -81,6 +81,8 @@ class Prover:
         after: Sequence[Value],
         stops: Sequence[Value],
         positions: Value | None = None,
+        *,
+        padding: bool = True,
     ) -> str | None:
         """Why ``after`` are not the same values as ``before``, or None if they are.
 
@@ -89,17 +91,18 @@ class Prover:
             stops: values whose own making is not in question.
             positions: an input that has the places of tokens. All values must be the same then,
                 and the first also where positions are counted from elsewhere in each row.
+            padding: whether the first value counts at tokens that are padding themselves.
         """
         old, new = (Region.between(stops, outputs) for outputs in (before, after))
         if any(value.dtype is None for value in (*old.inputs, *new.inputs)):
             return "the type of a value is not known"
         models = (old.model(), new.model())
-        key = (*models, positions is not None)
+        key = (*models, positions is not None, padding)
         if key not in self._known:
-            why = self._compare(old, new, models, REGIMES, positions)
+            why = self._compare(old, new, models, REGIMES, positions, padding)
             if why is None and positions is not None:
                 first = replace(old, outputs=old.outputs[:1])
-                why = self._compare(first, new, models, SHIFTED, positions)
+                why = self._compare(first, new, models, SHIFTED, positions, padding)
             self._known[key] = why
         return self._known[key]
 
@@ -110,6 +113,7 @@ class Prover:
         models: tuple[bytes, bytes],
         regimes: Sequence[Regime],
         positions: Value | None,
+        padding: bool,
     ) -> str | None:
         """How the outputs of ``old`` differ from the first of ``new``."""
         inputs = list(dict.fromkeys((*old.inputs, *new.inputs)))
@@ -124,11 +128,22 @@ class Prover:
             )
         except ORT_ERRORS as error:
             return str(error).strip().splitlines()[-1].rpartition("Status Message: ")[2]
-        for regime, wanted, found in zip(regimes, first, second, strict=True):
+        for regime, feed, wanted, found in zip(regimes, feeds, first, second, strict=True):
+            if not padding:
+                tokens = self._tokens(feed, regime)
+                wanted[0], found[0] = (_at(each[0], tokens) for each in (wanted, found))
             for value, reference, now in zip(old.outputs, wanted, found, strict=False):
                 if (why := _differ(reference, now)) is not None:
                     return f"{value.name} {why} ({regime})"
         return None
+
+    def _tokens(self, feed: Mapping[Value, Array], regime: Regime) -> Array:
+        """``(batch, sequence)``, which tokens are no padding, by the flags in ``feed``."""
+        flags = np.ones((regime.batch, regime.past + regime.sequence), bool)
+        for value, array in feed.items():
+            if array.shape == flags.shape and (dims(value) or [""])[-1] in self._flagged():
+                flags &= array > 0
+        return flags[:, regime.past :]
 
     def _feeds(
         self, inputs: Sequence[Value], regime: Regime, positions: Value | None
@@ -182,6 +197,12 @@ class Prover:
         """Sizes of past and new tokens together, which a cache has when it comes out."""
         out = [value for value in self.graph.outputs if str(value.name).startswith(PRESENT)]
         return {str(sizes[2]) for value in out if (sizes := dims(value)) and len(sizes) == 4}
+
+
+def _at(result: Array, tokens: Array) -> Array:
+    """``result`` at ``tokens``, which come first or behind heads in it."""
+    first = result if result.shape[:2] == tokens.shape else np.moveaxis(result, 2, 1)
+    return first[tokens]
 
 
 def _made_up(value: Value, shape: list[Any], regime: Regime, flagged: bool, rng: Any) -> Array:
