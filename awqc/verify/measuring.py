@@ -48,10 +48,10 @@ def gather(
     carried = program.scaled_outputs()
     for name, value, reference in zip(names or program.outputs, now, wanted, strict=True):
         if states or name not in carried:
-            gaps.add(name, *counting(program, batch, name, value, reference))
+            gaps.add(name, *by_tokens(program, batch, name, value, reference))
 
 
-def counting(
+def by_tokens(
     program: Program, batch: Batch, name: str, now: Tensor, wanted: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Two values of the output ``name`` with tokens next to rows, and the mask of those that count.

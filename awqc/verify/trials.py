@@ -20,7 +20,7 @@ from awqc.probes.resized import padded_batches, resized_batch
 from awqc.probes.sizes import Attempt, attempts, breaking
 from awqc.program import Batch, Program
 from awqc.verify.gap import Gap
-from awqc.verify.measuring import counting
+from awqc.verify.measuring import by_tokens
 from awqc.verify.reference import in_dtypes, waiting_outputs
 
 Outputs = tuple[Tensor, ...]
@@ -208,6 +208,6 @@ def _furthest(
             )
         if reference.is_floating_point():
             gap = Gap()
-            gap.add(*counting(program, wanted.batch, name, now, reference))
+            gap.add(*by_tokens(program, wanted.batch, name, now, reference))
             gaps.append(SizeGap(wanted.where, name, measure(gap)))
     return max(gaps, key=lambda gap: gap.rel, default=None)
