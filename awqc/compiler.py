@@ -61,7 +61,7 @@ from awqc.stages.asked import (
 from awqc.stages.foreseen import plan_of
 from awqc.stages.head import choose_head
 from awqc.stages.kept import keeping
-from awqc.stages.written import in_final_dtype, write_formats
+from awqc.stages.written import in_final_dtype, target_of, write_formats
 from awqc.targets.known import AUTO, find_target
 from awqc.verify.layers import compare_layers, float_layers
 from awqc.verify.levels import settle_levels
@@ -171,7 +171,6 @@ def _compile(
     ranks: Ranks,
 ) -> Compiled:
     pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
-    runs_on = find_target(options.target)
     warm_up(options.formats)
     original_bytes = stored_bytes(program)
     body, closing = widen(program, options, pipeline, observe)
@@ -197,7 +196,7 @@ def _compile(
         trials = take_trials(original)
         step_trials(original, "the original")
         if options.head_bits == AUTO and options.recipe is None:
-            chosen = choose_head(original, body, reference, runs_on)
+            chosen = choose_head(original, body, reference, find_target(options.target))
             notify(Note(f"the head has {chosen.width} bits: {chosen.reason}"))
             pipeline, body = (each.with_head_bits(chosen.width) for each in (pipeline, body))
     watched = reference.batches[0]
@@ -219,6 +218,7 @@ def _compile(
     folder = files.path
     with _timed(timing, "export"):
         final = in_final_dtype(program, closing, observe)
+        runs_on = target_of(options, reference.batches)
         write_formats(program, final, folder, options.formats, runs_on)
         for text in misfits(folder, runs_on):
             notify(Note(text, warning=True))

@@ -20,6 +20,12 @@ CACHE_FLAG = "use_cache_branch"
 """Input of a decoder that makes what it needs of its encoder at the first call: whether there is a
 past."""
 TOKENS = "input_ids"
+POSITIONS, MASK = "position_ids", "attention_mask"
+"""Inputs of a decoder: where each token stands, and which tokens and places are no padding."""
+PLACES = "awqc.places"
+"""Metadata of a model: ``1`` where it has no input for positions, and counts them from the first
+place of the cache."""
+
 TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
 """Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
 IMAGE_TOKEN = "awqc.image_token"

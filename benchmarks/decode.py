@@ -7,14 +7,18 @@ another exporter wrote with the same names of inputs and outputs. Models take tu
 medians. ``prefill``: tokens a second of a prompt of 256, of which the logits of the last token are
 asked for where the model can be asked; ``decode``: tokens a second behind it; ``step_ms``: of one
 token behind 1000. A cache that can be shared stays where it is; ``--share NAME`` says that of a
-model which does not say it of itself. ``nodes`` is the graph as onnxruntime runs it. Models take
-turns step by step, so that whatever else the machine does meets all alike.
+model which does not say it of itself. ``--zero-points NAME`` measures that model once more, with
+zero points in its 4-bit products where they have none: kernels take longer with them. ``nodes`` is
+the graph as onnxruntime runs it. Models take turns step by step, so that whatever else the machine
+does meets all alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -34,6 +38,8 @@ from awqc.runtimes.ort_model import OrtModel
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 PROMPT, NEW, LONG, STEPS, TURNS = 256, 32, 1000, 16, 5
 FIRST_ID = 100
+PLAIN, MIDDLES = 3, 0x88
+"""Operands of a product without zero points, and two of these beside each other."""
 Array = np.ndarray[Any, Any]
 
 
@@ -126,22 +132,44 @@ def nodes(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in graph.node)
 
 
+def with_zero_points(source: Path, folder: Path) -> Path:
+    """The model ``source`` in ``folder``, its symmetric 4-bit products with zero points in the
+    middle, which compute the same."""
+    model = onnx.load(source)
+    for node in model.graph.node:
+        told = {each.name: each.i for each in node.attribute}
+        if node.op_type == "MatMulNBits" and len(node.input) == PLAIN and told["bits"] == 4:
+            blocks = -(-told["K"] // told["block_size"])
+            zeros = np.full((told["N"], (blocks + 1) // 2), MIDDLES, np.uint8)
+            node.input.append(f"{node.input[1]}.zero_points")
+            model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, node.input[-1]))
+    target = folder / "model.onnx"
+    onnx.save(model, target, save_as_external_data=True, location="model.onnx.data")
+    return target
+
+
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--share", action="append", default=[], metavar="NAME")
+    parser.add_argument("--zero-points", action="append", default=[], metavar="NAME")
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, scratch)
     files = {
         name: Path(folder) / "model.onnx"
         for name, _, folder in (model.partition("=") for model in arguments.models)
     }
+    for name in arguments.zero_points:
+        (scratch / name).mkdir()
+        files[f"{name}, zero points"] = with_zero_points(files[name], scratch / name)
     models = {
         name: OrtModel(file, threads=1, fixed={LOGITS_START: -1}) for name, file in files.items()
     }
-    shared = {name: (model, model.shares_cache or name in arguments.share)
+    shared = {name: (model, model.shares_cache or name.partition(",")[0] in arguments.share)
               for name, model in models.items()}  # fmt: skip
     made = [turns(shared) for _ in range(arguments.turns)]
     result = {

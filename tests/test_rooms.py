@@ -40,13 +40,13 @@ MAY_USE: dict[str, str] = {
     "fusion": "kv_cache runtimes targets",
     "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine "
     "numerics program runtimes targets weights",
-    "verify": "artifacts capture data errors executor export findings graph huggingface machine "
-    "numerics probes program runtimes sources",
+    "verify": "artifacts capture data errors executor export findings graph huggingface kv_cache "
+    "machine numerics probes program runtimes sources",
     "report": "artifacts errors findings graph machine program verify",
     "bench": "artifacts errors export kv_cache machine report running runtimes sources",
     "options": "artifacts errors export findings numerics passes runtimes targets",
-    "stages": "artifacts capture data errors export graph machine numerics options passes program "
-    "runtimes sources targets verify weights",
+    "stages": "artifacts capture data errors export graph kv_cache machine numerics options passes "
+    "program runtimes sources targets verify weights",
     "compiler": "artifacts calling capture data errors executor export machine options passes "
     "program report sources stages targets verify",
     "partial": "artifacts capture compiler data errors machine numerics options passes recording "

@@ -63,7 +63,7 @@ def command(
     --against, against the original. A model of several graphs is verified part by part, and with
     --against as a whole. Exit code 1 where they disagree.
     """
-    from awqc.data.text import FEWEST_SAMPLES
+    from awqc.data.text_batches import FEWEST_SAMPLES
     from awqc.machine.terminal import console, echo
     from awqc.options.compile_options import Options, parse_options
     from awqc.report.printed import print_verification

@@ -17,11 +17,10 @@ from awqc.export.awq import Awq
 from awqc.export.compressed_tensors import CompressedTensors
 from awqc.export.serving import ServingFormat, write_serving
 from awqc.export.whole_numbers import why_not_onnx, why_not_ort
-from awqc.kv_cache import SHARED_CACHE
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.ggml_blocks import why_not_gguf
 from awqc.program import Program
-from awqc.runtimes.session_file import MODEL, TUNED
+from awqc.runtimes.session_file import MODEL, TUNED, metadata_of
 from awqc.targets.base import Target
 from awqc.targets.known import ORT_CPU
 
@@ -136,18 +135,8 @@ def write_companions(program: Program, folder: Path) -> None:
     source = HFFolder.of(program)
     for place in (folder, folder / TUNED):
         if place.is_dir():
-            write_runner_files(program, source, place, shared_cache=_shares_cache(place))
-
-
-def _shares_cache(place: Path) -> bool:
-    """Whether the model in ``place`` says that its past and its present may be one buffer."""
-    path = place / MODEL
-    if not path.is_file():
-        return False
-    import onnx
-
-    told = onnx.load(path, load_external_data=False).metadata_props
-    return any(entry.key == SHARED_CACHE and entry.value == "1" for entry in told)
+            told = metadata_of(place / MODEL) if (place / MODEL).is_file() else {}
+            write_runner_files(program, source, place, told)
 
 
 def check_held(names: Sequence[str], asked: WeightFormat) -> None:

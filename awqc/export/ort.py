@@ -28,6 +28,7 @@ from awqc.errors import ExportError
 from awqc.export.ort_data import DataFile
 from awqc.export.ort_products import Product, find_products, side_by_side
 from awqc.export.ort_weights import SCALES, is_codes, table_codes, why_not
+from awqc.fusion.onnx_values import dims
 from awqc.fusion.patterns import fuse
 from awqc.fusion.workbench import CONTRIB
 from awqc.targets.base import PRODUCT, TABLE, Target
@@ -142,9 +143,11 @@ class Rewriter:
         node.name = "+".join(str(product.node.name) for product in group)
         node.outputs[0].name = f"{node.name}.result"
         node.outputs[0].type = first.node.outputs[0].type
-        sizes = self._initializer(f"{name}.rows", np.array([p.rows for p in group], np.int64))
+        if (sizes := dims(first.node.outputs[0])) is not None:
+            node.outputs[0].shape = ir.Shape([*sizes[:-1], attributes["N"]])
+        rows = self._initializer(f"{name}.rows", np.array([p.rows for p in group], np.int64))
         split = ir.node(
-            "Split", [node.outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(group)
+            "Split", [node.outputs[0], rows], attributes={"axis": -1}, num_outputs=len(group)
         )
         split.name = f"{node.name}/Split"
         self.graph.insert_before(first.node, [node, split])

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from awqc.export.ort import RUNS_ON, left_in_qdq
 from awqc.fusion.patterns import APART
 from awqc.fusion.workbench import CONTRIB
+from awqc.kv_cache import PLACES
 from awqc.runtimes.ort_fusion import FUSED_OPS
 from awqc.runtimes.session_file import read_levels
 from awqc.targets.known import AUTO, find_target
@@ -21,6 +22,7 @@ from awqc.targets.known import AUTO, find_target
 def describe_ort(path: Path) -> dict[str, Any]:
     """Numbers of nodes, products at each accuracy level, what is left in QDQ form and why.
 
+    ``positions`` says whether the model is ``given`` them or counts ``places`` in its cache itself.
     ``fused`` counts operations that took the place of several, and ``apart`` has the reason of each
     attention, rotation and norm that stayed as it was.
     """
@@ -42,5 +44,6 @@ def describe_ort(path: Path) -> dict[str, Any]:
         "left": left_in_qdq(ir.load(path), target),
         "nodes": len(proto.graph.node),
         "fused": {op: count for op, count in sorted(nodes.items()) if op not in FUSED_OPS},
+        "positions": "places" if told.get(PLACES) == "1" else "given",
         "apart": json.loads(told.get(APART, "{}")),
     }

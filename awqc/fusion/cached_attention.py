@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from awqc.fusion.heads import apart, flat
@@ -38,6 +39,8 @@ class Attention:
         keys: node that joins the past keys ``(batch, own heads, past, width)`` and the new.
         values: node that joins the values likewise.
         biases: what is added to the scores, minus infinity where nothing is seen.
+        hidden: true where nothing is seen.
+        sink: a score for each head that takes its share of the weights.
     """
 
     query: Value
@@ -47,6 +50,8 @@ class Attention:
     biases: tuple[Value, ...]
     scale: float
     cap: float
+    hidden: tuple[Value, ...]
+    sink: Value | None
 
 
 def fuse_cached_attention(bench: Workbench) -> None:
@@ -79,8 +84,11 @@ def _fuse(bench: Workbench, found: Attention) -> None:
     turned = [fuse_rotary(bench, each) for each in (found.query, key)]
     read = [flat(bench, each) for each in (*turned, value)]
     inputs = [*(each.value for each in read), past_key, past_value, *_lengths(bench, found)]
-    bias = added(bench, found.biases, found.query)
-    inputs += [] if bias is None else [None, None, None, bias]
+    inputs += [None, None, None, added(bench, found.biases, found.query, found.hidden)]
+    if found.sink is not None:
+        inputs.append(bench.constant(found.sink.const_value.numpy().reshape(-1), _kind(found)))
+    while inputs[-1] is None:
+        inputs.pop()
     kept = found.keys.outputs[0], found.values.outputs[0]
     attributes: dict[str, Any] = {
         "num_heads": heads_of(found.query)[0],
@@ -94,19 +102,30 @@ def _fuse(bench: Workbench, found: Attention) -> None:
     )
     if found.result.seeing is not None and found.query.dtype != ir.DataType.FLOAT:
         # in float32 the kernel makes zeros where all that is added is the lowest number
-        result = zeroed(bench, result, found.result.seeing, found.query.dtype.numpy())
+        result = zeroed(bench, result, found.result.seeing, _kind(found))
     made = apart(bench, result, found.result.value, heads_first=found.result.heads_first)
     new = {found.result.value: made, kept[0]: keys, kept[1]: values}
-    why = bench.switch(CACHED_ATTENTION, new, [each.origin for each in read])
-    if why is not None:
+    stops = [each.origin for each in read]
+    why = bench.why_not(new, stops)
+    if why is not None and bench.why_not(new, stops, padding=False) is None:
+        why = None  # tokens that see nothing are padding themselves, which nothing reads
+        bench.padding_differs = True
+    if why is None:
+        bench.put(CACHED_ATTENTION, new)
+    else:
         raise Apart(f"{CACHED_ATTENTION} does not compute the same: {why}")
+
+
+def _kind(found: Attention) -> np.dtype[np.generic]:
+    kind: np.dtype[np.generic] = found.query.dtype.numpy()
+    return kind
 
 
 def _match(softmax: Node) -> Attention | None:
     """The attention of ``softmax``; None if it reads no cache."""
     scores = read_scores(softmax.inputs[0])
     keys = _joined(through(scores.product.inputs[1])[0])
-    product = product_with_values(softmax.outputs[0])
+    product = product_with_values(softmax.outputs[0], sink=scores.sink is not None)
     values = _joined(through(product.inputs[1])[0])
     if keys is None or values is None:
         return None
@@ -121,7 +140,12 @@ def _match(softmax: Node) -> Attention | None:
         raise Apart("its heads cannot be shared out among those of the keys")
     scale = scores.scale * factor * own
     result = read_result(product.outputs[0], heads, width)
-    return Attention(query, keys, values, result, scores.biases, scale, scores.cap)
+    sink = scores.sink
+    if sink is not None and sink.const_value.size != heads:
+        raise Apart("what stands behind its scores is not one number for each head")
+    return Attention(
+        query, keys, values, result, scores.biases, scale, scores.cap, scores.hidden, sink
+    )
 
 
 def _joined(value: Value) -> Node | None:

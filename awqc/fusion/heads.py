@@ -40,13 +40,19 @@ def flat(bench: Workbench, value: Value, *, heads_first: bool | None = None) -> 
     ``heads_first`` says whether heads come before tokens; by default its sizes do.
     """
     origin = value
+    sizes = dims(value)
     if heads_come_first(value) if heads_first is None else heads_first:
         origin = turned(value) or value
+        sizes = None if sizes is None else [sizes[place] for place in HEADS_FIRST]
         value = origin if origin is not value else bench.add("Transpose", [value], perm=HEADS_FIRST)
     node = maker(origin, "Reshape")
     if node is not None and _is_flat(node.inputs[0], origin):
         return Flat(node.inputs[0], node.inputs[0])
-    return Flat(bench.add("Reshape", [value, bench.constant([0, 0, -1])]), origin)
+    made = bench.add("Reshape", [value, bench.constant([0, 0, -1])])
+    made.type = origin.type
+    if sizes is not None and isinstance(sizes[2], int) and isinstance(sizes[3], int):
+        made.shape = ir.Shape([*sizes[:2], sizes[2] * sizes[3]])
+    return Flat(made, origin)
 
 
 def apart(bench: Workbench, value: Value, like: Value, *, heads_first: bool | None = None) -> Value:

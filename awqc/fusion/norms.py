@@ -78,7 +78,7 @@ def _fuse(bench: Workbench, norm: Norm) -> str | None:
         each if each.dtype == type_ else bench.add("Cast", [each], to=int(type_))
         for each in vectors
     ]
-    result, _, _, total = bench.add(
+    result, *unread, total = bench.add(
         kind,
         [*added.inputs, *weights],
         (norm.result, None, None, norm.source),
@@ -86,6 +86,8 @@ def _fuse(bench: Workbench, norm: Norm) -> str | None:
         at=added,
         epsilon=norm.epsilon,
     )
+    for each in unread:  # where they have a name, the kernel makes them
+        each.name = ""
     places = {norm.result: result, norm.source: total}
     return bench.switch(kind, places, [*added.inputs, *vectors])
 

@@ -16,13 +16,15 @@ import onnx_ir.passes.common as passes
 from awqc.fusion.cache import can_share, measure_past
 from awqc.fusion.cached_attention import fuse_cached_attention
 from awqc.fusion.casts import settle_casts
+from awqc.fusion.inner_rotations import turn_inside
 from awqc.fusion.logits import start_logits
 from awqc.fusion.lookups import drop_whole_lookups
 from awqc.fusion.norms import fuse_skip_norms
+from awqc.fusion.packed_heads import pack_heads
 from awqc.fusion.tidy import drop_idle, join_unsqueezes
 from awqc.fusion.uncached_attention import fuse_attention
 from awqc.fusion.workbench import CONTRIB, Workbench
-from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
+from awqc.kv_cache import PLACES, ROW_BY_ROW, SHARED_CACHE
 from awqc.targets.base import CACHED_ATTENTION, Target
 
 FUSIONS: tuple[Callable[[Workbench], None], ...] = (
@@ -32,6 +34,8 @@ FUSIONS: tuple[Callable[[Workbench], None], ...] = (
     settle_casts,  # of the weights of norms
     fuse_cached_attention,
     fuse_attention,
+    turn_inside,
+    pack_heads,
     measure_past,
     start_logits,
 )
@@ -56,5 +60,7 @@ def fuse(model: Any, target: Target) -> None:
     model.metadata_props[APART] = json.dumps(bench.apart, sort_keys=True)
     if target.shared_cache and can_share(model.graph):
         model.metadata_props[SHARED_CACHE] = "1"
+    if bench.counts_places:
+        model.metadata_props[PLACES] = "1"
     if bench.found[CACHED_ATTENTION]:
         model.metadata_props[ROW_BY_ROW] = "1"

@@ -6,8 +6,8 @@ in two, and with padding anywhere, of which some tokens see nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,19 @@ class Regime:
     sequence: int
     past: int
     padded: bool
+    shift: int = 0
+    """How many places before the first token of the first row positions are counted from; of the
+    next one more."""
 
     def __str__(self) -> str:
         padding = ", padded" if self.padded else ""
-        return f"{self.batch} x {self.sequence} tokens behind {self.past}{padding}"
+        counted = f", counted {self.shift} later" if self.shift else ""
+        return f"{self.batch} x {self.sequence} tokens behind {self.past}{padding}{counted}"
+
+    def positions(self) -> Array:
+        """``(batch, sequence)``."""
+        places = np.arange(self.past, self.past + self.sequence)
+        return places - np.arange(self.shift, self.shift + self.batch)[:, None] * bool(self.shift)
 
 
 REGIMES = (
@@ -52,6 +61,8 @@ REGIMES = (
     Regime(1, 3, 7, True),
     Regime(1, 67, 131, True),
 )
+SHIFTED = tuple(replace(each, shift=3) for each in REGIMES if not each.past)
+"""Without a past, whose keys were turned by other positions."""
 
 
 @dataclass
@@ -62,45 +73,83 @@ class Prover:
     """
 
     graph: Any
-    _known: dict[tuple[bytes, bytes], str | None] = field(default_factory=dict)
+    _known: dict[tuple[bytes, bytes, bool, bool], str | None] = field(default_factory=dict)
 
     def why_not(
-        self, before: Sequence[Value], after: Sequence[Value], stops: Sequence[Value]
+        self,
+        before: Sequence[Value],
+        after: Sequence[Value],
+        stops: Sequence[Value],
+        positions: Value | None = None,
+        *,
+        padding: bool = True,
     ) -> str | None:
         """Why ``after`` are not the same values as ``before``, or None if they are.
 
         Args:
             before: values of the graph, and ``after`` those that are to take their places.
             stops: values whose own making is not in question.
+            positions: an input that has the places of tokens. All values must be the same then,
+                and the first also where positions are counted from elsewhere in each row.
+            padding: whether the first value counts at tokens that are padding themselves.
         """
         old, new = (Region.between(stops, outputs) for outputs in (before, after))
         if any(value.dtype is None for value in (*old.inputs, *new.inputs)):
             return "the type of a value is not known"
-        key = (old.model(), new.model())
+        models = (old.model(), new.model())
+        key = (*models, positions is not None, padding)
         if key not in self._known:
-            self._known[key] = self._compare(old, new, *key)
+            why = self._compare(old, new, models, REGIMES, positions, padding)
+            if why is None and positions is not None:
+                first = replace(old, outputs=old.outputs[:1])
+                why = self._compare(first, new, models, SHIFTED, positions, padding)
+            self._known[key] = why
         return self._known[key]
 
-    def _compare(self, old: Region, new: Region, old_model: bytes, new_model: bytes) -> str | None:
+    def _compare(
+        self,
+        old: Region,
+        new: Region,
+        models: tuple[bytes, bytes],
+        regimes: Sequence[Regime],
+        positions: Value | None,
+        padding: bool,
+    ) -> str | None:
+        """How the outputs of ``old`` differ from the first of ``new``."""
         inputs = list(dict.fromkeys((*old.inputs, *new.inputs)))
-        made = [self._feeds(inputs, regime) for regime in REGIMES]
+        made = [self._feeds(inputs, regime, positions) for regime in regimes]
         feeds = [feed for feed in made if feed is not None]
-        if len(feeds) < len(REGIMES):
+        if len(feeds) < len(regimes):
             return "the sizes of a value are not known"
         try:
-            first, second = (
-                run_model(model, [[feed[value] for value in region.inputs] for feed in feeds])
-                for model, region in ((old_model, old), (new_model, new))
-            )
+            try:
+                first = _run(models[0], old, feeds)
+            except ORT_ERRORS:  # a table of the model may end before the longest
+                regimes, feeds = regimes[:-1], feeds[:-1]
+                first = _run(models[0], old, feeds)
+            second = _run(models[1], new, feeds)
         except ORT_ERRORS as error:
             return str(error).strip().splitlines()[-1].rpartition("Status Message: ")[2]
-        for regime, wanted, found in zip(REGIMES, first, second, strict=True):
-            for value, reference, now in zip(old.outputs, wanted, found, strict=True):
+        for regime, feed, wanted, found in zip(regimes, feeds, first, second, strict=True):
+            if not padding:
+                tokens = self._tokens(feed, regime)
+                wanted[0], found[0] = (_at(each[0], tokens) for each in (wanted, found))
+            for value, reference, now in zip(old.outputs, wanted, found, strict=False):
                 if (why := _differ(reference, now)) is not None:
                     return f"{value.name} {why} ({regime})"
         return None
 
-    def _feeds(self, inputs: Sequence[Value], regime: Regime) -> dict[Value, Array] | None:
+    def _tokens(self, feed: Mapping[Value, Array], regime: Regime) -> Array:
+        """``(batch, sequence)``, which tokens are no padding, by the flags in ``feed``."""
+        flags = np.ones((regime.batch, regime.past + regime.sequence), bool)
+        for value, array in feed.items():
+            if array.shape == flags.shape and (dims(value) or [""])[-1] in self._flagged():
+                flags &= array > 0
+        return flags[:, regime.past :]
+
+    def _feeds(
+        self, inputs: Sequence[Value], regime: Regime, positions: Value | None
+    ) -> dict[Value, Array] | None:
         rng = np.random.default_rng(0)
         symbols = self._symbols(regime)
         feeds = {}
@@ -110,7 +159,10 @@ class Prover:
             if None in shape:
                 return None
             flags = sizes is not None and len(sizes) == 2 and sizes[1] in self._flagged()
-            feeds[value] = _made_up(value, shape, regime, flags, rng)
+            if positions is not None and value is positions:
+                feeds[value] = regime.positions().astype(value.dtype.numpy())
+            else:
+                feeds[value] = _made_up(value, shape, regime, flags, rng)
         return feeds
 
     def _symbols(self, regime: Regime) -> dict[str, int]:
@@ -147,6 +199,16 @@ class Prover:
         """Sizes of past and new tokens together, which a cache has when it comes out."""
         out = [value for value in self.graph.outputs if str(value.name).startswith(PRESENT)]
         return {str(sizes[2]) for value in out if (sizes := dims(value)) and len(sizes) == 4}
+
+
+def _run(model: bytes, region: Region, feeds: Sequence[Mapping[Value, Array]]) -> list[list[Array]]:
+    return run_model(model, [[feed[value] for value in region.inputs] for feed in feeds])
+
+
+def _at(result: Array, tokens: Array) -> Array:
+    """``result`` at ``tokens``, which come first or behind heads in it."""
+    first = result if result.shape[:2] == tokens.shape else np.moveaxis(result, 2, 1)
+    return first[tokens]
 
 
 def _made_up(value: Value, shape: list[Any], regime: Regime, flagged: bool, rng: Any) -> Array:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from awqc.fusion.onnx_values import Node, Value, dims, maker, only_reader, scalar, with_scalar
 from awqc.fusion.truths import always, hides_nothing
 
+VERY_LOW = -1e4
+"""What is not above this hides: no score of a model that works comes near it."""
 LAYOUT = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Cast")
 
 
@@ -16,17 +18,21 @@ class Apart(Exception):  # noqa: N818 - it is a reason, no error
 
 @dataclass(frozen=True)
 class Scores:
-    """What a Softmax reads: ``cap * tanh(scale * q k / cap) + biases``.
+    """What a Softmax reads: ``cap * tanh(scale * q k / cap) + biases``, and a sink behind it.
 
     Attributes:
         biases: the last that is added first.
         cap: 0 where there is none.
+        hidden: true where scores are the lowest number instead.
+        sink: a score for each head, which takes its share of the weights and gives nothing for it.
     """
 
     product: Node
     biases: tuple[Value, ...]
     scale: float
     cap: float
+    hidden: tuple[Value, ...] = ()
+    sink: Value | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,14 @@ def read_scores(value: Value) -> Scores:
     Raises:
         Apart: it is something else.
     """
+    value, sink = _without_sink(value)
     biases: list[Value] = []
-    while (node := maker(value, "Add")) is not None and with_scalar(node) is None:
+    hidden: list[Value] = []
+    while (node := _adds(value)) is not None:
+        if node.op_type == "Where":
+            hidden.append(node.inputs[0])
+            value = node.inputs[2]
+            continue
         sides = [each for each in node.inputs if _leads_to_product(each)]
         if len(sides) != 1:
             raise Apart("what is added to its scores is not a mask")
@@ -68,7 +80,39 @@ def read_scores(value: Value) -> Scores:
     product = maker(value, "MatMul")
     if product is None:
         raise Apart("its scores are not a product of queries and keys, scaled and masked")
-    return Scores(product, tuple(biases), factor, cap)
+    return Scores(product, tuple(biases), factor, cap, tuple(hidden), sink)
+
+
+def _without_sink(value: Value) -> tuple[Value, Value | None]:
+    """Scores before a sink was put behind them, and the sink.
+
+    before:  Softmax(x - max(x))    x = Concat(scores, sink)
+    """
+    shifted = maker(value, "Sub")
+    largest = maker(shifted.inputs[1], "ReduceMax") if shifted is not None else None
+    if largest is not None and largest.inputs[0] is shifted.inputs[0]:
+        value = shifted.inputs[0]
+    node = maker(value, "Concat")
+    if node is None or len(node.inputs) != 2 or node.attributes.get_int("axis", 0) not in (-1, 3):
+        return value, None
+    sink, _ = through(node.inputs[1])
+    return (node.inputs[0], sink) if sink.const_value is not None else (value, None)
+
+
+def _adds(value: Value) -> Node | None:
+    """The node that adds to the scores, or hides some, behind changes of layout; None if none
+    does."""
+    node = maker(value)
+    while node is not None and node.op_type in LAYOUT:
+        value = node.inputs[0]
+        node = maker(value)
+    if node is None:
+        return None
+    if node.op_type == "Where":
+        lowest = scalar(node.inputs[1])
+        hides = lowest is not None and lowest <= VERY_LOW
+        return node if hides and _leads_to_product(node.inputs[2]) else None
+    return node if node.op_type == "Add" and with_scalar(node) is None else None
 
 
 def _leads_to_product(value: Value) -> bool:
@@ -77,6 +121,8 @@ def _leads_to_product(value: Value) -> bool:
             value = node.inputs[0]
         elif node.op_type in ("Mul", "Div") and (found := with_scalar(node)) is not None:
             value = found[0]
+        elif node.op_type == "Where":
+            value = node.inputs[2]
         elif node.op_type == "Add":
             return any(_leads_to_product(each) for each in node.inputs)
         else:
@@ -98,14 +144,16 @@ def through(value: Value, ops: tuple[str, ...] = LAYOUT) -> tuple[Value, float]:
     return value, factor
 
 
-def product_with_values(weights: Value) -> Node:
+def product_with_values(weights: Value, *, sink: bool = False) -> Node:
     """The product of what a Softmax makes with the values, behind changes of layout.
+
+    The weight of a ``sink``, the last, is cut off before it.
 
     Raises:
         Apart: something else reads the weights.
     """
-    value = weights
-    while (node := only_reader(value)) is not None and node.op_type in LAYOUT:
+    value, moves = weights, (*LAYOUT, "Slice") if sink else LAYOUT
+    while (node := only_reader(value)) is not None and node.op_type in moves:
         value = node.outputs[0]
     if node is None or node.op_type != "MatMul" or node.inputs[0] is not value:
         raise Apart("its weights are read by something else than the product with the values")

@@ -38,6 +38,7 @@ class Attention:
         key: ``(batch, heads, keys, width)``; ``value`` likewise.
         result: ``(batch, heads, tokens, width)`` or in another layout.
         biases: what is added to the scores, minus infinity where nothing is seen.
+        hidden: true where nothing is seen.
     """
 
     query: Value
@@ -45,6 +46,7 @@ class Attention:
     value: Value
     result: Result
     biases: tuple[Value, ...]
+    hidden: tuple[Value, ...]
     scale: float
 
 
@@ -77,7 +79,7 @@ def _fuse(bench: Workbench, found: Attention) -> None:
         keys, stops = [each.value for each in read], [each.origin for each in read]
     else:  # as they are: states that are handed in
         stops = keys
-    inputs = [source, *keys, None, None, added(bench, found.biases, found.query)]
+    inputs = [source, *keys, None, None, added(bench, found.biases, found.query, found.hidden)]
     while inputs[-1] is None:
         inputs.pop()
     attributes: dict[str, Any] = {
@@ -96,6 +98,8 @@ def _fuse(bench: Workbench, found: Attention) -> None:
 
 def _match(bench: Workbench, softmax: Node) -> Attention:
     scores = read_scores(softmax.inputs[0])
+    if scores.sink is not None:
+        raise Apart(f"its scores have a sink, which {ATTENTION} has not")
     if scores.cap:
         raise Apart(f"its scores have a soft cap, which {ATTENTION} has not")
     product = product_with_values(softmax.outputs[0])
@@ -107,9 +111,8 @@ def _match(bench: Workbench, softmax: Node) -> Attention:
     if {heads_of(key), heads_of(value)} != {(heads, width)}:
         raise Apart("its keys or values have other heads than its queries")
     result = read_result(product.outputs[0], heads, width)
-    return Attention(
-        query, key, value, result, scores.biases, scores.scale * factor * own * turning
-    )
+    scale = scores.scale * factor * own * turning
+    return Attention(query, key, value, result, scores.biases, scores.hidden, scale)
 
 
 def _keys(bench: Workbench, value: Value) -> tuple[Value, float]:

@@ -28,6 +28,8 @@ class Workbench:
         found: how often each fusion was made.
         apart: what stays as it is, by the name of a node or value, with the reason.
         shared: values that are made once for all places that need them, by a key.
+        padding_differs: whether results at padding are others than they were.
+        counts_places: whether positions are counted by places in the cache.
     """
 
     def __init__(self, model: Any, target: Target) -> None:
@@ -37,6 +39,8 @@ class Workbench:
         self.found: Counter[str] = Counter()
         self.apart: dict[str, str] = {}
         self.shared: dict[Any, Any] = {}
+        self.padding_differs = False
+        self.counts_places = False
         self._prover = Prover(self.graph)
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], Value] = {}
         self._count = 0
@@ -82,9 +86,11 @@ class Workbench:
                 shape=ir.Shape(content.shape),
                 const_value=ir.Tensor(content, name=name),
             )
-            self.graph.register_initializer(value)
             self._constants[key] = value
-        return self._constants[key]
+        value = self._constants[key]
+        if value.name not in self.graph.initializers:  # new, or taken out as nothing read it
+            self.graph.register_initializer(value)
+        return value
 
     def size(self, like: Value, axis: int) -> Value:
         """``(1,)``, the size of ``like`` along ``axis``, off an input of the model if it has it."""
@@ -116,14 +122,34 @@ class Workbench:
         Returns:
             Why not, or None if it was done; what was built is then dead.
         """
+        why = self.why_not(places, stops)
+        if why is None:
+            self.put(kind, places)
+        return why
+
+    def why_not(
+        self,
+        places: Mapping[Value, Value],
+        stops: Sequence[Value],
+        positions: Value | None = None,
+        *,
+        padding: bool = True,
+    ) -> str | None:
+        """Why values of ``places`` cannot be what stands beside them, or None if they can.
+
+        ``positions`` and ``padding`` are as in `awqc.fusion.proof.Prover.why_not`.
+        """
         if _circular(places):
             return "what it reads is made of what it makes"
-        why = self._prover.why_not(list(places), list(places.values()), stops)
-        if why is None:
-            for old, new in places.items():
-                self.replace(old, new)
-            self.found[kind] += 1
-        return why
+        return self._prover.why_not(
+            list(places), list(places.values()), stops, positions, padding=padding
+        )
+
+    def put(self, kind: str, places: Mapping[Value, Value]) -> None:
+        """Let each value of ``places``, which are proved, be what stands beside it."""
+        for old, new in places.items():
+            self.replace(old, new)
+        self.found[kind] += 1
 
     def is_hidden(self, value: Value) -> bool:
         """Whether ``value`` comes from a product with a weight, and not from positions alone."""

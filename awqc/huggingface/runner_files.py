@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from awqc.huggingface.config_values import config_value, context_length
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder
 from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
-from awqc.kv_cache import past_name, present_name
+from awqc.kv_cache import MASK, PLACES, POSITIONS, SHARED_CACHE, past_name, present_name
 from awqc.program import Program
 
 COPIED = ("config.json", "generation_config.json")
@@ -37,20 +38,19 @@ TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
 
 
 def write_runner_files(
-    program: Program, folder: HFFolder, target: Path, *, shared_cache: bool = False
+    program: Program, folder: HFFolder, target: Path, told: Mapping[str, str] | None = None
 ) -> list[Path]:
     """Write configuration and tokenizer files into ``target``, beside ``model.onnx``.
 
     The model's own files are copied where there are any, else written by transformers (as
     for GGUF), those of its processor too. A folder without a tokenizer gives a folder without
-    one. ``shared_cache`` says whether the model's past and present may be one buffer. Returns what
-    was written, by name.
+    one. ``told`` are metadata of the model. Returns what was written, by name.
     """
     before = set(target.iterdir())
     config = folder.config()
     tokenizer = write_model_files(program, folder, target, config)
     if program.states:
-        made = genai_config(program, config, tokenizer, shared_cache=shared_cache)
+        made = genai_config(program, config, tokenizer, told)
         (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return sorted(set(target.iterdir()) - before)
 
@@ -80,19 +80,24 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
 
 
 def genai_config(
-    program: Program, config: Any, tokenizer: Any = None, *, shared_cache: bool = False
+    program: Program,
+    config: Any,
+    tokenizer: Any = None,
+    told: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of ``genai_config.json`` for a program with a cache.
 
-    Sizes come from the graph; the type is genai's general ``decoder``, whatever the model. Tokens
-    that are no words of the model are left out: genai refuses the folder for them.
+    ``told`` are metadata of the model: whether it counts positions itself, and whether its past and
+    present may be one buffer. Sizes come from the graph; the type is genai's general ``decoder``,
+    whatever the model. Tokens that are no words of the model are left out: genai refuses the folder
+    for them.
     """
     shapes = {spec.name: spec.shape for spec in program.inputs}
     keys = [name for name, _ in program.states if name.endswith(".key")]
     _, heads, _, width = shapes[keys[0]]
-    names = {
-        name: name for name in ("input_ids", "attention_mask", "position_ids") if name in shapes
-    }
+    told = told or {}
+    taken = ("input_ids", MASK, *(() if told.get(PLACES) == "1" else (POSITIONS,)))
+    names = {name: name for name in taken if name in shapes}
     limit = context_length(config) or 2048
     words = config_value(config, "vocab_size")
     ids = {
@@ -132,7 +137,7 @@ def genai_config(
             "do_sample": False,
             "max_length": limit,
             "num_beams": 1,
-            "past_present_share_buffer": shared_cache,
+            "past_present_share_buffer": told.get(SHARED_CACHE) == "1",
             "temperature": 1.0,
             "top_k": 1,
             "top_p": 1.0,

@@ -285,6 +285,14 @@ class Options:
         choices=("auto", "ort-cpu", "ort-cuda", "webgpu", "dml", "openvino", "trt-rtx", "qnn",
                  "onnx"),
     )  # fmt: skip
+    positions: str = option(
+        "auto",
+        "How the ort form of a decoder knows positions; given: by an input, as the model; auto: "
+        "as places in its cache, without that input, where that is the same also behind padding "
+        "on the left, and the data has no other positions.",
+        group="output",
+        choices=("auto", "given"),
+    )
     gguf: str | Path | None = option(
         None,
         "A GGUF file of the same model, from which the format gguf takes names, metadata and "

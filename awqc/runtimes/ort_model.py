@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE, state_pairs
+from awqc.kv_cache import PLACES, ROW_BY_ROW, SHARED_CACHE, state_pairs
 from awqc.runtimes.base import ArraySpec, failing_as
+from awqc.runtimes.counted_places import check_places
 from awqc.runtimes.ort_cache import SharedCache
 from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_file import ORT_ERRORS, open_session
@@ -63,6 +64,7 @@ class OrtModel:
         self.states = state_pairs((spec.name for spec in self.inputs), self.outputs)
         self.told: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.shares_cache = self.told.get(SHARED_CACHE) == "1"
+        self._counts_places = self.told.get(PLACES) == "1"
         self._row_by_row = self.told.get(ROW_BY_ROW) == "1"
 
     def run(self, feeds: Mapping[str, Array], only: Sequence[str] | None = None) -> list[Array]:
@@ -71,8 +73,11 @@ class OrtModel:
         Rows of several tokens behind a past are run one by one where kernels take no more.
 
         Raises:
+            UsageError: positions are given, and are not those that the model counts itself.
             VerificationError: onnxruntime cannot run it.
         """
+        if self._counts_places:
+            check_places(feeds)
         known = {spec.name for spec in self.inputs}
         taken = {name: array for name, array in feeds.items() if name in known}
         if self._row_by_row and len(parts := parts_of(taken)) > 1:

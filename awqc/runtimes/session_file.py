@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from awqc.artifacts.json_files import read_json
@@ -142,6 +143,16 @@ def _edited(
             onnx.numpy_helper.from_array(np.full_like(number, fixed[value.name]), value.name)
         )
     return bytes(proto.SerializeToString())
+
+
+def metadata_of(model: Path) -> dict[str, str]:
+    """What ``model`` tells of itself; nothing where it does not read as one, which opening it
+    says."""
+    try:
+        told = onnx.load(model, load_external_data=False).metadata_props
+    except DecodeError:
+        return {}
+    return {entry.key: entry.value for entry in told}
 
 
 def set_levels(proto: onnx.ModelProto, levels: Mapping[str, int]) -> None:

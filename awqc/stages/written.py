@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from awqc.errors import ExportError
 from awqc.export.formats import FORMATS, write_companions
+from awqc.kv_cache import MASK, PAST, POSITIONS
+from awqc.options import Options
 from awqc.passes.pipeline import Observe, Pipeline
-from awqc.program import Program
+from awqc.program import Batch, Program
+from awqc.runtimes.counted_places import why_not_places
 from awqc.targets.base import Target
+from awqc.targets.known import AUTO, find_target
 
 
 def in_final_dtype(program: Program, closing: Pipeline, observe: Observe | None) -> Program:
@@ -21,6 +27,22 @@ def in_final_dtype(program: Program, closing: Pipeline, observe: Observe | None)
     final = program.variant()
     closing.run(final, observe=observe)
     return final
+
+
+def target_of(options: Options, batches: Sequence[Batch]) -> Target:
+    """What runs the model, as it was asked for.
+
+    It is given positions where that was asked for, and where ``batches`` have others than places in
+    a cache.
+    """
+    told: list[dict[str, Any]] = [
+        {name: value.numpy() for name, value in batch.items() if name in (POSITIONS, MASK)}
+        | {name: value for name, value in batch.items() if name.startswith(PAST)}
+        for batch in batches
+    ]
+    given = options.positions != AUTO or any(map(why_not_places, told))
+    target = find_target(options.target)
+    return replace(target, turns_positions=target.turns_positions and not given)
 
 
 def write_formats(

@@ -37,6 +37,8 @@ class Target:
         opset: the newest version of the standard operators that it reads.
         accuracy_level: at which its low-bit products are written.
         shared_cache: whether a past and its present may be one buffer.
+        turns_positions: whether its attention with a cache turns queries and keys by their places
+            in the cache, and gains by that.
         largest_buffer: bytes of one tensor at the most, where there is a limit.
     """
 
@@ -54,6 +56,7 @@ class Target:
     opset: int
     accuracy_level: int
     shared_cache: bool
+    turns_positions: bool
     largest_buffer: int | None
 
     def row_block(self, columns: int) -> int:

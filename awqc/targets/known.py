@@ -41,6 +41,7 @@ ORT_CPU = Target(
     opset=TWO_BIT,
     accuracy_level=4,
     shared_cache=True,
+    turns_positions=True,
     largest_buffer=None,
 )
 ORT_CUDA = Target(
@@ -58,6 +59,7 @@ ORT_CUDA = Target(
     opset=TWO_BIT,
     accuracy_level=4,
     shared_cache=True,
+    turns_positions=False,
     largest_buffer=None,
 )
 WEBGPU = Target(
@@ -75,6 +77,7 @@ WEBGPU = Target(
     opset=BLOCKED,
     accuracy_level=4,
     shared_cache=True,
+    turns_positions=False,
     largest_buffer=256 * MIB,
 )
 DML = Target(
@@ -92,6 +95,7 @@ DML = Target(
     opset=BLOCKED,
     accuracy_level=4,
     shared_cache=True,
+    turns_positions=False,
     largest_buffer=None,
 )
 TRT_RTX = Target(
@@ -109,6 +113,7 @@ TRT_RTX = Target(
     opset=BLOCKED,
     accuracy_level=4,
     shared_cache=True,
+    turns_positions=False,
     largest_buffer=None,
 )
 OPENVINO = Target(
@@ -126,6 +131,7 @@ OPENVINO = Target(
     opset=BLOCKED,
     accuracy_level=4,
     shared_cache=False,
+    turns_positions=False,
     largest_buffer=None,
 )
 QNN = Target(
@@ -143,6 +149,7 @@ QNN = Target(
     opset=BLOCKED,
     accuracy_level=4,
     shared_cache=False,
+    turns_positions=False,
     largest_buffer=None,
 )
 ONNX = Target(
@@ -160,6 +167,7 @@ ONNX = Target(
     opset=NEWEST,
     accuracy_level=4,
     shared_cache=False,
+    turns_positions=False,
     largest_buffer=None,
 )
 

@@ -14,6 +14,7 @@ from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
 from awqc.verify.choosing import choosing_as
+from awqc.verify.counted import behind_padding, counted_pieces, counted_trials, counts_places
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
 from awqc.verify.reference import Reference
@@ -125,10 +126,14 @@ def compare(
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
         again = None if form.view is not None else choosing_as(program, form.file, form.format)
         found = _measure(program, reference, quantized, model, again)
-        tried = trials
+        run = partial(_run, model)
         if again is not None:
-            tried = [replace(trial, outputs=again(trial.batch)) for trial in trials]
-        return found, try_form(program, partial(_run, model), str(form), tried)
+            chosen = [replace(trial, outputs=again(trial.batch)) for trial in trials]
+            return found, try_form(program, run, str(form), chosen)
+        if not counts_places(program, model):
+            return found, try_form(program, run, str(form), trials)
+        tried = try_form(program, run, str(form), counted_trials(program, trials))
+        return found, (*tried, *behind_padding(program, run))
 
     # The first model is gone before the second is opened: each holds all weights.
     exact, sizes = try_exactly(opened(exact=True))
@@ -165,8 +170,10 @@ def _measure(
     again: Callable[[Batch], Outputs] | None = None,
 ) -> _Measured:
     found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
-    read = PieceReader(program, partial(_run, model))
-    for piece, wanted, near in zip(reference.pieces, reference.outputs, quantized, strict=True):
+    read, pieces = PieceReader(program, partial(_run, model)), reference.pieces
+    if counts_places(program, model):
+        pieces, quantized = counted_pieces(program, pieces, quantized)
+    for piece, wanted, near in zip(pieces, reference.outputs, quantized, strict=True):
         outputs, batch = read(piece), piece.batch
         same = near if again is None else again(batch)
         gather(program, found.near, outputs, same, batch, states=True)

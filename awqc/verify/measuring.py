@@ -12,6 +12,9 @@ from awqc.program import Batch, Program
 from awqc.verify.gaps import Gaps
 from awqc.verify.text_quality import TextQuality
 
+STATE_RANK = 4
+"""Axes of a cache: rows, heads, tokens, width."""
+
 
 def gaps_of(program: Program) -> Gaps:
     """Gaps for the outputs of ``program``, without a batch yet."""
@@ -40,13 +43,29 @@ def gather(
 ) -> None:
     """Add the outputs ``names``, or all; carried states, which folds may scale, only if ``states``.
 
-    Tokens that the mask of ``batch`` marks as padding do not count.
+    Tokens that the mask of ``batch`` marks as padding do not count, in states either.
     """
-    mask = _mask(program, batch)
     carried = program.scaled_outputs()
     for name, value, reference in zip(names or program.outputs, now, wanted, strict=True):
         if states or name not in carried:
-            gaps.add(name, value, reference, mask)
+            gaps.add(name, *by_tokens(program, batch, name, value, reference))
+
+
+def by_tokens(
+    program: Program, batch: Batch, name: str, now: Tensor, wanted: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Two values of the output ``name`` with tokens next to rows, and the mask of those that count.
+
+    Of a state these are all places of the cache: what stands at padding is read by nothing.
+    """
+    mask = _mask(program, batch)
+    if mask is None or name not in {output for _, output in program.states}:
+        return now, wanted, mask
+    whole = batch[program.mask_input or ""].bool()
+    placed = now.ndim == wanted.ndim == STATE_RANK and whole.shape == wanted.shape[::2]
+    if not placed or whole.all():
+        return now, wanted, None
+    return now.transpose(1, 2), wanted.transpose(1, 2), whole
 
 
 def judge(

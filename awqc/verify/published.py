@@ -20,13 +20,16 @@ from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import VerificationError
 from awqc.export.formats import SERVING
 from awqc.export.towers import Tower, towers_of
+from awqc.kv_cache import PLACES
 from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
 from awqc.runtimes.onnxruntime import EXACT
 from awqc.runtimes.row_by_row import parts_of
+from awqc.runtimes.session_file import metadata_of
 from awqc.runtimes.session_settings import ACCURACY_LEVEL
 from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.choosing import choosing_as
+from awqc.verify.counted import as_counted
 from awqc.verify.fresh import FRESH
 from awqc.verify.fresh_job import ask, fresh_job
 from awqc.verify.gaps import Gaps
@@ -127,6 +130,8 @@ def _check_run(
         {spec.name: batch[spec.name].to(spec.dtype) for spec in program.inputs} for batch in batches
     ]
     names = program.outputs if tower is None else tower.outputs
+    if run is _own_onnx and metadata_of(file).get(PLACES) == "1":
+        given = [as_counted(batch) for batch in given]
     taken = given if tower is None else [{n: each[n] for n in tower.inputs} for each in given]
     form = f"{shown}, opened by itself in another process,"
     with scratch_folder() as scratch:

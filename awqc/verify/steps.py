@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,14 +46,9 @@ def step_trials(program: Program, what: str) -> tuple[Trial, ...]:
     Raises:
         VerificationError: its logits are others than for all tokens at once.
     """
-    if not program.states or not program.head_outputs or "input_ids" not in program.example:
+    text = _text(program, [(0, 0), (-1, PREFILL - 1)])
+    if text is None:
         return ()
-    ids = program.example["input_ids"]
-    ids = ids[:, torch.arange(LENGTH) % ids.shape[1]]
-    mask = torch.ones_like(ids)
-    if program.mask_input is not None:
-        mask[0, 0] = mask[-1, PREFILL - 1] = 0
-    text = _Text(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
     try:
         parts = [text.part(program, 0, stop, {}) for stop in (LENGTH, PREFILL)]
         whole, first = run_together(program, parts)
@@ -63,7 +58,7 @@ def step_trials(program: Program, what: str) -> tuple[Trial, ...]:
     place = program.outputs.index(program.head_outputs[0])
     gap = Gap()
     logits = torch.cat([trial.outputs[place] for trial in trials], 1)
-    gap.add(logits, whole[place], mask.bool())
+    gap.add(logits, whole[place], text.mask.bool())
     if not gap.rel <= tolerance(program):
         raise VerificationError(
             f"{program.name}: {what} gives other {program.head_outputs[0]} for {PREFILL} tokens, "
@@ -73,6 +68,30 @@ def step_trials(program: Program, what: str) -> tuple[Trial, ...]:
             "cache, or report it"
         )
     return trials
+
+
+def left_padded(program: Program) -> tuple[Trial, ...]:
+    """The same with padding at the start of one row alone; nothing of a program without a mask."""
+    text = _text(program, [(0, 0)]) if program.mask_input is not None else None
+    if text is None:
+        return ()
+    batch = text.part(program, 0, PREFILL, {})
+    (first,) = run_together(program, [batch])
+    return (Trial(f"{PREFILL} tokens", batch, first), *_in_steps(program, text, first))
+
+
+def _text(program: Program, padding: Sequence[tuple[int, int]]) -> _Text | None:
+    """Tokens of the example with ``padding`` at some rows and places; None where ``program`` is no
+    decoder with a cache."""
+    if not program.states or not program.head_outputs or "input_ids" not in program.example:
+        return None
+    ids = program.example["input_ids"]
+    ids = ids[:, torch.arange(LENGTH) % ids.shape[1]]
+    mask = torch.ones_like(ids)
+    if program.mask_input is not None:
+        for place in padding:
+            mask[place] = 0
+    return _Text(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
 
 
 def _in_steps(program: Program, text: _Text, outputs: tuple[Tensor, ...]) -> Iterator[Trial]:

@@ -22,6 +22,7 @@ from awqc.probes.resized import padded_batches, resized_batch
 from awqc.probes.sizes import Attempt, attempts, breaking
 from awqc.program import Batch, Program
 from awqc.verify.gap import Gap
+from awqc.verify.measuring import by_tokens
 from awqc.verify.reference import in_dtypes, waiting_outputs
 
 Outputs = tuple[Tensor, ...]
@@ -215,7 +216,6 @@ def _furthest(
     Raises:
         VerificationError: an output has another shape.
     """
-    mask = wanted.batch[program.mask_input].bool() if program.mask_input else None
     gaps = []
     for name, now, reference in zip(program.outputs, outputs, wanted.outputs, strict=True):
         if now.shape != reference.shape:
@@ -224,6 +224,6 @@ def _furthest(
             )
         if reference.is_floating_point():
             gap = Gap()
-            gap.add(now, reference, mask)
+            gap.add(*by_tokens(program, wanted.batch, name, now, reference))
             gaps.append(SizeGap(wanted.where, name, measure(gap)))
     return max(gaps, key=lambda gap: gap.rel, default=None)

@@ -207,16 +207,79 @@ def test_without_a_mask_tokens_are_counted_by_themselves() -> None:
             np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-REFUSED = {
-    "a mask that looks ahead": graph(mask=AHEAD),
-    # the kernel makes an average, not zeros, where a soft cap is and nothing is seen
-    "a soft cap, which padding may meet": graph(scores=CAPPED),
+EAGER = """
+  bias = Where(seen, zero, low)
+"""
+"""The lowest number hides, so that a token which sees nothing gets an average of all there is."""
+UNMASKED = END.replace("  o1 = Where(any, o0, zero)\n", "").replace("(o1)", "(o0)")
+FILLED = """
+  a0 = MatMul(query, turned)
+  a1 = Mul(a0, scale)
+  far = Cast <to=1> (columns)
+  slope0 = Mul(slopes, far)
+  a2 = Add(a1, slope0)
+  hidden = Not(seen)
+  masked = Where(hidden, low, a2)
+"""
+SINK = """
+  a0 = MatMul(query, turned)
+  a1 = Mul(a0, scale)
+  a2 = Add(a1, bias)
+  rows0 = Shape <start=0, end=1> (x)
+  sunk = Concat <axis=0> (rows0, four, fresh, last0)
+  s2 = Expand(sinks, sunk)
+  a3 = Concat <axis=-1> (a2, s2)
+  a4 = ReduceMax <keepdims=1> (a3, last)
+  masked = Sub(a3, a4)
+"""
+CUT = """
+  weights0 = Softmax <axis=-1> (masked)
+  weights = Slice(weights0, from0, last, last)
+  o0 = MatMul(weights, values)
+  o2 = Transpose <perm=[0,2,1,3]> (o0)
+  y = Reshape(o2, flat)
+"""
+
+
+def eager(scores: str, end: str = UNMASKED, hide: str = EAGER) -> Any:
+    numbers = (
+        f"{NUMBERS}, int64[1] last={{-1}}, int64[2] middle={{1,2}}, int64[1] from0={{0}}, "
+        "int64[1] four={4}, int64[1] last0={1}"
+    )
+    body = BEGIN + MASK + SEEN + hide + scores + end
+    return parsed(
+        f"agraph ({INPUTS}) => ({OUTPUTS})\n<{numbers}>\n{{{body}}}",
+        low=np.array(np.finfo(np.float32).min),
+        slopes=(-(0.5 ** np.arange(HEADS))).astype(np.float32).reshape(1, HEADS, 1, 1),
+        sinks=np.array([0.5, -1.0, 2.0, 0.0], np.float32).reshape(1, HEADS, 1, 1),
+    )
+
+
+EAGER_WAYS = {
+    "a soft cap": eager(CAPPED),
+    "slopes, and scores that are filled": eager(FILLED, hide=""),
+    "sinks": eager(SINK, CUT),
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_the_kernel_computes_otherwise_stays_apart(kind: str) -> None:
-    _, operations, told = fused(REFUSED[kind])
+@pytest.mark.parametrize("way", EAGER_WAYS)
+def test_what_differs_at_padding_alone_is_one_operation_too(way: str) -> None:
+    """A token that sees nothing is padding itself."""
+    after, operations, told = fused(EAGER_WAYS[way])
+    assert operations["GroupQueryAttention"] == 1
+    assert not {"Softmax", "MatMul", "Tanh"} & set(operations)
+    assert told[SHARED_CACHE] == "1"
+    for batch in BATCHES.values():
+        tokens = batch["attention_mask"][:, -batch["x"].shape[1] :] > 0
+        wanted, found = run(EAGER_WAYS[way], batch), run(after, batch)
+        np.testing.assert_allclose(found[0][tokens], wanted[0][tokens], atol=1e-5)
+        for before, now in zip(wanted[1:], found[1:], strict=True):
+            np.testing.assert_allclose(now, before, atol=1e-6)
+
+
+def test_what_the_kernel_computes_otherwise_stays_apart() -> None:
+    """A mask that looks ahead."""
+    _, operations, told = fused(graph(mask=AHEAD))
     assert operations["Softmax"] == 1
     (reason,) = json.loads(told["awqc.apart"]).values()
     assert reason.startswith("GroupQueryAttention does not compute the same: y differs by")
