@@ -72,7 +72,8 @@ def probe(path: Path) -> dict[str, Any]:
         )
         for spec in session.get_inputs()
     }
-    feeds["position_ids"] *= 0
+    if "position_ids" in feeds:
+        feeds["position_ids"] *= 0
     session.run(None, feeds)
     return {"cpu_s": seconds, "before": before, "loaded": loaded, "after_a_step": memory()}
 
