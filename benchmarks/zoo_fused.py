@@ -131,7 +131,8 @@ def _page(results: dict[str, dict[str, Any]]) -> str:
 Written by `python -m benchmarks.zoo_fused`: small random models of the causal decoders that
 transformers knows.
 
-Of {len(done)} that were captured with a cache, {len(whole)} end wholly in `GroupQueryAttention`,
+{len(results)} of {len(_kinds())} were run so far. Of {len(done)} that were captured with a cache,
+{len(whole)} end wholly in `GroupQueryAttention`,
 {len(told)} more with a reason for what does not; {len(inside)} count positions as places. Not
 counted: {left or "none"}.
 
