@@ -37,6 +37,7 @@ COMMANDS = (
     "run",
     "eval",
     "bench",
+    "tune",
 )
 
 

@@ -26,6 +26,7 @@ RESULTS = cache_directory() / "zoo-fused.jsonl"
 PAGE = Path(__file__).parent.parent / "docs" / "fused-decoders.md"
 TASK = "causal-lm"
 DONE = "fused"
+ROWS_AND_SCORES = 2
 SHOWN = 110
 """Letters of a reason that the page has."""
 
@@ -59,6 +60,8 @@ def fuse_one(kind: str, reached: Reached = lambda stage: None) -> dict[str, Any]
     from awqc.export.ort import export_ort
     from awqc.export.ort_report import describe_ort
     from awqc.huggingface.capture import load_folder
+    from awqc.kv_cache import POSITIONS
+    from awqc.targets.base import CACHED_ATTENTION
     from benchmarks.width_models import quantize
     from benchmarks.zoo_models import build
 
@@ -82,16 +85,19 @@ def fuse_one(kind: str, reached: Reached = lambda stage: None) -> dict[str, Any]
         except AwqcError as error:
             return {"stage": "refused", "error": error.text[:300]}
         told = describe_ort(made)
-        count = Counter(
-            node.op_type for node in onnx.load(made, load_external_data=False).graph.node
-        )
-    reasons = {why for name, why in told["apart"].items() if "norm" not in why or "Softmax" in name}
+        graph = onnx.load(made, load_external_data=False).graph
+    ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in graph.value_info}
+    left = [  # of routers to experts they have a row for a token
+        node.name
+        for node in graph.node
+        if node.op_type == "Softmax"
+        and ranks.get(node.output[0], ROWS_AND_SCORES) > ROWS_AND_SCORES
+    ]
+    reasons = {why for name, why in told["apart"].items() if name in (*left, POSITIONS)}
     return {
         "stage": DONE,
-        "attentions": count["GroupQueryAttention"],
-        "others": len(
-            [name for name in told["apart"] if "Softmax" in name and "router" not in name]
-        ),
+        "attentions": sum(node.op_type == CACHED_ATTENTION for node in graph.node),
+        "others": len(left),
         "positions": told["positions"],
         "reasons": sorted(reasons),
     }
@@ -125,12 +131,12 @@ def _page(results: dict[str, dict[str, Any]]) -> str:
 Written by `python -m benchmarks.zoo_fused`: small random models of the causal decoders that
 transformers knows.
 
-Of {len(done)} that were captured with a cache, {len(whole)} end wholly in `GroupQueryAttention`,
+{len(results)} of {len(_kinds())} were run so far. Of {len(done)} that were captured with a cache,
+{len(whole)} end wholly in `GroupQueryAttention`,
 {len(told)} more with a reason for what does not; {len(inside)} count positions as places. Not
 counted: {left or "none"}.
 
-*one*: attentions that are one operation with their cache; *apart*: Softmaxes that are not (routers
-of experts are among them in some models).
+*one*: attentions that are one operation with their cache; *apart*: those that are not.
 
 | model | one | apart | positions | reasons |
 |---|---|---|---|---|

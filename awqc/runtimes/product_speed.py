@@ -1,4 +1,4 @@
-"""How long onnxruntime takes on this machine for a product with low-bit weights, of one token."""
+"""How long onnxruntime takes on this machine for a product with low-bit weights."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ COPIES = 16
 RUNS, TURNS = 2, 7
 
 
-def seconds_of_product(rows: int, columns: int, bits: int, block: int, level: int) -> float:
-    """Of ``MatMulNBits`` with ``rows`` x ``columns`` codes, on the CPU with one thread.
+def seconds_of_product(
+    rows: int, columns: int, bits: int, block: int, level: int, tokens: int = 1
+) -> float:
+    """Of ``MatMulNBits`` with ``rows`` x ``columns`` codes for some tokens, on the CPU with one
+    thread.
 
     Of that thread's own time the least of some turns: other work on the machine counts little.
     """
     measured = max(1, min(rows, WEIGHTS // columns))
-    copies = max(1, min(COPIES, WEIGHTS // (measured * columns)))
+    copies = max(1, min(COPIES, WEIGHTS // (measured * columns)) // tokens)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     model = _model(copies, measured, columns, bits, block, level)
     session = ort.InferenceSession(model, options, providers=[CPU])
     names = [value.name for value in session.get_outputs()]
-    given = {"x": ort.OrtValue.ortvalue_from_numpy(np.ones((1, columns), np.float32))}
+    given = {"x": ort.OrtValue.ortvalue_from_numpy(np.ones((tokens, columns), np.float32))}
     found = []
     session.run_with_ort_values(names, given)
     for _ in range(TURNS):
@@ -66,9 +69,9 @@ def _model(copies: int, rows: int, columns: int, bits: int, block: int, level: i
         made = helper.make_node(LOW_BIT, ["x", *named], [f"y_{index}"], **attributes)
         made.domain = "com.microsoft"
         nodes.append(made)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, columns])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["tokens", columns])
     results = [
-        helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [1, rows])
+        helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, ["tokens", rows])
         for node in nodes
     ]
     graph = helper.make_graph(nodes, "products", [x], results, tensors)
