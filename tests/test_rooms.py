@@ -66,7 +66,8 @@ MAY_USE: dict[str, str] = {
     "text": "data",
     "front_door": "artifacts capture compiler data errors huggingface machine options passes "
     "program sources stages whole",
-    "running": "artifacts data errors huggingface machine program runtimes sources verify",
+    "running": "artifacts data errors huggingface machine program recording runtimes sources "
+    "verify",
 }
 
 

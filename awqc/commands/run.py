@@ -19,6 +19,17 @@ from awqc.commands.declared import declared
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), help="Of a text, where to stop at the latest."
 )
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Of denoising, where images are made of texts."
+)
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    metavar="DIR",
+    help="Where such images are written.  [default: where you are]",
+)
 @click.option("--language", help="Spoken or written language, by its code, where a model asks.")
 @declared("provider", "Where onnxruntime runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each input.")
@@ -27,6 +38,8 @@ def command(
     inputs: tuple[str, ...],
     task: str | None,
     max_new_tokens: int | None,
+    steps: int | None,
+    output_dir: Path,
     language: str | None,
     provider: str,
     as_json: bool,
@@ -36,7 +49,8 @@ def command(
     INPUT is a file of the kind that the model reads (audio, an image), or for a model of text a
     text, or a file with one in each line. For a model of images and text it is an image, and the
     text behind it; for one that compares images with texts, some of both: which text fits, or, of
-    one kind alone, embeddings. The model runs in onnxruntime; its own processor makes its inputs.
+    one kind alone, embeddings; for a diffusion pipeline a text, of which an image is made (by
+    diffusers' scheduler). The model runs in onnxruntime; its own processor makes its inputs.
 
     \b
     Examples:
@@ -46,18 +60,26 @@ def command(
       awqc run clip-awq cat.jpg "a cat" "a dog"
       awqc run t5-small-awq "translate English to German: Good morning."
       awqc run minilm-awq lines.txt --json
+      awqc run stable-diffusion-awq "a lighthouse at dusk" -o images
     """
+    from awqc.huggingface.diffusion import MODEL_INDEX
     from awqc.machine.terminal import echo
+    from awqc.running.pictures import Pictures
     from awqc.running.runner import Runner
     from awqc.runtimes.onnxruntime import resolve_provider
 
-    runner = Runner(
-        folder,
-        task=task,
-        provider=resolve_provider(provider),
-        max_new_tokens=max_new_tokens,
-        language=language,
-    )
+    device = resolve_provider(provider)
+    runner: Runner | Pictures
+    if (folder / MODEL_INDEX).is_file():
+        runner = Pictures(folder, output_dir, device, steps)
+    else:
+        runner = Runner(
+            folder,
+            task=task,
+            provider=device,
+            max_new_tokens=max_new_tokens,
+            language=language,
+        )
     for source, answer in runner.answer(inputs):
         if as_json:
             echo(json.dumps({"input": source, "output": answer.content}))

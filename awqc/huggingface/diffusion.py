@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import inspect
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,6 +88,42 @@ class DiffusionFolder:
             if isinstance(value, nn.Module):
                 value.eval()
         return made
+
+    def bare_pipeline(self) -> tuple[Any, dict[str, Any]]:
+        """The pipeline without weights, and its modules once more, of which only shapes are known.
+
+        The modules of the pipeline have memory that nothing was written to; of a pipeline whose
+        models are elsewhere nothing is computed with them.
+
+        Raises:
+            CaptureError: diffusers cannot make it of the configurations in the folder.
+        """
+        import diffusers
+        import torch
+
+        shapes: dict[str, Any] = {}
+        with reporting(f"{self.path}: the pipeline could not be made"), quiet_libraries():
+            for name, (library, kind) in self.components().items():
+                known = library in LIBRARIES
+                owner = importlib.import_module(library) if known else diffusers.pipelines
+                made = getattr(owner if known else getattr(owner, library), kind, None)
+                if not (isinstance(made, type) and issubclass(made, nn.Module)):
+                    continue
+                config: Any = getattr(made, "config_class", None)
+                with torch.device("meta"):
+                    shapes[name] = (
+                        made(config.from_pretrained(self.path / name, local_files_only=True))
+                        if config is not None
+                        else made.from_config(made.load_config(self.path / name))  # type: ignore[attr-defined]  # all modules of diffusers have it
+                    ).eval()
+            empty = {
+                name: copy.deepcopy(module).to_empty(device="cpu")
+                for name, module in shapes.items()
+            }
+            load: Any = diffusers.DiffusionPipeline.from_pretrained
+            pipeline = load(str(self.path), local_files_only=True, trust_remote_code=False, **empty)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline, shapes
 
     def components(self) -> dict[str, tuple[str, str]]:
         """The library and the class of each part of the pipeline that is there.

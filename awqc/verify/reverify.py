@@ -60,8 +60,8 @@ def reverify(
     """
     refuse_limit(max_loss, against)
     forms = forms_of(folder, verify_with)
-    quantized = open_quantized(folder)
     check_forms(folder, forms, verify_with)
+    quantized = open_quantized(folder)
     source = DataSource.of(calib)
     original = quantized
     if against is not None:
@@ -107,19 +107,20 @@ def open_quantized(folder: Path) -> Program:
         UsageError: there is none.
         CaptureError: it is damaged, or of another version of torch.
     """
-    if not (folder / ARCHIVE).is_file():
-        raise _lacking(folder, ARCHIVE)
+    check_forms(folder, (), ())
     quantized = load_compiled(folder / ARCHIVE)
     quantized.name = folder.name
     return quantized
 
 
 def check_forms(folder: Path, forms: Sequence[ExportedForm], runtimes: Sequence[str]) -> None:
-    """Refuse a runtime that has none of ``forms``, those of ``folder``, to run.
+    """Refuse a folder without the archive, and a runtime that has none of its ``forms`` to run.
 
     Raises:
-        UsageError: there is one.
+        UsageError: it is one, or there is one.
     """
+    if not (folder / ARCHIVE).is_file():
+        raise _lacking(folder, ARCHIVE)
     for runtime in runtimes:
         if not any(form.runtime == runtime for form in forms):
             wanted = " or ".join(find_runtime(runtime).FORMS.values())

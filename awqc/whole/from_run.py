@@ -56,6 +56,7 @@ def compile_run(
         **result.report,
         "wiring": [asdict(wire) for wire in wires(parts)],
         "calls": {part.name: len(part.calls) for part in parts},
+        "entries": {part.name: part.described() for part in parts},
     }
     if any(name in options.formats for name in ("onnx", "ort")):
         folders = {name: part.folder for name, part in result.parts.items()}

@@ -58,6 +58,15 @@ class RecordedPart:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
+    def described(self) -> dict[str, Any]:
+        """What of the model it stands for, for a report: tensors of a call by path, with names."""
+        return {
+            "module": self.entry.path,
+            "method": self.entry.method,
+            "inputs": dict(self.inputs),
+            "outputs": dict(self.outputs),
+        }
+
     def batches(self) -> list[Batch]:
         """What the graph reads in each call."""
         return [
