@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awqc.artifacts.json_files import read_json
+from awqc.artifacts.json_files import Object
 from awqc.artifacts.names import MODEL, REPORT, TUNED
 from awqc.errors import AwqcError, UsageError, VerificationError
 from awqc.huggingface.diffusion import DiffusionFolder
@@ -45,26 +46,26 @@ class Pictures:
             VerificationError: onnxruntime does not load a graph.
         """
         self._folder, self._target, self._steps = folder, target, steps
-        entries = read_json(folder / REPORT).get("entries")
-        if not isinstance(entries, Mapping):
-            raise UsageError(
-                f"{folder / REPORT}: does not tell how the parts are called; compile the pipeline "
-                "anew, or let Optimum run it: "
-                f"ORTDiffusionPipeline.from_pretrained({str(folder)!r})"
-            )
+        entries = _entries(folder)
         self._pipeline, shapes = DiffusionFolder.at(folder).bare_pipeline()
         for name in shapes:
             for module in getattr(self._pipeline, name).modules():
                 module.register_forward_pre_hook(_refuse(name))
         by_entry: dict[tuple[str, str], list[_Graph]] = {}
-        for part, told in entries.items():
-            graph = _Graph(folder, part, told, provider)
-            by_entry.setdefault((told["module"], told["method"]), []).append(graph)
+        for part, entry in entries.items():
+            graph = _Graph(folder, part, entry, provider)
+            by_entry.setdefault((entry.module, entry.method), []).append(graph)
         for (path, method), graphs in by_entry.items():
             component, _, inner = path.partition(".")
-            owner = getattr(self._pipeline, component).get_submodule(inner)
-            bare = shapes[component].get_submodule(inner)
-            setattr(owner, method, _calling(graphs, getattr(owner, method), getattr(bare, method)))
+            try:
+                owner = getattr(self._pipeline, component).get_submodule(inner)
+                bare = getattr(shapes[component].get_submodule(inner), method)
+            except (AttributeError, KeyError) as error:
+                raise UsageError(
+                    f"{folder / REPORT}: {graphs[0].name} is {path}.{method}, which the pipeline "
+                    "does not have; give the folder as it was written"
+                ) from error
+            setattr(owner, method, _calling(graphs, getattr(owner, method), bare))
             if method == FORWARD:
                 owner._forward_pre_hooks.clear()
 
@@ -119,17 +120,48 @@ class Pictures:
         return Answer(str(path), str(path))
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What the report tells of a part: ``module.method``, and tensors' names by path in a call."""
+
+    module: str
+    method: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+def _entries(folder: Path) -> dict[str, _Entry]:
+    """Of each part of a compiled pipeline.
+
+    Raises:
+        UsageError: the report does not tell, or tells something else.
+    """
+    report = Object.of(folder / REPORT)
+    if "entries" not in report.content:
+        raise UsageError(
+            f"{folder / REPORT}: does not tell how the parts are called; compile the pipeline "
+            f"anew, or let Optimum run it: ORTDiffusionPipeline.from_pretrained({str(folder)!r})"
+        )
+    found, entries = dict[str, _Entry](), report.inside("entries")
+    for name in entries.content:
+        told = entries.inside(name)
+        if Path(name).name != name:
+            raise UsageError(f"{told.where}: {name!r} is no name of a folder in it")
+        places = (told.inside(key).values(str) for key in ("inputs", "outputs"))
+        found[name] = _Entry(told.get("module", str), told.get("method", str), *places)
+    return found
+
+
 class _Graph:
     """A part: a graph, and where in a call its tensors are."""
 
-    def __init__(self, folder: Path, name: str, told: Mapping[str, Any], provider: str) -> None:
+    def __init__(self, folder: Path, name: str, entry: _Entry, provider: str) -> None:
         files = (folder / name / TUNED / MODEL, folder / name / MODEL)
         file = next((each for each in files if each.is_file()), None)
         if file is None:
             raise UsageError(f"{folder}: has no {name}/{MODEL}; give the folder as it was written")
         self.name = name
-        self.inputs: dict[str, str] = told["inputs"]
-        self._outputs: dict[str, str] = told["outputs"]
+        self.inputs, self._outputs = entry.inputs, entry.outputs
         self._model = OrtModel(file, provider, read_settings(file, provider))
 
     def run(self, taken: Mapping[str, Tensor]) -> dict[str, Tensor]:
