@@ -9,7 +9,6 @@ from typing import Any
 
 from awqc.artifacts.manifest import MANIFEST, changed, read_manifest
 from awqc.bundle.parts import Bundle, Runner, Trace
-from awqc.data.calibration import synthetic
 from awqc.data.load import Calib, DataSource
 from awqc.errors import CaptureError, Note, UsageError, VerificationError, spelled
 from awqc.huggingface.diffusion import DiffusionFolder
@@ -143,8 +142,8 @@ def _judge(
     max_loss: float | None,
 ) -> Verification:
     if original is None:
-        batches: Sequence[Batch] = synthetic(program, seed=options.seed).held_out
-        return judge_forms(program, None, batches, forms, options.provider, None)
+        made_up = DataSource.of(None).load(program, seed=options.seed).held_out
+        return judge_forms(program, None, made_up, forms, options.provider, None)
     float_program, batches = original.programs[name], original.batches[name]
     return judge_forms(program, float_program, batches, forms, options.provider, max_loss)
 

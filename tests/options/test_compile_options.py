@@ -116,7 +116,7 @@ CHOICES = {
     "layout": LAYOUTS,
     "dtype": ["auto", *DTYPES],
     "accuracy_level": ["auto", *map(int, LEVELS)],
-    "positions": {"auto", "given"},
+    "positions": ["auto", "given"],
     "target": [AUTO, *TARGETS],
     "provider": PROVIDERS,
     "verify_with": runtime_names(),
