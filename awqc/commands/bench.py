@@ -128,14 +128,13 @@ def print_several(found: dict[str, Any], as_json: bool) -> None:
     """Print what each part takes, and the whole."""
     from awqc.bench.printing import print_bench
     from awqc.machine.terminal import console, echo
+    from awqc.report.printed_whole import print_parts
 
     if as_json:
         echo(json.dumps(found, indent=2))
         return
     out = console()
-    for name, result in found["parts"].items():
-        out.rule(name)
-        print_bench(result, out)
+    print_parts(found["parts"], print_bench, out)
     if "whole" in found:
         out.rule("the whole")
         print_bench(found["whole"], out)

@@ -166,15 +166,14 @@ def print_whole(report: dict[str, Any], target: Path, as_json: bool) -> None:
     """Print what became of each part of a model, and of the whole."""
     from awqc.machine.terminal import console, echo
     from awqc.report.printed import print_report
+    from awqc.report.printed_whole import print_parts
     from awqc.report.printed_whole import print_whole as print_together
 
     if as_json:
         echo(json.dumps(report, indent=2, allow_nan=False))
         return
     out = console()
-    for name, part in report["parts"].items():
-        out.rule(name)
-        print_report(part, out)
+    print_parts(report["parts"], print_report, out)
     out.rule("the whole")
     print_together(report, out)
     out.print(f"wrote {target}")

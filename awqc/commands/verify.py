@@ -128,7 +128,7 @@ def print_several(
     from awqc.machine.terminal import console, echo, labelled
     from awqc.options.compile_options import on_command_line
     from awqc.report.printed import print_verification
-    from awqc.report.printed_whole import print_answers
+    from awqc.report.printed_whole import print_answers, print_parts
     from awqc.whole.reverified import reverify_whole
 
     found = reverify_whole(folder, calib=calib, against=against, options=options, max_loss=max_loss)
@@ -137,9 +137,7 @@ def print_several(
         echo(json.dumps(found, indent=2))
         return
     out = console()
-    for name, part in found["parts"].items():
-        out.rule(name)
-        print_verification(part, out)
+    print_parts(found["parts"], print_verification, out)
     out.rule("the whole")
     for note in found["notes"]:
         out.print(labelled("note", "bold yellow", note))

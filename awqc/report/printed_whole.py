@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from awqc.report.wording import byte_count
+
+
+def print_parts(
+    parts: Mapping[str, dict[str, Any]],
+    show: Callable[[dict[str, Any], Console], None],
+    out: Console,
+) -> None:
+    """Each of ``parts`` under its name, as ``show`` prints one."""
+    for name, part in parts.items():
+        out.rule(name)
+        show(part, out)
 
 
 def print_whole(report: Mapping[str, Any], out: Console) -> None:
