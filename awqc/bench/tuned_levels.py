@@ -80,10 +80,12 @@ def tune(
             f"{MANIFEST} away to have it tuned as it is"
         )
     once = cache(seconds)
-    made = tuple(tune_model(path, tokens, once) for path in models)
-    if files is not None:
-        _mark(folder, files, models)
-    return made
+    made = []
+    for path in models:
+        made.append(tune_model(path, tokens, once))
+        if files is not None:  # after each: a run that is ended leaves what the marker knows
+            files = _marked(folder, files, path)
+    return tuple(made)
 
 
 def tune_model(path: Path, tokens: int, seconds: Seconds) -> TunedModel:
@@ -108,9 +110,7 @@ def tune_model(path: Path, tokens: int, seconds: Seconds) -> TunedModel:
         before, after = before + now, after + then
     if levels:
         set_levels(proto, levels)
-        scratch = path.with_name(f".{path.name}.new")
-        onnx.save(proto, scratch)
-        os.replace(scratch, path)
+        _replace(path, proto.SerializeToString())
     return TunedModel(path.name, len(nodes), len(levels), before, after)
 
 
@@ -122,7 +122,19 @@ def _rows(shape: list[int], tokens: int) -> int:
     return rows if len(shape) > 1 else tokens
 
 
-def _mark(folder: Path, files: dict[str, Entry], models: list[Path]) -> None:
-    names = {path.relative_to(folder).as_posix(): path for path in models}
-    now = {name: entry_of(names[name]) for name in files if name in names}
-    (folder / MANIFEST).write_text(manifest_text(files | now), encoding="utf-8")
+def _marked(folder: Path, files: dict[str, Entry], model: Path) -> dict[str, Entry]:
+    """What the marker of ``folder`` says once it knows ``model`` as it is now."""
+    name = model.relative_to(folder).as_posix()
+    now = files | {name: entry_of(model)} if name in files else files
+    _replace(folder / MANIFEST, manifest_text(now).encode())
+    return now
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Let the file at ``path`` hold ``content``; at no moment it holds a part of it."""
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        scratch.write_bytes(content)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
