@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from awqc.graph.nodes import results_of
-from awqc.program import Program
+from awqc.program import Interface, Program
 
 
 def restore_calls(program: Program) -> GraphModule:
@@ -98,3 +100,48 @@ def path_name(path: Any) -> str:
     """Name of an input leaf as its placeholder has it: ``past.0`` becomes ``past_0``."""
     parts = [str(getattr(p, "key", getattr(p, "idx", getattr(p, "name", p)))) for p in path]
     return "_".join(parts)
+
+
+def in_plain_containers(interface: Interface) -> Interface:
+    """``interface`` with plain containers for arguments and results, leaf by leaf the same."""
+    call = interface.call
+    plain = replace(call, in_spec=plain_tree(call.in_spec), out_spec=plain_tree(call.out_spec))
+    return replace(interface, call=plain)
+
+
+def plain_tree(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    """``spec`` with dicts for objects whose parts have names, named tuples among them.
+
+    >>> from collections import namedtuple
+    >>> spec = pytree.tree_structure([namedtuple("Point", "x y")(1, 2), 3])
+    >>> plain_tree(spec) == pytree.tree_structure([{"x": 1, "y": 2}, 3])
+    True
+    """
+    tree = pytree.tree_unflatten(range(spec.num_leaves), spec)
+    return pytree.tree_structure(_plain(tree))
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind is OrderedDict:
+        return OrderedDict((key, _plain(child)) for key, child in value.items())
+    if isinstance(value, dict):  # outputs of transformers and diffusers as well
+        return {key: _plain(child) for key, child in value.items()}
+    if hasattr(value, "_fields"):  # a named tuple
+        return {name: _plain(child) for name, child in zip(value._fields, value, strict=True)}
+    if isinstance(value, tuple | list):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if kind not in pytree.SUPPORTED_NODES:
+        return value
+    node = pytree.SUPPORTED_NODES[kind]
+    if node.flatten_with_keys_fn is None:
+        return [_plain(child) for child in node.flatten_fn(value)[0]]
+    parts, _ = node.flatten_with_keys_fn(value)
+    if all(isinstance(key, pytree.SequenceKey) for key, _ in parts):
+        return [_plain(child) for _, child in parts]
+    return {_name(key): _plain(child) for key, child in parts}
+
+
+def _name(key: Any) -> Any:
+    """Of one part of an object."""
+    return getattr(key, "key", getattr(key, "name", key))

@@ -41,7 +41,7 @@ from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
 from awqc.options import Options, parse_options
 from awqc.options.declare import takes
-from awqc.passes.convert_dtype import DTYPES
+from awqc.passes.convert_dtype import DTYPES, is_mixed
 from awqc.passes.journal import Journal
 from awqc.passes.pipeline import Observe, Pipeline
 from awqc.passes.planning import TOLD
@@ -170,7 +170,7 @@ def _compile(
     journal: Journal,
     ranks: Ranks,
 ) -> Compiled:
-    pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    pipeline = pipeline.in_dtype(program.source_dtype, DTYPES.get(options.dtype), is_mixed(program))
     warm_up(options.formats)
     original_bytes = stored_bytes(program)
     body, closing = widen(program, options, pipeline, observe)

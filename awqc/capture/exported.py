@@ -17,7 +17,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from awqc.calling import path_name
+from awqc.calling import path_name, plain_tree
+from awqc.capture.attribute_names import with_attribute_names, write_paths
+from awqc.capture.regions import check_flat, has_contexts
 from awqc.errors import CaptureError, UnsupportedGraphError
 from awqc.graph.nodes import results_of, set_results
 from awqc.graph.ops import argument
@@ -44,7 +46,8 @@ def program_from_exported(
 
     Raises:
         CaptureError: there are no example inputs.
-        UnsupportedGraphError: the model writes to its own buffers.
+        UnsupportedGraphError: the model writes to its own buffers or parameters, or calls a
+            function on a graph of its own.
     """
     example = example if example is not None else exported.example_inputs
     if example is None:
@@ -53,11 +56,14 @@ def program_from_exported(
             "save it with them (torch.export.save of a program fresh from torch.export.export)"
         )
     with quiet_libraries():
-        if _mutates(exported):
+        if _mutates(exported) or has_contexts(exported):
             exported = exported.run_decompositions({})
+        check_flat(exported, name)
+        exported = with_attribute_names(exported)
         module = exported.module(check_guards=False)
         assert isinstance(module, GraphModule)
         module.graph.set_codegen(CodeGen())
+        write_paths(module.graph)
         module = GraphModule(module, module.graph)
         module = deepcopy(module) if copy else module
     _check_stateless(exported, name)
@@ -85,6 +91,13 @@ def program_from_exported(
 
 
 def _check_stateless(exported: ExportedProgram, name: str) -> None:
+    written = exported.graph_signature.parameters_to_mutate
+    if written:
+        raise UnsupportedGraphError(
+            f"{name}: forward writes to the parameter {sorted(set(written.values()))[0]!r}, as an "
+            "embedding with max_norm does; a compiled model keeps its weights. Let forward "
+            "compute with a copy, or apply the change to the weight once, before it is compiled"
+        )
     mutated = exported.graph_signature.buffers_to_mutate
     if mutated:
         raise UnsupportedGraphError(
@@ -215,7 +228,7 @@ def _unescaped(name: str) -> str:
 
 def _output_names(out_spec: pytree.TreeSpec) -> list[str]:
     """Readable names for the outputs, from the tree that the model returns."""
-    tree = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
+    tree = pytree.tree_unflatten(range(out_spec.num_leaves), plain_tree(out_spec))
     paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
     names = [path_name(path) for path in paths]
     names = [name if name and not name[0].isdigit() else f"output_{name}" for name in names]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from awqc.calling import dynamic_shapes, example_call, restore_calls
+from awqc.calling import dynamic_shapes, example_call, in_plain_containers, restore_calls
 from awqc.errors import ExportError
 from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
@@ -33,6 +33,9 @@ class ExportedPt2:
 def export_pt2(program: Program, path: Path) -> ExportedPt2:
     """Write ``program`` to ``path``, called as the caller's module was.
 
+    Who loads it may know tensors, lists and dicts alone: they stand for objects of other classes
+    among arguments and results.
+
     Dequantizing is traced into plain aten operations on the packed codes: the archive
     needs no awqc, and holds no float copy of a quantized weight. Dynamic axes stay so. Weights
     are written one after the other.
@@ -41,8 +44,9 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
         ExportError: torch cannot export the graph.
         OSError: ``path`` cannot be written.
     """
-    args, kwargs = example_call(program)
-    module, shapes = restore_calls(program), dynamic_shapes(program)
+    plain = replace(program, interface=in_plain_containers(program.interface))
+    args, kwargs = example_call(plain)
+    module, shapes = restore_calls(plain), dynamic_shapes(plain)
     try:
         with torch.no_grad(), quiet_libraries():
             exported = trace_module(module, args, kwargs, shapes)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
@@ -92,12 +93,31 @@ class ConvertDtype(Pass):
         return _Narrowing(program, dtype).run()
 
 
+def is_mixed(program: Program) -> bool:
+    """Whether a part of ``program`` is in half precision, and most of it is not."""
+    if program.source_dtype in HALVES:
+        return False
+    found: list[torch.dtype] = []
+
+    def note(argument: Any) -> Any:
+        if isinstance(argument, torch.dtype):
+            found.append(argument)
+        return argument
+
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            note(getattr(node.meta.get("val"), "dtype", None))
+        map_aggregate((node.args, node.kwargs), note)
+    return any(dtype in HALVES for dtype in found)
+
+
 def _widen(program: Program) -> list[Change]:
     """All half tensors, inputs and casts become float32; in a float64 model, float64 ones too."""
     others = {*HALVES, program.source_dtype}
+    others.discard(torch.float32)
     changes = []
     for name, value in program.parameters().items():
-        if value.dtype in others - {torch.float32}:
+        if value.dtype in others:
             program.set_weight(name, value.float())
             changes.append(Change(name, f"{value.dtype} -> float32"))
 
@@ -106,7 +126,10 @@ def _widen(program: Program) -> list[Change]:
         return torch.float32 if other else argument
 
     for node in program.graph.nodes:
+        before = node.args, node.kwargs
         change_arguments(node, widened)
+        if (node.args, node.kwargs) != before:
+            changes.append(Change(node.name, "computes in float32"))
     _retype_inputs(program, widened)
     if changes:
         _propagate(program)

@@ -279,17 +279,20 @@ class Pipeline:
             if not isinstance(each, LEARNING)
         )
 
-    def in_dtype(self, source: torch.dtype, wanted: torch.dtype | None) -> Pipeline:
+    def in_dtype(
+        self, source: torch.dtype, wanted: torch.dtype | None, mixed: bool = False
+    ) -> Pipeline:
         """This pipeline for a model that came in ``source`` and is to compute in ``wanted``.
 
-        Passes compute in float32: a half or float64 model becomes that first. ``wanted`` comes
+        Passes compute in float32: a half or float64 model becomes that first, and so does a
+        ``mixed`` one, of which parts are half. ``wanted`` comes
         last; None: as the pipeline says already, or as the model came; float64 stays float32.
 
         >>> str(Pipeline((Canonicalize(),)).in_dtype(torch.float16, None))
         'convert-dtype,canonicalize,convert-dtype{dtype=float16}'
         """
         opening, body, closing = self.parts()
-        if source != torch.float32 and not opening.passes:
+        if (mixed or source != torch.float32) and not opening.passes:
             opening = self._of([ConvertDtype("float32")])
         last = list(closing.passes)
         if wanted is None and source in HALVES and not last:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from awqc.capture.exported import program_from_exported
 from awqc.capture.module import DynamicAxes, ExampleInputs, capture_module
 from awqc.capture.taken_over import unwrap
 from awqc.errors import UsageError, spelled
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 MODEL_INDEX = "model_index.json"
 
-ModelLike = nn.Module | Program | str | Path
-"""A module, a captured program, a file or folder, or the name of a factory."""
+ModelLike = nn.Module | ExportedProgram | Program | str | Path
+"""A module, an exported or captured program, a file or folder, or the name of a factory."""
 
 
 def open_program(
@@ -54,6 +56,9 @@ def open_program(
     if isinstance(model, Program):
         refuse_inputs(example_inputs, inputs, dynamic, "a captured program brings its own")
         return model
+    if isinstance(model, ExportedProgram):
+        refuse_inputs(example_inputs, inputs, dynamic, "an exported program brings its own")
+        return program_from_exported(model)
     if isinstance(model, nn.Module):
         source = _given_module(model, example_inputs, inputs, arrays, seed)
         return capture_module(model, source.example, dynamic={**source.axes, **(dynamic or {})})

@@ -9,7 +9,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.machine.memory import trim
 from awqc.options import Options
 from awqc.options.values import parse_size
-from awqc.passes.convert_dtype import DTYPES
+from awqc.passes.convert_dtype import DTYPES, is_mixed
 from awqc.passes.pipeline import Pipeline
 from awqc.passes.planning import Plan, plan_ahead
 from awqc.passes.quantize_weights import QuantizeWeights
@@ -31,7 +31,9 @@ def foresee_program(
     program: Program, data: Callable[[], CalibrationData], options: Options
 ) -> Plan:
     """What a compile of ``program``, which is consumed, on ``data`` will need."""
-    pipeline = prepare(options)[0].in_dtype(program.source_dtype, DTYPES.get(options.dtype))
+    pipeline = prepare(options)[0].in_dtype(
+        program.source_dtype, DTYPES.get(options.dtype), is_mixed(program)
+    )
     body, _ = widen(program, options, pipeline, None)
     return plan_of(program, body, data(), options)
 

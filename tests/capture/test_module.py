@@ -352,3 +352,9 @@ def test_wrong_models() -> None:
         capture_module(nn.Linear(8, 4, device="meta"), x)
     with pytest.raises(UsageError, match="has no size yet"):
         capture_module(nn.LazyLinear(4), x)
+
+
+def test_a_write_to_a_parameter_is_refused() -> None:
+    """An embedding with max_norm shortens its own rows as it looks them up."""
+    with pytest.raises(UnsupportedGraphError, match="writes to the parameter 'weight'"):
+        capture_module(nn.Embedding(9, 4, max_norm=1.0), (torch.tensor([[1, 2]]),))

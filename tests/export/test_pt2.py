@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from awqc.calling import example_call, restore_calls
 from awqc.capture.module import capture_module
@@ -92,3 +95,37 @@ def test_a_full_disk_is_an_error_that_can_be_caught() -> None:
     program = quantized(captured(nn.Linear(64, 64), torch.randn(2, 64)), IntGrid(4, 32))
     with pytest.raises(OSError, match="No space left"):
         export_pt2(program, Path("/dev/full"))
+
+
+class Point(NamedTuple):
+    """A class that only this process knows."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Pointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(32, 16)
+
+    def forward(self, point: Point) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.a(point.x) + self.a(point.y))
+
+
+def test_objects_of_other_classes_are_dicts_in_an_archive(tmp_path: Path) -> None:
+    """Who opens the archive in torch alone has neither the caller's classes nor transformers'."""
+    module = Pointed()
+    point = Point(torch.randn(3, 32), torch.randn(3, 32))
+    program = capture_module(module, (point,))
+    assert program.outputs == ("last_hidden_state",)
+    export_pt2(program, tmp_path / "model.pt2")
+    torch.save(point._asdict(), tmp_path / "point.pt")
+    code = (
+        "import torch; model = torch.export.load('model.pt2').module(); "
+        "found = model(torch.load('point.pt')); torch.save(dict(found), 'found.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    found = torch.load(tmp_path / "found.pt")
+    torch.testing.assert_close(found, dict(module(point)))
+    assert isinstance(restore_calls(program)(point), BaseModelOutput)  # here it is as it was

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import awqc
 from awqc.compiler import compile_graph
 from awqc.errors import UsageError
 from awqc.passes.convert_dtype import ConvertDtype
@@ -132,3 +133,26 @@ def test_a_recipe_of_a_half_model_is_repeated_with_its_text_or_the_earlier_one(
         assert found.keys() == wanted.keys()
         for key, value in wanted.items():
             assert torch.equal(found[key], value), key
+
+
+class Mixed(nn.Module):
+    """A head in half behind a body in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(32, 64), nn.Linear(64, 8).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x).bfloat16())
+        return out
+
+
+def test_a_model_of_which_a_part_is_half_computes_in_float32() -> None:
+    x = torch.randn(6, 32)
+    found = awqc.compile(
+        Mixed(), (x,), calib=[(x,)], effort="fast", bits=8, formats=("onnx", "pt2"), provider="cpu"
+    )
+    assert found.report["recipe"]["pipeline"].startswith("convert-dtype,")
+    assert found.report["verify"]["original"]["sqnr_db"] > 30  # the original rounds to bfloat16
+    assert found.graph_module(x).dtype == torch.float32
