@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from awqc.graph.sites import Site, SiteScale
 from awqc.numerics.formats.base import QuantizedWeight, WeightFormat
+from awqc.numerics.request import Cut
 from awqc.numerics.statistics import Statistics
 
 
@@ -112,10 +113,11 @@ FLOAT = ""
 
 @dataclass(frozen=True)
 class Allocation:
-    """Widths of their own for weights.
+    """Widths and groups of their own for weights.
 
     Attributes:
         widths: bits of each weight, by name.
+        groups: columns a scale, of those weights that were given another size, by name.
         formats: names of formats of each weight that was given one, or `FLOAT`, by name.
         curve: bytes and predicted loss of the best choices from the smallest to the largest.
         size: bytes of these weights at the chosen widths.
@@ -127,10 +129,16 @@ class Allocation:
     size: int = 0
     loss: float = 0.0
     formats: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("widths", "formats"):
+        for name in ("widths", "formats", "groups"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def cut(self, name: str) -> Cut | None:
+        """What was chosen for the weight ``name``, if it was."""
+        width = self.widths.get(name)
+        return None if width is None else Cut(width, self.groups.get(name))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.module import ExampleInputs
@@ -37,7 +38,7 @@ from awqc.whole.recorded_run import Run, own_modules
 
 @overload
 def compile(
-    model: nn.Module | Program,
+    model: nn.Module | ExportedProgram | Program,
     example_inputs: ExampleInputs | None = None,
     calib: Calib | None = None,
     *,

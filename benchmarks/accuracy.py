@@ -13,21 +13,33 @@ from them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.accuracy_measure import Run, Tokens, embeddings, measure, run_of, transformers_model
+from benchmarks.accuracy_measure import (
+    Run,
+    Tokens,
+    embeddings,
+    keep_predictions,
+    measure,
+    quality,
+    run_of,
+    transformers_model,
+)
 from benchmarks.accuracy_models import MODELS, Texts, tokens_of
-from benchmarks.accuracy_own import METHODS
+from benchmarks.accuracy_own import FORMATS, METHODS
 from benchmarks.accuracy_table import NOT_OFFERED, write_page
 from benchmarks.accuracy_tools import PEERS, TOOLS, ToolError, interpreter, last_error
 from benchmarks.models import ModelUnavailableError, cache_directory
@@ -35,6 +47,8 @@ from benchmarks.models import ModelUnavailableError, cache_directory
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 ROOT = Path(__file__).parent.parent
 OWN = "awqc"
+OWN_FORMAT = 0, 0
+"""Bits and group size of what is a format by itself."""
 TIMEOUT_S = 7200.0
 
 
@@ -52,22 +66,26 @@ class Cell:
     @property
     def key(self) -> str:
         """Its name in the results."""
+        where = f"{self.model}/{self.tool}/{self.method}"
+        if (self.bits, self.group_size) == OWN_FORMAT:
+            return f"{where}/seed{self.seed}"
         group = "channel" if self.group_size == -1 else f"g{self.group_size}"
-        return f"{self.model}/{self.tool}/{self.method}/{self.bits}bit/{group}/seed{self.seed}"
+        return f"{where}/{self.bits}bit/{group}/seed{self.seed}"
 
 
 def cells(chosen: argparse.Namespace) -> list[Cell]:
     """All that ``chosen`` asks for, the most telling first."""
-    rows = [(OWN, method) for method in METHODS]
-    rows += [(tool.name, method) for tool in TOOLS.values() for method in tool.methods]
+    rows = [(OWN, method, False) for method in METHODS]
+    rows += [(OWN, method, True) for method in FORMATS]
+    rows += [(tool.name, name, tool.formats) for tool in TOOLS.values() for name in tool.methods]
     return [
         Cell(model, tool, method, bits, group, chosen.seed)
         for model in chosen.models
         if available(model)
-        for group in chosen.groups
-        for bits in chosen.bits
-        for tool, method in rows
+        for tool, method, formats in rows
         if not chosen.only or tool in chosen.only or f"{tool}/{method}" in chosen.only
+        for bits, group in ([OWN_FORMAT] if formats else product(chosen.bits, chosen.groups))
+        if MODELS[model].causal or not formats
     ]
 
 
@@ -122,24 +140,24 @@ class Bench:
         Tokens(tokens.ids[: self.sequences], tokens.mask[: self.sequences]).save(path)
         return path
 
-    def reference(self, model: str) -> Path | None:
-        """The float model's embeddings, for an encoder; its own numbers are kept."""
+    def reference(self, model: str) -> Path:
+        """The float model's predictions or embeddings; its own numbers are kept."""
         causal = MODELS[model].causal
-        path = self.cache / f"{model}.embeddings.pt"
-        if model not in self.results["float"] or not (causal or path.exists()):
+        path = self.cache / f"{model}.{'predictions.npy' if causal else 'embeddings.pt'}"
+        if model not in self.results["float"] or not path.exists():
             run = self._runner(model, None)
             text = Tokens.load(self.tokens(model, "text"))
             started = time.process_time()
+            found = quality(run, text) if causal else {}
+            seconds = time.process_time() - started
             if causal:
-                found = measure(run, text, None)
+                keep_predictions(run, text, path)
             else:
                 torch.save(embeddings(run, text), path)
-                found = dict[str, Any]()
-            seconds = time.process_time() - started
             calibration = Tokens.load(self.tokens(model, "calib"))
             found["forward_cpu_s"] = seconds * int(calibration.mask.sum()) / int(text.mask.sum())
             self.keep("float", model, found)
-        return None if causal else path
+        return path
 
     def _runner(self, name: str, weights: Path | None) -> Run:
         model = MODELS[name]
@@ -157,10 +175,23 @@ class Bench:
                 found = {"error": str(error)}
             except subprocess.TimeoutExpired:
                 found = {"error": f"not finished after {self.timeout:.0f} s"}
-        self.keep("cells", cell.key, {**asdict(cell), **found})
+        self.keep("cells", cell.key, {**asdict(cell), **found, **self._made_of(cell)})
         return found
 
-    def _quantize(self, cell: Cell, scratch: Path, reference: Path | None) -> dict[str, Any]:
+    def _made_of(self, cell: Cell) -> dict[str, str]:
+        """Hashes of what a cell was made of."""
+        files = [self.tokens(cell.model, "calib"), self.tokens(cell.model, "text")]
+        weights = sorted(MODELS[cell.model].folder().glob("*.safetensors"))
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        )
+        return {
+            "texts": hash_of(files),
+            "weights": hash_of(weights),
+            "code": commit.stdout.strip(),
+        }
+
+    def _quantize(self, cell: Cell, scratch: Path, reference: Path) -> dict[str, Any]:
         model, answer, weights = MODELS[cell.model], scratch / "answer.json", scratch / "weights"
         text = self.tokens(cell.model, "text")
         common = ["--model", str(model.folder()), "--tokens", str(self.calibration(cell.model))]
@@ -168,8 +199,8 @@ class Bench:
         common += ["--group-size", str(cell.group_size), "--seed", str(cell.seed)]
         common += [] if model.causal else ["--encoder"]
         if cell.tool == OWN:
-            extra = [] if reference is None else ["--reference", str(reference)]
-            command = [sys.executable, "-m", "benchmarks.accuracy_own", "--text", str(text), *extra]
+            command = [sys.executable, "-m", "benchmarks.accuracy_own", "--text", str(text)]
+            command += ["--reference", str(reference)]
             _call([*command, *common], scratch, self.timeout, cwd=ROOT)
             return dict(json.loads(answer.read_text()))
         tool = TOOLS[cell.tool]
@@ -178,9 +209,18 @@ class Bench:
         _call([*command, *common], scratch, self.timeout)
         if NOT_OFFERED in (answered := json.loads(answer.read_text())):
             return dict(answered)
-        wanted = None if reference is None else torch.load(reference)
-        measured = measure(self._runner(cell.model, weights), Tokens.load(text), wanted)
+        run, tokens = self._runner(cell.model, weights), Tokens.load(text)
+        measured = measure(run, tokens, reference, causal=model.causal)
         return {**answered, **measured, "packages": list(tool.packages)}
+
+
+def hash_of(files: Sequence[Path]) -> str:
+    """Of what lies in all of them, short."""
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
 
 
 def missing(bench: Bench, chosen: argparse.Namespace) -> list[Cell]:

@@ -1,6 +1,7 @@
 """One way to measure every model of the accuracy table.
 
-A language model: perplexity on token ids. A sentence encoder: 1 - cosine to the float model's
+A language model: perplexity on token ids, KL divergence from the float model's predictions, and how
+often the likeliest word is the same. A sentence encoder: 1 - cosine to the float model's
 embeddings, and the rank correlation of the similarities of all pairs of sentences.
 """
 
@@ -80,12 +81,35 @@ def run_of(model: nn.Module, *, causal: bool) -> Run:
     return run
 
 
-def perplexity(run: Run, text: Tokens) -> float:
-    """Of a language model."""
-    quality = TextQuality()
-    for ids, mask in text.batches(1):
-        quality.add(run(ids, mask), ids, mask)
-    return quality.perplexity
+def quality(run: Run, text: Tokens, reference: Path | None = None) -> dict[str, float]:
+    """Of a language model: perplexity, and the distance to the float model's predictions."""
+    found = TextQuality()
+    wanted = None if reference is None else np.load(reference, mmap_mode="r")
+    for index, (ids, mask) in enumerate(text.batches(1)):
+        row = None if wanted is None else torch.from_numpy(wanted[index : index + 1])
+        found.add(run(ids, mask), ids, mask, row)
+    measured = {"perplexity": found.perplexity}
+    if wanted is not None:
+        measured["kl"] = found.divergence / found.compared
+        measured["same_top"] = found.agreed / found.compared
+    return measured
+
+
+def keep_predictions(run: Run, text: Tokens, path: Path) -> None:
+    """Keep a language model's log-likelihoods of all words, in 16 bits: ``(rows, tokens, words)``.
+
+    Rounding moves a likelihood by half a thousandth of its logarithm: a KL divergence by some 1e-6.
+    """
+    partial = path.with_suffix(".partial.npy")
+    kept = None
+    for index, (ids, mask) in enumerate(text.batches(1)):
+        scores = run(ids, mask)[0].log_softmax(-1)
+        if kept is None:
+            shape = (len(text.ids), *scores.shape)
+            kept = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+        kept[index] = scores.half().numpy()
+    del kept
+    partial.replace(path)
 
 
 def embeddings(run: Run, text: Tokens) -> Tensor:
@@ -108,8 +132,12 @@ def compare(found: Tensor, reference: Tensor) -> dict[str, float]:
     }
 
 
-def measure(run: Run, text: Tokens, reference: Tensor | None) -> dict[str, Any]:
-    """Perplexity; with the float model's embeddings as ``reference``, the distance to them."""
-    if reference is None:
-        return {"perplexity": perplexity(run, text)}
-    return compare(embeddings(run, text), reference)
+def measure(run: Run, text: Tokens, reference: Path | None, *, causal: bool) -> dict[str, Any]:
+    """`quality` of a language model, else the distance to the float model's embeddings.
+
+    ``reference`` is the file of its predictions (`keep_predictions`) or embeddings.
+    """
+    if causal:
+        return dict(quality(run, text, reference))
+    assert reference is not None
+    return dict(compare(embeddings(run, text), torch.load(reference)))

@@ -31,6 +31,9 @@ SEQUENTIAL = "default-sequential"
 METHODS = (NEAREST, *EFFORTS, MIXED, SEQUENTIAL)
 """The rows: rounding to nearest, each effort, widths of their own with 5 bits on average, and the
 default with each weight rounded on what the quantized part before it gives."""
+FREE = "avg-bits-"
+FORMATS = tuple(f"{FREE}{bits}" for bits in ("4.53", "4.77"))
+"""Rows in which each weight has bits and groups of its own, with so many bits on average."""
 
 BATCH = {True: 1, False: 16}
 """Sequences a calibration batch: of a language model's packed text, and of lines."""
@@ -48,6 +51,10 @@ def quantize(
         chosen = parse_options(**whole, pipeline="canonicalize,quantize-weights", effort="fast")
     elif method == MIXED:
         chosen = parse_options(**whole, avg_bits=5.0)
+    elif method in FORMATS:
+        program.scale_dtype = torch.float16  # what bits a weight are counted with
+        whole |= {"bits": 4, "group_size": "auto"}
+        chosen = parse_options(**whole, avg_bits=float(method.removeprefix(FREE)))
     elif method == SEQUENTIAL:
         chosen = parse_options(**whole, sequential=True)
     else:
@@ -90,8 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--model", "--tokens", "--text", "--answer"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--reference", type=Path, help="the float model's embeddings")
-    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--reference", type=Path, required=True, help="see accuracy_measure")
+    parser.add_argument("--method", choices=(*METHODS, *FORMATS), required=True)
     for name in ("--bits", "--group-size", "--seed"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--encoder", action="store_true")
@@ -103,7 +110,6 @@ def main() -> None:
     quantize(program, tokens, given.method, given.seed, options)
     seconds = time.process_time() - started
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    reference = torch.load(given.reference) if given.reference else None
     answer = {
         "effective_bits": effective_bits(program),
         "runtime_scales": runtime_scales(program),
@@ -111,7 +117,9 @@ def main() -> None:
         "peak_rss_mib": rss / 1024,
         "samples": 0 if given.method == NEAREST else len(tokens.ids),
         "notes": [],
-        **measure(run_of(program), Tokens.load(given.text), reference),
+        **measure(
+            run_of(program), Tokens.load(given.text), given.reference, causal=not given.encoder
+        ),
     }
     given.answer.write_text(json.dumps(answer))
 

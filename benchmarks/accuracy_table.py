@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy_models import MODELS
+from benchmarks.accuracy_picture import PICTURE, write_picture
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 NEAREST = ("awqc", "nearest")
@@ -22,7 +23,7 @@ Rows = dict[tuple[str, str], list[dict[str, Any]]]
 
 HEAD = """# Accuracy
 
-Weight-only quantization of two real models by awqc and by the other tools that install on a
+Weight-only quantization of real models by awqc and by the other tools that install on a
 machine without an accelerator. Everyone gets the same calibration tokens (or the first of
 them, see sequences), quantizes the same linear layers (all but the head; head and embeddings stay
 in float), and is measured by one script on the same held-out tokens. The weights that a tool's
@@ -33,6 +34,9 @@ tool leaves in the graph at run time is multiplied into them, and its numbers ar
   integers, 16 bits where they are floats), and run-time scales, over the quantized weights.
 - **gap left**: perplexity above the float model's, as a share of what rounding to nearest adds at
   the same bits and group size. For sentence embeddings the same, of 1 - cosine.
+- **KL, same top**: divergence of the predictions from the float model's, in nats a word, and how
+  often the likeliest word is the same. Rows that were measured before these columns were there
+  have none.
 - **CPU s, MiB**: of quantizing, calibration included, loading the model not; peak memory of the
   whole process. On one thread.
 - **sequences**: of calibration text that were used. Some tools would take hours for all.
@@ -54,6 +58,8 @@ OFF_GRID = """A second version of it was fine-tuned in float until its weights l
 def write_page(results: dict[str, Any]) -> None:
     """Write the page."""
     parts = [HEAD]
+    if write_picture(results):
+        parts.append(f"![KL divergence over bits a weight, a line a tool]({PICTURE.name})\n")
     cells = list(results["cells"].values())
     if any(cell["model"] == "smollm2-finetuned" for cell in cells):
         parts.append(OFF_GRID)
@@ -68,10 +74,39 @@ def write_page(results: dict[str, Any]) -> None:
                 f"Float: perplexity {reference['perplexity']:.3f}; forward passes over the "
                 f"calibration text take {reference['forward_cpu_s']:.0f} CPU s.\n"
             )
-        parts += _tables(mine, reference)
+        parts += _by_bits(about.title, mine)
+        parts += _tables([cell for cell in mine if cell["bits"]], reference)
     parts.append("## Versions\n")
     parts.append(_versions(cells))
     PAGE.write_text("\n".join(parts))
+
+
+def _by_bits(title: str, cells: list[dict[str, Any]]) -> list[str]:
+    """All rows with a divergence, whatever their format, by bits."""
+    rows: Rows = defaultdict(list)
+    for cell in cells:
+        if "kl" in cell:
+            rows[cell["tool"], row_name(cell)].append(cell)
+    if not rows:
+        return []
+    titles = ["bits/weight", "tool", "method", "KL", "same top", "perplexity", "CPU s", "notes"]
+    lines = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
+    for (tool, name), seeds in sorted(
+        rows.items(), key=lambda item: (item[1][0]["effective_bits"], _mean(item[1], "kl") or 0.0)
+    ):
+        row = [f"{seeds[0]['effective_bits']:.3f}", tool, name, _spread(seeds, "kl")]
+        row += [f"{_mean(seeds, 'same_top') or 0:.1%}", _spread(seeds, "perplexity")]
+        row += [f"{seeds[0]['cpu_s']:.0f}", _notes(seeds[0])]
+        lines.append(f"| {' | '.join(row)} |")
+    return [f"### {title}: all formats, by bits\n", "\n".join(lines) + "\n"]
+
+
+def row_name(cell: dict[str, Any]) -> str:
+    """A method, with bits and groups where the method leaves them open."""
+    if not cell["bits"]:
+        return str(cell["method"])
+    group = "a channel" if cell["group_size"] == -1 else f"groups of {cell['group_size']}"
+    return f"{cell['method']}, {cell['bits']} bits, {group}"
 
 
 def _tables(cells: list[dict[str, Any]], reference: dict[str, float]) -> list[str]:
@@ -93,7 +128,7 @@ def _table(rows: Rows, reference: dict[str, float]) -> str:
     nearest = _mean(rows.get(NEAREST, []), metric)
     base = reference.get("perplexity", 0.0)
     titles = ["tool", "method", "bits/weight", TITLES[metric], "gap left"]
-    titles += ["rank correlation"] if metric == "distance" else []
+    titles += ["rank correlation"] if metric == "distance" else ["KL", "same top"]
     titles += ["CPU s", "MiB", "sequences", "notes"]
     lines = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
     done = {key: seeds for key, seeds in rows.items() if any(metric in cell for cell in seeds)}
@@ -101,7 +136,13 @@ def _table(rows: Rows, reference: dict[str, float]) -> str:
         good = [cell for cell in done[key] if metric in cell]
         share = _share(good, metric, base, nearest)
         row = [*key, f"{good[0]['effective_bits']:.3f}", _spread(good, metric), share]
-        row += [_spread(good, "rank_correlation")] if metric == "distance" else []
+        if metric == "distance":
+            row.append(_spread(good, "rank_correlation"))
+        else:
+            judged = [cell for cell in good if "kl" in cell]
+            row += (
+                [_spread(judged, "kl"), f"{_mean(judged, 'same_top'):.1%}"] if judged else ["", ""]
+            )
         row += [f"{good[0]['cpu_s']:.0f}", f"{good[0]['peak_rss_mib']:.0f}"]
         row += [str(good[0]["samples"] or "none"), _notes(good[0])]
         lines.append(f"| {' | '.join(row)} |")

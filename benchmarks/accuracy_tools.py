@@ -27,12 +27,14 @@ class Tool:
         packages: what pip installs, pinned.
         script: the file in ``accuracy_peers`` that runs it.
         methods: its algorithms, by the name that the script knows.
+        formats: whether these are formats that say themselves how many bits there are.
     """
 
     name: str
     packages: tuple[str, ...]
     script: str
     methods: tuple[str, ...]
+    formats: bool = False
 
 
 TOOLS = {
@@ -66,6 +68,16 @@ TOOLS = {
         ),
         Tool("hqq", ("hqq==0.2.8.post1",), "run_hqq.py", ("hqq",)),
         Tool("quark", ("amd-quark==0.13",), "run_quark.py", ("awq", "gptq", "qronos")),
+        Tool(
+            "llama.cpp",
+            ("llama-cpp-python==0.3.36", "gguf==0.19.0"),
+            "run_llama_cpp.py",
+            (
+                *("Q4_K_M", "Q4_K_S", "Q4_K", "Q4_0", "IQ4_NL", "IQ4_XS"),
+                *("Q3_K_M", "IQ3_S", "IQ3_XXS", "Q2_K"),
+            ),
+            formats=True,
+        ),
     )
 }
 

@@ -20,6 +20,7 @@ from awqc.artifacts.recipe_codes import write_codes
 from awqc.errors import UsageError
 from awqc.graph.sites import SiteScale
 from awqc.numerics.formats.found import named_format
+from awqc.numerics.formats.int_grid import AUTO_GROUPS
 from awqc.numerics.request import WIDTHS, QuantizationSpec
 from awqc.program import Program
 
@@ -38,6 +39,7 @@ class Recipe:
         quantization: bits, group_size, symmetric, exclude.
         widths: of weights that have their own, by name.
         formats: likewise, by their names.
+        groups: columns a scale, of weights that have their own size, by name.
         status: of each site by name.
         scales: of each site that was searched, by name.
     """
@@ -47,6 +49,7 @@ class Recipe:
     quantization: dict[str, Any]
     widths: dict[str, int]
     formats: dict[str, str]
+    groups: dict[str, int]
     status: dict[str, str]
     scales: dict[str, SiteScale]
 
@@ -59,6 +62,7 @@ def describe_recipe(program: Program, pipeline: str) -> dict[str, Any]:
         "pipeline": pipeline,
         "quantization": spec.describe(),
         **({"widths": dict(allocation.widths)} if allocation else {}),
+        **({"groups": dict(allocation.groups)} if allocation and allocation.groups else {}),
         **({"formats": dict(allocation.formats)} if allocation and allocation.formats else {}),
         "sites": {
             site.name: {
@@ -139,6 +143,7 @@ def read_recipe(path: str | Path) -> Recipe:
         quantization=_request(content.inside("quantization")),
         widths=_widths(content),
         formats=_formats(content),
+        groups=_groups(content),
         status={name: site.get("status", str) for name, site in sites.items()},
         scales={
             name: _site_scale(site, scales[name])
@@ -172,6 +177,16 @@ def _widths(content: Object) -> dict[str, int]:
                 f"{content.where}, widths: {name!r} is {bits}; it can be one of {WIDTHS}"
             )
     return widths
+
+
+def _groups(content: Object) -> dict[str, int]:
+    groups = content.inside("groups").values(int) if "groups" in content.content else {}
+    for name, size in groups.items():
+        if size not in AUTO_GROUPS:
+            raise UsageError(
+                f"{content.where}, groups: {name!r} is {size}; it can be one of {AUTO_GROUPS}"
+            )
+    return groups
 
 
 def _formats(content: Object) -> dict[str, str]:

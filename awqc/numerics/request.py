@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from awqc.errors import UsageError, spelled
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.found import fitting_format, named_format
-from awqc.numerics.formats.int_grid import BITS, Bits, IntGrid, resolve_group_size
+from awqc.numerics.formats.int_grid import (
+    AUTO_GROUPS,
+    BITS,
+    Bits,
+    IntGrid,
+    resolve_group_size,
+)
 from awqc.numerics.name_patterns import check_pattern, names_weight
 
 TABLE_BITS = (0, 8)
@@ -22,6 +28,18 @@ NAMED_WIDTHS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0"
 WIDTHS = tuple(NAMED_WIDTHS)
 """That a weight can have of its own."""
 ROUNDINGS = ("nearest", "gptq")
+
+
+class Cut(NamedTuple):
+    """How finely one weight is cut, where that was chosen for it alone.
+
+    Attributes:
+        width: bits of a code.
+        group_size: columns a scale; None: as the request says.
+    """
+
+    width: int
+    group_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class QuantizationSpec:
         return self.rounding != "nearest" or self.clip or self.sweeps > 0
 
     def format_of(
-        self, columns: int, *, grouped: bool = True, head: bool = False, width: int | None = None
+        self, columns: int, *, grouped: bool = True, head: bool = False, cut: Cut | None = None
     ) -> WeightFormat:
         """How finely a weight of ``columns`` is cut.
 
@@ -92,8 +110,9 @@ class QuantizationSpec:
             columns: of the matrix that the weight is seen as.
             grouped: whether columns may be cut into groups; else a scale a row.
             head: whether it makes a language model's logits.
-            width: bits that were chosen for this weight.
+            cut: what was chosen for this weight.
         """
+        width, own_group = cut or (None, None)
         if self.weight_format and grouped:
             name = NAMED_WIDTHS[self.head_bits] if head else self.weight_format
             found = fitting_format(name if width is None else NAMED_WIDTHS[width], columns)
@@ -101,7 +120,8 @@ class QuantizationSpec:
                 return found
         own = self.bits if grouped else self.conv_bits or self.bits
         bits = width or (self.head_bits if head else own)
-        group_size = resolve_group_size(self.group_size, columns) if grouped else -1
+        asked = self.group_size if own_group is None else own_group
+        group_size = resolve_group_size(asked, columns) if grouped else -1
         return IntGrid(bits, group_size, self.symmetric)  # type: ignore[arg-type]  # one of `BITS`, as its makers check
 
     def why_not(self, columns: int, *, grouped: bool = True) -> str | None:
@@ -127,16 +147,29 @@ class QuantizationSpec:
 
     def choices(
         self, form: WeightFormat, widths: Sequence[int], columns: int
-    ) -> list[WeightFormat]:
-        """What a weight of ``columns`` in ``form`` would be at each of ``widths``.
+    ) -> dict[Cut, WeightFormat]:
+        """What a weight of ``columns`` in ``form`` could be, with one of ``widths``.
 
-        None where its width was not the one asked for.
+        Where groups are ``auto``, smaller ones that divide the columns are choices as well, but
+        for codes that are fine in any. None where its width was not the one asked for.
         """
         if self.weight_format and form == fitting_format(self.weight_format, columns):
-            return [self.format_of(columns, width=width) for width in widths]
+            return {Cut(width): self.format_of(columns, cut=Cut(width)) for width in widths}
         if not isinstance(form, IntGrid) or form.bits != self.bits:
+            return {}
+        found: dict[Cut, WeightFormat] = {}
+        for width in widths:
+            found[Cut(width)] = whole = form.with_bits(width)
+            smaller = self._smaller_groups(form, columns) if not whole.fine else ()
+            for group_size in smaller:
+                found[Cut(width, group_size)] = replace(whole, group_size=group_size)
+        return found
+
+    def _smaller_groups(self, form: IntGrid, columns: int) -> list[int]:
+        """Sizes that ``auto`` leaves open below that of ``form``."""
+        if self.group_size != "auto":
             return []
-        return [form.with_bits(width) for width in widths]
+        return [size for size in AUTO_GROUPS if size < form.group_size and columns % size == 0]
 
     def metadata(self) -> dict[str, str]:
         """What a file says of itself."""

@@ -17,7 +17,7 @@ from awqc.machine.strict import fall_back
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import BITS
 from awqc.numerics.quantizing import fake_quantize, quantize
-from awqc.numerics.request import WIDTHS
+from awqc.numerics.request import WIDTHS, Cut
 from awqc.passes.base import Change, Pass
 from awqc.program import Batch, Program
 from awqc.weights.decisions import decide
@@ -32,17 +32,18 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class AllocateBits(Pass):
-    """Choose a width for each weight, so that a budget buys the least predicted loss.
+    """Choose bits and groups for each weight, so that a budget buys the least predicted loss.
 
-        before:  quantize-weights gives every weight the same bits
-        after:   it gives each weight its own
+        before:  quantize-weights cuts every weight alike
+        after:   it cuts each weight in its own way
 
     With all weights at the smallest of ``choices``, the gradient ``g`` of the distance from
     the float model's outputs is taken on ``batches`` calibration batches; a weight's error
     ``d`` then accounts for ``g . d / 2`` of the distance, since that is quadratic near the
     float model. Other widths change it as they change the error of the weight's own product on
     the calibration data. Where an operation has no derivative, that error alone counts.
-    The choice is a knapsack, solved by dynamic programming.
+    The choice is a knapsack, solved by dynamic programming. Groups are a part of it where they are
+    ``auto``.
     Where formats are asked for by name, a width is the format of GGUF with as many bits.
     Options: ``avg-bits`` of the weights that products read, scales and zero points counted,
     tables, and heads of their own width, not; or ``budget``, bytes of all tensors together.
@@ -85,12 +86,16 @@ class AllocateBits(Pass):
         if self.avg_bits:
             elements = sum(program.weight(name).numel() for name in linears)
             allowed = int(self.avg_bits * elements / 8)
-        widths = allocate(items, allowed)
-        size, loss = totals(items, widths)
+        cuts = allocate(items, allowed)
+        size, loss = totals(items, cuts)
         given = program.findings.allocation
         formats = given.formats if given else {}
-        program.learn(allocation=Allocation(widths, tuple(curve(items)), size, loss, formats))
-        changes = [Change(name, f"{bits} bits") for name, bits in widths.items()]
+        widths = {name: cut.width for name, cut in cuts.items()}
+        groups = {name: cut.group_size for name, cut in cuts.items() if cut.group_size is not None}
+        program.learn(
+            allocation=Allocation(widths, tuple(curve(items)), size, loss, formats, groups)
+        )
+        changes = [Change(name, _told(cut)) for name, cut in cuts.items()]
         return [*changes, Change("all", f"{size} bytes, predicted distance {loss:.4g}")]
 
     def _items(
@@ -100,15 +105,16 @@ class AllocateBits(Pass):
         decisions: Decisions,
         linears: Mapping[str, Linear],
     ) -> list[Item]:
-        """Sizes and predicted losses of every weight at every width."""
+        """Sizes and predicted losses of every weight, cut in each way."""
         widths = sorted({int(choice) for choice in self.choices})
         cuts = {
             name: program.quantization.choices(decisions.formats[name], widths, linear.columns)
             for name, linear in linears.items()
         }
-        lowest = {name: options[0] for name, options in cuts.items()}
+        lowest = {name: next(iter(options)) for name, options in cuts.items()}
+        coarse = {name: cuts[name][cut] for name, cut in lowest.items()}
         try:
-            shares = _shares(program, lowest, batches[: self.batches])
+            shares = _shares(program, coarse, batches[: self.batches])
         except RuntimeError as error:
             reason = why_no_derivative(error)
             if reason is None:
@@ -118,13 +124,28 @@ class AllocateBits(Pass):
             shares = {}
         items = []
         for name, linear in track(linears.items(), "allocate bits", len(linears)):
-            noise = [_noise(program, linear, cut) for cut in cuts[name]]
-            share = shares.get(name, noise[0])
-            losses = tuple(share * value / max(noise[0], TINY) for value in noise)
-            rows, columns = linear.rows, linear.columns
-            sizes = tuple(cut.nbytes(rows, columns, program.scale_dtype) for cut in cuts[name])
-            items.append(Item(name, tuple(widths), sizes, losses))
+            noise = {cut: _noise(program, linear, form) for cut, form in cuts[name].items()}
+            share, coarsest = shares.get(name, noise[lowest[name]]), max(noise[lowest[name]], TINY)
+            size = {
+                cut: form.nbytes(linear.rows, linear.columns, program.scale_dtype)
+                for cut, form in cuts[name].items()
+            }
+            ways = sorted(size, key=size.__getitem__)
+            items.append(
+                Item(
+                    name,
+                    tuple(ways),
+                    tuple(size[cut] for cut in ways),
+                    tuple(share * noise[cut] / coarsest for cut in ways),
+                )
+            )
         return items
+
+
+def _told(cut: Cut) -> str:
+    """For a change."""
+    groups = "" if cut.group_size is None else f", groups of {cut.group_size}"
+    return f"{cut.width} bits{groups}"
 
 
 def _has_choice(program: Program, decisions: Decisions, linear: Linear) -> bool:

@@ -34,7 +34,8 @@ class LoadScales(Pass):
         """Fill in sites and scales."""
         recipe = read_recipe(self.recipe)
         if recipe.widths or recipe.formats:
-            program.learn(allocation=Allocation(recipe.widths, formats=recipe.formats))
+            own = Allocation(recipe.widths, formats=recipe.formats, groups=recipe.groups)
+            program.learn(allocation=own)
         skipped = {**program.findings.skipped, **decide(program).refused}
         sites = {site.name: site for site in find_sites(program, skipped.__contains__)}
         missing = sorted(set(recipe.status) ^ set(sites))

@@ -142,12 +142,15 @@ def tuning(found: Mapping[str, Any]) -> str:
 def allocation(found: Mapping[str, Any]) -> str:
     """How many weights got which width, of ``allocation`` in a report.
 
-    >>> allocation({"bits": {"a": 4, "b": 8, "c": 4}, "size": 1200, "loss": 0.0125})
-    '2 weights in 4 bits, 1 in 8, 1.2 KB, predicted distance 0.013'
+    >>> found = {"bits": {"a": 4, "b": 8, "c": 4}, "size": 1200, "loss": 0.0125}
+    >>> allocation({**found, "groups": {"c": 32}})
+    '2 weights in 4 bits, 1 in 8, 1 in groups of 32, 1.2 KB, predicted distance 0.013'
     """
     widths = list(found["bits"].values())
     counts = [f"{widths.count(bits)} in {bits}" for bits in sorted(set(widths))]
     counts[0] = counts[0].replace(" in", f" weight{'s' * (counts[0][:2] != '1 ')} in") + " bits"
+    groups = list(found.get("groups", {}).values())
+    counts += [f"{groups.count(each)} in groups of {each}" for each in sorted(set(groups))]
     size, loss = byte_count(found["size"]), number(found["loss"])
     return ", ".join([*counts, size, f"predicted distance {loss}"])
 

@@ -13,6 +13,7 @@ from awqc.graph.linears import Linear, find_linears
 from awqc.numerics.formats.base import WeightFormat
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.quantizing import fake_quantize
+from awqc.numerics.request import Cut
 from awqc.passes.pipeline import Pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.program import Program
@@ -63,7 +64,7 @@ def choose_head(
     if not open_:
         return HeadChoice(WIDE, "there is no head with a width of its own")
     forms = {
-        bits: [spec.format_of(each.columns, head=True, width=bits) for each in open_]
+        bits: [spec.format_of(each.columns, head=True, cut=Cut(bits)) for each in open_]
         for bits in (NARROW, WIDE)
     }
     if not all(isinstance(form, IntGrid) for each in forms.values() for form in each):

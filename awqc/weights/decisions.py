@@ -45,7 +45,6 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
     heads = head_weights(program)
     formats: dict[str, WeightFormat] = {}
     allocation = program.findings.allocation
-    allocated = allocation.widths if allocation else {}
     given = allocation.formats if allocation else {}
     refused: dict[str, str] = {}
     fallbacks: dict[str, str] = {}
@@ -69,8 +68,9 @@ def decide(program: Program, spec: QuantizationSpec | None = None) -> Decisions:
             # Products that read each input channel with one column are grouped as asked; other
             # convolutions get one scale for each output channel.
             own = _given(given, name, linear.columns) if linear.pointwise else None
+            cut = allocation.cut(name) if allocation else None
             formats[name] = own or spec.format_of(
-                linear.columns, grouped=linear.pointwise, head=head, width=allocated.get(name)
+                linear.columns, grouped=linear.pointwise, head=head, cut=cut
             )
             why = None if head else spec.why_not(linear.columns, grouped=linear.pointwise)
             if why is not None and own is None:

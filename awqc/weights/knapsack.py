@@ -1,4 +1,4 @@
-"""Sharing a budget of bytes among weights: a knapsack in which each weight takes one width."""
+"""Sharing a budget of bytes among weights: a knapsack in which each weight takes one cut."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from awqc.errors import UsageError, spelled
+from awqc.numerics.request import Cut
 
 BUCKETS = 20_000
 """Steps that a budget is counted in. Sizes are rounded up to whole steps, so a choice never
@@ -20,32 +21,33 @@ class Item:
 
     Attributes:
         name: of the weight.
-        choices: the widths to choose from, ascending.
+        choices: what there is to choose from, the smallest first.
         sizes: bytes at each.
         losses: predicted loss at each.
     """
 
     name: str
-    choices: tuple[int, ...]
+    choices: tuple[Cut, ...]
     sizes: tuple[int, ...]
     losses: tuple[float, ...]
 
 
-def allocate(items: Sequence[Item], budget: int) -> dict[str, int]:
-    """The widths, by name, with the least total loss whose sizes sum to at most ``budget``.
+def allocate(items: Sequence[Item], budget: int) -> dict[str, Cut]:
+    """The cuts, by name, with the least total loss whose sizes sum to at most ``budget``.
 
     Dynamic programming over what is above the smallest size; optimal up to the rounding of
     sizes to `BUCKETS` steps.
 
     Raises:
-        UsageError: not even the smallest widths fit.
+        UsageError: not even the smallest cuts fit.
     """
     least = sum(min(item.sizes) for item in items)
     spare = budget - least
     if spare < 0:
         raise UsageError(
-            f"the weights take at least {least} bytes at {items[0].choices[0]} bits; {budget} are "
-            f"allowed: give a larger {spelled('budget')} or {spelled('avg_bits')}, or larger groups"
+            f"the weights take at least {least} bytes at {items[0].choices[0].width} bits; "
+            f"{budget} are allowed: give a larger {spelled('budget')} or {spelled('avg_bits')}, "
+            "or larger groups"
         )
     most = sum(max(item.sizes) for item in items) - least
     spare = min(spare, most)
@@ -61,7 +63,7 @@ def allocate(items: Sequence[Item], budget: int) -> dict[str, int]:
                 options[index, shift:] = best[: width - shift] + loss
         taken[row] = options.argmin(axis=0)
         best = options.min(axis=0)
-    chosen: dict[str, int] = {}
+    chosen: dict[str, Cut] = {}
     place = width - 1
     for row in range(len(items) - 1, -1, -1):
         item, index = items[row], int(taken[row, place])
@@ -70,9 +72,9 @@ def allocate(items: Sequence[Item], budget: int) -> dict[str, int]:
     return {item.name: chosen[item.name] for item in items}
 
 
-def totals(items: Sequence[Item], widths: dict[str, int]) -> tuple[int, float]:
+def totals(items: Sequence[Item], cuts: dict[str, Cut]) -> tuple[int, float]:
     """Bytes and predicted loss of a choice."""
-    places = [(item, item.choices.index(widths[item.name])) for item in items]
+    places = [(item, item.choices.index(cuts[item.name])) for item in items]
     return (
         sum(item.sizes[index] for item, index in places),
         sum(item.losses[index] for item, index in places),

@@ -15,8 +15,8 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,8 @@ class Answer:
         runtime_scales: numbers that multiply activations at run time.
         notes: what a reader must know.
         eight: layers at 8 bits, a scale and an 8-bit zero point a row, by module path.
+        stored_bits: of each layer with all that belongs to it, by module path, where a format
+            of its own says it.
     """
 
     weights: dict[str, Tensor]
@@ -93,6 +95,7 @@ class Answer:
     runtime_scales: int = 0
     notes: tuple[str, ...] = ()
     eight: frozenset[str] = frozenset()
+    stored_bits: Mapping[str, int] = field(default_factory=dict)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -127,6 +130,10 @@ def effective_bits(shapes: dict[str, tuple[int, ...]], request: Request, answer:
     """Bits a weight with all that is stored for it: scales in 16 bits, and zero points."""
     total, count = 16.0 * answer.runtime_scales, 0
     for name, (rows, columns) in shapes.items():
+        count += rows * columns
+        if name in answer.stored_bits:
+            total += answer.stored_bits[name]
+            continue
         bits, zero_point, groups = request.bits, answer.zero_point_bits, 1
         if name in answer.eight:
             bits = zero_point = 8
@@ -134,7 +141,6 @@ def effective_bits(shapes: dict[str, tuple[int, ...]], request: Request, answer:
             groups = -(-columns // request.group_size)
         total += rows * columns * bits
         total += rows * groups * (SCALE_BITS + zero_point)
-        count += rows * columns
     return total / count
 
 

@@ -13,7 +13,6 @@ import awqc
 from awqc.capture.module import capture_module
 from awqc.errors import UnsupportedGraphError
 
-
 Layers = Callable[[Tensor], Tensor]
 
 
@@ -52,7 +51,8 @@ def test_what_stands_around_operations_is_opened_up(body: Any) -> None:
     compiled = awqc.compile(
         Net(body), (x,), calib=[(x,)], effort="fast", formats=("onnx", "pt2"), provider="cpu"
     )
-    assert len(compiled.report["layers"]) == 2 + 2 * (body is without_gradients)
+    assert {layer["bits"] for layer in compiled.report["layers"]} == {4}
+    assert len(compiled.report["layers"]) == 2
     wanted = Net(body)(x).float()
     error = (compiled.graph_module(x) - wanted).norm() / wanted.norm()
     assert error < 0.15  # 4 bits; what is quantized is the whole of it
