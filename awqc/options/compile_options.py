@@ -217,7 +217,7 @@ class Options:
     avg_bits: float | None = option(
         None,
         f"Give each weight {spelled('bits')} or more, so that X bits a weight, scales and "
-        "zero points counted, lose least.",
+        f"zero points counted, lose least; groups too, where {spelled('group_size')} is auto.",
         group="accuracy",
         kind=float,
         least=0,
