@@ -8,13 +8,16 @@ from torch.fx import Node
 
 from awqc.errors import UnsupportedGraphError
 from awqc.graph.nodes import module_path
+from awqc.program import Program
 
 CONTEXTS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 """What ``torch.autocast`` and ``torch.no_grad`` inside forward become."""
+BRANCHES = "cond"
+"""Of which exporters have a form; passes have none."""
 INSTEAD = {
+    BRANCHES: "compute both branches and choose with torch.where",
     "flex_attention": "use torch.nn.functional.scaled_dot_product_attention "
     "(attn_implementation='sdpa' of a transformers model)",
-    "cond": "compute both branches and choose with torch.where",
     "while_loop": "write the loop with a fixed number of steps",
     "scan": "write the loop with a fixed number of steps",
 }
@@ -43,11 +46,28 @@ def check_flat(exported: ExportedProgram, name: str) -> None:
     """
     for node in _calls(exported):
         called = _name(node)
-        raise UnsupportedGraphError(
-            f"{name}: {node.name} (in {module_path(node) or 'forward'}) is a call of {called}, "
-            "which computes with functions in place of tensors; a compiled model is one flat "
-            f"graph: {INSTEAD.get(called, OTHERWISE)}"
-        )
+        if called != BRANCHES:
+            raise _refusal(node, name)
+
+
+def check_no_branches(program: Program) -> None:
+    """Refuse a captured graph that goes one of two ways: passes see neither.
+
+    Raises:
+        UnsupportedGraphError: it does; the message names the call, and what to write instead.
+    """
+    for node in program.graph.nodes:
+        if isinstance(node.target, HigherOrderOperator):
+            raise _refusal(node, program.name)
+
+
+def _refusal(node: Node, name: str) -> UnsupportedGraphError:
+    called = _name(node)
+    return UnsupportedGraphError(
+        f"{name}: {node.name} (in {module_path(node) or 'forward'}) is a call of {called}, "
+        "which computes with functions in place of tensors; a compiled model is one flat "
+        f"graph: {INSTEAD.get(called, OTHERWISE)}"
+    )
 
 
 def _calls(exported: ExportedProgram) -> list[Node]:

@@ -53,6 +53,12 @@ def taken_over(module: nn.Module, copy: bool) -> nn.Module:
             f"{type(module).__name__}: the weight {meta[0]!r} is on the meta device and has "
             "no values; load the weights first"
         )
+    sparse = [name for name, value in tensors if value.layout is not torch.strided]
+    if sparse:
+        raise UsageError(
+            f"{type(module).__name__}: the weight {sparse[0]!r} is sparse; give it as an ordinary "
+            "tensor (to_dense())"
+        )
     _check_float(module, tensors)
     owned = deepcopy(module, _computed(module)) if copy else module
     return owned.eval().requires_grad_(False)

@@ -33,6 +33,7 @@ from awqc.export.onnx_tidy import (
 from awqc.export.onnx_translator import translate
 from awqc.export.onnx_weights import WeightPlacer
 from awqc.export.whole_numbers import why_not_onnx
+from awqc.graph.nodes import results_of
 from awqc.graph.rewriting import TracingError
 from awqc.machine.strict import fall_back
 from awqc.program import Program
@@ -91,6 +92,7 @@ def export_onnx(
         ExportError: an operation or a weight has no ONNX form, or the file is not valid.
         UsageError: the opset is too old.
     """
+    _check_ends(program)
     lowered = lower(program)
     _check_weights(program, lowered)
     opset = _resolve_opset(opset, lowered)
@@ -122,6 +124,19 @@ def export_onnx(
         opset=opset,
         quantized=tuple(weight.name for weight in lowered.weights),
     )
+
+
+def _check_ends(program: Program) -> None:
+    """Refuse complex inputs and outputs, which runtimes do not take."""
+    ends = {f"input {spec.name!r}": spec.dtype for spec in program.inputs}
+    for name, node in zip(program.outputs, results_of(program.graph), strict=True):
+        ends[f"output {name!r}"] = node.meta["val"].dtype
+    for name, dtype in ends.items():
+        if dtype.is_complex:
+            raise ExportError(
+                f"{program.name}: {name} is {str(dtype).removeprefix('torch.')}, which no ONNX "
+                "runtime takes: let forward work with torch.view_as_real of it, or write pt2 alone"
+            )
 
 
 def _check_weights(program: Program, lowered: Lowered) -> None:

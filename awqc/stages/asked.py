@@ -9,6 +9,7 @@ from typing import Any
 
 from awqc.artifacts.target import prepare_file
 from awqc.capture.module import ExampleInputs
+from awqc.capture.regions import check_no_branches
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import DataSource
 from awqc.errors import Note, UnsupportedGraphError, UsageError, spelled, worded
@@ -68,8 +69,9 @@ def open_as_asked(
     Raises:
         UsageError: it is no model, or its inputs are not known.
         CaptureError: it cannot be loaded or captured.
+        UnsupportedGraphError: it branches.
     """
-    return open_program(
+    program = open_program(
         model,
         example_inputs,
         inputs=options.inputs,
@@ -82,6 +84,8 @@ def open_as_asked(
         adapter=options.adapter,
         seed=options.seed,
     )
+    check_no_branches(program)
+    return program
 
 
 def widen(

@@ -354,6 +354,13 @@ def test_wrong_models() -> None:
         capture_module(nn.LazyLinear(4), x)
 
 
+def test_a_sparse_weight_is_refused() -> None:
+    model = nn.Linear(8, 4)
+    model.weight = nn.Parameter(model.weight.detach().to_sparse())
+    with pytest.raises(UsageError, match=r"the weight 'weight' is sparse.*to_dense"):
+        capture_module(model, (torch.randn(2, 8),))
+
+
 def test_a_write_to_a_parameter_is_refused() -> None:
     """An embedding with max_norm shortens its own rows as it looks them up."""
     with pytest.raises(UnsupportedGraphError, match="writes to the parameter 'weight'"):

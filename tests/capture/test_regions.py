@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import awqc
-from awqc.capture.module import capture_module
 from awqc.errors import UnsupportedGraphError
 
 Layers = Callable[[Tensor], Tensor]
@@ -67,4 +66,4 @@ def test_functions_as_operands_are_refused_by_name() -> None:
     with pytest.raises(
         UnsupportedGraphError, match=r"cond \(in forward\).*choose with torch\.where"
     ):
-        capture_module(Net(branching), (torch.randn(6, 16),))
+        awqc.compile(Net(branching), (torch.randn(6, 16),))

@@ -176,3 +176,9 @@ def test_refusals_say_what_to_do(tmp_path: Path) -> None:
     unknown = captured(Call(lambda x: torch.cdist(x, x * 2)), torch.randn(2, 3, 4))
     with pytest.raises(ExportError, match="_cdist_forward"):
         export_onnx(unknown, tmp_path / "m.onnx")
+
+
+def test_complex_inputs_are_refused(tmp_path: Path) -> None:
+    program = captured(Call(lambda x: x.real * 2), torch.randn(2, 8, dtype=torch.complex64))
+    with pytest.raises(ExportError, match=r"input 'inputs_0' is complex64.*view_as_real"):
+        export_onnx(program, tmp_path / "model.onnx")
