@@ -49,14 +49,14 @@ def write_paths(graph: Graph) -> None:
 def writable(name: str) -> str:
     """``name`` with parts that can be written.
 
-    >>> writable("heads.class.0.weight"), writable("two words.weight"), writable("1x")
-    ('heads.class_.0.weight', 'two_words.weight', '_1x')
+    >>> writable("heads.class.0.weight"), writable("two words.weight"), writable("1x"), writable("")
+    ('heads.class_.0.weight', 'two_words.weight', '_1x', '')
     """
     return ".".join(map(_writable_part, name.split(".")))
 
 
 def _writable_part(part: str) -> str:
-    if why_no_name(part) is None:
+    if not part or why_no_name(part) is None:
         return part
     words = re.sub(r"\W", "_", part.lstrip("_")) or "_"
     return f"_{words}" if words[0].isdigit() else words if words != part else f"{words}_"
