@@ -101,8 +101,8 @@ def compile(
 
     Args:
         model: a module or an exported program (it is not changed), a captured program (it is
-            consumed), or what the command line takes: the path of a torch.export archive, a pickled module, a Hugging
-            Face folder or a GGUF file, or ``"package.module:factory"``.
+            consumed), or what the command line takes: the path of a torch.export archive, a
+            pickled module, a Hugging Face folder or a GGUF file, or ``"package.module:factory"``.
         example_inputs: a tuple of positional or a dict of keyword inputs; None: as the model
             brings them, as the option ``inputs`` or arrays in ``calib`` say, or as the first
             layer asks for.
