@@ -28,13 +28,14 @@ def unwrap(module: Any) -> nn.Module:
             module = module._modules["_orig_mod"]
         else:
             break
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UsageError(
-            "the model is a TorchScript module, which torch.export cannot capture; "
-            "give the nn.Module that it was made from"
-        )
     if not isinstance(module, nn.Module):
         raise UsageError(f"the model is a {type(module).__name__}; an nn.Module is needed")
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{f'the module {path!r}' if path else 'the model'} is a TorchScript module, which "
+                "torch.export cannot capture; give the nn.Module that it was made from"
+            )
     return module
 
 

@@ -354,6 +354,12 @@ def test_wrong_models() -> None:
         capture_module(nn.LazyLinear(4), x)
 
 
+def test_a_scripted_part_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), torch.jit.script(nn.Linear(8, 4)))
+    with pytest.raises(UsageError, match="the module '1' is a TorchScript module"):
+        capture_module(model, (torch.randn(2, 8),))
+
+
 def test_a_sparse_weight_is_refused() -> None:
     model = nn.Linear(8, 4)
     model.weight = nn.Parameter(model.weight.detach().to_sparse())
