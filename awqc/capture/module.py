@@ -113,11 +113,11 @@ def _keep_what_agrees(
     """``program``, captured anew with axes fixed until both agree at all sizes that are tried.
 
     Where they differ beyond the range of an axis that was asked for, the axis stays free and
-    the program is told.
+    the program is told. That is a question of how long data is, not of multiples.
     """
     fixed: frozenset[Axis] = frozenset()
     while (other := find_disagreement(module, program)) is not None:
-        if _take_steps(program, other.axes, steps):
+        if not other.beyond and _take_steps(program, other.axes, steps):
             continue
         stays = other.beyond and any(axis in asked.get(name, ()) for name, axis in other.axes)
         note = _explain_sizes(module, program, other, stays)
