@@ -19,6 +19,7 @@ from awqc.capture.agreement import check_agreement
 from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import explain_failure, model_line
 from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
+from awqc.capture.known_buffers import known_buffers
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
@@ -300,7 +301,7 @@ def _export_any(
 
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
     symbols = nullcontext() if strict else symbolic_sizes(module)
-    with torch.no_grad(), stand_ins(module), symbols:
+    with torch.no_grad(), stand_ins(module), known_buffers(module), symbols:
         try:
             return trace_module(module, *call, shapes, strict=strict)
         except RuntimeError as error:
