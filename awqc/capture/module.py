@@ -18,8 +18,8 @@ from awqc.calling import path_name, unflatten_call
 from awqc.capture.agreement import check_agreement
 from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import explain_failure, model_line
-from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.known_buffers import known_buffers
+from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
