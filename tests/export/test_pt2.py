@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -92,3 +93,24 @@ def test_a_full_disk_is_an_error_that_can_be_caught() -> None:
     program = quantized(captured(nn.Linear(64, 64), torch.randn(2, 64)), IntGrid(4, 32))
     with pytest.raises(OSError, match="No space left"):
         export_pt2(program, Path("/dev/full"))
+
+
+def test_a_parameter_of_no_elements_is_written(tmp_path: Path) -> None:
+    """As of a model that may have some tokens of its own, and has none."""
+
+    class Registered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.none = nn.Parameter(torch.from_numpy(np.empty((1, 0, 4), np.float32)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            more = self.none.expand(x.shape[0], -1, -1)
+            return self.layer(torch.cat([more, x], dim=1))
+
+    module = Registered()
+    program = capture_module(module, (torch.randn(2, 5, 4),), copy=False)
+    export_pt2(program, tmp_path / "model.pt2")
+    x = torch.randn(3, 5, 4)
+    found = torch.export.load(tmp_path / "model.pt2").module()(x)
+    torch.testing.assert_close(found, module(x))
