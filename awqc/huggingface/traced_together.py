@@ -1,6 +1,6 @@
 """Runs of `generate` on several samples at once, taken apart into what each sample would give.
 
-A step of a decoder on six rows takes little longer than one on a single row: it reads the same
+A step of a decoder on four rows takes little longer than one on a single row: it reads the same
 weights.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from awqc.bundle.parts import Bundle, Trace
 from awqc.program import Batch, InputSpec
 
-TOGETHER = 6
+TOGETHER = 4
 """Samples that are generated for at once: what all calls read and made of them is in memory."""
 
 
