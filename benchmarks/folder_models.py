@@ -115,6 +115,11 @@ _TRANSLATE = {"vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "dec
 _T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2,
        "num_heads": 4, "pad_token_id": 1, "eos_token_id": 2,
        "decoder_start_token_id": 1}  # fmt: skip
+_GEMMA = {**_TEXT, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8,
+          "layer_types": ["full_attention"] * 2}  # fmt: skip
+_T5_GEMMA = {"encoder": _GEMMA, "decoder": {**_GEMMA, "cross_attention_hidden_size": 32},
+             "vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+             "decoder_start_token_id": 0}  # fmt: skip
 _WRITER = {**_TEXT, "model_type": "bert", "is_decoder": True, "add_cross_attention": True}
 _PAIR = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0,
          "is_encoder_decoder": True}  # fmt: skip
@@ -297,6 +302,7 @@ def _generating() -> Iterator[tuple[str, Saved]]:
         ("fsmt", {**_TRANSLATE, "src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY}),
         ("nllb-moe", {**_TRANSLATE, "num_experts": 4}),
         *((kind, _T5) for kind in ("t5", "mt5", "umt5", "longt5")),
+        ("t5gemma", _T5_GEMMA),
         ("encoder-decoder", _READS_TEXT),
     )  # fmt: skip
     for kind, config in text:

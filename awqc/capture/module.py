@@ -18,6 +18,7 @@ from awqc.calling import path_name, unflatten_call
 from awqc.capture.agreement import check_agreement
 from awqc.capture.exported import program_from_exported
 from awqc.capture.failure import explain_failure, model_line
+from awqc.capture.known_buffers import known_buffers
 from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
@@ -113,11 +114,11 @@ def _keep_what_agrees(
     """``program``, captured anew with axes fixed until both agree at all sizes that are tried.
 
     Where they differ beyond the range of an axis that was asked for, the axis stays free and
-    the program is told.
+    the program is told. That is a question of how long data is, not of multiples.
     """
     fixed: frozenset[Axis] = frozenset()
     while (other := find_disagreement(module, program)) is not None:
-        if _take_steps(program, other.axes, steps):
+        if not other.beyond and _take_steps(program, other.axes, steps):
             continue
         stays = other.beyond and any(axis in asked.get(name, ()) for name, axis in other.axes)
         note = _explain_sizes(module, program, other, stays)
@@ -300,7 +301,7 @@ def _export_any(
 
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
     symbols = nullcontext() if strict else symbolic_sizes(module)
-    with torch.no_grad(), stand_ins(module), symbols:
+    with torch.no_grad(), stand_ins(module), known_buffers(module), symbols:
         try:
             return trace_module(module, *call, shapes, strict=strict)
         except RuntimeError as error:

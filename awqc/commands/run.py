@@ -63,7 +63,7 @@ def command(
       awqc run stable-diffusion-awq "a lighthouse at dusk" -o images
     """
     from awqc.huggingface.diffusion import MODEL_INDEX
-    from awqc.machine.terminal import echo
+    from awqc.machine.terminal import console, echo, labelled
     from awqc.running.pictures import Pictures
     from awqc.running.runner import Runner
     from awqc.runtimes.onnxruntime import resolve_provider
@@ -85,3 +85,5 @@ def command(
             echo(json.dumps({"input": source, "output": answer.content}))
         else:
             echo(answer.text if len(inputs) == 1 else f"{source}: {answer.text}")
+    for note in runner.notes if isinstance(runner, Runner) else ():
+        console(stderr=True).print(labelled("note", "cyan", note))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from awqc.data.blobs import MediaFile, is_there, open_binary
 from awqc.errors import CalibrationError, UsageError
 from awqc.huggingface.processor import require_pillow
@@ -40,7 +42,8 @@ def read_image(path: MediaFile) -> tuple[Any, str]:
                     f"{MOST_PIXELS // 10**6} million pixels at most"
                 )
             opened.load()
-            return ImageOps.exif_transpose(opened).convert("RGB"), opened.mode
+            turned = ImageOps.exif_transpose(opened)
+            return _in_eight_bits(turned).convert("RGB"), opened.mode
     except UnidentifiedImageError as error:
         raise CalibrationError(
             f"{path}: is no image that can be read; give whole files of {', '.join(FORMATS)}"
@@ -49,3 +52,12 @@ def read_image(path: MediaFile) -> tuple[Any, str]:
         raise CalibrationError(
             f"{path}: the image is damaged or cut short: {error}; leave it out"
         ) from error
+
+
+def _in_eight_bits(image: Any) -> Any:
+    """``image``; of 16 bits a pixel the upper eight, where Pillow would make all else white."""
+    if not image.mode.startswith("I;16"):
+        return image
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -112,6 +112,11 @@ def _records(
         return _text_records(given, processor)
     if is_table(given):
         return TableRecords(Table.open(given), processor.reads)
+    if given.suffix.lower() == ".txt":
+        raise UsageError(
+            f"{given}: is text; {where} reads {' and '.join(processor.reads)}: give files of it, a "
+            "folder of them, or a .jsonl file whose lines name them"
+        )
     return json_records(given, processor.reads)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from awqc.data.calibration import CalibrationData, embedding_rows
 from awqc.data.document_rows import Packed, pack_documents, prefix
+from awqc.data.longest_text import longest_text
 from awqc.data.text_files import read_documents, read_lines
 from awqc.data.text_generated import GENERATED, generate_text
 from awqc.errors import CalibrationError, UsageError, spelled
@@ -96,12 +97,14 @@ def text_calibration(
         UsageError: ``num_samples`` or ``seq_len`` is unusable, or there is no tokenizer.
         CalibrationError: the text is empty, binary or too short.
     """
-    model = TextModel.of(program, folder)
-    length = model.sequence_length(seq_len)
     if num_samples is not None and num_samples < 1:
         raise UsageError(f"{spelled('num_samples')} is {num_samples}; give a positive number")
+    model = TextModel.of(program, folder)
+    length = model.sequence_length(seq_len)
+    if seq_len is None and length == model.context:
+        length = longest_text(program, length, token=model.vocabulary - 1)
     if path is None:
-        return _made_up(program, model, num_samples, seq_len, seed)
+        return _made_up(program, model, num_samples, seq_len or min(GENERATED[1], length), seed)
     count = num_samples or affordable_samples(program, length)
     cut = _packed if model.cached else _lines
     batches, held_out, notes = cut(program, model, path, count, length)
@@ -213,10 +216,9 @@ def _padded(program: Program, rows: Sequence[Sequence[int]], fill: int) -> Batch
 
 
 def _made_up(
-    program: Program, model: TextModel, num_samples: int | None, seq_len: int | None, seed: int
+    program: Program, model: TextModel, num_samples: int | None, length: int, seed: int
 ) -> CalibrationData:
     count = num_samples or min(GENERATED[0], affordable_samples(program, GENERATED[1]))
-    length = seq_len or min(GENERATED[1], model.sequence_length(None))
     generator = torch.Generator().manual_seed(seed)
     if model.cached:
         ids = generate_text(

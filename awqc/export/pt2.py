@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
+from torch.export import ExportedProgram
 
 from awqc.calling import dynamic_shapes, example_call, in_plain_containers, restore_calls
 from awqc.errors import ExportError
@@ -53,6 +55,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+            _let_go_of_memory(exported)
             with path.open("wb") as file:
                 written = _Patient(file)
                 torch.export.save(exported, written)  # type: ignore[arg-type]  # IO enough
@@ -65,6 +68,15 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     if written.failure is not None:
         raise written.failure
     return ExportedPt2(path, tuple(program.findings.quantized))
+
+
+def _let_go_of_memory(exported: ExportedProgram) -> None:
+    """Give tensors of no elements no memory: torch's writer counts what of it they leave out."""
+    for name, value in exported.state_dict.items():
+        if value.numel() == 0:
+            empty = torch.empty(value.shape, dtype=value.dtype)
+            trained = isinstance(value, nn.Parameter)
+            exported.state_dict[name] = nn.Parameter(empty, False) if trained else empty
 
 
 class _Patient(io.RawIOBase):

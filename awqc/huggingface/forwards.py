@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.errors import CaptureError, spelled
+from awqc.errors import CaptureError, UsageError, spelled
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import reporting
 
@@ -176,5 +176,23 @@ def encoder_example(model: Any) -> dict[str, Any]:
 
 def _example_ids(model: Any) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    return torch.randint(vocabulary, (BATCH, SEQUENCE), generator=generator)
+    return torch.randint(_vocabulary(model), (BATCH, SEQUENCE), generator=generator)
+
+
+def _vocabulary(model: Any) -> int:
+    """Rows of the table of tokens; where the model does not say which that is, what it promises.
+
+    Raises:
+        UsageError: it says nothing.
+    """
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError):  # How transformers says that it has none.
+        found = config_value(model.config, "vocab_size")
+    if isinstance(found, int) and found > 0:
+        return found
+    raise UsageError(
+        f"{type(model).__name__} has no table of tokens and no vocab_size in its configuration, so "
+        f"it reads no text; give the task that it is for with {spelled('task')}, or compile it "
+        "from Python with example_inputs"
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder, reporting
 from awqc.huggingface.prompts import added_tokens, prompt_inputs
@@ -18,6 +19,12 @@ from awqc.program import AUDIO, IMAGE, TEXT, Kinds
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 AUTO_CLASSES: dict[Kinds, str] = {(IMAGE,): "AutoImageProcessor", (AUDIO,): "AutoFeatureExtractor"}
 """Classes of transformers for one kind of data; `AutoProcessor` is that for several."""
+
+TOLD_BY = {
+    IMAGE: frozenset({"image_processor_type", "image_mean", "do_resize", "do_rescale"}),
+    AUDIO: frozenset({"sampling_rate", "feature_size", "num_mel_bins"}),
+}
+"""Settings in a processor's files by which one sees what it reads."""
 
 WORDS = 256
 """Tokens of which texts are made up, at most."""
@@ -56,6 +63,7 @@ class Processor:
                 f"by which {' and '.join(reads)} becomes the model's inputs; copy the model's "
                 "processor files into it"
             )
+        _check_kind(folder, reads)
         if IMAGE in reads:
             require_pillow()
         auto_class = getattr(transformers, AUTO_CLASSES.get(reads, "AutoProcessor"))
@@ -136,6 +144,33 @@ class Processor:
                 return self.made(texts, padding=True, verbose=False, **cut)
             given = {name: some for name, some in (("text", texts), ("images", images)) if some}
             return self.made(**given, **cut)
+
+
+def _check_kind(folder: HFFolder, reads: Kinds) -> None:
+    """Refuse files of a processor of images where audio is read, and the other way round.
+
+    transformers would make the usual processor for the type of model of them.
+
+    Raises:
+        UsageError: they are such.
+    """
+    paths = [folder.path / name for name in PROCESSOR_FILES]
+    told = {key for path in paths if path.is_file() for key in _keys(read_json(path))}
+    for kind, other in ((IMAGE, AUDIO), (AUDIO, IMAGE)):
+        if kind in reads and told.isdisjoint(TOLD_BY[kind]) and not told.isdisjoint(TOLD_BY[other]):
+            raise UsageError(
+                f"{folder.path}: the processor files there are for {other}, of which they say "
+                f"{', '.join(sorted(told & TOLD_BY[other]))}; the model reads {kind}: copy the "
+                "model's own processor files into the folder"
+            )
+
+
+def _keys(content: Any) -> Iterator[str]:
+    """The keys of JSON objects in ``content``, those inside of others too."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield key
+            yield from _keys(value)
 
 
 def _padding(tokenizer: Any) -> Any:

@@ -21,12 +21,14 @@ from awqc.recording.calls import SeenCall, record_calls
 from awqc.recording.varying import varying_axes
 
 EXAMPLES = (
-    (2, 3, Sizes(image=(96, 128), seconds=0.4, words=4)),
-    (3, 5, Sizes(image=(160, 112), seconds=0.6, words=7)),
+    (2, 3, Sizes(image=(96, 128), seconds=0.3997, words=4)),
+    (3, 5, Sizes(image=(160, 112), seconds=0.6001, words=5)),
 )
 """Two calls, each of so many samples, and so many texts beside images.
 
-They differ in every size in which data may differ, and no two of these sizes are alike.
+They differ in every size in which data may differ, and no two of these sizes are alike. Lengths of
+texts and audio have no common divisor, whatever the rate: one would look like a multiple that the
+model needs.
 """
 
 

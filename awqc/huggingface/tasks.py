@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,8 +180,12 @@ TASKS = (
         "image-feature-extraction", "AutoModel", "MODEL_FOR_IMAGE_MAPPING_NAMES", reads=(IMAGE,)
     ),
     FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
+    FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES", reads=(AUDIO,)),
 )
 """Where several tasks have an architecture, the first counts."""
+
+FIRST_READ = {"pixel_values": IMAGE, "input_values": AUDIO, "input_features": AUDIO}
+"""Kinds of data by the names that transformers has for a model's main input."""
 
 SAME = {"translation": "text2text-generation", "summarization": "text2text-generation"}
 """Other names of tasks."""
@@ -212,6 +216,8 @@ def find_task(
         found = _named(config, default)
     double = bool(getattr(config, "is_encoder_decoder", False))
     found = _of_form(found, double)
+    if not double:
+        found = _of_input(found, named)
     if double and (found is None or not (found.media or found.loops)):
         names = ", ".join(dict.fromkeys(task.name for task in TASKS if task.loops))
         raise CaptureError(
@@ -240,6 +246,23 @@ def _of_form(found: FolderTask | None, double: bool) -> FolderTask | None:
         return found
     same = (task for task in TASKS if task.several and task.auto_class == found.auto_class)
     return next((task for task in same if task.loops == double), found)
+
+
+def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | None:
+    """Of the tasks with the auto class of ``found``, that which reads what the model does.
+
+    A table of transformers may list models of text, images and audio alike.
+    """
+    import transformers
+
+    if found is None or found.several or not named:
+        return found
+    first = getattr(getattr(transformers, named[0], None), "main_input_name", None)
+    kind = FIRST_READ.get(first) if isinstance(first, str) else None
+    if kind is None or kind in found.reads:
+        return found
+    same = (task for task in TASKS if task.auto_class == found.auto_class)
+    return next((task for task in same if task.reads == (kind,)), found)
 
 
 def _recognised(config: Any) -> FolderTask | None:
@@ -280,4 +303,5 @@ def reads_of(folder: HFFolder) -> Kinds:
         return (TEXT,)
     config = folder.config()
     found = _of_form(_recognised(config), bool(getattr(config, "is_encoder_decoder", False)))
+    found = _of_input(found, list(getattr(config, "architectures", None) or []))
     return (TEXT,) if found is None else found.reads

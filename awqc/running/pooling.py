@@ -76,9 +76,12 @@ class Pooling:
         return cls(modes, normalize) if modes else None
 
     def vector(self, states: Array, mask: Array | None) -> Array:
-        """One vector of ``states`` ``(1, tokens, width)``, float64; ``mask`` is 0 at padding."""
+        """One vector of ``states`` ``(1, tokens, width)``, float64; ``mask`` is 0 at padding.
+
+        A mask of other places, such as of samples of audio in place of frames, says nothing.
+        """
         rows = states.reshape(-1, states.shape[-1]).astype(np.float64)
-        if mask is not None:
+        if mask is not None and mask.size == len(rows):
             rows = rows[mask.reshape(-1) != 0]
         if not len(rows):
             rows = np.zeros((1, states.shape[-1]))

@@ -15,7 +15,7 @@ from awqc.artifacts.names import MERGED_MODEL, TUNED, VISION_MODEL
 from awqc.data.media_files import kind_of
 from awqc.data.records import Record
 from awqc.data.sample_reader import SampleReader
-from awqc.errors import UsageError, spelled
+from awqc.errors import UsageError, VerificationError, spelled
 from awqc.huggingface.diffusion import MODEL_INDEX
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
@@ -55,6 +55,7 @@ class Runner:
     Attributes:
         task: what its model is for.
         processor: what makes its inputs.
+        notes: what was done to the inputs, once all are answered.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Runner:
                 f"{folder}: has no config.json; give a folder that awqc compile wrote for a "
                 "Hugging Face model"
             )
+        self.notes: list[str] = []
         self._folder = HFFolder(folder)
         self._config = self._folder.config()
         self.task: FolderTask = task_in(self._folder, task)
@@ -121,7 +123,14 @@ class Runner:
             else [record for one in given for record in self._records(one)]
         )
         for record, sample in zip(records, reader.read(records), strict=True):
-            yield record.source, self._answer(sample)
+            try:
+                answer = self._answer(sample)
+            except VerificationError as error:
+                raise VerificationError(
+                    f"{record.source}: {error.text}. It may be too short or too small for the model"
+                ) from error
+            yield record.source, answer
+        self.notes = reader.notes()
 
     def _generate(self, provider: str) -> Callable[[dict[str, Array]], Iterator[int]]:
         """What makes the tokens of a text of what the processor makes."""

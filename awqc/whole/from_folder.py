@@ -70,7 +70,7 @@ def compile_generating(
     opened = open_generating(folder, task, options, notify)
     generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
     samples = read_samples(generating, source, options, notify)
-    traces = [parts.trace(each, most) for each in track(samples, "generate")]
+    traces = list(track(parts.traces(samples, most), "generate", len(samples)))
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
     result = compile_traced(parts.bundle, traces, own, notify)
     files = ScratchFolder()

@@ -138,3 +138,24 @@ def test_an_axis_whose_multiples_differ_is_fixed() -> None:
     )
     assert program.inputs[0].shape[2] in (16, "x_axis_2")
     assert any("computes something else" in note for note in program.notes)
+
+
+def test_beyond_a_range_no_multiples_are_looked_for() -> None:
+    """As of a table of positions, which a model makes longer and a graph does not."""
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.arange(40.0).repeat(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] > self.table.shape[1]:
+                return x + torch.arange(x.shape[1])
+            return x + self.table[:, : x.shape[1]].mean(0)
+
+    program = capture_module(
+        Placed(), (torch.randn(2, 16),), dynamic={"x": {1: "time"}}, steps={"x": {1: 8}}
+    )
+    assert program.inputs[0].shape[1] == "time"
+    assert program.interface.steps == {}
+    assert "is compiled is wrong there" in program.notes[0]

@@ -25,6 +25,14 @@ def test_every_kind_of_color_becomes_rgb(mode: str, tmp_path: Path) -> None:
     assert (image.mode, image.size, found) == ("RGB", (60, 40), mode)
 
 
+def test_of_sixteen_bits_the_upper_eight_are_taken(tmp_path: Path) -> None:
+    deep = np.arange(0, 2**16, 2**8, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    image, found = read_image(tmp_path / "deep.png")
+    assert (image.mode, found) == ("RGB", "I;16")
+    assert (np.asarray(image)[..., 0] == np.arange(256).reshape(16, 16)).all()
+
+
 def test_a_photo_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
     pixels = np.zeros((8, 16, 3), np.uint8)
     pixels[:, :8] = 255

@@ -211,6 +211,9 @@ def test_data_of_a_kind_that_the_model_does_not_read_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=r"reads image, of which there is none .*0\.wav"):
         DataSource.of(work / "speech").load(images)
+    (work / "lines.txt").write_text("a text\n")
+    with pytest.raises(UsageError, match=r"lines\.txt: is text; .* reads image: give files of it"):
+        DataSource.of(work / "lines.txt").load(images)
     with pytest.raises(UsageError, match=r"photos: names images or audio, .* reads arrays"):
         DataSource.of(work / "photos").load(captured("mlp"))
 

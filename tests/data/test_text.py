@@ -85,6 +85,18 @@ def test_an_encoder_reads_lines_with_padding_masked(tmp_path: Path) -> None:
     program.run(batch)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_text_is_as_long_as_the_model_takes_it(tmp_path: Path, text: Path, given: bool) -> None:
+    """A table of 64 rows, of which the first two stand for padding."""
+    save_encoder("roberta", tmp_path)
+    save_tokenizer(tmp_path)
+    program = load_folder(tmp_path)
+    data = text_calibration(program, HFFolder.at(tmp_path), text if given else None, num_samples=2)
+    assert data.batches[0]["input_ids"].shape[1] == 62
+    for batch in (*data.batches, *data.held_out):
+        program.run(batch)
+
+
 def test_without_text_the_model_makes_up_its_own(decoder: tuple[Program, HFFolder]) -> None:
     first = text_calibration(*decoder, None, num_samples=2, seq_len=12)
     again = text_calibration(*decoder, None, num_samples=2, seq_len=12)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -129,3 +130,24 @@ def test_objects_of_other_classes_are_dicts_in_an_archive(tmp_path: Path) -> Non
     found = torch.load(tmp_path / "found.pt")
     torch.testing.assert_close(found, dict(module(point)))
     assert isinstance(restore_calls(program)(point), BaseModelOutput)  # here it is as it was
+
+
+def test_a_parameter_of_no_elements_is_written(tmp_path: Path) -> None:
+    """As of a model that may have some tokens of its own, and has none."""
+
+    class Registered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.none = nn.Parameter(torch.from_numpy(np.empty((1, 0, 4), np.float32)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            more = self.none.expand(x.shape[0], -1, -1)
+            return self.layer(torch.cat([more, x], dim=1))
+
+    module = Registered()
+    program = capture_module(module, (torch.randn(2, 5, 4),), copy=False)
+    export_pt2(program, tmp_path / "model.pt2")
+    x = torch.randn(3, 5, 4)
+    found = torch.export.load(tmp_path / "model.pt2").module()(x)
+    torch.testing.assert_close(found, module(x))

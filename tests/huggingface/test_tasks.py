@@ -8,6 +8,7 @@ import pytest
 
 from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.tasks import TASKS, find_task
+from awqc.program import AUDIO, IMAGE, TEXT
 
 RECOGNISED = {
     "LlamaForCausalLM": "text-generation",
@@ -33,6 +34,22 @@ def config(architecture: str, kind: str = "mine", **more: object) -> SimpleNames
 def test_a_task_is_recognised_by_the_architecture(architecture: str) -> None:
     found = find_task(config(architecture), None, where="here")
     assert found.name == RECOGNISED[architecture]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "reads"),
+    [
+        ("CLIPVisionModel", "image-feature-extraction", (IMAGE,)),
+        ("Wav2Vec2Model", "feature-extraction", (AUDIO,)),
+        ("BertModel", "feature-extraction", (TEXT,)),
+        ("CLIPModel", "zero-shot-image-classification", (TEXT, IMAGE)),
+    ],
+)
+def test_what_a_model_reads_tells_tasks_of_one_table_apart(
+    architecture: str, name: str, reads: tuple[str, ...]
+) -> None:
+    found = find_task(config(architecture), None, where="here")
+    assert (found.name, found.reads) == (name, reads)
 
 
 def test_of_several_rows_of_a_task_the_one_with_the_type_of_model_is_taken() -> None:

@@ -13,6 +13,7 @@ import awqc
 from awqc.errors import UsageError
 from awqc.running.runner import Runner
 from benchmarks.folder_models import MODELS
+from tests.media import write_images
 
 pytestmark = pytest.mark.slow
 CHEAP: dict[str, Any] = {
@@ -43,6 +44,13 @@ def test_images_are_classified(vit: tuple[Path, Any], tmp_path: Path) -> None:
     label = vit[1].config.id2label[int(wanted.argmax())]
     assert answer.content[0]["label"] == label
     assert answer.content[0]["score"] == pytest.approx(float(wanted.max()), abs=0.02)
+
+
+def test_what_was_done_to_an_image_is_told(vit: tuple[Path, Any], tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path, 1, "RGBA")
+    runner = Runner(vit[0])
+    list(runner.answer([str(path)]))
+    assert runner.notes == ["1 images in other colors (RGBA) were made RGB"]
 
 
 def test_a_file_of_another_kind_is_refused(vit: tuple[Path, Any], tmp_path: Path) -> None:
