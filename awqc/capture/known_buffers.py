@@ -32,7 +32,7 @@ def known_buffers(module: nn.Module) -> Iterator[None]:
             made.constant = tensor.detach().clone()
         return made
 
-    FakeTensorMode.from_tensor = from_tensor  # type: ignore[method-assign]  # put back below
+    FakeTensorMode.from_tensor = from_tensor  # type: ignore[method-assign,assignment]  # put back
     try:
         yield
     finally:
