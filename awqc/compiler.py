@@ -5,7 +5,6 @@ Read this and you know awqc.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.publish import staging
 from awqc.artifacts.recipe import write_recipe
 from awqc.artifacts.scratch import ScratchFolder
@@ -35,7 +35,7 @@ from awqc.export.serving import prepare_serving
 from awqc.export.towers import towers_of, write_towers
 from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
-from awqc.machine.memory import give_back
+from awqc.machine.memory import check_mapped_files, give_back
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
@@ -103,7 +103,7 @@ class Compiled:
         """
         target = given_path(output_dir, "output_dir")
         with staging(target, self._used) as folder:
-            shutil.copytree(self._files.path, folder, dirs_exist_ok=True)
+            copy_tree(self._files.path, folder)
             self._layout.apply(folder)
         return target
 
@@ -211,6 +211,7 @@ def _compile(
         bounds=bounds,
         device=device,
     )
+    check_mapped_files()
     timing.update(pipeline.timing)
     with resident(program, device) as quantized:
         layers = compare_layers(quantized, watched)
@@ -235,6 +236,7 @@ def _compile(
             check_published(judged, final, batches, folder, verification)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error
+    check_mapped_files()
     report = build_report(
         final, layers, verification, original_bytes, timing, str(pipeline), describe_data(data)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.names import BUNDLE_REPORT, MODEL, TUNED
 from awqc.artifacts.publish import staging
 from awqc.artifacts.scratch import ScratchFolder
@@ -76,11 +76,11 @@ class CompiledBundle:
         target = Path(output_dir)
         with staging(target, self.used) as folder:
             if self.files is not None:
-                shutil.copytree(self.files.path, folder, dirs_exist_ok=True)
+                copy_tree(self.files.path, folder)
                 self.layout.apply(folder)
                 return target
             for name, part in self.parts.items():
-                shutil.copytree(part.folder, folder / name)
+                copy_tree(part.folder, folder / name)
             text = json.dumps(self.report, indent=2, allow_nan=False)
             (folder / BUNDLE_REPORT).write_text(text + "\n", encoding="utf-8")
         return target

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.text_files import read_lines
@@ -139,7 +140,7 @@ def _write(
     """Write parts into folders of their names, each with its configuration."""
     folder.copy_processing(target)
     for part in parts:
-        shutil.copytree(result.parts[part.name].folder, target / part.name, dirs_exist_ok=True)
+        copy_tree(result.parts[part.name].folder, target / part.name)
         component = part.entry.path.partition(".")[0]
         config = folder.path / component / CONFIG
         if config.is_file():
