@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.errors import Note, UsageError, VerificationError, spelled
 from awqc.executor.resident import resident
 from awqc.executor.run import DEFAULT_BOUNDS
-from awqc.executor.segments import weights_read
+from awqc.executor.segments import cut, usual_size, weights_read
 from awqc.export.formats import serving
 from awqc.export.layouts import FolderLayout
 from awqc.export.misfits import misfits
@@ -58,7 +59,7 @@ from awqc.stages.asked import (
     used_files,
     widen,
 )
-from awqc.stages.foreseen import plan_of
+from awqc.stages.foreseen import memory_limit, plan_of
 from awqc.stages.head import choose_head
 from awqc.stages.kept import keeping
 from awqc.stages.written import in_final_dtype, target_of, write_formats
@@ -185,9 +186,19 @@ def _compile(
             raise UsageError(plan.shortage())
         notify(Note(str(plan) if plan.fits else plan.shortage(), warning=not plan.fits))
     bounds = DEFAULT_BOUNDS if plan is None else plan.bounds
+    size = journal.size(usual_size() if plan is None else plan.smallest, memory_limit(options))
+    into = partial(cut, smallest=size)
     device = parse_device(options.device)
     if not ranks.writes:
-        body.run(program, data.batches, journal=journal, ranks=ranks, bounds=bounds, device=device)
+        body.run(
+            program,
+            data.batches,
+            cut=into,
+            journal=journal,
+            ranks=ranks,
+            bounds=bounds,
+            device=device,
+        )
         return Compiled(restore_calls(in_final_dtype(program, closing, None)), {}, ScratchFolder())
     for note in notes_before(program, data):
         notify(note)
@@ -206,6 +217,7 @@ def _compile(
         observe,
         float_layers,
         watched,
+        into,
         journal=journal,
         ranks=ranks,
         bounds=bounds,

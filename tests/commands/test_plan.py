@@ -50,7 +50,7 @@ def test_what_does_not_fit_has_a_code_of_its_own(more: list[str], capsys: Captur
         assert (found["fits"], found["limit"], found["bounded_by"]) == (False, 10**6, "--memory")
     else:
         assert "of memory are needed at least" in " ".join(out.split())
-        assert "--memory leaves 0.0 GB" in " ".join(out.split())
+        assert "--memory leaves 1 MB" in " ".join(out.split())
 
 
 def test_a_compile_that_does_not_fit_is_not_begun(folder: Path, capsys: Capture) -> None:

@@ -131,7 +131,7 @@ def test_a_plan_foresees_the_parts_and_their_batches(
     assert run(["plan", str(source[0]), "--num-samples", "6", "--memory", "1MB"]) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert "encoder: " in told
-    assert "--memory leaves 0.0 GB" in told
+    assert "--memory leaves 1 MB" in told
     assert "together: " in told
     assert run(["plan", str(source[0]), "--num-samples", "6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
