@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -120,9 +120,14 @@ def compile_graph(
     observe: Observe | None = None,
     notify: Callable[[Note], object] | None = None,
     ranks: Ranks = ALONE,
+    hold: ExitStack | None = None,
     **options: Any,
 ) -> Compiled:
-    """As `awqc.compile`, which takes the same and raises the same, for a model of one graph."""
+    """As `awqc.compile`, which takes the same and raises the same, for a model of one graph.
+
+    Finished segments are kept until ``hold`` ends well, of which this model is a part; None: until
+    this compile has.
+    """
     chosen = parse_options(**options)
     for name, function in {"observe": observe, "notify": notify}.items():
         if function is not None and not callable(function):
@@ -146,7 +151,8 @@ def compile_graph(
         prepare_folder(target, used)
     tell = notify or (lambda note: None)
     timing: dict[str, float] = {}
-    with keeping(chosen, target, used, tell, ranks) as journal:
+    with ExitStack() as own:
+        journal = (hold or own).enter_context(keeping(chosen, target, used, tell, ranks))
         with _timed(timing, "capture"):
             source = DataSource.of(calib)
             program = open_as_asked(model, example_inputs, source, chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,12 @@ def compile_pipeline(
     options: Options,
     given: Mapping[str, Any],
     notify: Callable[[Note], object],
+    hold: ExitStack | None = None,
 ) -> CompiledBundle:
     """Compile the pipeline in ``folder`` part by part, and let it make images with them.
 
-    The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads.
+    The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads. What is
+    finished of each part is kept until ``hold`` ends well.
 
     Raises:
         UsageError: an option or the data is not for such a model.
@@ -61,7 +64,7 @@ def compile_pipeline(
         VerificationError: a part or the whole is not the model that was asked for.
     """
     pipeline, run = open_pipeline(folder, source, options, notify)
-    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names)
+    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names, hold)
     result.report = {**result.report, "model": folder.name, "task": "diffusion"}
     files = ScratchFolder()
     _write(folder, result, parts, files.path)
