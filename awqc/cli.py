@@ -19,7 +19,13 @@ import click
 
 from awqc.artifacts.record import Record, recording, said
 from awqc.errors import AwqcError, worded
-from awqc.machine.stopping import TERMINATED, exit_code, ignore_signals, stop_on_signals
+from awqc.machine.stopping import (
+    TERMINATED,
+    exit_code,
+    ignore_signals,
+    stop_on_signals,
+    tell_lost_pages,
+)
 from awqc.machine.streams import print_no_more
 from awqc.machine.strict import is_strict
 from awqc.machine.terminal import echo, print_traceback
@@ -87,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.simplefilter("ignore")
     stop_on_signals()
+    tell_lost_pages()
     sys.excepthook = print_traceback
     try:
         code = run(arguments)
@@ -169,8 +176,9 @@ def _run(arguments: Sequence[str] | None, record: Record) -> int:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """What was noted on ``error``, which click may have wrapped."""
-    return list(getattr(error.__cause__ or error, "__notes__", ()))
+    """What was noted on ``error``, or on what it was raised from: click wraps interruptions."""
+    both = error, error.__cause__
+    return [note for each in both for note in getattr(each, "__notes__", ())]
 
 
 def _complain(*lines: str) -> None:

@@ -5,17 +5,18 @@ Read this and you know awqc.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.publish import staging
 from awqc.artifacts.recipe import write_recipe
 from awqc.artifacts.scratch import ScratchFolder
@@ -26,7 +27,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.errors import Note, UsageError, VerificationError, spelled
 from awqc.executor.resident import resident
 from awqc.executor.run import DEFAULT_BOUNDS
-from awqc.executor.segments import weights_read
+from awqc.executor.segments import cut, usual_size, weights_read
 from awqc.export.formats import serving
 from awqc.export.layouts import FolderLayout
 from awqc.export.misfits import misfits
@@ -35,7 +36,7 @@ from awqc.export.serving import prepare_serving
 from awqc.export.towers import towers_of, write_towers
 from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
-from awqc.machine.memory import give_back
+from awqc.machine.memory import check_mapped_files, give_back, release
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
@@ -58,7 +59,7 @@ from awqc.stages.asked import (
     used_files,
     widen,
 )
-from awqc.stages.foreseen import plan_of
+from awqc.stages.foreseen import memory_limit, plan_of
 from awqc.stages.head import choose_head
 from awqc.stages.kept import keeping
 from awqc.stages.written import in_final_dtype, target_of, write_formats
@@ -103,7 +104,7 @@ class Compiled:
         """
         target = given_path(output_dir, "output_dir")
         with staging(target, self._used) as folder:
-            shutil.copytree(self._files.path, folder, dirs_exist_ok=True)
+            copy_tree(self._files.path, folder)
             self._layout.apply(folder)
         return target
 
@@ -119,9 +120,14 @@ def compile_graph(
     observe: Observe | None = None,
     notify: Callable[[Note], object] | None = None,
     ranks: Ranks = ALONE,
+    hold: ExitStack | None = None,
     **options: Any,
 ) -> Compiled:
-    """As `awqc.compile`, which takes the same and raises the same, for a model of one graph."""
+    """As `awqc.compile`, which takes the same and raises the same, for a model of one graph.
+
+    Finished segments are kept until ``hold`` ends well, of which this model is a part; None: until
+    this compile has.
+    """
     chosen = parse_options(**options)
     for name, function in {"observe": observe, "notify": notify}.items():
         if function is not None and not callable(function):
@@ -145,7 +151,8 @@ def compile_graph(
         prepare_folder(target, used)
     tell = notify or (lambda note: None)
     timing: dict[str, float] = {}
-    with keeping(chosen, target, used, tell, ranks) as journal:
+    with ExitStack() as own:
+        journal = (hold or own).enter_context(keeping(chosen, target, used, tell, ranks))
         with _timed(timing, "capture"):
             source = DataSource.of(calib)
             program = open_as_asked(model, example_inputs, source, chosen)
@@ -185,9 +192,19 @@ def _compile(
             raise UsageError(plan.shortage())
         notify(Note(str(plan) if plan.fits else plan.shortage(), warning=not plan.fits))
     bounds = DEFAULT_BOUNDS if plan is None else plan.bounds
+    size = journal.size(usual_size() if plan is None else plan.smallest, memory_limit(options))
+    into = partial(cut, smallest=size)
     device = parse_device(options.device)
     if not ranks.writes:
-        body.run(program, data.batches, journal=journal, ranks=ranks, bounds=bounds, device=device)
+        body.run(
+            program,
+            data.batches,
+            cut=into,
+            journal=journal,
+            ranks=ranks,
+            bounds=bounds,
+            device=device,
+        )
         return Compiled(restore_calls(in_final_dtype(program, closing, None)), {}, ScratchFolder())
     for note in notes_before(program, data):
         notify(note)
@@ -206,14 +223,17 @@ def _compile(
         observe,
         float_layers,
         watched,
+        into,
         journal=journal,
         ranks=ranks,
         bounds=bounds,
         device=device,
     )
+    check_mapped_files()
     timing.update(pipeline.timing)
     with resident(program, device) as quantized:
         layers = compare_layers(quantized, watched)
+    release()
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):
@@ -235,6 +255,7 @@ def _compile(
             check_published(judged, final, batches, folder, verification)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error
+    check_mapped_files()
     report = build_report(
         final, layers, verification, original_bytes, timing, str(pipeline), describe_data(data)
     )
@@ -268,5 +289,6 @@ def _timed(timing: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     with showing(f"{stage} …"):
         yield
+    release()
     give_back()
     timing[stage] = time.perf_counter() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,7 +29,7 @@ from awqc.program import Program
 from awqc.sources.opening import ModelLike, find_pipeline, find_several_graphs
 from awqc.stages.asked import prepare, used_files
 from awqc.stages.foreseen import foresee
-from awqc.whole.compiling import CompiledBundle, check_whole
+from awqc.whole.compiling import CompiledBundle, check_whole, kept_beside
 from awqc.whole.from_folder import compile_generating
 from awqc.whole.from_pipeline import compile_pipeline
 from awqc.whole.from_run import compile_run
@@ -163,16 +164,18 @@ def compile(
     if target is not None:
         prepare_folder(target, used)
     source, tell = DataSource.of(calib), notify or (lambda note: None)
-    if isinstance(whole, DiffusionFolder):
-        result = compile_pipeline(whole, source, chosen, options, tell)
-    else:
-        folder, task, notes = whole
-        for text in notes:
-            tell(Note(text, warning=True))
-        result = compile_generating(folder, task, source, chosen, options, tell)
-    result.used = used
-    if target is not None:
-        result.save(target)
+    given = kept_beside(target, options)
+    with ExitStack() as hold:
+        if isinstance(whole, DiffusionFolder):
+            result = compile_pipeline(whole, source, chosen, given, tell, hold)
+        else:
+            folder, task, notes = whole
+            for text in notes:
+                tell(Note(text, warning=True))
+            result = compile_generating(folder, task, source, chosen, given, tell, hold)
+        result.used = used
+        if target is not None:
+            result.save(target)
     return result
 
 
@@ -238,7 +241,9 @@ def _compile_run(
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:
         prepare_folder(target, ())
-    result, _ = compile_run(own_modules(model), run, chosen, options, notify or (lambda note: None))
-    if target is not None:
-        result.save(target)
+    given, tell = kept_beside(target, options), notify or (lambda note: None)
+    with ExitStack() as hold:
+        result, _ = compile_run(own_modules(model), run, chosen, given, tell, hold=hold)
+        if target is not None:
+            result.save(target)
     return result

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.compiled_block import CompiledBlock
@@ -96,7 +96,7 @@ class PartialCompiled:
                 (folder / "model.pt").unlink(missing_ok=True)
                 report["model.pt"] = f"not written: the model cannot be pickled ({error})"
             for path, compiled in self.blocks.items():
-                shutil.copytree(compiled.folder, folder / "blocks" / path)
+                copy_tree(compiled.folder, folder / "blocks" / path)
             (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return target
 

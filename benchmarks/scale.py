@@ -376,6 +376,7 @@ def main() -> None:
     parser.add_argument("--formats", default="onnx,ort,pt2,awq,compressed-tensors")
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--device", default="cpu", help="where passes compute, as awqc takes it")
+    parser.add_argument("--memory", help="to stay within, as awqc takes it")
     parser.add_argument("--limit", type=float, help="seconds after which a compile is ended")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
@@ -390,6 +391,7 @@ def main() -> None:
         "formats": given.formats.split(","),
         "effort": given.effort,
         "device": given.device,
+        "memory": given.memory,
         "samples": given.samples,
         "tokens": given.tokens,
         "calib": given.calib,
@@ -414,6 +416,8 @@ def keep(file: Path, name: str, found: dict[str, Any]) -> None:
     results = json.loads(file.read_text()) if file.is_file() else {}
     asked = found["options"]
     where = "" if asked["device"] == "cpu" else f", {asked['device']}"
+    if asked.get("memory"):
+        where += f", within {asked['memory']}"
     results[f"{name}, {asked['samples']} x {asked['tokens']}, {asked['effort']}{where}"] = found
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=2) + "\n")

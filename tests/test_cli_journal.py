@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import awqc
 from awqc.artifacts.manifest import MANIFEST
 from awqc.artifacts.work_folder import WorkFolder
 from awqc.cli import run
-from awqc.errors import UsageError, VerificationError
+from awqc.errors import CaptureError, UsageError, VerificationError
 from awqc.executor import segments
 from tests.commands.test_cli import environment, fill
 from tests.processes import Processes
 from tests.tiny import inputs, model
+from tests.tiny_language_models import VOCABULARY, save_decoder
 
 Capture = pytest.CaptureFixture[str]
 COMMAND = (
@@ -189,3 +191,54 @@ def test_it_is_kept_where_python_says(work: Path) -> None:
     awqc.compile("model.pt", work_dir="kept", notify=lambda note: said.append(str(note)), **QUICK)
     assert said[0].startswith("going on after segment 3 of 3")
     assert not (work / "kept").exists()
+
+
+FULL = """
+import resource, sys
+from awqc.artifacts.work_folder import WorkFolder
+from awqc.cli import main
+from awqc.executor import segments
+segments.SMALLEST = 1
+add = WorkFolder.add
+def small(folder, name, tree):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if name == "segment-0002":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        add(folder, name, tree)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+WorkFolder.add = small
+main(sys.argv[1:])
+"""
+"""``awqc`` whose second segment finds no room."""
+
+
+def test_a_full_disk_says_how_to_go_on(work: Path, processes: Processes) -> None:
+    pytest.importorskip("resource")
+    done = processes.start(FULL, [*COMMAND], cwd=work, env=environment()).wait()
+    assert done.returncode == 1, done.stderr
+    said, how = done.stderr.splitlines()[-2:]
+    assert said.startswith("awqc: error: --work-dir .out.awqc-work: segment-0002")
+    assert "File too large; what was kept before still is" in said
+    assert how.startswith(f"segment 1 of 3 is kept in {work / WORK}: the same compile, run again")
+    assert run(COMMAND) == 0
+
+
+def test_a_model_that_is_written_to_meanwhile_is_told(work: Path) -> None:
+    """The segment that is wrong is not kept."""
+
+    def write(note: object) -> None:
+        if str(note).startswith("going on"):
+            os.utime("model/model.safetensors", ns=(0, 0))
+
+    save_decoder("llama", Path("model"))
+    ids = torch.arange(64).reshape(8, 8) % VOCABULARY
+    quick = {**QUICK, "calib": {"input_ids": ids}}
+    with pytest.raises(VerificationError):
+        awqc.compile("model", output_dir="out", max_loss=1e-9, **quick)
+    (work / WORK / "segment-0002.safetensors").unlink()
+    with pytest.raises(CaptureError, match=r"model\.safetensors: was written to while") as caught:
+        awqc.compile("model", output_dir="out", notify=write, **quick)
+    assert not (work / WORK / "segment-0002.safetensors").exists()
+    assert "is kept in" in caught.value.__notes__[0]

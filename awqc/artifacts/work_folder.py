@@ -36,7 +36,7 @@ from awqc.artifacts.target import check_apart, check_parent
 from awqc.artifacts.tensor_trees import Keep, as_it_is, read_tensor_tree, write_tensor_tree
 from awqc.errors import ExportError, UsageError, spelled
 
-HEADER = "compile.json"
+HEADER, NOTED = "compile.json", "noted"
 RECORD = ".safetensors"
 DIGEST = "digest "
 """Before what says nothing to a reader of a message."""
@@ -85,11 +85,21 @@ class WorkFolder:
             finally:
                 self.release()
 
-    def take(self, what: Mapping[str, str], fresh: bool) -> None:
+    def noted(self) -> dict[str, int]:
+        """What `take` was given to note, of the work that is there; empty without any."""
+        self._files = read_manifest(self.path) or {}
+        if HEADER not in self._files or not self._is_there(HEADER) or self._is_damaged(HEADER):
+            return {}
+        found = Object.of(self.path / HEADER)
+        return found.inside(NOTED).values(int) if NOTED in found.content else {}
+
+    def take(
+        self, what: Mapping[str, str], fresh: bool, note: Mapping[str, int] | None = None
+    ) -> None:
         """Hold the folder, for the compile that ``what`` describes.
 
         A value that begins with `DIGEST` is not shown where it differs. ``fresh`` removes what is
-        there of any compile.
+        there of any compile. ``note`` is kept, and does not tell compiles apart.
 
         Raises:
             UsageError: as above; or what is there belongs to another compile.
@@ -97,12 +107,12 @@ class WorkFolder:
         """
         self._hold()
         try:
-            self._begin(what, fresh)
+            self._begin(what, fresh, note or {})
         except BaseException:
             self.release()
             raise
 
-    def _begin(self, what: Mapping[str, str], fresh: bool) -> None:
+    def _begin(self, what: Mapping[str, str], fresh: bool, note: Mapping[str, int]) -> None:
         self._check_own()
         self._files = read_manifest(self.path) or {}
         if fresh:
@@ -111,7 +121,8 @@ class WorkFolder:
             self._check_same(what)
             return
         with self._writing(HEADER) as made:
-            made.write_text(json.dumps({"compile": dict(what)}, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps({"compile": dict(what), NOTED: dict(note)}, indent=1)
+            made.write_text(text + "\n", encoding="utf-8")
 
     def names(self) -> list[str]:
         """Names of the records that are whole."""

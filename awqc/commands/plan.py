@@ -23,7 +23,7 @@ is to have: batches of calibration data, effort and formats all count.
 @click.argument("model")
 @declared_group("model")
 @calib_option(CALIB_HELP)
-@declared_group("data", "weights", "accuracy", "machine")
+@declared_group("data", "weights", "accuracy", "output", "machine")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, calib: Path | None, as_json: bool, **options: Any) -> None:
     """Plan; the help text is above, since it names the sources."""

@@ -5,6 +5,7 @@ A pass asks: it never runs the whole model, and never says when memory is to be 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -20,6 +21,7 @@ from awqc.machine.devices import CPU
 from awqc.machine.memory import give_back, trim
 from awqc.machine.progress import track
 from awqc.machine.ranks import ALONE, Ranks
+from awqc.machine.room import held
 from awqc.machine.spool import Spool
 from awqc.machine.threads import parallel_map
 from awqc.program import Batch, Program
@@ -38,10 +40,18 @@ class Bounds:
     Attributes:
         values: calibration values between two segments.
         codes: quantized weights.
+        lessons: what tuning learns from, and as much of what it computes on the way.
+        limit: all that the process may hold.
     """
 
     values: int = 2**28
     codes: int = 2**25
+    lessons: int = 2**27
+    limit: int = sys.maxsize
+
+    def left(self) -> int:
+        """Bytes that the limit leaves."""
+        return self.limit - held()
 
 
 DEFAULT_BOUNDS = Bounds()

@@ -43,7 +43,12 @@ def cut(program: Program, few: int = FEW, smallest: int | None = None) -> list[S
     live that are not merely returned; of those that no product lies between, the one with the
     fewest. Each segment has a product; a program without such a place is one segment.
     """
-    return _joined(_finest(program, few), SMALLEST if smallest is None else smallest)
+    return _joined(_finest(program, few), usual_size() if smallest is None else smallest)
+
+
+def usual_size() -> int:
+    """`SMALLEST`, as it is set."""
+    return SMALLEST
 
 
 def _joined(segments: list[Segment], smallest: int) -> list[Segment]:

@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from awqc.errors import CaptureError
+from awqc.machine.origin import Origin
+
 
 def release() -> None:
     """Free cycles that nobody refers to, and hand whole free pages back."""
@@ -23,14 +26,28 @@ def release() -> None:
 def map_private(file: BinaryIO, offset: int, length: int) -> memoryview:
     """``length`` bytes of a file from ``offset``, read when touched; changes stay in memory.
 
-    The file may be closed afterwards.
+    The file may be closed afterwards; see `check_mapped_files`.
     """
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     mapped = mmap.mmap(
         file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start
     )
-    _MAPS.add(mapped)
+    _MAPS[mapped] = Origin.of(file)
     return memoryview(mapped)[offset - start :]
+
+
+def check_mapped_files() -> None:
+    """Refuse to go on where a file that is mapped was written to: what is read may be anything.
+
+    Raises:
+        CaptureError: one was.
+    """
+    found = sorted(str(origin.path) for origin in set(_MAPS.values()) if origin.changed())
+    if found:
+        raise CaptureError(
+            f"{', '.join(found)}: was written to while it was read; start again when the files of "
+            "the model stay as they are"
+        )
 
 
 def give_back() -> None:
@@ -85,5 +102,5 @@ def trim() -> None:
 
 _AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?Anonymous: +(\d+)", re.MULTILINE)
 """Where a memory area begins and ends, and what of it no file holds."""
-_MAPS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_MAPS: weakref.WeakKeyDictionary[mmap.mmap, Origin] = weakref.WeakKeyDictionary()
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

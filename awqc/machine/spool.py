@@ -6,7 +6,8 @@ import math
 import os
 import tempfile
 import weakref
-from typing import BinaryIO, TypeVar
+from io import FileIO
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Spool:
 
     def __init__(self, what: str, bound: int = 0, small: int = 1) -> None:
         self._what, self._left, self._small = what, bound, small
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def keep(self, value: T) -> T:
         """``value``, a tree of tensors and other leaves; what is in the file is read when touched.
@@ -59,11 +60,14 @@ class Spool:
 
     def _written(self, tensor: Tensor) -> Tensor:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it outlives this call
+            # It outlives this call. A buffer that the disk had no room for would fail once more
+            # when the file is closed, where nobody can be told.
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
             weakref.finalize(self, self._file.close)  # what is mapped stays
         place = math.ceil(self._file.seek(0, os.SEEK_END) / _ALIGNED) * _ALIGNED
         self._file.seek(place)
-        self._file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        self._file.flush()
+        left = tensor.reshape(-1).view(torch.uint8).numpy().data
+        while left:
+            left = left[self._file.write(left) :]
         mapped = map_private(self._file, place, tensor.nbytes)
         return torch.frombuffer(mapped, dtype=tensor.dtype).reshape(tensor.shape)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED, TERMINATED = 130, 143
 NAMES = ("SIGTERM", "SIGHUP")
+LOST_PAGES = (
+    "awqc: error: a file became shorter while it was read, or its disk failed; what segments had "
+    "been finished is kept. Start again when the files of the model stay as they are\n"
+)
 
 
 class Terminated(KeyboardInterrupt):
@@ -23,6 +29,25 @@ def stop_on_signals() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP.
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _stop)
+
+
+def tell_lost_pages() -> None:
+    """Let SIGBUS end the process with words: a mapped file lost what is read of it.
+
+    Python's own handlers run behind the instruction that was interrupted, which this signal
+    repeats for ever. Linux and macOS only.
+    """
+    if number := getattr(signal, "SIGBUS", None):
+        ctypes.CDLL(None).signal(int(number), _LOST)
+
+
+def _lost(number: int) -> None:
+    os.write(2, LOST_PAGES.encode())
+    os._exit(1)
+
+
+_LOST = ctypes.CFUNCTYPE(None, ctypes.c_int)(_lost)
+"""Held for as long as the system may call it."""
 
 
 def ignore_signals() -> None:

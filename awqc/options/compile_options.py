@@ -333,8 +333,9 @@ class Options:
     )
     memory: int | str | None = option(
         None,
-        "Memory to stay within, as 4GB; more is kept in files, and what cannot fit is refused "
-        "before work begins. By default what the machine, its control groups and ulimit leave.",
+        "Memory to stay within, as 4GB: segments are as small, and as much is kept in files, as "
+        "that takes; what cannot fit is refused before work begins. By default what the machine, "
+        "its control groups and ulimit leave.",
         group="machine",
         metavar="SIZE",
         check=partial(check_size, "memory"),

@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from awqc.executor.run import Bounds
-from awqc.executor.segments import Segment, is_weight, weights_read
+from awqc.executor.segments import Segment, cut, is_weight, weights_read
 from awqc.graph.linears import Linear, find_linears
 from awqc.graph.nodes import results_of, shape_of
 from awqc.machine.narrow import Narrow
@@ -26,29 +26,36 @@ from awqc.numerics.request import QuantizationSpec
 from awqc.passes.insert_observers import InsertObservers
 from awqc.program import Batch, Program
 from awqc.weights.decisions import decide, embedding_tables
+from awqc.weights.tuning.rows import ELEMENTS
+from awqc.weights.tuning.student import LOGIT_COPIES, WEIGHT_COPIES
 
 SKETCH_ROWS = InsertObservers.rows
 MATRIX_COPIES = 5
 """Float32 copies of a matrix while it is rounded with compensation: it, its columns in order,
 steps, codes, and what it is measured with."""
-GRAM_COPIES = 7
+GRAM_COPIES = 9
 """Copies of moments, in float32, while they are inverted in float64."""
 INLINE = 2**27
 """Bytes of quantized weights up to which they lie in the ONNX file itself."""
-SESSION_COPIES = {True: 3.0, False: 2.1}
+SESSION_COPIES = {True: 3.8, False: 2.1}
 """Copies of the quantized weights while onnxruntime opens them and lays them out for kernels: of
 those in the file itself, which is read whole, and of those in a file beside it, which is mapped.
-Measured with onnxruntime 1.31 on forty 4-bit matrices of 2048 x 2048: 2.93 and 2.07."""
+Measured with onnxruntime 1.31 on forty 4-bit matrices of 2048 x 2048: 2.93 and 2.07; 3.8 on a
+model of which half are a head and a table of 8 bits."""
+WRITING_COPIES = {True: 3.6, False: 1.0}
+"""Copies of the quantized weights while ONNX is written and checked: 3.6 were measured where they
+lie in the file itself."""
 OPEN_COPIES = 2
 """Copies of the quantized weights that a session holds once it is open."""
 TURNED = 12
 """Bytes for each weight of a head that is a table too: onnxruntime makes it in float32, and again
 with rows and columns exchanged, before it rounds it back; of the copies above, one comes later.
 Measured: 353 MB on 49152 x 576 alone, 457 MB and 2.1 GB on all of SmolLM2-135M and Gemma 3 270M."""
-LIBRARIES = 2**27
-"""Bytes of what is imported to write ONNX and to open it, and of the graphs that are made of the
-model meanwhile: 120 to 130 MB were measured on models of 18 and 30 layers."""
-LOGIT_COPIES = 4
+LIBRARIES = 200 * 2**20
+"""Bytes of what is imported to write ONNX and to open it, of the graphs that are made of the model
+meanwhile, and of what running it leaves: 120 to 215 MB were measured on models of 8 to 30
+layers."""
+OUTPUT_COPIES = 4
 """Copies of the largest output while forms are compared: the runtime's, ours, and slices of it in
 other dtypes."""
 PIECE = 2**25
@@ -69,7 +76,12 @@ class Forecast:
         values: bytes of what lives between two segments, for all batches.
         codes: bytes of the quantized weights.
         working: bytes for each segment while it is worked on.
-        verifying: bytes of a session, of what opens it, and of the outputs that are compared.
+        tuning: bytes of the weights that are there while scales are tuned, and of logits.
+        lessons: bytes of what tuning learns from, all batches.
+        on_the_way: bytes of what lives between the pieces that tuning runs, for one batch.
+        verifying: bytes of what writes ONNX, of a session and what opens it, and of outputs that
+            are compared.
+        named: what each segment works on, in words.
     """
 
     weights: int
@@ -81,26 +93,39 @@ class Forecast:
     values: int
     codes: int
     working: tuple[int, ...]
+    tuning: int
+    lessons: int
+    on_the_way: int
     verifying: int
+    named: tuple[str, ...]
 
     def peak(self, bounds: Bounds) -> int:
         """Bytes that the process will hold at most, less what the system can drop."""
         kept = min(self.values, bounds.values)
         codes = self.codes if len(self.segments) == 1 else min(self.codes, bounds.codes)
-        return self.resident + codes + max(kept + max(self.working), self.verifying)
+        taught = min(self.lessons, bounds.lessons)
+        tuning = self.tuning + min(self.on_the_way, bounds.lessons)
+        most = max(taught + max(kept + max(self.working), tuning), self.verifying)
+        return self.resident + codes + most
+
+    def least(self) -> int:
+        """The peak where all that can be in files is there."""
+        return self.peak(Bounds(0, 0, 0))
 
     def disk(self, bounds: Bounds) -> int:
         """Bytes of files: temporary ones, the journal, and one form of the result."""
         if len(self.segments) == 1:
             return self.codes
-        return self.values + max(0, self.values - bounds.values) + 3 * self.codes
+        besides = max(0, self.lessons - bounds.lessons) + max(0, self.on_the_way - bounds.lessons)
+        return self.values + max(0, self.values - bounds.values) + besides + 3 * self.codes
 
     def within(self, limit: int) -> Bounds:
         """The largest bounds, up to the usual ones, with which the peak stays below ``limit``."""
         usual = Bounds()
-        left = max(0, limit - self.peak(Bounds(0, 0)))
-        codes = min(usual.codes, left // 3)
-        return Bounds(min(usual.values, left - codes), codes)
+        left = max(0, limit - self.least())
+        codes = min(usual.codes, left // 4)
+        lessons = min(usual.lessons, (left - codes) // 3)
+        return Bounds(min(usual.values, left - codes - lessons), codes, lessons, limit)
 
 
 def forecast(
@@ -109,6 +134,7 @@ def forecast(
     batches: Sequence[Batch],
     spec: QuantizationSpec,
     resident: int,
+    tunes: bool = False,
 ) -> Forecast:
     """What a compile of ``program`` will need.
 
@@ -118,7 +144,9 @@ def forecast(
         batches: the calibration data.
         spec: of the weights.
         resident: bytes that the process holds already.
+        tunes: whether scales are tuned afterwards.
     """
+    pieces = cut(program, smallest=1) if tunes else []
     sizes = _Sizes(program, batches[0] if batches else program.check_batch())
     formats = decide(program, spec).formats
     packed = sum(
@@ -139,6 +167,10 @@ def forecast(
         operations=2 * sum(count * weights for count, weights in zip(rows, each, strict=True)),
         resident=resident,
         values=len(batches) * max(map(sizes.behind, segments[:-1]), default=0),
+        lessons=len(batches) * max(map(sizes.behind, pieces[:-1]), default=0),
+        on_the_way=sum(map(sizes.behind, pieces[:-1])),
+        tuning=_tuning(pieces) if tunes else 0,
+        named=tuple(_names(_within(segment, linears)) for segment in segments),
         codes=packed,
         working=tuple(
             sizes.activations(segment) + _rounding(program, _within(segment, chosen), hard)
@@ -147,9 +179,28 @@ def forecast(
         verifying=LIBRARIES
         + max(
             _opening(packed, _turned(program, chosen)),
-            OPEN_COPIES * packed + LOGIT_COPIES * _compared(program, sizes.output()),
+            int(WRITING_COPIES[packed <= INLINE] * packed),
+            OPEN_COPIES * packed + OUTPUT_COPIES * _compared(program, sizes.output()),
         ),
     )
+
+
+def _tuning(pieces: Sequence[Segment]) -> int:
+    """While scales are tuned, a piece of the model at a time; as of `Student.bytes_needed`."""
+    *first, head = (4 * weights_read(piece.nodes) for piece in pieces)
+    return max(WEIGHT_COPIES * max(first, default=0), 2 * head + LOGIT_COPIES * 4 * ELEMENTS)
+
+
+def _names(linears: Sequence[Linear]) -> str:
+    """The largest matrix of a segment, and how many others there are.
+
+    Of no product: empty.
+    """
+    if not linears:
+        return ""
+    largest = max(linears, key=lambda each: each.rows * each.columns)
+    more = f" and {len(linears) - 1} more" if len(linears) > 1 else ""
+    return f"{largest.weight_name} ({largest.rows} x {largest.columns}){more}"
 
 
 def _opening(packed: int, turned: int) -> int:

@@ -20,6 +20,7 @@ from awqc.executor.segments import Segment
 from awqc.executor.stream import Stream, spool_of_values
 from awqc.findings import Decisions, Fact, FloatLayer
 from awqc.graph.linears import find_linears
+from awqc.machine.memory import check_mapped_files
 from awqc.machine.progress import track
 from awqc.machine.spool import Spool
 from awqc.numerics.statistics import Statistics
@@ -145,6 +146,7 @@ class _Sweep:
         else:
             changes = self._through(index, part, self.steps)
         part.program.learn(settled=None, statistics=_of_others(part.program, own))
+        check_mapped_files()
         if not done:
             self.journal.add(index, part.program, changes, self.stream)
         self.parts.finish(part.program)

@@ -29,6 +29,7 @@ from awqc.passes.segment_record import record_of
 from awqc.program import Program
 
 SEGMENT, CUT = "segment", "cut"
+MEMORY, SIZE = "limit of memory", "weights of a segment"
 UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
@@ -43,6 +44,14 @@ class Journal:
     def __init__(self) -> None:
         self.done: frozenset[int] = frozenset()
         self.behind: int | None = None
+
+    def size(self, planned: int, memory: int | None) -> int:
+        """Elements of weights that segments have at least: as ``planned``, unless segments of
+        another size are kept that were made for the same limit of ``memory``.
+
+        What there is of memory differs a little from run to run, and so may plans.
+        """
+        return planned
 
     def begin(self, what: Callable[[], Mapping[str, str]], count: int) -> None:
         """Find what is done of the compile that ``what`` describes, in ``count`` segments."""
@@ -85,6 +94,15 @@ class WorkJournal(Journal):
         super().__init__()
         self._folder, self._fresh, self._say = folder, fresh, say
         self._count = 0
+        self._note: dict[str, int] = {}
+
+    def size(self, planned: int, memory: int | None) -> int:
+        """As of any journal."""
+        self._note = {MEMORY: memory or 0, SIZE: planned}
+        kept = {} if self._fresh else self._folder.noted()
+        if kept.get(MEMORY) == self._note[MEMORY]:
+            self._note[SIZE] = kept.get(SIZE, planned)
+        return self._note[SIZE]
 
     def begin(self, what: Callable[[], Mapping[str, str]], count: int) -> None:
         """As of any journal.
@@ -93,9 +111,8 @@ class WorkJournal(Journal):
             UsageError: the folder is another compile's.
             ExportError: it cannot be written.
         """
-        self._folder.take(what(), self._fresh)
+        self._folder.take(what(), self._fresh, self._note)
         self._count = count
-        names = self._folder.names()
         names = self._folder.names()
         for name in self._folder.damaged():
             self._say(Note(f"{name} in {self._folder.path} is damaged; it is made anew", True))
@@ -183,6 +200,11 @@ class SharedJournal(Journal):
     def __init__(self, own: Journal, ranks: Ranks) -> None:
         super().__init__()
         self._own, self._ranks = own, ranks
+
+    def size(self, planned: int, memory: int | None) -> int:
+        """As of any journal: the smallest of what the ranks planned, or what is kept."""
+        least = min(self._ranks.gather(planned))
+        return self._ranks.gather(self._own.size(least, memory))[0]
 
     def begin(self, what: Callable[[], Mapping[str, str]], count: int) -> None:
         """As of any journal, on all ranks at once.

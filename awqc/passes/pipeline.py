@@ -234,7 +234,8 @@ class Pipeline:
             started = time.perf_counter()
             chosen = tuning.chosen(run.batches, run.ranks)
             with within_memory(run.device, tuning.name):
-                program.learn(teacher=take_teacher(program, chosen, run.device))
+                lessons = run.bounds.lessons
+                program.learn(teacher=take_teacher(program, chosen, run.device, lessons))
             self._took(tuning, started)
 
     def _took(self, step: Pass, started: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from awqc.channels.analysis import find_sites
 from awqc.errors import Speller, in_python, spelled, worded
 from awqc.executor.run import Bounds
-from awqc.executor.segments import cut
+from awqc.executor.segments import cut, usual_size
 from awqc.findings import Decisions
 from awqc.machine.room import Room, held, room
 from awqc.numerics.request import QuantizationSpec
@@ -29,6 +29,9 @@ its statistics; in runs that tuning takes besides; and in seconds of one core fo
 is captured, searched, rounded (with compensation or not), written, opened and compared. Measured
 by `benchmarks/scale.py` on SmolLM2-135M, 64 x 512 tokens, at the default effort: 271, 116 and 306
 seconds of one core where a run takes 166; without compensation it is an estimate."""
+SMALLER = (2**21, 2**19)
+"""Elements of weights that segments have at least where memory is too little for the usual ones;
+one is for as many segments as there are places to cut."""
 PROBE = 768
 """Rows and columns of the product that is timed."""
 
@@ -40,12 +43,14 @@ class Plan:
     Attributes:
         forecast: what it needs.
         bounds: what it keeps in memory of what could go to files.
+        smallest: elements of weights that each segment has at least.
         limit: memory that it may take in all, and what says so.
         seconds: that it takes, at the speed of this machine just now.
     """
 
     forecast: Forecast
     bounds: Bounds
+    smallest: int
     limit: Room
     seconds: float
 
@@ -76,6 +81,7 @@ class Plan:
             **asdict(self.forecast),
             "peak": self.forecast.peak(self.bounds),
             "disk": self.forecast.disk(self.bounds),
+            "smallest_segment": self.smallest,
             "limit": self.limit.free,
             "bounded_by": worded(self.limit.bounded_by, speller),
             "seconds": self.seconds,
@@ -86,9 +92,13 @@ class Plan:
         """What is too large, and what would help."""
         found = self.forecast
         worst = max(range(len(found.working)), key=found.working.__getitem__)
+        work = f"work on segment {worst + 1} of {len(found.working)}"
+        if found.named[worst]:
+            work += f": {found.named[worst]}"
         parts = {
             "the process with the model open": found.resident,
-            f"work on segment {worst + 1} of {len(found.working)}": found.working[worst],
+            work: found.working[worst],
+            **({"tuning": found.tuning} if found.tuning else {}),
             "verification": found.verifying,
         }
         listed = ", ".join(f"{gigabytes(size)} for {what}" for what, size in parts.items())
@@ -134,10 +144,25 @@ def plan_ahead(
     limit = Room(there.free + own, there.bounded_by)
     if memory is not None:
         limit = min(limit, Room(memory, spelled("memory")))
-    found = forecast(seen, cut(seen), batches, spec, own)
+    smallest, found = _largest_that_fits(
+        limit.free, lambda size: forecast(seen, cut(seen, smallest=size), batches, spec, own, tunes)
+    )
     seconds = (PASSES + TUNING * tunes) * found.operations / _operations_a_second()
     seconds += WEIGHT_SECONDS[spec.learns] * found.weights / torch.get_num_threads()
-    return Plan(found, found.within(limit.free), limit, seconds)
+    return Plan(found, found.within(limit.free), smallest, limit, seconds)
+
+
+def _largest_that_fits(limit: int, foresee: Callable[[int], Forecast]) -> tuple[int, Forecast]:
+    """The size of segments, the usual one or a smaller one, that ``limit`` leaves room for.
+
+    Where none does, the largest that needs least.
+    """
+    found: list[tuple[int, Forecast]] = []
+    for size in dict.fromkeys((usual_size(), *SMALLER, 1)):
+        found.append((size, foresee(size)))
+        if found[-1][1].least() <= limit:
+            return found[-1]
+    return min(found, key=lambda each: each[1].least())
 
 
 def _operations_a_second() -> float:
@@ -158,8 +183,12 @@ def _count(number: int) -> str:
 
 
 def gigabytes(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 1e9:.1f} GB"
+    """Bytes for people.
+
+    >>> gigabytes(2_340_000_000), gigabytes(523_400_000)
+    ('2.34 GB', '523 MB')
+    """
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def minutes(seconds: float) -> str:

@@ -93,9 +93,11 @@ class TuneScales(Pass):
                 "data: run it in the same compile"
             )
         scales = TunedScales(program, run.device)
-        student = Student(program, teacher, scales, run.trim, run.device)
+        student = Student(program, teacher, scales, run.trim, run.device, run.bounds.lessons)
         needed = student.bytes_needed(lessons[0], self.step)
         free = free_on(run.device)
+        if run.device == CPU:
+            free = min(free, run.bounds.left())
         if any(run.ranks.gather(needed > free)):
             return Tuning(False, reason=_too_large(needed, free))
         held_back = min(JUDGES, max(1, len(lessons) // JUDGED), len(lessons) // 2)

@@ -14,6 +14,7 @@ from awqc.artifacts.names import MODEL, TUNED
 from awqc.errors import UsageError, spelled
 from awqc.program import Batch
 from awqc.runtimes.base import Kernels
+from awqc.runtimes.data_beside import data_beside
 from awqc.runtimes.ort_fusion import fused_kernels
 from awqc.runtimes.ort_model import OrtModel
 from awqc.runtimes.session_file import CPU, CUDA, find_model
@@ -36,6 +37,7 @@ class Session:
         inputs: what it takes; dynamic axes by name.
         outputs: names of the outputs, in order.
         states: pairs (input, output) of a key/value cache, by the ecosystem's names.
+        held: what must be there while the session is.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Session:
             UsageError: CUDA was asked for and does not work here.
             VerificationError: onnxruntime does not load the model.
         """
+        self.held: object = None
         self.provider = resolve_provider(provider)
         self._path, self._kernels = path, kernels
         self._model = OrtModel(path, self.provider, settings, level=level)
@@ -86,12 +89,17 @@ def lacks() -> str | None:
 def open_model(file: Path, *, exact: bool, provider: str = "cpu") -> Session:
     """As in `awqc.runtimes.base.Runtime`; exact is accuracy level 1.
 
-    Kernels are told by a session of their own, which is gone before the model is opened.
+    Kernels are told by a session of their own, which is gone before the model is opened. A large
+    model is opened with its weights beside it, see `awqc.runtimes.data_beside`.
     """
+    place, held = data_beside(file)
     if exact:
-        return Session(file, provider, EXACT)
-    provider = resolve_provider(provider)
-    return Session(file, provider, DEFAULT, kernels=_kernels(file, provider))
+        session = Session(place, provider, EXACT)
+    else:
+        provider = resolve_provider(provider)
+        session = Session(place, provider, DEFAULT, kernels=_kernels(place, provider))
+    session.held = held
+    return session
 
 
 def _kernels(file: Path, provider: str) -> Kernels:

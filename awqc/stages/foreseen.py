@@ -40,8 +40,14 @@ def foresee_program(
 
 def plan_of(program: Program, body: Pipeline, data: CalibrationData, options: Options) -> Plan:
     """What the compile will need."""
-    memory = None if options.memory is None else parse_size(options.memory)
     specs = [step.spec for step in body.passes if isinstance(step, QuantizeWeights)]
     tunes = any(isinstance(step, TuneScales) for step in body.passes)
     trim()  # what is free now is no part of the need
-    return plan_ahead(program, data.batches, (specs or [program.quantization])[0], tunes, memory)
+    return plan_ahead(
+        program, data.batches, (specs or [program.quantization])[0], tunes, memory_limit(options)
+    )
+
+
+def memory_limit(options: Options) -> int | None:
+    """Bytes that were asked for, if any."""
+    return None if options.memory is None else parse_size(options.memory)

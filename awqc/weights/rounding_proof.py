@@ -44,18 +44,21 @@ def prove_rounding(
         InvariantError: names the weight and the row.
     """
     judges = [product_of(program, linear, device), doubt_of(program, linear, device)]
-    errors: list[Tensor] = []
-    least: list[Tensor] = []
+    # Made at once: small tensors that stay between large ones that go would keep memory in pieces.
+    errors, least = (torch.empty(quantized.shape[0], dtype=torch.float64) for _ in range(2))
+    start = 0
     for block, kept, part in rows_of_both(program, name, linear, quantized, device):
         held = part.to(torch.float32)  # where its grid is exact
+        stop = start + len(kept)
         for found, values in (
             (errors, held.dequantize()),
             (least, nearest_values(held, kept)),
         ):
             error = values - kept
             parts = [judge(error, block) for judge in judges if judge is not None] or [error]
-            found.append(sum_of_squares(parts))
-    check_rows(name, torch.cat(errors), torch.cat(least))
+            found[start:stop] = sum_of_squares(parts)
+        start = stop
+    check_rows(name, errors, least)
 
 
 def prove_against(

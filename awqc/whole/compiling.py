@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.names import BUNDLE_REPORT, MODEL, TUNED
 from awqc.artifacts.publish import staging
 from awqc.artifacts.scratch import ScratchFolder
+from awqc.artifacts.work_folder import work_folder_beside
 from awqc.bundle.parts import Bundle, Runner, Trace
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import HELD_OUT, CalibrationData
@@ -76,11 +78,11 @@ class CompiledBundle:
         target = Path(output_dir)
         with staging(target, self.used) as folder:
             if self.files is not None:
-                shutil.copytree(self.files.path, folder, dirs_exist_ok=True)
+                copy_tree(self.files.path, folder)
                 self.layout.apply(folder)
                 return target
             for name, part in self.parts.items():
-                shutil.copytree(part.folder, folder / name)
+                copy_tree(part.folder, folder / name)
             text = json.dumps(self.report, indent=2, allow_nan=False)
             (folder / BUNDLE_REPORT).write_text(text + "\n", encoding="utf-8")
         return target
@@ -111,9 +113,12 @@ def compile_bundle(
         VerificationError: a part, or the whole, is not what was asked for; nothing is written.
     """
     check_exclude(bundle, parse_options(**options))
-    result = compile_traced(bundle, [bundle.trace(dict(batch)) for batch in calib], options)
-    if output_dir is not None:
-        result.save(output_dir)
+    target = None if output_dir is None else Path(output_dir)
+    traces = [bundle.trace(dict(batch)) for batch in calib]
+    with ExitStack() as hold:
+        result = compile_traced(bundle, traces, kept_beside(target, options), hold=hold)
+        if target is not None:
+            result.save(target)
     return result
 
 
@@ -122,10 +127,12 @@ def compile_traced(
     traces: Sequence[Trace],
     options: Mapping[str, Any],
     notify: Callable[[Note], object] = lambda note: None,
+    hold: ExitStack | None = None,
 ) -> CompiledBundle:
     """As `compile_bundle`, on what the parts were seen to read and make.
 
-    ``notify`` is called with each note on a part, behind the part's name.
+    ``notify`` is called with each note on a part, behind the part's name. What is finished of
+    each is kept until ``hold`` ends well; None: until the part is.
     """
     chosen = parse_options(**options)
     if len(traces) < 2:
@@ -133,7 +140,7 @@ def compile_traced(
             f"{spelled('calib')} has {len(traces)} batches; give two at least: one is held back"
         )
     kept = held_back(len(traces))
-    result = compile_parts(bundle, data_of_parts(bundle, traces), options, notify)
+    result = compile_parts(bundle, data_of_parts(bundle, traces), options, notify, hold)
     result.held_out = kept
     if all(map(_has_onnx, result.parts.values())):
         runners = {name: _in_onnx(part) for name, part in result.parts.items()}
@@ -173,10 +180,12 @@ def compile_parts(
     data: Mapping[str, CalibrationData],
     options: Mapping[str, Any],
     notify: Callable[[Note], object] = lambda note: None,
+    hold: ExitStack | None = None,
 ) -> CompiledBundle:
     """Every part of ``bundle`` compiled on its ``data``; the whole is not run.
 
-    ``notify`` is called with each note on a part, behind the part's name.
+    ``notify`` is called with each note on a part, behind the part's name. What is finished of
+    each is kept until ``hold`` ends well; None: until the part is.
     """
     chosen = parse_options(**options)
     shared = bundle.shared()
@@ -187,7 +196,7 @@ def compile_parts(
         other = {"exclude": exclude, "work_dir": _work_dir(chosen, name)}
         told = partial(_tell, notify, name)
         result.parts[name] = compile_graph(
-            own, calib=data[name], notify=told, **{**options, **other}
+            own, calib=data[name], notify=told, hold=hold, **{**options, **other}
         )
     result.report = {
         "parts": {name: part.report for name, part in result.parts.items()},
@@ -244,6 +253,13 @@ def check_exclude(bundle: Bundle, chosen: Options) -> None:
     """
     names = [f"{part}.{name}" for part, own in bundle.parts.items() for name in own.parameters()]
     check_fits(chosen.exclude, names, "the bundle")
+
+
+def kept_beside(target: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with a place beside ``target`` for what is finished, unless they name one."""
+    if target is None or options.get("work_dir") is not None:
+        return dict(options)
+    return {**options, "work_dir": work_folder_beside(target)}
 
 
 def _work_dir(options: Options, part: str) -> str | None:

@@ -13,11 +13,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.names import (
     EMBED_MODEL,
     ENCODER_MODEL,
@@ -69,7 +69,7 @@ def write_layout(
     for place in {Path(), *places} if places else ():  # awqc runs the folder itself in any case
         write_processing(origin, folder / place)
     for name, path in parts.items():
-        shutil.copytree(path, folder / PARTS / name, ignore=_models(path))
+        copy_tree(path, folder / PARTS / name, ignore=_models(path))
 
 
 def write_encoder_decoder(models: Models, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,7 @@ def compile_generating(
     options: Options,
     given: Mapping[str, Any],
     notify: Callable[[Note], object],
+    hold: ExitStack | None = None,
 ) -> CompiledBundle:
     """Compile the model in ``folder`` part by part, and let the whole generate.
 
@@ -57,7 +59,8 @@ def compile_generating(
     on. The exported parts generate for the samples held back, and the report says how far their
     texts are from the float model's.
 
-    ``given`` are ``options`` as they were given, which the parts are compiled with.
+    ``given`` are ``options`` as they were given, which the parts are compiled with. What
+    is finished of each part is kept until ``hold`` ends well.
 
     Raises:
         UsageError: an option or the data is not for such a model.
@@ -72,7 +75,7 @@ def compile_generating(
     samples = read_samples(generating, source, options, notify)
     traces = list(track(parts.traces(samples, most), "generate", len(samples)))
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
-    result = compile_traced(parts.bundle, traces, own, notify)
+    result = compile_traced(parts.bundle, traces, own, notify, hold)
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
     write_layout(folders, folder, files.path, partial(way.write, parts))

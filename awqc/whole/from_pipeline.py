@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.text_files import read_lines
@@ -49,10 +51,12 @@ def compile_pipeline(
     options: Options,
     given: Mapping[str, Any],
     notify: Callable[[Note], object],
+    hold: ExitStack | None = None,
 ) -> CompiledBundle:
     """Compile the pipeline in ``folder`` part by part, and let it make images with them.
 
-    The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads.
+    The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads. What is
+    finished of each part is kept until ``hold`` ends well.
 
     Raises:
         UsageError: an option or the data is not for such a model.
@@ -60,7 +64,7 @@ def compile_pipeline(
         VerificationError: a part or the whole is not the model that was asked for.
     """
     pipeline, run = open_pipeline(folder, source, options, notify)
-    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names)
+    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names, hold)
     result.report = {**result.report, "model": folder.name, "task": "diffusion"}
     files = ScratchFolder()
     _write(folder, result, parts, files.path)
@@ -139,7 +143,7 @@ def _write(
     """Write parts into folders of their names, each with its configuration."""
     folder.copy_processing(target)
     for part in parts:
-        shutil.copytree(result.parts[part.name].folder, target / part.name, dirs_exist_ok=True)
+        copy_tree(result.parts[part.name].folder, target / part.name)
         component = part.entry.path.partition(".")[0]
         config = folder.path / component / CONFIG
         if config.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ def compile_run(
     given: Mapping[str, Any],
     notify: Callable[[Note], object],
     naming: Naming = usual_names,
+    hold: ExitStack | None = None,
 ) -> tuple[CompiledBundle, tuple[RecordedPart, ...]]:
     """Compile what ``run`` calls of ``model``, and run it again with what was compiled.
 
     The modules that ``run`` calls from outside of all modules become parts; their calls, all but
     the last ones, are what they are calibrated on. ``given`` are ``options`` as they were given.
+    What is finished of each part is kept until ``hold`` ends well.
 
     Raises:
         UsageError: ``model`` has no modules, or ``run`` calls none; an option is not for it.
@@ -50,7 +53,8 @@ def compile_run(
         for text in _told(part):
             notify(Note(f"{part.name}: {text}"))
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
-    result = compile_parts(bundle, {part.name: data_of_calls(part) for part in parts}, own, notify)
+    data = {part.name: data_of_calls(part) for part in parts}
+    result = compile_parts(bundle, data, own, notify, hold)
     result.report = {
         "model": type(model).__name__,
         **result.report,

@@ -36,6 +36,11 @@ def test_numbers_are_plain_in_json(capsys: Capture) -> None:
     assert 0 < found["peak"] < found["limit"]
 
 
+def test_it_takes_what_a_compile_takes(capsys: Capture) -> None:
+    assert run(["plan", *ASKED, "--formats", "onnx,ort", "--dtype", "float16"]) == 0
+    assert "estimated:" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_what_does_not_fit_has_a_code_of_its_own(more: list[str], capsys: Capture) -> None:
     assert run(["plan", *ASKED, "--memory", "1MB", *more]) == 1
@@ -45,7 +50,7 @@ def test_what_does_not_fit_has_a_code_of_its_own(more: list[str], capsys: Captur
         assert (found["fits"], found["limit"], found["bounded_by"]) == (False, 10**6, "--memory")
     else:
         assert "of memory are needed at least" in " ".join(out.split())
-        assert "--memory leaves 0.0 GB" in " ".join(out.split())
+        assert "--memory leaves 1 MB" in " ".join(out.split())
 
 
 def test_a_compile_that_does_not_fit_is_not_begun(folder: Path, capsys: Capture) -> None:

@@ -346,3 +346,20 @@ def test_segments_are_run_where_values_are_wanted(
     journal = Journal()
     journal.done, journal.behind = frozenset(done), behind
     assert journal.needs(len(needs)) == needs
+
+
+def test_segments_stay_as_large_as_those_that_are_kept(tmp_path: Path) -> None:
+    """What there is of memory differs from run to run; another limit is planned for."""
+
+    def journal(fresh: bool = False) -> WorkJournal:
+        return WorkJournal(WorkFolder(tmp_path / "work"), fresh, lambda note: None)
+
+    first = journal()
+    assert first.size(100, None) == 100
+    first.begin(lambda: {"model": "a"}, 2)
+    first._folder.release()
+    assert journal().size(50, None) == 100
+    assert journal().size(50, 10**9) == 50
+    assert journal(fresh=True).size(50, None) == 50
+    (tmp_path / "work" / "compile.json").write_text("{}")
+    assert journal().size(50, None) == 50

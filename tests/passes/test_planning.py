@@ -12,7 +12,7 @@ from torch import nn
 
 from awqc.errors import worded
 from awqc.executor.run import Bounds
-from awqc.executor.segments import cut, whole
+from awqc.executor.segments import SMALLEST, cut, whole
 from awqc.export.onnx import MAX_INLINE_BYTES
 from awqc.machine import room as room_file
 from awqc.numerics.request import QuantizationSpec
@@ -115,20 +115,23 @@ def test_codes_that_lie_in_the_model_itself_are_known() -> None:
     assert forecast_file.INLINE == MAX_INLINE_BYTES
 
 
-@pytest.mark.parametrize("limit", [600, 300, 250, 0])
+@pytest.mark.parametrize("limit", [900, 600, 300, 250, 0])
 def test_bounds_are_the_largest_with_which_it_fits(limit: int) -> None:
     found = Forecast(
         1, (1, 1), 4, 9, 9, resident=100 * MB, values=1000 * MB, codes=1000 * MB,
-        working=(50 * MB, 100 * MB), verifying=70 * MB,
+        working=(50 * MB, 100 * MB), tuning=30 * MB, lessons=1000 * MB, on_the_way=20 * MB,
+        verifying=70 * MB, named=("", ""),
     )  # fmt: skip
     bounds = found.within(limit * MB)
-    least = found.peak(Bounds(0, 0))
+    least = found.least()
     assert least == 200 * MB
+    assert bounds.limit == limit * MB
     assert found.peak(bounds) <= max(limit * MB, least)
     assert bounds.values <= Bounds().values
     assert bounds.codes <= Bounds().codes
-    if limit == 600:
-        assert bounds == Bounds()
+    assert bounds.lessons <= Bounds().lessons
+    if limit == 900:
+        assert bounds == Bounds(limit=limit * MB)
     if limit == 300:
         assert found.peak(bounds) > 299 * MB
 
@@ -138,8 +141,9 @@ def test_of_what_cannot_fit_is_told_what_would_help() -> None:
     plan = plan_ahead(program, calibration(program), NEAREST, tunes=False, memory=10**6)
     assert not plan.fits
     assert re.search(
-        r"GB of memory are needed at least \(.* work on segment 1 of 1, .*\); memory leaves 0.0 "
-        r"GB. Smaller calibration batches \(seq_len\), effort='fast', or a machine with more",
+        r"\d+ MB of memory are needed at least \(.* work on segment 1 of 1: "
+        r"\d\.weight \(\d+ x \d+\) and \d more, .*\); memory leaves 1 MB. Smaller calibration "
+        r"batches \(seq_len\), effort='fast', or a machine with more",
         worded(plan.shortage()),
     )
 
@@ -152,7 +156,7 @@ def test_a_plan_changes_nothing_and_tells_all() -> None:
     assert plan.fits
     assert re.fullmatch(
         r"\d\.\d million weights in 1 segment \(the largest has \d\.\d million\), 4 calibration "
-        r"batches of \d+ rows; estimated: \d\.\d GB of memory, 0\.0 GB of disk, \d seconds at .*",
+        r"batches of \d+ rows; estimated: \d+ MB of memory, 0 MB of disk, \d seconds at .*",
         str(plan),
     )
     assert set(plan.as_dict()) >= {"peak", "disk", "seconds", "fits", "weights", "segments"}
@@ -166,7 +170,7 @@ def test_without_a_limit_what_there_is_decides(monkeypatch: pytest.MonkeyPatch) 
     plan = plan_ahead(program, calibration(program), NEAREST, tunes=False, memory=None)
     assert plan.limit == replace(least, free=10**6)
     assert not plan.fits
-    assert "a control group, 0.1 GB in all leaves 0.0 GB" in plan.shortage()
+    assert "a control group, 0.1 GB in all leaves 1 MB" in plan.shortage()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RssAnon is shown by Linux alone")
@@ -174,3 +178,25 @@ def test_what_a_process_holds() -> None:
     before = room_file.held()
     kept = torch.ones(2**24)
     assert kept.nbytes * 0.9 < room_file.held() - before < kept.nbytes * 1.5
+
+
+@pytest.mark.parametrize("tunes", [False, True])
+def test_segments_are_as_large_as_memory_leaves_room_for(
+    tunes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual ones where they fit, small ones where only these do, the least where none does."""
+    monkeypatch.setattr(planning, "held", lambda: 100 * MB)
+    monkeypatch.setattr(forecast_file, "LIBRARIES", 0)
+    program = decoder()
+
+    def plan(memory: int) -> planning.Plan:
+        return plan_ahead(program, calibration(program), GPTQ, tunes, memory)
+
+    usual = plan(10**12)
+    assert (usual.smallest, len(usual.forecast.segments)) == (SMALLEST, 1)
+    small = plan(usual.forecast.least() - 1)
+    assert small.smallest < SMALLEST
+    assert small.fits == (small.forecast.least() < usual.forecast.least())
+    none = plan(1)
+    assert not none.fits
+    assert none.forecast.least() == small.forecast.least()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
-from awqc.executor.run import Run
+from awqc.executor.run import Bounds, Run
 from awqc.findings import Allocation, Teacher
 from awqc.machine.strict import FallbackError
 from awqc.numerics.formats.int_grid import IntGrid
@@ -153,6 +154,10 @@ def test_where_memory_is_short_it_says_how_much_is_needed(monkeypatch: pytest.Mo
     assert program.findings.quantized is before
     program.learn(teacher=teacher)
     monkeypatch.setattr("awqc.passes.tune_scales.free_on", lambda device: needed)
+    tight = replace(run, bounds=Bounds(limit=0))
+    (change,) = TuneScales().apply(program, tight)
+    assert "stay, gradients" in change.what
+    program.learn(teacher=teacher)
     assert not TuneScales(rate=0.003).apply(program, run)[0].refused
 
 
@@ -166,9 +171,12 @@ def test_the_pipeline_records_what_will_be_used(
     """The first batches, and none where no weight is to be tuned or nobody tunes."""
     taken: list[Sequence[Batch]] = []
 
-    def noted(program: Program, batches: Sequence[Batch], device: torch.device) -> Teacher:
+    def noted(
+        program: Program, batches: Sequence[Batch], device: torch.device, bound: int
+    ) -> Teacher:
         taken.append(batches)
-        return take_teacher(program, batches, device)
+        assert bound == Bounds().lessons
+        return take_teacher(program, batches, device, bound)
 
     monkeypatch.setattr("awqc.passes.pipeline.take_teacher", noted)
     codes = f"canonicalize,quantize-weights{{{bits},group-size=16,keep-float=true}}"

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import awqc
+from awqc.artifacts.work_folder import WorkFolder
 from awqc.cli import run
 from awqc.errors import Note, UsageError
+from awqc.executor import segments
 from awqc.front_door import plan_compile
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
@@ -30,6 +32,7 @@ from awqc.whole.folder_files import write_encoder_decoder, write_layout
 from awqc.whole.plans import WholePlan
 from awqc.whole.swapped import swapped
 from benchmarks.folder_models import MODELS
+from benchmarks.kills import content
 
 CHEAP: dict[str, Any] = {
     "effort": "fast", "bits": 8, "group_size": 16, "provider": "cpu", "num_samples": 6,
@@ -94,6 +97,37 @@ def test_the_models_run_in_onnxruntime_alone(
     assert np.linalg.norm(logits - wanted) / np.linalg.norm(wanted) < 0.05  # 8-bit noise
 
 
+def test_one_that_was_interrupted_goes_on_with_all_parts(
+    source: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with those that were finished: they are kept until the whole is in place."""
+    monkeypatch.setattr(segments, "SMALLEST", 1)
+    quick = {**CHEAP, "formats": "onnx"}
+    awqc.compile(source[0], output_dir=tmp_path / "plain", **quick)
+    add = WorkFolder.add
+
+    def interrupted(folder: WorkFolder, name: str, tree: Any) -> None:
+        if folder.path.name.endswith("-decoder") and name == "segment-0002":
+            raise KeyboardInterrupt
+        add(folder, name, tree)
+
+    monkeypatch.setattr(WorkFolder, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        awqc.compile(source[0], output_dir=tmp_path / "out", **quick)
+    monkeypatch.setattr(WorkFolder, "add", add)
+    kept = {"encoder", "decoder"}  # what is between them is one segment
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {"plain", *(f".out.awqc-work-{part}" for part in kept)}
+    assert len(caught.value.__notes__) == len(kept)
+    said: list[str] = []
+    awqc.compile(
+        source[0], output_dir=tmp_path / "out", notify=lambda note: said.append(str(note)), **quick
+    )
+    assert {text.partition(":")[0] for text in said if "going on after" in text} == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "out"}
+    assert content(tmp_path / "out") == content(tmp_path / "plain")
+
+
 def test_the_report_tells_of_parts_and_of_the_whole(
     compiled: tuple[awqc.CompiledBundle, Path],
 ) -> None:
@@ -131,7 +165,7 @@ def test_a_plan_foresees_the_parts_and_their_batches(
     assert run(["plan", str(source[0]), "--num-samples", "6", "--memory", "1MB"]) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert "encoder: " in told
-    assert "--memory leaves 0.0 GB" in told
+    assert "--memory leaves 1 MB" in told
     assert "together: " in told
     assert run(["plan", str(source[0]), "--num-samples", "6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

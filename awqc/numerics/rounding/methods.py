@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from awqc.numerics.formats.base import Tensors, WeightFormat, from_groups
+from awqc.numerics.formats.base import Tensors, WeightFormat, from_groups, to_groups
 from awqc.numerics.quantizing import whole_range
 from awqc.numerics.request import QuantizationSpec
 from awqc.numerics.rounding.descent import descend
@@ -33,14 +33,15 @@ def round_matrix(
     """
     columns = matrix.shape[1]
     width = form.width(columns)
-    grid, grouped = whole_range(matrix, form, dtype)
     if spec.clip:
         grid = search_ranges(matrix, gram, form, dtype)
+    else:
+        grid = whole_range(matrix, form, dtype)[0]
     turned = grid.turned()
     if spec.rounding == "gptq":
         steps = compensate(matrix, gram, turned, width)
     else:
-        steps = from_groups(grid.spread().nearest(grouped), columns)
+        steps = from_groups(grid.spread().nearest(to_groups(matrix, form)), columns)
     if spec.sweeps:
         steps = descend(matrix, steps, gram, turned, width, spec.sweeps, DESCENT_DAMPING)
     return form.encode(steps, turned.turned())

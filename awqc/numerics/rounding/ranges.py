@@ -7,6 +7,7 @@ from torch import Tensor
 
 from awqc.numerics.formats.base import WeightFormat, to_groups
 from awqc.numerics.grid import Grid
+from awqc.numerics.quantizing import rows_at_once
 from awqc.numerics.rounding.gram import group_blocks
 
 SHRINKS = (0.9, 0.8, 0.7)
@@ -25,12 +26,25 @@ def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch
     A group's range is its minimum and maximum, shrunk together and then each end alone, as
     far as that lowers the loss of rounding to nearest, ``e^T G e`` with the group's own block
     ``G`` of ``gram`` ``(columns, columns)``. The full range is among the candidates.
-    Where groups share a factor, a group is judged with its neighbours cut as it is.
+    Where groups share a factor, a group is judged with its neighbours cut as it is. Rows do not
+    depend on each other, and a few at a time stay in the processor's cache.
     Source: clipping in AWQ, arXiv 2306.00978, which shrinks both ends alike.
     """
-    grouped = to_groups(matrix, form)
-    _, groups, width = grouped.shape
-    search = _RangeSearch(grouped, group_blocks(gram, width, groups), form, dtype)
+    width = form.width(matrix.shape[1])
+    blocks = group_blocks(gram, width, -(-matrix.shape[1] // width))
+    ends = [
+        _searched(to_groups(rows, form), blocks, form, dtype)
+        for rows in matrix.split(rows_at_once(matrix, matrix.device))
+    ]
+    least, most = map(torch.cat, zip(*ends, strict=True))
+    return form.grid(least, most, dtype)
+
+
+def _searched(
+    grouped: Tensor, blocks: Tensor, form: WeightFormat, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The ends of the best ranges of ``grouped`` ``(rows, groups, width)``."""
+    search = _RangeSearch(grouped, blocks, form, dtype)
     whole = torch.ones_like(search.low)
     for shrink in SHRINKS if form.two_ended else (*SHRINKS, *GROWTHS):
         search.attempt(whole * shrink, whole * shrink)
@@ -43,7 +57,7 @@ def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch
             search.attempt(low, (high * step).clamp(max=1.0))
     for _ in range(REFITS):
         search.refit()
-    return search.grid(search.low, search.high)
+    return search.ends(search.low, search.high)
 
 
 def least_error(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> tuple[Grid, Tensor]:
@@ -65,10 +79,13 @@ class _RangeSearch:
         self.low = self.high = torch.ones_like(self._least)
         self._best = self._loss(self.low, self.high)
 
-    def grid(self, low: Tensor, high: Tensor) -> Grid:
+    def ends(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Of ranges that are these fractions of the full ones."""
-        least, most = self._least.clamp(max=0) * low, self._most.clamp(min=0) * high
-        return self._form.grid(least, most, self._dtype)
+        return self._least.clamp(max=0) * low, self._most.clamp(min=0) * high
+
+    def grid(self, low: Tensor, high: Tensor) -> Grid:
+        """Of these ranges."""
+        return self._form.grid(*self.ends(low, high), self._dtype)
 
     def attempt(self, low: Tensor, high: Tensor) -> None:
         """Keep these fractions where they are better."""

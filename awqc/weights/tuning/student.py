@@ -50,7 +50,7 @@ class Student:
     """Runs the quantized ``program`` with the tuned ``scales`` against ``teacher``.
 
     ``trim`` is called now and then, to give back memory that is free. Pieces run on ``device``;
-    what lives between them comes back.
+    what lives between them comes back, of which ``bound`` bytes stay in memory.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class Student:
         scales: TunedScales,
         trim: Callable[[], None] = lambda: None,
         device: torch.device = CPU,
+        bound: int = BOUND,
     ) -> None:
         self._teacher, self._scales, self._trim = teacher, scales, trim
-        self._device = device
+        self._device, self._bound = device, bound
         self._seen = outline(program)
         *self._first, self._head = cut_up(self._seen, program.findings.quantized)
         self._taught_weights = moved(tuple(w.detach() for w in teacher.weights), device)
@@ -85,7 +86,7 @@ class Student:
             pieces.append(2 * self._weight_bytes(self._head) + LOGIT_COPIES * 4 * ELEMENTS)
         tensors = [each for each in pytree.tree_leaves(lesson.values) if isinstance(each, Tensor)]
         stream = sum(tensor.nbytes for tensor in tensors)
-        return max(pieces) + min(BOUND, count * len(self._first) * stream)
+        return max(pieces) + min(self._bound, count * len(self._first) * stream)
 
     def _weight_bytes(self, piece: Piece) -> int:
         """Bytes of the weights that ``piece`` takes, in float32."""
@@ -133,7 +134,7 @@ class Student:
 
     def _forward(self, lessons: Sequence[Lesson], stored: bool) -> list[Values]:
         """What lives between the pieces, for each of ``lessons``."""
-        spool = Spool(ACTIVATIONS, BOUND)
+        spool = Spool(ACTIVATIONS, self._bound)
         lives = [inputs_of(self._seen, lesson.batch) for lesson in lessons]
         for piece in self._trimming(self._first):
             weights = self._weights(piece, stored)

@@ -22,12 +22,15 @@ BOUND = 2**27
 """Bytes of them that stay in memory; others go to a file."""
 
 
-def take_teacher(program: Program, batches: Sequence[Batch], device: torch.device = CPU) -> Teacher:
+def take_teacher(
+    program: Program, batches: Sequence[Batch], device: torch.device = CPU, bound: int = BOUND
+) -> Teacher:
     """What the float ``program``, which stays as it is, gives for ``batches``.
 
     One forward pass each, up to the last place where the program is cut. The weights of what is
     behind it are referred to, not copied. Any program with the same outputs will do, before
-    folding or after it. One piece at a time is on ``device``.
+    folding or after it. One piece at a time is on ``device``. ``bound``: bytes of what is recorded
+    that stay in memory.
     """
     seen = outline(program)
     held = program.parameters()
@@ -37,7 +40,7 @@ def take_teacher(program: Program, batches: Sequence[Batch], device: torch.devic
         weights = {name: each for name, each in weights.items() if name not in head.tables}
         head = cut_up(seen, weights)[-1]
     *first, _ = cut_up(seen, ())
-    spool = Spool(ACTIVATIONS, BOUND)
+    spool = Spool(ACTIVATIONS, bound)
     lessons = tuple(
         Lesson(batch, _record(seen, first, head, batch, spool, device)) for batch in batches
     )
