@@ -73,12 +73,6 @@ class Generating:
         longest = getattr(config, "max_target_positions", None) or context_length(config)
         return NEW_TOKENS if not isinstance(longest, int) else max(longest // 2, FEWEST_TOKENS)
 
-    @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end a text."""
-        found = getattr(self.model.generation_config, "eos_token_id", None)
-        return frozenset([found] if isinstance(found, int) else found or ())
-
     def inputs(self, samples: Sequence[Sample], tokens: int | None = None) -> dict[str, Tensor]:
         """What the model takes of ``samples``; texts are cut after ``tokens``."""
         return model_inputs(self.model, self.processor, samples, tokens)

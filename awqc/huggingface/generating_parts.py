@@ -14,7 +14,7 @@ value that flows from one call to another is known by its being the same tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,6 @@ from awqc.errors import CaptureError
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.recorded import EXAMPLES, examples
-from awqc.huggingface.traced_together import (
-    groups_of_equal_sizes,
-    joined,
-    own_length,
-    rows_of,
-    same_trace,
-)
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
@@ -45,8 +38,6 @@ from awqc.recording.structures import Leaves
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))
 """For each of `EXAMPLES` the tokens of a decoder's first call, and of a later one."""
-PROOF_TOKENS = 8
-"""New tokens by which a sample that runs among others is compared with itself alone."""
 HEAD = "logits"
 MASK = "attention_mask"
 _CACHED = re.compile(r"(?:^|\.)layers\.(\d+)\.(key|value)s$")
@@ -68,49 +59,11 @@ class GeneratingBundle:
     recorded: Recorded
     given: Mapping[str, str]
 
-    def traces(self, samples: Sequence[Batch], most: int) -> Iterator[Trace]:
-        """The `trace` of each of ``samples``, which run together where that comes to the same.
-
-        Whether it does is seen by the first of them, which runs alone as well for a few tokens.
-        """
-        proven, alone = False, False
-        for group in groups_of_equal_sizes(samples):
-            if alone or len(group) == 1:
-                yield from (self.trace(each, most) for each in group)
-                continue
-            try:
-                trace, prompt = self._run(joined(group), most)
-            except CaptureError:  # The model may take one sample at a time only.
-                alone = True
-            else:
-                proven = proven or self._holds_alone(trace, group[0], most)
-                alone = not proven
-            if alone:
-                yield from (self.trace(each, most) for each in group)
-            else:
-                yield from self._rows(trace, prompt)
-
-    def _rows(self, trace: Trace, prompt: int) -> Iterator[Trace]:
-        tokens, ends = trace[0][DECODER][self.tokens], self.generating.ends
-        own = [own_length(row, prompt, ends) for row in tokens]
-        return rows_of(trace, self.bundle, (DECODER, self.tokens), own)
-
-    def _holds_alone(self, trace: Trace, sample: Batch, most: int) -> bool:
-        """Whether ``sample``, the first row of ``trace``, gives the same alone."""
-        alone = self.trace(sample, min(most, PROOF_TOKENS))
-        count = alone[0][DECODER][self.tokens].shape[1]
-        row = next(rows_of(trace, self.bundle, (DECODER, self.tokens), [count]))
-        return same_trace(row, alone)
-
     def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
 
         All tokens of the run are one call of the decoder, from no past.
         """
-        return self._run(inputs, most)[0]
-
-    def _run(self, inputs: Batch, most: int) -> tuple[Trace, int]:
-        """The `trace`, and how many tokens the decoder read at first."""
         paths = (self.recorded.encoder.path, self.recorded.loop.path)
         with remembering(self.generating.model.get_submodule(self.recorded.encoder.path)):
             calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
@@ -133,8 +86,7 @@ class GeneratingBundle:
             part: {spec.name: values[f"{part}.{spec.name}"] for spec in program.inputs}
             for part, program in self.bundle.parts.items()
         }
-        first = loop.first.before[loop.fresh[0]].shape[1]
-        return (read, {name: made[name] for name in self.bundle.outputs}), first
+        return read, {name: made[name] for name in self.bundle.outputs}
 
     @property
     def carried(self) -> dict[str, str]:

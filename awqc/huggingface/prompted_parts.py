@@ -13,7 +13,6 @@ Nothing is known of an architecture: the modules are those between which rows fl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +52,6 @@ class PromptedBundle:
     merge: Merge
     besides: Kinds
     answer: Any
-
-    def traces(self, samples: Sequence[Batch], most: int) -> Iterator[Trace]:
-        """The `trace` of each of ``samples``."""
-        return (self.trace(each, most) for each in samples)
 
     def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.

@@ -73,7 +73,7 @@ def compile_generating(
     opened = open_generating(folder, task, options, notify)
     generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
     samples = read_samples(generating, source, options, notify)
-    traces = list(track(parts.traces(samples, most), "generate", len(samples)))
+    traces = [parts.trace(each, most) for each in track(samples, "generate")]
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
     result = compile_traced(parts.bundle, traces, own, notify, hold)
     files = ScratchFolder()

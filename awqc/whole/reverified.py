@@ -203,7 +203,7 @@ def _of_generating(
     notes: list[str] = []
     opened = open_generating(origin, task, options, _noting(notes))
     samples = read_samples(opened.generating, source, options, _noting(notes))
-    traces: list[Trace] = list(opened.parts.traces(samples, opened.most))
+    traces: list[Trace] = [opened.parts.trace(each, opened.most) for each in samples]
     bundle: Bundle = opened.parts.bundle
 
     def whole(runners: Mapping[str, Runner], limit: float) -> Judged:

@@ -18,7 +18,6 @@ from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.samples import Sizes
 from awqc.huggingface.tasks import find_task
-from awqc.recording.structures import leaves
 from benchmarks.folder_models import MODELS
 
 SPEECH = "automatic-speech-recognition/whisper"
@@ -73,46 +72,6 @@ def test_the_parts_in_their_wiring_are_the_model(
     with torch.no_grad():
         logits = generating.model(**inputs, decoder_input_ids=batch["decoder.input_ids"]).logits
     torch.testing.assert_close(made["decoder.logits"], logits, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "ends"),
-    [("text2text-generation/t5", True), pytest.param(SPEECH, False, marks=pytest.mark.slow)],
-)
-def test_samples_that_run_together_give_what_each_gives_alone(
-    name: str, ends: bool, captured: Callable[[str], GeneratingBundle]
-) -> None:
-    """Also where one of them ends sooner, and where sizes differ."""
-    parts = captured(name)
-    generating, most = parts.generating, 9
-    maker, random = generating.processor.maker(), np.random.default_rng(5)
-    samples = [
-        generating.inputs([maker.sample(random, Sizes(seconds=0.7, words=words))])
-        for words in (5, 5, 5, 6)
-    ]
-    settings = generating.model.generation_config
-    usual = settings.eos_token_id
-    read = parts.trace(samples[1], most)[0]["decoder"][parts.tokens][0]
-    settings.eos_token_id = int(read[5]) if ends else usual
-    seen: list[int] = []
-    encoder = generating.model.get_submodule(parts.recorded.encoder.path)
-    watch = encoder.register_forward_pre_hook(
-        lambda _, *given: seen.append(len(next(iter(leaves(given).values())))), with_kwargs=True
-    )
-    try:
-        together = list(parts.traces(samples, most))
-        assert max(seen) >= 3
-        alone = [parts.trace(each, most) for each in samples]
-    finally:
-        watch.remove()
-        settings.eos_token_id = usual
-    assert (alone[1][0]["decoder"][parts.tokens].shape[1] < len(read)) is ends
-    for (read_now, made_now), (read_then, made_then) in zip(together, alone, strict=True):
-        for part, values in read_then.items():
-            for key, value in values.items():
-                torch.testing.assert_close(read_now[part][key], value, rtol=1e-3, atol=1e-5)
-        for key, value in made_then.items():
-            torch.testing.assert_close(made_now[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_names_are_those_that_runners_know(captured: Callable[[str], GeneratingBundle]) -> None:
