@@ -21,7 +21,8 @@ class Deciding(nn.Module):
         for index in range(2):
             if self.get_buffer("share")[index] > 0:
                 made = made * 2 + self.get_buffer("share")[index]
-        return made
+        out: Tensor = made
+        return out
 
 
 def test_a_branch_on_a_buffer_is_the_one_that_it_holds() -> None:

@@ -143,7 +143,8 @@ def test_a_parameter_of_no_elements_is_written(tmp_path: Path) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             more = self.none.expand(x.shape[0], -1, -1)
-            return self.layer(torch.cat([more, x], dim=1))
+            out: Tensor = self.layer(torch.cat([more, x], dim=1))
+            return out
 
     module = Registered()
     program = capture_module(module, (torch.randn(2, 5, 4),), copy=False)
