@@ -45,6 +45,11 @@ tool leaves in the graph at run time is multiplied into them, and its numbers ar
 All rows come out of `python -m benchmarks.accuracy`, which creates each tool's environment with
 the versions below and keeps what was measured in `benchmarks/results/accuracy.json`.
 
+What is better elsewhere: by KL, at about 4.5 bits and more, the K types of llama.cpp, of what awqc
+makes for onnxruntime, whose kernel knows no blocks with a minimum of their own (rows by bits). In
+llama.cpp's own types awqc's files are the better ones ([llama.cpp](llama-cpp.md)). And HQQ, on the
+original SmolLM2 in groups of 32:
+
 SmolLM2-135M comes out of 4-bit codes in blocks of 32: its weights lie on a grid that a *float* zero
 point at group 32 reproduces, so a method with float zero points has an advantage there that no
 other model would give it.
