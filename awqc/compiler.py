@@ -36,7 +36,7 @@ from awqc.export.serving import prepare_serving
 from awqc.export.towers import towers_of, write_towers
 from awqc.machine.devices import parse_device
 from awqc.machine.given_paths import given_path
-from awqc.machine.memory import check_mapped_files, give_back, release
+from awqc.machine.memory import check_mapped_files, give_back, release_behind
 from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
@@ -233,7 +233,7 @@ def _compile(
     timing.update(pipeline.timing)
     with resident(program, device) as quantized:
         layers = compare_layers(quantized, watched)
-    release()
+    release_behind(original_bytes)
     files = ScratchFolder()
     folder = files.path
     with _timed(timing, "export"):
@@ -289,6 +289,5 @@ def _timed(timing: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     with showing(f"{stage} …"):
         yield
-    release()
     give_back()
     timing[stage] = time.perf_counter() - started

@@ -23,6 +23,15 @@ def release() -> None:
     trim()
 
 
+def release_behind(nbytes: int) -> None:
+    """What `release` does, behind work on tensors of so many bytes, if it is worth its time.
+
+    It looks at every object of the process: that takes some tenths of a second whatever it frees.
+    """
+    if nbytes >= LARGE:
+        release()
+
+
 def map_private(file: BinaryIO, offset: int, length: int) -> memoryview:
     """``length`` bytes of a file from ``offset``, read when touched; changes stay in memory.
 
@@ -100,6 +109,8 @@ def trim() -> None:
         _TRIM(0)
 
 
+LARGE = 2**25
+"""Bytes from which on what may be left of them is worth a search."""
 _AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?Anonymous: +(\d+)", re.MULTILINE)
 """Where a memory area begins and ends, and what of it no file holds."""
 _MAPS: weakref.WeakKeyDictionary[mmap.mmap, Origin] = weakref.WeakKeyDictionary()
