@@ -36,4 +36,4 @@ def known_buffers(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        FakeTensorMode.from_tensor = own  # type: ignore[method-assign]
+        FakeTensorMode.from_tensor = own  # type: ignore[method-assign]  # put back

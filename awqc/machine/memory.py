@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from awqc.errors import CaptureError
-from awqc.machine.origin import Origin
+from awqc.machine.mapped_file import MappedFile
 
 
 def release() -> None:
@@ -41,7 +41,7 @@ def map_private(file: BinaryIO, offset: int, length: int) -> memoryview:
     mapped = mmap.mmap(
         file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start
     )
-    _MAPS[mapped] = Origin.of(file)
+    _MAPS[mapped] = MappedFile.of(file)
     return memoryview(mapped)[offset - start :]
 
 
@@ -113,5 +113,5 @@ LARGE = 2**25
 """Bytes from which on what may be left of them is worth a search."""
 _AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?Anonymous: +(\d+)", re.MULTILINE)
 """Where a memory area begins and ends, and what of it no file holds."""
-_MAPS: weakref.WeakKeyDictionary[mmap.mmap, Origin] = weakref.WeakKeyDictionary()
+_MAPS: weakref.WeakKeyDictionary[mmap.mmap, MappedFile] = weakref.WeakKeyDictionary()
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

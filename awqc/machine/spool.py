@@ -62,7 +62,7 @@ class Spool:
         if self._file is None:
             # It outlives this call. A buffer that the disk had no room for would fail once more
             # when the file is closed, where nobody can be told.
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it stays open
             weakref.finalize(self, self._file.close)  # what is mapped stays
         place = math.ceil(self._file.seek(0, os.SEEK_END) / _ALIGNED) * _ALIGNED
         self._file.seek(place)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Node
-from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from awqc.errors import UsageError
@@ -97,18 +97,12 @@ def is_mixed(program: Program) -> bool:
     """Whether a part of ``program`` is in half precision, and most of it is not."""
     if program.source_dtype in HALVES:
         return False
-    found: list[torch.dtype] = []
-
-    def note(argument: Any) -> Any:
-        if isinstance(argument, torch.dtype):
-            found.append(argument)
-        return argument
-
+    reads = (node.meta.get("val") for node in program.graph.nodes if node.op == "get_attr")
+    found = [getattr(value, "dtype", None) for value in reads]
     for node in program.graph.nodes:
-        if node.op == "get_attr":
-            note(getattr(node.meta.get("val"), "dtype", None))
-        map_aggregate((node.args, node.kwargs), note)
-    return any(dtype in HALVES for dtype in found)
+        if isinstance(node.target, OpOverload):
+            found += given_arguments(node).values()
+    return any(each in HALVES for each in found if isinstance(each, torch.dtype))
 
 
 def _widen(program: Program) -> list[Change]:
@@ -121,14 +115,18 @@ def _widen(program: Program) -> list[Change]:
             program.set_weight(name, value.float())
             changes.append(Change(name, f"{value.dtype} -> float32"))
 
+    replaced: list[torch.dtype] = []
+
     def widened(argument: Any) -> Any:
-        other = isinstance(argument, torch.dtype) and argument in others
-        return torch.float32 if other else argument
+        if not isinstance(argument, torch.dtype) or argument not in others:
+            return argument
+        replaced.append(argument)
+        return torch.float32
 
     for node in program.graph.nodes:
-        before = node.args, node.kwargs
+        before = len(replaced)
         change_arguments(node, widened)
-        if (node.args, node.kwargs) != before:
+        if len(replaced) > before:
             changes.append(Change(node.name, "computes in float32"))
     _retype_inputs(program, widened)
     if changes:

@@ -354,6 +354,7 @@ def test_wrong_models() -> None:
         capture_module(nn.LazyLinear(4), x)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_a_scripted_part_is_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 8), torch.jit.script(nn.Linear(8, 4)))
     with pytest.raises(UsageError, match="the module '1' is a TorchScript module"):

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 @dataclass(frozen=True)
-class Origin:
+class MappedFile:
     """A file as it was when it was mapped.
 
     Attributes:
@@ -21,7 +21,7 @@ class Origin:
     seen: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, file: BinaryIO) -> Origin:
+    def of(cls, file: BinaryIO) -> MappedFile:
         """Of a file that is open."""
         path = Path(os.path.abspath(file.name)) if isinstance(file.name, str) else None
         return cls(path, _look(os.fstat(file.fileno())))
