@@ -128,7 +128,7 @@ def code_in_a_name() -> nn.Module:
 def test_a_pickled_module(
     make: Callable[[], nn.Module], runs: bool, command: str, compiled: Path
 ) -> None:
-    """Code in a name does not run where the file is trusted either; test_stock shows that it can."""
+    """Code in a name does not run where the file is trusted either; test_stock proves it could."""
     torch.save(make(), "model.pt")
     arguments = {
         "diff": ["diff", "model.pt", "model.pt"],

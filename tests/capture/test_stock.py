@@ -56,7 +56,7 @@ def test_code_in_a_name_does_not_run() -> None:
     torch.testing.assert_close(program.run({"input": x})[0], module(x))
     assert not Path(MARKER).exists()
     with suppress(FileExistsError):  # It runs more than once.
-        torch.export.export(module, (x,)).module()
+        torch.export.export(module, (x,)).module()(x)
     assert Path(MARKER).exists(), "the payload does not work: the test above shows nothing"
 
 
