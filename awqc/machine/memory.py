@@ -51,8 +51,12 @@ def check_mapped_files() -> None:
     Raises:
         CaptureError: one was.
     """
-    found = sorted(str(origin.path) for origin in set(_MAPS.values()) if origin.changed())
-    if found:
+    if any(origin.changed() for origin in _MAPS.values()):
+        gc.collect()  # What nobody reads any more does not count.
+    changed = {mapped: origin for mapped, origin in _MAPS.items() if origin.changed()}
+    for mapped in changed:  # Told once: what is compiled next may not read it.
+        del _MAPS[mapped]
+    if found := sorted({str(origin.path) for origin in changed.values()}):
         raise CaptureError(
             f"{', '.join(found)}: was written to while it was read; start again when the files of "
             "the model stay as they are"
