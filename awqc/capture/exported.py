@@ -56,10 +56,10 @@ def program_from_exported(
             "save it with them (torch.export.save of a program fresh from torch.export.export)"
         )
     with quiet_libraries():
+        exported = with_attribute_names(exported)
         if _mutates(exported) or has_contexts(exported):
             exported = exported.run_decompositions({})
         check_flat(exported, name)
-        exported = with_attribute_names(exported)
         module = exported.module(check_guards=False)
         assert isinstance(module, GraphModule)
         module.graph.set_codegen(CodeGen())

@@ -33,6 +33,20 @@ def test_words_of_python_and_of_several_words_are_compiled() -> None:
     torch.testing.assert_close(compiled.graph_module(x), module(x), atol=0.05, rtol=0.05)
 
 
+class HeadsInHalf(Heads):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x)
+
+
+def test_names_are_written_before_a_context_is_opened_up() -> None:
+    x = torch.randn(4, 16)
+    module = HeadsInHalf("class", "plain")
+    program = capture_module(module, (x,))
+    assert {"heads.class_.weight", "heads.plain.weight"} <= set(program.parameters())
+    torch.testing.assert_close(program.run({"x": x})[0], module(x))
+
+
 def test_two_names_that_would_become_one_stay_apart() -> None:
     x = torch.randn(4, 16)
     module = Heads("class", "class_")
