@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
@@ -64,6 +64,7 @@ def program_from_exported(
         assert isinstance(module, GraphModule)
         module.graph.set_codegen(CodeGen())
         write_paths(module.graph)
+        _value_all(module.graph)
         module = GraphModule(module, module.graph)
         module = deepcopy(module) if copy else module
     _check_stateless(exported, name)
@@ -88,6 +89,13 @@ def program_from_exported(
         ),
         source_dtype=_source_dtype(module, tensors),
     )
+
+
+def _value_all(graph: Graph) -> None:
+    """Note of calls that give nothing, such as checks, that they do: torch may leave that out."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.meta.setdefault("val", None)
 
 
 def _check_stateless(exported: ExportedProgram, name: str) -> None:
