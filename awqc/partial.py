@@ -27,11 +27,19 @@ from awqc.artifacts.publish import staging
 from awqc.artifacts.target import prepare_folder
 from awqc.capture.compiled_block import CompiledBlock
 from awqc.capture.module import ExampleInputs, capture_module, split_example
+from awqc.capture.regions import check_no_branches
 from awqc.capture.taken_over import unwrap
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import Calib, DataSource
-from awqc.errors import AwqcError, CaptureError, UsageError, spelled, worded
+from awqc.errors import (
+    AwqcError,
+    CaptureError,
+    UnsupportedGraphError,
+    UsageError,
+    spelled,
+    worded,
+)
 from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.numerics.name_patterns import check_fits
@@ -204,8 +212,8 @@ def _batches(data: DataSource, example: ExampleInputs) -> Iterable[Any]:
 
 def _why_not(model: nn.Module, example_inputs: ExampleInputs) -> str:
     try:
-        capture_module(model, example_inputs)
-    except CaptureError as error:
+        check_no_branches(capture_module(model, example_inputs))
+    except (CaptureError, UnsupportedGraphError) as error:
         return error.text
     raise UsageError(
         f"{type(model).__name__} can be captured as a whole: compile it without "

@@ -97,6 +97,25 @@ def test_a_pattern_must_fit_a_weight_of_the_whole_not_of_each_block() -> None:
         compile_partial(Branching(), example, exclude="blocks.1.upp", **options)
 
 
+def test_a_branch_is_no_more_than_what_stands_around_it() -> None:
+    """What no pass can look into leaves the layers before it."""
+
+    class Switched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = torch.cond(
+                x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (self.block(x),)
+            )
+            return made
+
+    x = torch.randn(4, 32)
+    result = compile_partial(Switched().eval(), (x,), calib=[(x,)], effort="fast", bits=8)
+    assert list(result.blocks) == ["block"]
+
+
 def test_a_model_that_can_be_captured_is_not_cut() -> None:
     with pytest.raises(UsageError, match="as a whole"):
         compile_partial(Block(), (torch.randn(2, 32),))

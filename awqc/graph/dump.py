@@ -5,6 +5,8 @@ One line a node, in graph order. Values are numbered by operation, symbols of dy
 column gives the largest magnitude, since many passes change values and not structure::
 
     %linear_3: f32[s0, 64] = linear(%relu_2, fc.weight)        |fc.weight| max 0.81
+
+Graphs that a call takes, such as the two of a ``cond``, stand before it, under their names.
 """
 
 from __future__ import annotations
@@ -63,11 +65,20 @@ class _Dumper:
         for node in self._module.graph.nodes:
             if node.op == "get_attr":
                 self._names[node] = str(node.target)
+                lines += self._inside(node)
             elif node.op == "output":
                 lines.append(f"return {self._argument(results_of(self._module.graph))}")
             else:
                 lines.append(self._line(node))
         return "".join(f"{line}\n" for line in lines)
+
+    def _inside(self, node: Node) -> list[str]:
+        """The graph that ``node`` reads, if it is none of the tensors."""
+        held = self._held(str(node.target))
+        if not isinstance(held, GraphModule):
+            return []
+        inner = _Dumper(held, self._values).text().splitlines()
+        return [f"{node.target}:", *(f"    {line}" for line in inner)]
 
     def _line(self, node: Node) -> str:
         call = "" if node.op == "placeholder" else f" = {self._call(node)}"
@@ -131,16 +142,17 @@ class _Dumper:
         parts = []
         for source in node.all_input_nodes:
             if source.op == "get_attr":
-                value = self._tensor(str(source.target))
-                if value.numel() and value.dtype.is_floating_point:
+                value = self._held(str(source.target))
+                floats = isinstance(value, Tensor) and value.dtype.is_floating_point
+                if floats and value.numel():
                     parts.append(f"|{source.target}| max {float(value.abs().max()):.4g}")
         return ", ".join(parts)
 
-    def _tensor(self, name: str) -> Tensor:
+    def _held(self, name: str) -> Any:
+        """The tensor, or the graph, called ``name``."""
         path, _, leaf = name.rpartition(".")
         value = getattr(self._module.get_submodule(path), leaf)
-        assert isinstance(value, Tensor)
-        return value.detach()
+        return value.detach() if isinstance(value, Tensor) else value
 
 
 def compare_weights(before: GraphModule, after: GraphModule) -> list[str]:
@@ -157,7 +169,8 @@ def compare_weights(before: GraphModule, after: GraphModule) -> list[str]:
 def _tensors(module: GraphModule) -> dict[str, Tensor]:
     reads: Iterable[Node] = (n for n in module.graph.nodes if n.op == "get_attr")
     dumper = _Dumper(module, values=False)
-    return {str(node.target): dumper._tensor(str(node.target)) for node in reads}
+    held = {str(node.target): dumper._held(str(node.target)) for node in reads}
+    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

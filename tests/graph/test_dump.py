@@ -44,6 +44,29 @@ def test_every_line_is_canonical() -> None:
     ]
 
 
+def test_graphs_inside_are_shown() -> None:
+    """Else two models that differ in a branch alone would look the same."""
+
+    class Branches(nn.Module):
+        def __init__(self, added: float) -> None:
+            super().__init__()
+            self.added = added
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = torch.cond(
+                x.sum() > 0, lambda y: y + self.added, lambda y: y - 1.0, (x,)
+            )
+            return made
+
+    first, second = (
+        dump(capture_module(Branches(added), (torch.randn(3, 2),)).graph_module)
+        for added in (1.0, 2.0)
+    )
+    assert "true_graph_0:\n    %" in first
+    changed = [line for line in diff(first, second, 0).splitlines() if line[1:2] == " "]
+    assert [line.split(", ")[-1] for line in changed] == ["1)", "2)"]
+
+
 def test_the_text_does_not_depend_on_the_run() -> None:
     assert text() == text()
     assert dump(captured("attention").graph_module) == dump(captured("attention").graph_module)
