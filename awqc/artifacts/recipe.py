@@ -7,6 +7,7 @@ for codes that learned from data see `awqc.artifacts.recipe_codes`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,9 @@ def read_recipe(path: str | Path) -> Recipe:
         folder=file.parent,
         pipeline=content.get("pipeline", str),
         quantization=_request(content.inside("quantization")),
-        widths=_widths(content),
+        widths=_of_weights(content, "widths", WIDTHS),
         formats=_formats(content),
-        groups=_groups(content),
+        groups=_of_weights(content, "groups", AUTO_GROUPS),
         status={name: site.get("status", str) for name, site in sites.items()},
         scales={
             name: _site_scale(site, scales[name])
@@ -169,24 +170,15 @@ def _request(content: Object) -> dict[str, Any]:
     return dict(content.content)
 
 
-def _widths(content: Object) -> dict[str, int]:
-    widths = content.inside("widths").values(int) if "widths" in content.content else {}
-    for name, bits in widths.items():
-        if bits not in WIDTHS:
+def _of_weights(content: Object, key: str, known: Sequence[int]) -> dict[str, int]:
+    """What ``key`` has for weights by name, each one of the ``known`` numbers; empty without it."""
+    found = content.inside(key).values(int) if key in content.content else {}
+    for name, value in found.items():
+        if value not in known:
             raise UsageError(
-                f"{content.where}, widths: {name!r} is {bits}; it can be one of {WIDTHS}"
+                f"{content.where}, {key}: {name!r} is {value}; it can be one of {tuple(known)}"
             )
-    return widths
-
-
-def _groups(content: Object) -> dict[str, int]:
-    groups = content.inside("groups").values(int) if "groups" in content.content else {}
-    for name, size in groups.items():
-        if size not in AUTO_GROUPS:
-            raise UsageError(
-                f"{content.where}, groups: {name!r} is {size}; it can be one of {AUTO_GROUPS}"
-            )
-    return groups
+    return found
 
 
 def _formats(content: Object) -> dict[str, str]:
