@@ -58,8 +58,10 @@ def writable(name: str) -> str:
 def _writable_part(part: str) -> str:
     if not part or why_no_name(part) is None:
         return part
-    words = re.sub(r"\W", "_", part.lstrip("_")) or "_"
-    return f"_{words}" if words[0].isdigit() else words if words != part else f"{words}_"
+    found = re.sub(r"\W", "_", part.lstrip("_")) or "_"
+    if found[0].isdigit():
+        return f"_{found}"
+    return f"{found}_" if why_no_name(found) else found
 
 
 def _distinct(names: list[str]) -> dict[str, str]:

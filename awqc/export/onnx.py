@@ -92,7 +92,7 @@ def export_onnx(
         ExportError: an operation or a weight has no ONNX form, or the file is not valid.
         UsageError: the opset is too old.
     """
-    _check_ends(program)
+    _check_real(program)
     lowered = lower(program)
     _check_weights(program, lowered)
     opset = _resolve_opset(opset, lowered)
@@ -126,7 +126,7 @@ def export_onnx(
     )
 
 
-def _check_ends(program: Program) -> None:
+def _check_real(program: Program) -> None:
     """Refuse complex inputs and outputs, which runtimes do not take."""
     ends = {f"input {spec.name!r}": spec.dtype for spec in program.inputs}
     for name, node in zip(program.outputs, results_of(program.graph), strict=True):
