@@ -38,6 +38,22 @@ def test_a_file_that_is_written_to_is_named(file: Path, content: bytes) -> None:
     check_mapped_files()
 
 
+def test_it_is_told_once_and_not_to_what_comes_later(file: Path) -> None:
+    """Who was told may still hold the file; the next compile of the process reads another."""
+    held = mapped(file)
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(CaptureError, match="was written to"):
+        check_mapped_files()
+    check_mapped_files()
+    other = file.with_name("other")
+    other.write_bytes(bytes(8192))
+    also_held = mapped(other)
+    os.utime(other, ns=(0, 0))
+    with pytest.raises(CaptureError, match="other: was written to"):
+        check_mapped_files()
+    assert len(held) == len(also_held) == 8192
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_another_file_in_its_place_or_none_does_no_harm(file: Path, there: bool) -> None:
     held = mapped(file)
