@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ class LocalProgram(ExportedProgram):
         if decomp_table is None or nested:
             whole: ExportedProgram = super().run_decompositions(decomp_table)
             return whole
-        defaults = torch.export.default_decompositions()
+        defaults = _known_composites()
         waiting = deque(self.graph.nodes)
         sizes: dict[Any, Node] = {}
         while waiting:
@@ -137,7 +138,13 @@ def _replaced_size(node: Node, sizes: dict[Any, Node]) -> bool:
     return known is not node
 
 
-def _needs_expanding(node: Node, table: Decompositions, defaults: Decompositions) -> bool:
+@cache
+def _known_composites() -> frozenset[Any]:
+    """Operations in torch's default table, which it gathers anew each time that it is asked."""
+    return frozenset(torch.export.default_decompositions())
+
+
+def _needs_expanding(node: Node, table: Decompositions, defaults: frozenset[Any]) -> bool:
     """Whether tracing the whole program with ``table`` would replace ``node``.
 
     Composite operations that torch cannot keep (those that are in no default table)
