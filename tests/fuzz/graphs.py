@@ -179,7 +179,7 @@ def check(graph: Graph) -> Outcome:
 
 
 def _accepted(graph: Graph, shape: Sequence[object]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs that fit ``shape`` and that the network takes, with the network's outputs."""
+    """Inputs that fit ``shape``, of which the network makes numbers, with the network's outputs."""
     module = graph.module()
     for sizes in SIZES[graph.kind]:
         x = graph.inputs(sizes, 9)
@@ -190,7 +190,7 @@ def _accepted(graph: Graph, shape: Sequence[object]) -> Iterator[tuple[Tensor, T
                 wanted = module(x)
         except (RuntimeError, ValueError, IndexError):
             continue  # Too small an image for what the network does.
-        if wanted.numel():
+        if wanted.numel() and not bool(wanted.isnan().any()):  # What overflows may do so anywhere.
             yield x, wanted
 
 
