@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,9 @@ class HFFolder(Origin):
         if not self.gguf_file:
             check_kinds(self.path, read_json(self.path / "config.json"))
         with reporting(f"{self.path}: the configuration could not be read"):
+            if self.gguf_file:
+                state = (self.path / self.gguf_file).stat()
+                return deepcopy(_config_in_gguf(self, state.st_mtime_ns, state.st_size))
             return AutoConfig.from_pretrained(self.path, **self.options())
 
     def model(self, auto_class: Any) -> tuple[Any, list[str]]:
@@ -119,12 +124,14 @@ class HFFolder(Origin):
             CaptureError: transformers could not load it, or tensors are missing.
         """
         dtype = torch.float32 if self.gguf_file else main_dtype(self.path)
+        known = {"config": self.config()} if self.gguf_file else {}
         with reporting(f"{self.path}: the model could not be loaded"):
             model, info = auto_class.from_pretrained(
                 self.path,
                 dtype=dtype,
                 output_loading_info=True,
                 weights_only=True,
+                **known,
                 **self.options(),
             )
         missing = sorted(info["missing_keys"])
@@ -190,6 +197,14 @@ class HFFolder(Origin):
             raise UsageError(
                 f"{error.text}; copy the model's {what} files into the folder"
             ) from error
+
+
+@lru_cache(maxsize=1)
+def _config_in_gguf(source: HFFolder, changed: int, size: int) -> Any:
+    """The configuration in a GGUF file, last changed then: each reading parses all its words."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(source.path, **source.options())
 
 
 def require_transformers() -> None:

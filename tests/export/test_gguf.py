@@ -17,6 +17,7 @@ from awqc.compiler import Compiled, compile_graph
 from awqc.data.calibration import CalibrationData
 from awqc.errors import UsageError, VerificationError
 from awqc.huggingface.capture import load_folder
+from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.numerics.formats.found import named_format
 from awqc.program import Program
@@ -184,6 +185,17 @@ def test_a_gguf_file_that_is_compiled_is_its_own_template(tmp_path: Path) -> Non
     found = {t.name: t for t in GGUFReader(compiled.folder / "model.gguf").tensors}
     assert set(found) == set(tensors)
     assert found["blk.0.attn_q.weight"].tensor_type.name == "Q5_K"
+
+
+def test_its_configuration_is_read_once_for_each_state_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "source.gguf"
+    write_template(save_decoder("llama", tmp_path / "model", **WIDE), "llama", path)
+    source = HFFolder.at(path)
+    first = source.config()
+    first.hidden_size = 0
+    assert source.config().hidden_size == WIDE["hidden_size"]
+    write_template(save_decoder("llama", tmp_path / "model", **WIDE, vocab_size=77), "llama", path)
+    assert source.config().vocab_size == 77
 
 
 def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
