@@ -23,6 +23,7 @@ from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
 from awqc.capture.outputs import UNKNOWN, return_plain_outputs
 from awqc.capture.padding import write_padding_as_called
 from awqc.capture.second_trace import hidden_constant
+from awqc.capture.sizes_in_tensors import SizesInTensors
 from awqc.capture.stand_ins import has_narrow, put_back, stand_ins
 from awqc.capture.symbolic_sizes import symbolic_sizes
 from awqc.capture.taken_over import taken_over, unwrap
@@ -301,7 +302,8 @@ def _export_any(
 
 def _export(module: nn.Module, call: _Call, shapes: Any, strict: bool) -> ExportedProgram:
     symbols = nullcontext() if strict else symbolic_sizes(module)
-    with torch.no_grad(), stand_ins(module), known_buffers(module), symbols:
+    in_tensors = nullcontext() if strict else SizesInTensors()
+    with torch.no_grad(), stand_ins(module), known_buffers(module), symbols, in_tensors:
         try:
             return trace_module(module, *call, shapes, strict=strict)
         except RuntimeError as error:

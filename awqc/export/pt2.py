@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -52,6 +53,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     try:
         with torch.no_grad(), quiet_libraries():
             exported = trace_module(module, args, kwargs, shapes)
+            _let_go_of_inequalities(exported)
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
@@ -68,6 +70,22 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     if written.failure is not None:
         raise written.failure
     return ExportedPt2(path, tuple(program.findings.quantized))
+
+
+def _let_go_of_inequalities(exported: ExportedProgram) -> None:
+    """Take away that sizes must differ, as the example's height and width did, or not be 1.
+
+    Such a condition says that the example was no special case where torch had one, such as that of
+    a tensor which need not be reshaped. The graph calls whole operations, which know such cases
+    themselves, and ``program`` was compared with the original at sizes that are equal.
+    """
+    conditions = exported._guards_code
+    exported._guards_code = [each for each in conditions if not _is_inequality(each)]
+
+
+def _is_inequality(condition: str) -> bool:
+    tree = ast.parse(condition, mode="eval").body
+    return isinstance(tree, ast.Compare) and [type(sign) for sign in tree.ops] == [ast.NotEq]
 
 
 def _let_go_of_memory(exported: ExportedProgram) -> None:

@@ -104,14 +104,14 @@ class _Choosing(TorchDispatchMode):
         self, scores: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
     ) -> tuple[Tensor, Tensor]:
         best, order = torch.sort(scores, dim=dim, descending=largest, stable=True)
-        values, indices = (each.narrow(dim, 0, k) for each in (best, order))
+        values, indices = (each.narrow(dim, 0, k).contiguous() for each in (best, order))
         if self._told.again:
             again = self._told.again.popleft()
             if again.shape == indices.shape and int(again.max()) < scores.shape[dim]:
                 taken = scores.gather(dim, again.to(scores.device))
                 self._told.scores.append((taken, values))
                 if _as_good(taken, values, scores, self._told.tolerance):
-                    values, indices = taken, again.to(scores.device)
+                    values, indices = taken, again.to(scores.device).contiguous()
         self._told.made.append(indices)
         return values, indices
 

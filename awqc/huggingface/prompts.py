@@ -12,7 +12,8 @@ def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None)
     """What ``processor`` makes of ``samples``, an image or several and a text behind in each.
 
     A processor with a chat template is asked as in a chat; another one is given its image token,
-    once for each image, and then the text. Texts are cut after ``tokens``.
+    once for each image, and then the text; images are a list for each text, or one list where the
+    processor does not take that. Texts are cut after ``tokens``.
     """
     texts = [_cut(processor, sample.text or "", tokens) for sample in samples]
     images = [sample.images for sample in samples]
@@ -24,12 +25,17 @@ def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None)
             return_tensors="pt", processor_kwargs=padded,
         )  # fmt: skip
     mark = getattr(processor, "image_token", None) or ""
-    return processor(
-        text=[f"{mark * len(each)} {text}" for each, text in zip(images, texts, strict=True)],
-        images=[list(each) for each in images],
-        return_tensors="pt",
-        **padded,
-    )
+    marked = [f"{mark * len(each)} {text}" for each, text in zip(images, texts, strict=True)]
+
+    def made(shown: list[Any]) -> Any:
+        return processor(text=list(marked), images=shown, return_tensors="pt", **padded)
+
+    try:
+        return made([list(each) for each in images])
+    except ValueError:
+        if any(len(each) != 1 for each in images):
+            raise
+        return made([image for (image,) in images])
 
 
 def added_tokens(tokenizer: Any) -> set[int]:

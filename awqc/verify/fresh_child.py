@@ -30,9 +30,28 @@ AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def run_torch(job: dict[str, Any]) -> None:
-    """Run an archive on batches of tensors, in the order of its arguments."""
+    """Run an archive on batches of tensors, in the order of its arguments.
+
+    Beside the outputs stand the indices that each top-k took, in the order of the calls.
+    """
     import torch
     from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Choosing(TorchDispatchMode):
+        """Keeps what is chosen."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]  # torch does not type it
+            self.choices: list[Any] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.topk.default:
+                self.choices.append(made[1].clone())
+            return made
 
     program = torch.export.load(job["path"])
     call, spec = pytree.tree_flatten(program.example_inputs)
@@ -42,9 +61,10 @@ def run_torch(job: dict[str, Any]) -> None:
         given = iter(batch)
         leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in call]
         args, kwargs = pytree.tree_unflatten(leaves, spec)
-        with torch.no_grad():
+        with torch.no_grad(), Choosing() as chosen:
             found = pytree.tree_leaves(module(*args, **kwargs))
-        made.append([leaf.clone() for leaf in found if isinstance(leaf, torch.Tensor)])
+        outputs = [leaf.clone() for leaf in found if isinstance(leaf, torch.Tensor)]
+        made.append({"outputs": outputs, "choices": chosen.choices})
     torch.save(made, job["outputs"])
 
 

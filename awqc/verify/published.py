@@ -20,6 +20,7 @@ from awqc.artifacts.scratch import scratch_folder
 from awqc.errors import VerificationError
 from awqc.export.formats import SERVING
 from awqc.export.towers import Tower, towers_of
+from awqc.graph.choices import EQUAL, Choices, chosen_again
 from awqc.kv_cache import PLACES
 from awqc.machine.memory import give_back
 from awqc.program import Batch, Program
@@ -46,6 +47,8 @@ process an output may differ, and how much it may differ in any case, relative t
 
 Array = NDArray[Any]
 Outputs = Iterable[Sequence[Tensor]]
+Made = Iterable[tuple[Sequence[Tensor], Choices]]
+"""Of each batch the outputs, and what was chosen by values, where the runtime says it."""
 
 
 def warm_up(formats: Sequence[str]) -> None:
@@ -121,7 +124,7 @@ def _check_run(
     batches: Sequence[Batch],
     file: Path,
     shown: str,
-    run: Callable[[Program, Sequence[Batch], Path, Path], Outputs],
+    run: Callable[[Program, Sequence[Batch], Path, Path], Made],
     measured: dict[str, Any] | None = None,
     tower: Tower | None = None,
 ) -> None:
@@ -138,13 +141,15 @@ def _check_run(
         made = run(program, taken, file, scratch)
         gaps = gaps_of(program)
         again = choosing_as(program, file, "onnx") if run is _exact_onnx and tower is None else None
-        for batch, outputs in zip(given, made, strict=True):
+        for batch, (outputs, choices) in zip(given, made, strict=True):
             if len(outputs) != len(names):
                 raise VerificationError(
                     f"{program.name}: {form} gives {len(outputs)} outputs, the quantized model "
                     f"{len(names)}; please report it"
                 )
-            whole = dict(zip(program.outputs, (again or program.run)(batch), strict=True))
+            with chosen_again(choices, EQUAL):
+                reference = (again or program.run)(batch)
+            whole = dict(zip(program.outputs, reference, strict=True))
             wanted = [whole[name] for name in names]
             gather(program, gaps, outputs, wanted, batch, states=True, names=names)
     if run is _own_onnx:
@@ -153,26 +158,28 @@ def _check_run(
         check_near(gaps.distance()["outputs"], program.source_dtype, program.name, form)
 
 
-def _run_torch(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
-    """In torch alone."""
+def _run_torch(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Made:
+    """In torch alone, which says what it chose."""
     job = fresh_job("torch", file, scratch, "pt")
     torch.save([[batch[spec.name] for spec in program.inputs] for batch in batches], job["inputs"])
     ask(job, program.name, file.name)
-    made: Outputs = torch.load(job["outputs"], weights_only=True)
-    return made
+    made = torch.load(job["outputs"], weights_only=True)
+    return ((each["outputs"], tuple(each["choices"])) for each in made)
 
 
-def _exact_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
+def _exact_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Made:
     """In onnxruntime alone, with float32 products."""
-    return _run_onnx(program, batches, file, scratch, {ACCURACY_LEVEL: EXACT})
+    made = _run_onnx(program, batches, file, scratch, {ACCURACY_LEVEL: EXACT})
+    return ((outputs, ()) for outputs in made)
 
 
-def _own_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Outputs:
+def _own_onnx(program: Program, batches: Sequence[Batch], file: Path, scratch: Path) -> Made:
     """In onnxruntime alone, as the model says; row by row where its attention reads batches so."""
     parts = [parts_of(batch) for batch in batches]
     made = iter(_run_onnx(program, [each for some in parts for each in some], file, scratch, {}))
     whole = [list(zip(*(next(made) for _ in some), strict=True)) for some in parts]
-    return [[each[0] if len(each) == 1 else torch.cat(each) for each in some] for some in whole]
+    joined = [[each[0] if len(each) == 1 else torch.cat(each) for each in some] for some in whole]
+    return ((outputs, ()) for outputs in joined)
 
 
 def _run_onnx(

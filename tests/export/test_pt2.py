@@ -91,6 +91,33 @@ def test_archive_keeps_calls_and_dynamic_axes(tmp_path: Path) -> None:
     assert found["nothing"] is None
 
 
+class Places(nn.Module):
+    """Adds to each point of an image something of where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = x.shape[1:3]
+        rows = torch.meshgrid(torch.arange(wide), torch.arange(high), indexing="xy")
+        places = torch.stack(rows).reshape([2, 1, wide, high]).reshape(2, -1).sum(0)
+        return torch.relu(self.mix(x)) + places.reshape(high, wide, 1)
+
+
+def test_an_archive_of_an_example_that_is_no_square_takes_squares(tmp_path: Path) -> None:
+    axes = {"x": {0: "b", 1: "h", 2: "w"}}
+    program = capture_module(Places(), (torch.randn(2, 6, 10, 32),), dynamic=axes)
+    quantized(program, IntGrid(8, 16))
+    path = export_pt2(program, tmp_path / "model.pt2").path
+    for high, wide in ((6, 10), (7, 7), (5, 4)):
+        x = torch.randn(3, high, wide, 32)
+        wanted = program.run({"x": x})
+        assert relative_error(in_torch_alone(path, x), wanted) < 1e-6
+    with pytest.raises(AssertionError, match=r"size\(\)\[3\] == 32"):
+        torch.export.load(path).module()(torch.randn(3, 6, 10, 16))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is full")
 def test_a_full_disk_is_an_error_that_can_be_caught() -> None:
     program = quantized(captured(nn.Linear(64, 64), torch.randn(2, 64)), IntGrid(4, 32))

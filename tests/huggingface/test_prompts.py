@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from awqc.huggingface.prompts import prompt_inputs
 from awqc.huggingface.samples import Sample
 from benchmarks.folder_models import word_tokenizer
@@ -48,3 +50,21 @@ def test_a_chat_template_is_asked_for_an_answer() -> None:
 def test_only_the_text_is_cut() -> None:
     made = prompt_inputs(Asked(), SAMPLES, 2)
     assert made["text"] == ["<image> t5 t6", "<image> t8"]
+
+
+class Flat(Asked):
+    """One that takes no lists in a list."""
+
+    def __call__(self, **given: Any) -> Any:
+        if any(isinstance(each, list) for each in given["images"]):
+            raise ValueError("Nested images are only supported for several pages.")
+        return given
+
+
+def test_images_are_one_list_where_a_processor_takes_no_other() -> None:
+    made = prompt_inputs(Flat(), SAMPLES, None)
+    assert made["images"] == ["image 1", "image 2"]
+    assert made["text"] == ["<image> t5 t6 t7", "<image> t8"]
+    two = Sample("two", "t8", "image 2", more=("image 3",))
+    with pytest.raises(ValueError, match="Nested images"):
+        prompt_inputs(Flat(), [two], None)

@@ -21,9 +21,10 @@ from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.invariants import check_invariants
 from awqc.program import Program
 from awqc.verify.limits import check_limits
+from awqc.verify.published import check_published
 from awqc.verify.reference import take_reference
 from awqc.verify.trials import take_trials
-from awqc.verify.verification import verify
+from awqc.verify.verification import Verification, verify
 
 ROWS, WIDTH, TAKEN = 24, 32, 6
 
@@ -82,6 +83,40 @@ def test_a_choice_is_made_again_where_it_is_as_good(program: Program) -> None:
     assert torch.equal(told.scores[0][0], told.scores[0][1].flip(1))
 
 
+class Routed(nn.Module):
+    """Looks at what a top-k gives as one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(WIDTH, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, indices = torch.topk(self.score(x), 2)
+        return values.view(-1) * indices.view(-1)
+
+
+def test_what_is_chosen_lies_in_memory_as_torch_has_it() -> None:
+    x = torch.randn(5, WIDTH)
+    model = Routed()
+    program = capture_module(model, (x,))
+    with recorded_choices() as made:
+        torch.testing.assert_close(program.run({"x": x})[0], model(x))
+    with chosen_again([made[0].t().contiguous().t()], EQUAL):
+        torch.testing.assert_close(program.run({"x": x})[0], model(x))
+
+
+def test_an_archive_says_what_it_chooses(program: Program, tmp_path: Path) -> None:
+    """Of equal scores torch does not take the first, as awqc does."""
+    assert torch.topk(torch.zeros(ROWS), TAKEN).indices.tolist() != [*range(TAKEN)]
+    equal = changed(program, "score.weight", 0)
+    FORMATS["pt2"](equal, tmp_path, {})
+    batch, none = {"x": torch.randn(1, ROWS, WIDTH)}, Verification(None, (), 0, None, [])
+    check_published(equal, equal, [batch], tmp_path, none)
+    wrong = changed(equal, "box.weight", 1.1)
+    with pytest.raises(VerificationError, match="opened by itself in another process, differs"):
+        check_published(wrong, wrong, [batch], tmp_path, none)
+
+
 def test_equal_scores_are_taken_in_their_order(program: Program) -> None:
     with recorded_choices() as made:
         program.run({"x": torch.ones(1, ROWS, WIDTH)})
@@ -91,8 +126,8 @@ def test_equal_scores_are_taken_in_their_order(program: Program) -> None:
 def test_a_detector_whose_scores_tie_is_compiled(tmp_path: Path) -> None:
     data = [(tied(2, seed),) for seed in range(6)]
     result = awqc.compile(
-        Detector(), (tied(2, 0),), data, output_dir=tmp_path / "out", formats=("onnx", "ort"),
-        bits=8, group_size=16, provider="cpu",
+        Detector(), (tied(2, 0),), data, output_dir=tmp_path / "out",
+        formats=("onnx", "ort", "pt2"), bits=8, group_size=16, provider="cpu",
     )  # fmt: skip
     outputs = result.report["verify"]["original"]["outputs"]
     assert outputs["output"]["rel"] < 0.05
