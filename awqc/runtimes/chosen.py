@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from awqc.program import Batch
-from awqc.runtimes.base import failing_as
 from awqc.runtimes.onnxruntime import EXACT, resolve_provider
-from awqc.runtimes.session_file import ORT_ERRORS, open_session
+from awqc.runtimes.ort_model import OrtModel
 from awqc.runtimes.torch_values import to_numpy
 
 TOPK = "TopK"
@@ -29,11 +28,7 @@ class ChoicesOf:
         """
         nodes = onnx.load(file, load_external_data=False).graph.node
         self._names = tuple(node.output[1] for node in nodes if node.op_type == TOPK)
-        with failing_as(f"{file.name}: onnxruntime does not load it", *ORT_ERRORS):
-            self._session = open_session(
-                file, resolve_provider(provider), level=EXACT, shown=self._names
-            )
-        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._model = OrtModel(file, resolve_provider(provider), level=EXACT, shown=self._names)
 
     def choices(self, batch: Batch) -> tuple[Tensor, ...]:
         """The indices that each top-k takes of ``batch``, in the order of the model.
@@ -41,7 +36,7 @@ class ChoicesOf:
         Raises:
             VerificationError: onnxruntime cannot run it.
         """
-        feeds = {name: to_numpy(x) for name, x in batch.items() if name in self._inputs}
-        with failing_as("onnxruntime cannot run the model", *ORT_ERRORS, ValueError):
-            made = self._session.run(list(self._names), feeds) if self._names else []
+        if not self._names:
+            return ()
+        made = self._model.run({name: to_numpy(x) for name, x in batch.items()}, self._names)
         return tuple(torch.from_numpy(value) for value in made)

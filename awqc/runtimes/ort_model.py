@@ -47,6 +47,7 @@ class OrtModel:
         level: str | None = None,
         threads: int = 0,
         fixed: Mapping[str, int] | None = None,
+        shown: Sequence[str] = (),
     ) -> None:
         """Load ``path``; the arguments are those of `awqc.runtimes.session_file.open_session`.
 
@@ -57,7 +58,7 @@ class OrtModel:
         self.provider = provider
         with failing_as(f"{path.name}: onnxruntime does not load it", *ORT_ERRORS):
             self._session = open_session(
-                path, provider, settings, level=level, threads=threads, fixed=fixed
+                path, provider, settings, level=level, threads=threads, fixed=fixed, shown=shown
             )
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -13,9 +13,14 @@ from awqc.program import Batch, Program
 ONNX = ("onnx", "ort")
 
 
-def choosing_as(
-    program: Program, file: Path, form: str
-) -> Callable[[Batch], tuple[Tensor, ...]] | None:
+class ChoosingAs(Protocol):
+    """A program that chooses as a form of it does."""
+
+    def __call__(self, batch: Batch, taken: Batch | None = None) -> tuple[Tensor, ...]:
+        """Its outputs; ``taken`` is what the form takes for the same, where that differs."""
+
+
+def choosing_as(program: Program, file: Path, form: str) -> ChoosingAs | None:
     """What ``program`` gives with the choices of ``file``, where they are as good but for rounding.
 
     None where it chooses nothing by values, or the ``form`` cannot say what it chooses.
@@ -26,8 +31,8 @@ def choosing_as(
 
     opened = ChoicesOf(file, "cpu")
 
-    def run(batch: Batch) -> tuple[Tensor, ...]:
-        with chosen_again(opened.choices(batch), EQUAL):
+    def run(batch: Batch, taken: Batch | None = None) -> tuple[Tensor, ...]:
+        with chosen_again(opened.choices(batch if taken is None else taken), EQUAL):
             return program.run(batch)
 
     return run

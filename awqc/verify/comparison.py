@@ -13,7 +13,7 @@ from torch import Tensor
 from awqc.machine.memory import give_back, release_behind
 from awqc.program import Batch, Program
 from awqc.runtimes.base import Kernels, LoadedModel, find_runtime
-from awqc.verify.choosing import choosing_as
+from awqc.verify.choosing import ChoosingAs, choosing_as
 from awqc.verify.counted import behind_padding, counted_pieces, counted_trials, counts_places
 from awqc.verify.gaps import Gaps
 from awqc.verify.measuring import gaps_of, gather, judge
@@ -129,14 +129,12 @@ def compare(
     def try_exactly(model: LoadedModel) -> tuple[_Measured, tuple[SizeGap, ...]]:
         again = None if form.view is not None else choosing_as(program, form.file, form.format)
         found = _measure(program, reference, quantized, model, again)
-        run = partial(_run, model)
+        run, counted = partial(_run, model), counts_places(program, model)
+        given = counted_trials(program, trials) if counted else trials
         if again is not None:
-            chosen = [replace(trial, outputs=again(trial.batch)) for trial in trials]
-            return found, try_form(program, run, str(form), chosen)
-        if not counts_places(program, model):
-            return found, try_form(program, run, str(form), trials)
-        tried = try_form(program, run, str(form), counted_trials(program, trials))
-        return found, (*tried, *behind_padding(program, run))
+            given = [replace(trial, outputs=again(trial.batch)) for trial in given]
+        tried = try_form(program, run, str(form), given)
+        return found, (*tried, *behind_padding(program, run, again)) if counted else tried
 
     # The first model is gone before the second is opened: each holds all weights.
     exact, sizes = try_exactly(opened(exact=True))
@@ -170,7 +168,7 @@ def _measure(
     reference: Reference,
     quantized: Sequence[Outputs],
     model: LoadedModel,
-    again: Callable[[Batch], Outputs] | None = None,
+    again: ChoosingAs | None = None,
 ) -> _Measured:
     found = _Measured(gaps_of(program), gaps_of(program), TextQuality())
     read, pieces = PieceReader(program, partial(_run, model)), reference.pieces

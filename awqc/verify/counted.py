@@ -18,6 +18,7 @@ from awqc.kv_cache import POSITIONS
 from awqc.program import Batch, Program
 from awqc.runtimes.base import LoadedModel
 from awqc.runtimes.counted_places import places_of
+from awqc.verify.choosing import ChoosingAs
 from awqc.verify.gap import Gap
 from awqc.verify.reference import in_dtypes
 from awqc.verify.steps import left_padded
@@ -77,18 +78,25 @@ def counted_pieces(
     return tuple(counted), tuple(read(piece) for piece in counted)
 
 
-def behind_padding(program: Program, run: Callable[[Batch], Outputs]) -> tuple[SizeGap, ...]:
+def behind_padding(
+    program: Program, run: Callable[[Batch], Outputs], again: ChoosingAs | None = None
+) -> tuple[SizeGap, ...]:
     """How far logits of a form, which ``run`` runs with a cache of its own, are from the program's,
-    which counts positions from the first token of a row that begins with padding."""
+    which counts positions from the first token of a row that begins with padding.
+
+    ``again`` is the program with the form's choices, where it chooses.
+    """
     gaps, name = [], (program.head_outputs or ("",))[0]
     form: Batch = {}
     for trial in left_padded(program):
-        outputs = run({**trial.batch, **form})
+        taken = {**trial.batch, **form}
+        outputs = run(taken)
+        wanted = trial.outputs if again is None else again(trial.batch, taken)
         made = dict(zip(program.outputs, outputs, strict=True))
         form = {state: made[output] for state, output in program.states}
         gap, place = Gap(), program.outputs.index(name)
         seen = trial.batch[program.mask_input or ""][:, -outputs[place].shape[1] :].bool()
-        gap.add(outputs[place], trial.outputs[place], seen)
+        gap.add(outputs[place], wanted[place], seen)
         rel = max(gap.rel - gap.rounding, 0.0)
         gaps.append(SizeGap(f"{BEHIND_PADDING}, {trial.where}", name, rel))
     return tuple(gaps)
