@@ -43,6 +43,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     "cohere": {**_GROUPED, "num_key_value_heads": 4},  # parallel blocks, LayerNorm, tied
     "gptj": {**_GPT, "rotary_dim": 4},
 }
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {
+        **_GROUPED, "intermediate_size": 32, "num_hidden_layers": 2, "num_local_experts": 4,
+        "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    },
+}  # fmt: skip
+"""Decoders in which each token is sent to some of many products."""
 _ENCODER = {**_DECODER, "type_vocab_size": 2}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertModel", _ENCODER),
@@ -72,7 +79,7 @@ def save_decoder(kind: str, folder: Path, **changes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    options = {"vocab_size": VOCABULARY, **DECODERS[kind], **changes}
+    options = {"vocab_size": VOCABULARY, **{**DECODERS, **EXPERTS}[kind], **changes}
     config = AutoConfig.for_model(kind, **options)
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)

@@ -79,9 +79,13 @@ def export_ort(
             rewriter = Rewriter(model, file, level, runs_on)
             rewriter.run()
             fuse(model, runs_on)
-            for value in model.graph.initializers.values():
-                if value.const_value is not None:
-                    value.const_value = file.move(value.const_value)
+            held = [v for v in model.graph.initializers.values() if v.const_value is not None]
+            for value in held:
+                value.const_value = file.move(value.const_value)
+            # A fusion that lays weights out anew leaves what they were in the file.
+            kept = file.keep([value.const_value for value in held])
+            for value, tensor in zip(held, kept, strict=True):
+                value.const_value = tensor
         model.metadata_props[RUNS_ON] = runs_on.name
         ir.save(model, target)
     except OSError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +16,8 @@ from onnx_ir import external_data
 from awqc.numerics.onnx_packed import content_of
 
 PAGE = 4096
+CHUNK = 2**24
+"""Bytes that are moved at once."""
 INLINE_BYTES = 1024
 """Tensors up to this size stay in the model: shapes and single numbers are needed there."""
 
@@ -27,7 +31,7 @@ class DataFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO = path.open("wb")
+        self._file: BinaryIO = path.open("w+b")
         self._places: dict[bytes, int] = {}
 
     def __enter__(self) -> DataFile:
@@ -52,19 +56,64 @@ class DataFile:
             return external_data.convert_tensors_from_external([tensor])[0] if outside else tensor
         return self._place(tensor.name, content_of(tensor), tensor.dtype, tuple(tensor.shape))
 
+    def keep(self, tensors: Sequence[Any]) -> list[Any]:
+        """``tensors``, of which those in the file move together: nothing else stays in it.
+
+        What was read of the file before is not valid any more.
+        """
+        inside = [
+            isinstance(each, ir.ExternalTensor) and Path(each.path) == self.path for each in tensors
+        ]
+        lengths = {
+            each.offset: each.length for each, mine in zip(tensors, inside, strict=True) if mine
+        }
+        places, end = {}, 0
+        for offset in sorted(lengths):
+            places[offset] = _next_page(end)
+            end = places[offset] + lengths[offset]
+            self._move(offset, places[offset], lengths[offset])
+        self._file.truncate(end)
+        self._file.flush()
+        self._places.clear()
+        return [
+            self._at(each.name, places[each.offset], each.length, each.dtype, each.shape)
+            if mine
+            else each
+            for each, mine in zip(tensors, inside, strict=True)
+        ]
+
+    def _move(self, start: int, target: int, length: int) -> None:
+        """Move bytes of the file towards its beginning."""
+        if start == target:
+            return
+        for done in range(0, length, CHUNK):
+            self._file.seek(start + done)
+            content = self._file.read(min(CHUNK, length - done))
+            self._file.seek(target + done)
+            self._file.write(content)
+
     def _place(self, name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> Any:
         content = array.data.cast("B")
         digest = hashlib.sha256(content).digest()
         if digest not in self._places:
-            self._file.seek(-(-self._file.tell() // PAGE) * PAGE)
+            self._file.seek(_next_page(self._file.seek(0, os.SEEK_END)))
             self._places[digest] = self._file.tell()
             self._file.write(content)
+            self._file.flush()  # what was written may be read while more is
+        return self._at(name, self._places[digest], len(content), dtype, ir.Shape(shape))
+
+    def _at(self, name: str, offset: int, length: int, dtype: Any, shape: Any) -> Any:
         return ir.ExternalTensor(
             location=self.path.name,
-            offset=self._places[digest],
-            length=len(content),
+            offset=offset,
+            length=length,
             dtype=dtype,
-            shape=ir.Shape(shape),
+            shape=shape,
             name=name,
             base_dir=self.path.parent,
         )
+
+
+def _next_page(offset: int) -> int:
+    """The first page that begins at ``offset`` or behind it."""
+    return -(-offset // PAGE) * PAGE

@@ -28,7 +28,7 @@ from awqc.artifacts.names import (
     TUNED,
     VISION_MODEL,
 )
-from awqc.runtimes.session_file import LOW_BIT
+from awqc.runtimes.session_file import LEVELLED
 
 DTYPES = {"4": "q4", "8": "q8"}
 """What transformers.js calls weights of so many bits; others have no name there."""
@@ -37,6 +37,8 @@ FOLDER, SETTINGS_KEY = "onnx", "transformers.js_config"
 TOWERS = (TEXT_TOWER, IMAGE_TOWER, AUDIO_TOWER)
 MODELS = (*TOWERS, MODEL, ENCODER_MODEL, VISION_MODEL, EMBED_MODEL, MERGED_MODEL)
 """Towers come first: they read the data of the whole, which is moved then."""
+BITS = ("bits", "expert_weight_bits")
+"""Attributes that say the width of codes."""
 AXES = {"batch": "batch_size"}
 """Names of axes by which transformers.js makes an empty cache."""
 TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
@@ -80,8 +82,8 @@ def _widths(graph: onnx.GraphProto) -> Iterator[str]:
             if node.op_type == "DequantizeLinear" and node.input[0] in kinds:
                 name = onnx.TensorProto.DataType.Name(kinds[node.input[0]])
                 yield name.lower().removeprefix("u").removeprefix("int")
-            elif node.op_type == LOW_BIT:
-                yield from (str(a.i) for a in node.attribute if a.name == "bits")
+            elif node.op_type in LEVELLED:
+                yield from (str(a.i) for a in node.attribute if a.name in BITS)
 
 
 def _move(folder: Path, source: Path, name: str, dtype: str) -> bool:

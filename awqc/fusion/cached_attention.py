@@ -19,6 +19,7 @@ from awqc.fusion.scores import (
     product_with_values,
     read_result,
     read_scores,
+    softmaxes,
     through,
 )
 from awqc.fusion.workbench import CONTRIB, Workbench
@@ -69,9 +70,7 @@ def fuse_cached_attention(bench: Workbench) -> None:
     """
     if CACHED_ATTENTION not in bench.target.fused:
         return
-    for node in list(bench.graph):
-        if node.op_type != "Softmax":
-            continue
+    for node in softmaxes(bench.graph):
         try:
             if (found := _match(node)) is not None:
                 _fuse(bench, found)

@@ -16,6 +16,7 @@ import onnx_ir.passes.common as passes
 from awqc.fusion.cache import can_share, measure_past
 from awqc.fusion.cached_attention import fuse_cached_attention
 from awqc.fusion.casts import settle_casts
+from awqc.fusion.experts import fuse_experts
 from awqc.fusion.inner_rotations import turn_inside
 from awqc.fusion.logits import start_logits
 from awqc.fusion.lookups import drop_whole_lookups
@@ -34,6 +35,7 @@ FUSIONS: tuple[Callable[[Workbench], None], ...] = (
     settle_casts,  # of the weights of norms
     fuse_cached_attention,
     fuse_attention,
+    fuse_experts,
     turn_inside,
     pack_heads,
     measure_past,

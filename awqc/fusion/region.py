@@ -14,8 +14,8 @@ import onnxruntime as ort
 from awqc.fusion.onnx_values import Node, Value, ancestors
 
 Array = np.ndarray[Any, Any]
-MOST_NODES = 500
-"""Of a part; more is no part of a model that one kernel would compute."""
+LEVEL, EXACT = "accuracy_level", 1
+"""Low-bit products compute in float32 here, whatever they do in the model."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class Region:
             proto = ir.serde.serialize_node(node)
             proto.ClearField("name")
             proto.ClearField("metadata_props")
+            for attribute in proto.attribute:
+                if attribute.name == LEVEL:
+                    attribute.i = EXACT
             proto.input[:] = [names[value] for value in node.inputs]
             proto.output[:] = [
                 f"unread_{names[value]}" if value in self.inputs else names[value]

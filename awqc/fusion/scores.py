@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from awqc.fusion.onnx_values import Node, Value, dims, maker, only_reader, scalar, with_scalar
 from awqc.fusion.truths import always, hides_nothing
 
 VERY_LOW = -1e4
 """What is not above this hides: no score of a model that works comes near it."""
+KEYS = 3
+"""Axes of scores at least: of rows or heads, tokens and keys."""
 LAYOUT = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Cast")
 
 
@@ -49,6 +52,14 @@ class Result:
     value: Value
     heads_first: bool
     seeing: Value | None
+
+
+def softmaxes(graph: Any) -> list[Node]:
+    """The Softmax nodes over keys: what weighs ``(tokens, choices)``, as a router does, is none."""
+    return [
+        node for node in graph
+        if node.op_type == "Softmax" and len(dims(node.outputs[0]) or [0] * KEYS) >= KEYS
+    ]  # fmt: skip
 
 
 def read_scores(value: Value) -> Scores:

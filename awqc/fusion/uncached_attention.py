@@ -18,6 +18,7 @@ from awqc.fusion.scores import (
     product_with_values,
     read_result,
     read_scores,
+    softmaxes,
     through,
 )
 from awqc.fusion.workbench import CONTRIB, Workbench
@@ -61,8 +62,8 @@ def fuse_attention(bench: Workbench) -> None:
     """
     if ATTENTION not in bench.target.fused:
         return
-    for node in list(bench.graph):
-        if node.op_type != "Softmax" or str(node.name) in bench.apart:
+    for node in softmaxes(bench.graph):
+        if str(node.name) in bench.apart:
             continue
         try:
             _fuse(bench, _match(bench, node))

@@ -11,9 +11,10 @@ import onnxruntime as ort
 from awqc.artifacts.scratch import scratch_folder
 from awqc.machine.memory import trim
 from awqc.runtimes.base import Kernels
-from awqc.runtimes.session_file import CPU, CUDA, LEVEL, LOW_BIT
+from awqc.runtimes.session_file import CPU, CUDA, LEVEL, LEVELLED, LOW_BIT
 
-FUSED_OPS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
+FUSED_OPS = frozenset({LOW_BIT, "GatherBlockQuantized"})
+KERNELS = FUSED_OPS | LEVELLED
 _PASSING = frozenset({"Transpose", "Reshape", "Cast", "Identity"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TransposeMatMul"})
 _LEVELS = {0: "as the model", 1: "float32", 2: "float16", 3: "bfloat16", 4: "int8 activations"}
@@ -30,7 +31,7 @@ def fused_kernels(path: Path, providers: Sequence[str] = (CPU,)) -> Kernels:
     weights = dequantized_weights(graph)
     unfused, other = ([name for name, product in weights.items() if product is kind]
                       for kind in (True, False))  # fmt: skip
-    count = sum(node.op_type in FUSED_OPS for node in graph.node)
+    count = sum(node.op_type in KERNELS for node in graph.node)
     precision = _precision(graph) if CUDA not in providers else "as the model"
     return Kernels(count, tuple(unfused), tuple(other), precision)
 
@@ -50,7 +51,7 @@ def _precision(graph: onnx.GraphProto) -> str:
     levels = {
         next((a.i for a in node.attribute if a.name == LEVEL), 0)
         for node in graph.node
-        if node.op_type == LOW_BIT
+        if node.op_type in LEVELLED
     }
     return " and ".join(_LEVELS[level] for level in sorted(levels)) or "as the model"
 

@@ -23,6 +23,8 @@ from awqc.runtimes.session_settings import ACCURACY_LEVEL, Settings
 
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 LOW_BIT, LEVEL = "MatMulNBits", "accuracy_level"
+LEVELLED = frozenset({LOW_BIT, "QMoE"})
+"""Operations with low-bit weights that have an accuracy level."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -117,7 +119,7 @@ def open_session(
 def _edited(
     model: Path, level: str | None, fixed: Mapping[str, int], shown: Sequence[str]
 ) -> str | bytes:
-    """``model`` with ``level`` in all its MatMulNBits nodes, ``fixed`` inputs, and ``shown`` values
+    """``model`` with ``level`` in all its low-bit products, ``fixed`` inputs, and ``shown`` values
     among its outputs: its name where there is nothing of that.
 
     For nodes and inputs only a model whose weights lie in a file of their own is looked at, as
@@ -156,7 +158,7 @@ def metadata_of(model: Path) -> dict[str, str]:
 
 
 def set_levels(proto: onnx.ModelProto, levels: Mapping[str, int]) -> None:
-    """Write accuracy levels into the MatMulNBits nodes that ``levels`` names."""
+    """Write accuracy levels into the low-bit products that ``levels`` names."""
     for node in _low_bit(proto.graph):
         if node.name in levels:
             kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
@@ -165,7 +167,7 @@ def set_levels(proto: onnx.ModelProto, levels: Mapping[str, int]) -> None:
 
 
 def read_levels(proto: onnx.ModelProto) -> dict[str, int]:
-    """Accuracy levels of the MatMulNBits nodes, by their names."""
+    """Accuracy levels of the low-bit products, by the names of their nodes."""
     return {
         node.name: next((a.i for a in node.attribute if a.name == LEVEL), 0)
         for node in _low_bit(proto.graph)
@@ -173,9 +175,9 @@ def read_levels(proto: onnx.ModelProto) -> dict[str, int]:
 
 
 def _low_bit(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The MatMulNBits nodes of ``graph`` and of the branches in it."""
+    """The low-bit products of ``graph`` and of the branches in it."""
     for node in graph.node:
-        if node.op_type == LOW_BIT:
+        if node.op_type in LEVELLED:
             yield node
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from awqc.targets.base import (
     ATTENTION,
     CACHED_ATTENTION,
+    EXPERTS,
     PRODUCT,
     ROTARY,
     SKIP_LAYER,
@@ -29,7 +30,7 @@ ORT_CPU = Target(
     name="ort-cpu",
     about="onnxruntime on the CPU",
     # not SkipLayerNormalization: it takes five times as long there as a sum and a norm
-    fused=LOW_BIT | {CACHED_ATTENTION, ATTENTION, ROTARY, SKIP_RMS},
+    fused=LOW_BIT | {CACHED_ATTENTION, ATTENTION, ROTARY, SKIP_RMS, EXPERTS},
     lacks=NOTHING,
     dtypes=("float32", "float16"),
     widths=(2, 3, 4, 8),

@@ -25,7 +25,7 @@ from awqc.runtimes.row_by_row import parts_of
 from awqc.runtimes.session_file import (
     CPU,
     DATA_FOLDER,
-    LOW_BIT,
+    LEVELLED,
     MODEL,
     TUNED,
     open_session,
@@ -114,7 +114,7 @@ def _add_twins(proto: onnx.ModelProto) -> list[str]:
     names = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type == LOW_BIT:
+        if node.op_type in LEVELLED:
             name = str(node.name)
             names.append(name)
             twin = onnx.NodeProto()

@@ -136,6 +136,24 @@ def test_a_decoder_compiles_and_runs_with_its_cache(kind: str, tmp_path: Path) -
     assert all(site["scales"] * tie == site["channels"] for site in sites)
 
 
+def test_experts_are_computed_for_the_tokens_that_are_sent_to_them(tmp_path: Path) -> None:
+    """From the folder to onnxruntime's operation for all experts of a layer, made-up text included;
+    its caches, its choices and its positions are verified as those of any decoder."""
+    save_decoder("mixtral", tmp_path)
+    save_tokenizer(tmp_path)
+    compiled = compile_graph(
+        load_folder(tmp_path), group_size=16, formats=("onnx", "ort"), num_samples=6,
+        provider="cpu", effort="fast",
+    )  # fmt: skip
+    for found in compiled.report["verify"]["comparisons"]:
+        assert found["exact"]["rel"] < EXPORT_TOLERANCE
+        assert found["kernels"]["unfused"] == found["kernels"]["dequantized"] == []
+    ort = compiled.report["verify"]["ort"]
+    assert ort["fused"]["QMoE"] == 2
+    assert ort["products"] == 2 * 4 + 1  # queries to values, their result, router, experts; head
+    assert not any("expert" in why for why in ort["apart"].values())
+
+
 @pytest.mark.parametrize("kind", families(ENCODERS))
 def test_an_encoder_compiles_and_masks_padding(kind: str, tmp_path: Path) -> None:
     save_encoder(kind, tmp_path)
