@@ -1,4 +1,4 @@
-"""A mixture of experts in onnxruntime: all experts computing all rows, or one operation for a layer.
+"""Experts in onnxruntime: all of a layer computing all rows, or one operation for the layer.
 
     python -m benchmarks.experts      # writes benchmarks/results/experts.json
 

@@ -78,15 +78,12 @@ def layer(
         f"<{NUMBERS}, {constants}>\n{{ " + "\n ".join(lines) + " }"
     )
     model = parsed(text, **arrays)
-    for number, _ in enumerate(numbers):  # what onnx infers nothing of
-        for name, width in ((f"d{number}", WIDTH), (f"b{number}", 2 * INNER)):
-            model.graph.value_info.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", width])
-            )
-    for name, sizes in (("y", ["tokens", WIDTH]), ("rows", ["rows", WIDTH])):
-        assert name
+    sizes: dict[str, list[str | int | None]] = {"y": ["tokens", WIDTH], "rows": ["rows", WIDTH]}
+    for number in range(COUNT):  # what onnx infers nothing of
+        sizes |= {f"d{number}": ["rows", WIDTH], f"b{number}": ["rows", 2 * INNER]}
+    for name, shape in sizes.items():
         model.graph.value_info.append(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         )
     return model
 
