@@ -28,8 +28,8 @@ LARGEST = 2**30
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a low-bit product: what a part of its result is made with."""
+class ProductRows:
+    """ProductRows of a low-bit product: what a part of its result is made with."""
 
     product: Node
     start: int
@@ -47,9 +47,9 @@ class Rows:
 class Expert:
     """``down(silu(gate) * up)``."""
 
-    gate: Rows
-    up: Rows
-    down: Rows
+    gate: ProductRows
+    up: ProductRows
+    down: ProductRows
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ def _silu(value: Value) -> Value | None:
     return None
 
 
-def _rows(value: Value | None) -> Rows | None:
+def _rows(value: Value | None) -> ProductRows | None:
     """What makes ``value``, along its last axis, of a low-bit product."""
     node = maker(value, PRODUCT, "Split")
     if node is None or value is None:
         return None
     if node.op_type == PRODUCT:
-        return Rows(node, 0, node.attributes.get_int("N"))
+        return ProductRows(node, 0, node.attributes.get_int("N"))
     whole, rank = _rows(node.inputs[0]), len(dims(value) or [])
     if whole is None or node.attributes.get_int("axis", 0) not in (-1, rank - 1):
         return None
@@ -150,7 +150,7 @@ def _rows(value: Value | None) -> Rows | None:
     if sizes is None:
         return None
     start = whole.start + sum(sizes[: value.index()])
-    return Rows(whole.product, start, start + sizes[value.index()])
+    return ProductRows(whole.product, start, start + sizes[value.index()])
 
 
 def _split_sizes(split: Node, width: int) -> list[int] | None:
@@ -170,17 +170,23 @@ def _layer(each: tuple[Expert, ...], total: Value) -> Experts | str:
     result, weights = _added(total)
     if result is None or weights is None:
         return "what adds up the experts of a token was not found"
-    chosen = [
-        node.outputs[1]
-        for node in ancestors([result], {source})
-        if node.op_type == "TopK" and node.inputs[0].dtype.is_floating_point()
-    ]
-    weights = _back(weights, MOVING)
-    if not chosen or len(dims(chosen[-1]) or []) != 2 or dims(weights) != dims(chosen[-1]):
+    chosen, weights = _chosen(result, source), _back(weights, MOVING)
+    if chosen is None or len(dims(chosen) or []) != 2 or dims(weights) != dims(chosen):
         return "what chooses them, or what they are weighed with, has not a row for each token"
     if dims(source) != dims(result):
         return "what comes out is not as wide as what goes in"
-    return Experts(each, source, chosen[-1], weights, result)
+    return Experts(each, source, chosen, weights, result)
+
+
+def _chosen(result: Value, source: Value) -> Value | None:
+    """Numbers of experts: what is sorted to bring rows of one together, or what a top-k gives."""
+    chosen = None
+    for node in ancestors([result], {source}):
+        if node.op_type == "TopK" and node.inputs[0].dtype.is_integer():
+            return _back(node.inputs[0], MOVING)
+        if node.op_type == "TopK":
+            chosen = node.outputs[1]
+    return chosen
 
 
 def _back(value: Value, operations: frozenset[str]) -> Value:
@@ -232,7 +238,7 @@ def _columns(product: Node) -> int:
     return int(product.attributes.get_int("K"))
 
 
-def _width(rows: Rows) -> int:
+def _width(rows: ProductRows) -> int:
     return int(rows.product.attributes.get_int("N"))
 
 
@@ -281,7 +287,7 @@ def _stacked(bench: Workbench, each: tuple[Expert, ...]) -> tuple[Stack, Stack]:
     product = each[0].down.product
     name = str(product.inputs[CODES].name).removesuffix(f".{PARTS[0]}")
 
-    def stacked(what: str, number: int, pairs: Sequence[Sequence[Rows]]) -> Value:
+    def stacked(what: str, number: int, pairs: Sequence[Sequence[ProductRows]]) -> Value:
         parts = [[rows.part(number) for rows in pair] for pair in pairs]
 
         def make() -> Array:

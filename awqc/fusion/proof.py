@@ -70,7 +70,8 @@ SHIFTED = tuple(replace(each, shift=3) for each in REGIMES if not each.past)
 class Prover:
     """Compares parts of one model.
 
-    Parts that are alike but for names, as those of a model's layers are, are compared once.
+    Parts that are alike but for names and codes of weights, as those of a model's layers are, are
+    compared once.
     """
 
     graph: Any
@@ -97,11 +98,11 @@ class Prover:
         old, new = (Region.between(stops, outputs) for outputs in (before, after))
         if any(value.dtype is None for value in (*old.inputs, *new.inputs)):
             return "the type of a value is not known"
-        models = (old.model(), new.model())
-        content = hashlib.sha256(models[0])
-        content.update(models[1])
+        content = hashlib.sha256(old.model(whole=False))
+        content.update(new.model(whole=False))
         key = (content.digest(), positions is not None, padding)
         if key not in self._known:
+            models = (old.model(), new.model())
             why = self._compare(old, new, models, REGIMES, positions, padding)
             if why is None and positions is not None:
                 first = replace(old, outputs=old.outputs[:1])

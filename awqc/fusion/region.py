@@ -12,9 +12,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from awqc.fusion.onnx_values import Node, Value, ancestors
+from awqc.runtimes.session_file import LEVEL, LEVELLED
 
 Array = np.ndarray[Any, Any]
-LEVEL, EXACT = "accuracy_level", 1
+EXACT = 1
 """Low-bit products compute in float32 here, whatever they do in the model."""
 
 
@@ -42,8 +43,11 @@ class Region:
         inputs = dict.fromkeys(free)
         return Region(tuple(inputs), tuple(outputs), nodes)
 
-    def model(self) -> bytes:
-        """The part as a model of its own, whose names follow from its structure alone."""
+    def model(self, *, whole: bool = True) -> bytes:
+        """The part as a model of its own, whose names follow from its structure alone.
+
+        Unless it is the ``whole``, what low-bit products read is there by types and sizes only.
+        """
         names: dict[Value | None, str] = {None: ""}
         constants: list[onnx.TensorProto] = []
         for value in self.inputs:
@@ -54,8 +58,8 @@ class Region:
                 if value not in names:
                     names[value] = f"v{len(names)}"
                     if value.const_value is not None:
-                        array = value.const_value.numpy()
-                        constants.append(onnx.numpy_helper.from_array(array, names[value]))
+                        numbers = whole or node.op_type not in LEVELLED
+                        constants.append(_constant(value.const_value, names[value], numbers))
             proto = ir.serde.serialize_node(node)
             proto.ClearField("name")
             proto.ClearField("metadata_props")
@@ -79,6 +83,12 @@ class Region:
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in sets]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def _constant(tensor: Any, name: str, numbers: bool) -> onnx.TensorProto:
+    if numbers:
+        return onnx.numpy_helper.from_array(tensor.numpy(), name)
+    return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
 
 
 def run_model(model: bytes, feeds: Sequence[Sequence[Array]]) -> list[list[Array]]:
