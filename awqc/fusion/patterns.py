@@ -16,10 +16,10 @@ import onnx_ir.passes.common as passes
 from awqc.fusion.cache import can_share, measure_past
 from awqc.fusion.cached_attention import fuse_cached_attention
 from awqc.fusion.casts import settle_casts
-from awqc.fusion.experts import fuse_experts
 from awqc.fusion.inner_rotations import turn_inside
 from awqc.fusion.logits import start_logits
 from awqc.fusion.lookups import drop_whole_lookups
+from awqc.fusion.mixtures import fuse_experts
 from awqc.fusion.norms import fuse_skip_norms
 from awqc.fusion.packed_heads import pack_heads
 from awqc.fusion.tidy import drop_idle, join_unsqueezes

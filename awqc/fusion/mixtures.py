@@ -23,7 +23,7 @@ BACK = MOVING | {"Mul", "ScatterND", "ScatterElements"}
 CODES, ZERO_POINT = 1, 3
 PARTS = ("packed", "block_scale", "block_zero_point")
 """Operands of a product: the first and the last of its weight, and what ends their names."""
-LARGEST = 2**30
+LARGEST = 2**29
 """Bytes of codes of one layer at the most, of which both forms hold a copy while they are run."""
 
 
