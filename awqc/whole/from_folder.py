@@ -121,6 +121,8 @@ def open_generating(
         try:
             parts = way.capture(generating)
         except CaptureError as error:
+            if error.__cause__ is not None:  # what a library said, which is wrong in itself
+                raise
             raise CaptureError(f"{error.text}. {BY_A_RUN}") from error
     check_exclude(parts.bundle, options)
     for note in generating.notes:
