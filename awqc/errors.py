@@ -72,6 +72,13 @@ def worded(text: str, speller: Speller = in_python) -> str:
     return _MARK.sub(word, text)
 
 
+BY_A_RUN = (
+    "In Python, awqc.compile(model, run=lambda model: [model.generate(…), …], "
+    "part={'NAME': 'path.of.a.module'}) compiles the modules that you name, of whatever runs them"
+)
+"""What to do with a model whose way of generating has no files that runners know."""
+
+
 @dataclass(frozen=True)
 class Note:
     """What a caller should know, though nothing failed; ``str`` of it is worded for Python."""

@@ -29,6 +29,13 @@ _ADVICE = (
         f"{spelled('partial', True, python='awqc.compile_partial')}",
     ),
     (
+        "unhashable type: non-nested Sym",
+        "a number that follows from sizes or values of tensors is put in a set, or is the key of a "
+        "dict; in a graph it is no number yet. Compare such numbers with torch's operations, or "
+        "compile the submodules that can be captured, with "
+        f"{spelled('partial', True, python='awqc.compile_partial')}",
+    ),
+    (
         "not a known type",
         "forward takes or returns an object that torch.export does not know. Use tensors in "
         "tuples, lists and dicts, or register the type with "

@@ -53,12 +53,13 @@ class SampleReader:
                     f"{record.source}: has {1 + len(record.more)} images; the model reads one at a "
                     "time: give each a line of its own"
                 )
-            image = self._image(record.files[IMAGE]) if IMAGE in record.files else None
-            more = tuple(self._image(each) for each in record.more)
+            image = self.image(record.files[IMAGE]) if IMAGE in record.files else None
+            more = tuple(self.image(each) for each in record.more)
             audio = self._audio(record.files[AUDIO]) if AUDIO in record.files else None
             yield Sample(record.source, text, image, audio, more, record.wanted)
 
-    def _image(self, path: MediaFile) -> Any:
+    def image(self, path: MediaFile) -> Any:
+        """The image of a file, in RGB."""
         image, mode = read_image(path)
         if mode != "RGB":
             self.modes[mode] += 1

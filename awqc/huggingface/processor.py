@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder, reporting
-from awqc.huggingface.prompts import added_tokens, prompt_inputs
+from awqc.huggingface.prompts import added_tokens, image_mark, prompt_inputs
 from awqc.huggingface.samples import Maker, Sample
 from awqc.program import AUDIO, IMAGE, TEXT, Kinds
 
@@ -105,6 +107,10 @@ class Processor:
         rate = self.rate if AUDIO in self.reads else 0
         return Maker(self.reads, rate, self._words() if TEXT in self.reads else ())
 
+    @cached_property
+    def _mark(self) -> str:
+        return image_mark(self.made, self.maker().sample(np.random.default_rng(0)))
+
     def _words(self) -> list[str]:
         """Some tokens of its tokenizer, as text."""
         tokenizer = getattr(self.made, "tokenizer", self.made)
@@ -134,7 +140,7 @@ class Processor:
         what = f"{self.folder.path}: the processor ({self.name}) fails on {sources}"
         with reporting(what), torch.no_grad():
             if self.prompted:
-                return prompt_inputs(self.made, samples, tokens)
+                return prompt_inputs(self.made, samples, tokens, self._mark)
             if self.reads == (IMAGE,):
                 return self.made(images=images, return_tensors="pt")
             if self.reads == (AUDIO,):

@@ -73,7 +73,8 @@ class PromptedRun:
         """A run on ``count`` samples of ``sizes``, with equal texts.
 
         Raises:
-            CaptureError: images do not come among the rows of tokens as `Merge` says.
+            CaptureError: images do not come among the rows of tokens as `Merge` says, or `generate`
+                is no loop around the whole.
         """
         model, where = generating.model, str(generating.folder.path)
         inputs = generating.inputs(_samples(generating, count, sizes))
@@ -95,6 +96,11 @@ class PromptedRun:
                 )  # fmt: skip
 
         calls = [call for call in record_outermost(model, run, ("",)) if not call.path]
+        if not calls:
+            raise CaptureError(
+                f"{where}: {type(model).__name__}.generate does not call the model as a whole but "
+                "parts of it, in a loop of its own"
+            )
         new = made[0].sequences[:, tokens.shape[1] :]
         table = model.get_submodule(merge.embedding)
         with torch.no_grad():

@@ -8,11 +8,11 @@ from typing import Any
 from awqc.huggingface.samples import Sample
 
 
-def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None) -> Any:
+def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None, mark: str) -> Any:
     """What ``processor`` makes of ``samples``, an image or several and a text behind in each.
 
-    A processor with a chat template is asked as in a chat; another one is given its image token,
-    once for each image, and then the text; images are a list for each text, or one list where the
+    A processor with a chat template is asked as in a chat; another one is given its `image_mark`,
+    once for each image, and then the text. Images are a list for each text, or one list where the
     processor does not take that. Texts are cut after ``tokens``.
     """
     texts = [_cut(processor, sample.text or "", tokens) for sample in samples]
@@ -24,11 +24,39 @@ def prompt_inputs(processor: Any, samples: Sequence[Sample], tokens: int | None)
             chats, add_generation_prompt=True, tokenize=True, return_dict=True,
             return_tensors="pt", processor_kwargs=padded,
         )  # fmt: skip
-    mark = getattr(processor, "image_token", None) or ""
     marked = [f"{mark * len(each)} {text}" for each, text in zip(images, texts, strict=True)]
+    return _plainly(processor, marked, images, padded)
+
+
+def image_mark(processor: Any, sample: Sample) -> str:
+    """What stands in a text for an image: the image token of ``processor``, or nothing.
+
+    Nothing, where there is none, or where the processor puts as many as it needs before a text that
+    has none; there are more of them, then, where the text has one of its own. It is tried with the
+    image of ``sample``.
+    """
+    mark = str(getattr(processor, "image_token", None) or "")
+    if not mark or getattr(processor, "chat_template", None):
+        return mark
+    token = processor.tokenizer.convert_tokens_to_ids(mark)
+    counts = []
+    for text in ("", mark):
+        try:
+            made = _plainly(processor, [f"{text} "], [sample.images[:1]], {})
+        except Exception:  # noqa: BLE001 - one that needs them in the text may fail in any way
+            return mark
+        ids = made.get("input_ids")
+        counts.append(0 if ids is None else int((ids == token).sum()))
+    return "" if 0 < counts[0] < counts[1] else mark
+
+
+def _plainly(
+    processor: Any, texts: list[str], images: Sequence[Sequence[Any]], settings: dict[str, Any]
+) -> Any:
+    """What ``processor`` makes of each of ``texts`` with its images."""
 
     def made(shown: list[Any]) -> Any:
-        return processor(text=list(marked), images=shown, return_tensors="pt", **padded)
+        return processor(text=list(texts), images=shown, return_tensors="pt", **settings)
 
     try:
         return made([list(each) for each in images])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from awqc.errors import CaptureError, UsageError, spelled
+from awqc.errors import BY_A_RUN, CaptureError, UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
 
@@ -222,12 +222,12 @@ def find_task(
         names = ", ".join(dict.fromkeys(task.name for task in TASKS if task.loops))
         raise CaptureError(
             f"{where}: an encoder-decoder ({config.model_type}), which can be compiled for what it "
-            f"generates: {names} ({spelled('task')})"
+            f"generates: {names} ({spelled('task')}). {BY_A_RUN}"
         )
     if found is not None and found.loops and not double:
         raise CaptureError(
             f"{where}: {', '.join(named) or config.model_type} has no encoder of its own; of "
-            f"models for {found.name} awqc compiles encoder-decoders only"
+            f"models for {found.name} awqc compiles encoder-decoders only. {BY_A_RUN}"
         )
     if found is None:
         raise UsageError(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from awqc.artifacts.names import IMAGE_TOWER, TEXT_TOWER
-from awqc.data.image_files import read_image
 from awqc.data.media_files import kind_of
+from awqc.data.sample_reader import SampleReader
 from awqc.errors import UsageError
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
@@ -31,11 +31,15 @@ class Dual:
     """A compiled dual encoder.
 
     Both kinds are compared by the whole; one alone is embedded by its tower.
+
+    Attributes:
+        notes: what was done to the inputs, once they are read.
     """
 
     def __init__(self, folder: Path, processor: Processor, provider: str) -> None:
         """Take what is in ``folder``; nothing is loaded yet."""
         self._folder, self._processor, self._provider = folder, processor, provider
+        self.notes: list[str] = []
 
     def answer(self, given: Sequence[str]) -> Iterator[tuple[str, Answer]]:
         """Of each image which of the texts fits; or an embedding of each of ``given``.
@@ -52,8 +56,10 @@ class Dual:
             )
         images = [one for one, kind in zip(given, kinds, strict=True) if kind == IMAGE]
         texts = [one for one, kind in zip(given, kinds, strict=True) if kind != IMAGE]
-        samples = [Sample(one, image=read_image(Path(one))[0]) for one in images]
+        reader = SampleReader(self._processor, self._processor.maker(), np.random.default_rng(0))
+        samples = [Sample(one, image=reader.image(Path(one))) for one in images]
         samples += [Sample(text, text) for text in texts]
+        self.notes = reader.notes()
         if images and texts:
             yield from self._compared(images, texts, samples)
             return

@@ -114,6 +114,7 @@ class Runner:
         """
         if self._dual is not None:
             yield from self._dual.answer(given)
+            self.notes = self._dual.notes
             return
         maker = self.processor.maker()
         reader = SampleReader(self.processor, maker, np.random.default_rng(0))

@@ -14,7 +14,7 @@ from torch import Tensor
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.media import Chosen, choose_samples
-from awqc.errors import CaptureError, Note, UsageError, VerificationError
+from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationError
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
@@ -118,7 +118,12 @@ def open_generating(
     with stage("capture …"):
         generating = Generating.load(folder, task)
         way = way_of(task)
-        parts = way.capture(generating)
+        try:
+            parts = way.capture(generating)
+        except CaptureError as error:
+            if error.__cause__ is not None:  # what a library said, which is wrong in itself
+                raise
+            raise CaptureError(f"{error.text}. {BY_A_RUN}") from error
     check_exclude(parts.bundle, options)
     for note in generating.notes:
         notify(Note(note, warning=True))

@@ -252,6 +252,17 @@ def test_unknown_input_type_is_refused() -> None:
         capture_module(Net(_data_dependent), (torch.randn(3, 8), Cache(torch.randn(2))))
 
 
+def _in_a_set(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:
+    """Whether rows have as many positive elements each, by Python's own means."""
+    counts = (x > 0).sum(dim=1).tolist()
+    return net.l(x) if len(set(counts)) > 1 else x  # type: ignore[no-any-return]  # as below
+
+
+def test_numbers_of_a_graph_in_a_set_are_refused_with_advice() -> None:
+    with pytest.raises(CaptureError, match=r"unhashable type.*\n.*in _in_a_set.*\n.*put in a set"):
+        capture_module(Net(_in_a_set), (torch.randn(3, 8),))
+
+
 def _counting(net: Net, x: Tensor, flag: Any, mask: Any) -> Tensor:
     net.count += 1
     return net.l(x)  # type: ignore[no-any-return]  # a module's call is Any

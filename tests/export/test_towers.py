@@ -166,6 +166,15 @@ def test_the_folder_says_which_text_fits_an_image(
     assert capfd.readouterr().out.count("16 numbers") == 2
 
 
+@pytest.mark.parametrize("texts", [[], ["t1 t2"]])
+def test_what_was_done_to_images_is_told(
+    clip: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: list[str]
+) -> None:
+    photos = [str(path) for path in write_images(tmp_path, 2, "L")]
+    assert run(["run", str(clip[0]), *photos, *texts, "--provider", "cpu"]) == 0
+    assert "note: 2 images in other colors (L) were made RGB" in capsys.readouterr().err
+
+
 def test_towers_are_verified_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     MODELS["zero-shot-image-classification/clip"].save(tmp_path / "clip")
     awqc.compile(tmp_path / "clip", output_dir=tmp_path / "out", formats=("onnx", "pt2"), **CHEAP)

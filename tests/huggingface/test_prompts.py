@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from tokenizers import AddedToken
 
-from awqc.huggingface.prompts import prompt_inputs
+from awqc.huggingface.prompts import image_mark, prompt_inputs
 from awqc.huggingface.samples import Sample
 from benchmarks.folder_models import word_tokenizer
 
@@ -28,16 +30,20 @@ class Asked:
         return {"chats": chats, **given}
 
 
+def asked(processor: Any, samples: list[Sample], tokens: int | None) -> Any:
+    return prompt_inputs(processor, samples, tokens, image_mark(processor, samples[0]))
+
+
 def test_without_a_template_the_image_token_stands_before_the_text() -> None:
-    made = prompt_inputs(Asked(), SAMPLES, None)
+    made = asked(Asked(), SAMPLES, None)
     assert made["text"] == ["<image> t5 t6 t7", "<image> t8"]
     assert made["images"] == [["image 1"], ["image 2"]]
     assert made["padding"]
-    assert "padding" not in prompt_inputs(Asked(), SAMPLES[:1], None)
+    assert "padding" not in asked(Asked(), SAMPLES[:1], None)
 
 
 def test_a_chat_template_is_asked_for_an_answer() -> None:
-    made = prompt_inputs(Asked("a template"), SAMPLES[:1], None)
+    made = asked(Asked("a template"), SAMPLES[:1], None)
     ((message,),) = made["chats"]
     assert message["role"] == "user"
     assert message["content"] == [
@@ -48,7 +54,7 @@ def test_a_chat_template_is_asked_for_an_answer() -> None:
 
 
 def test_only_the_text_is_cut() -> None:
-    made = prompt_inputs(Asked(), SAMPLES, 2)
+    made = asked(Asked(), SAMPLES, 2)
     assert made["text"] == ["<image> t5 t6", "<image> t8"]
 
 
@@ -62,9 +68,34 @@ class Flat(Asked):
 
 
 def test_images_are_one_list_where_a_processor_takes_no_other() -> None:
-    made = prompt_inputs(Flat(), SAMPLES, None)
+    made = asked(Flat(), SAMPLES, None)
     assert made["images"] == ["image 1", "image 2"]
     assert made["text"] == ["<image> t5 t6 t7", "<image> t8"]
     two = Sample("two", "t8", "image 2", more=("image 3",))
     with pytest.raises(ValueError, match="Nested images"):
-        prompt_inputs(Flat(), [two], None)
+        asked(Flat(), [two], None)
+
+
+class Putting(Asked):
+    """One that puts its own image tokens before a text, whatever is in it."""
+
+    image_token = AddedToken("t9")  # type: ignore[assignment]  # as some processors have it
+
+    def __call__(self, **given: Any) -> Any:
+        ids = [self.tokenizer(f"t9 t9 {text}")["input_ids"] for text in given["text"]]
+        return {**given, "input_ids": torch.tensor(ids) if len(ids) == 1 else ids}
+
+
+def test_a_processor_that_puts_image_tokens_itself_gets_the_text_alone() -> None:
+    assert asked(Putting(), SAMPLES, None)["text"] == [" t5 t6 t7", " t8"]
+    assert asked(Reading(), SAMPLES, None)["text"] == ["t9 t5 t6 t7", "t9 t8"]
+
+
+class Reading(Asked):
+    """One that makes two of each image token in a text."""
+
+    image_token = "t9"
+
+    def __call__(self, **given: Any) -> Any:
+        ids = [self.tokenizer(text.replace("t9", "t9 t9"))["input_ids"] for text in given["text"]]
+        return {**given, "input_ids": torch.tensor(ids) if len(ids) == 1 else ids}
