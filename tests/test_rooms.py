@@ -37,7 +37,7 @@ MAY_USE: dict[str, str] = {
     "data": "artifacts calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "targets": "",
-    "fusion": "kv_cache runtimes targets",
+    "fusion": "kv_cache numerics runtimes targets",
     "export": "artifacts calling errors findings fusion graph huggingface kv_cache machine "
     "numerics program runtimes targets weights",
     "verify": "artifacts capture data errors executor export findings graph huggingface kv_cache "

@@ -7,6 +7,7 @@ lie beside the model.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from torch import Tensor
 from awqc.errors import UsageError
 from awqc.numerics.formats.int_grid import IntGrid
 from awqc.numerics.onnx_packed import StoredCodes
-from awqc.numerics.onnx_types import WIDTHS
+from awqc.numerics.onnx_types import ROWS_OF, WIDTHS
 from awqc.numerics.packing import unpack
 
 Array = NDArray[Any]
-PACKED, ROWS = ".packed", ".rows"
+PACKED, EXPERT = ".packed", ".expert"
+STACKS = {2: (3, 11), 5: (6, 12)}
+"""Operands of ``QMoE``: of codes, with those of their scales and zero points."""
+EXPERT_AXES = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class _Stored:
     """A weight as a node reads it: names of initializers, and how they are laid out.
 
     ``start`` is its first row, where several weights stand under each other, and ``weight`` its
-    name with what stands behind it.
+    name with what stands behind it. ``turns``, of a weight of experts, are its rows in parts: the
+    first of them, the expert, and of which rows of that one they are, of so many in turns.
     """
 
     codes: str
@@ -56,6 +61,7 @@ class _Stored:
     node: Any
     start: int = 0
     weight: str = ""
+    turns: tuple[tuple[int, int, int, int], ...] = ()
 
 
 class OnnxCodes:
@@ -86,7 +92,10 @@ class OnnxCodes:
         Raises:
             UsageError: what it holds cannot be read.
         """
-        readers = (("", _from_qdq), (PACKED, _from_product), (".table", _from_table))
+        readers = (
+            ("", _from_qdq), (PACKED, _from_product), (".table", _from_table),
+            (EXPERT, _from_experts),
+        )  # fmt: skip
         try:
             for suffix, read in readers:
                 stored = self._stored.get(f"{name}{suffix}")
@@ -108,7 +117,9 @@ def _weights(graph: Any) -> list[_Stored]:
             found.append(_Stored(names[0], names[1], "".join(names[2:3]) or None, node))
         elif node.op_type == "MatMulNBits":
             stored = _Stored(names[1], names[2], "".join(names[3:4]) or None, node)
-            found += _side_by_side(stored, graph) or [stored]
+            found += _side_by_side(stored) or [stored]
+        elif node.op_type == "QMoE":
+            found += _of_experts(node, names)
         elif node.op_type == "GatherBlockQuantized":
             found.append(_Stored(names[0], names[2], None, node))
         elif node.op_type == "Gather":
@@ -116,18 +127,38 @@ def _weights(graph: Any) -> list[_Stored]:
     return found
 
 
-def _side_by_side(stored: _Stored, graph: Any) -> list[_Stored]:
-    """The weights of a product of several; `awqc.export.ort` joins their names with a plus."""
-    whole = stored.codes.removesuffix(PACKED)
-    sizes = graph.initializers.get(f"{whole}{ROWS}")
-    if sizes is None or sizes.const_value is None:
+def _side_by_side(stored: _Stored) -> list[_Stored]:
+    """The weights of a product of several, as `awqc.export.ort` says which they are."""
+    found, start = [], 0
+    try:
+        for name, rows in json.loads(stored.node.metadata_props.get(ROWS_OF, "[]")):
+            found.append(replace(stored, start=start, weight=f"{name}{PACKED}"))
+            start += int(rows)
+    except (ValueError, TypeError):
         return []
-    rows = [int(size) for size in sizes.const_value.numpy()]
-    starts = [sum(rows[:place]) for place in range(len(rows))]
+    return found
+
+
+def _of_experts(node: Any, names: list[str]) -> list[_Stored]:
+    """The weights of experts, as `awqc.fusion.mixtures` says which they are, if it does."""
+    names = [*names, *[""] * len(names)]
+    parts: dict[tuple[str, int], list[tuple[int, int, int, int]]] = {}
+    try:
+        told = json.loads(node.metadata_props.get(ROWS_OF, "{}"))
+        for codes in STACKS:
+            for expert, turns in enumerate(told.get(str(codes), ())):
+                for turn, (weight, row) in enumerate(turns):
+                    place = (int(row), expert, turn, len(turns))
+                    parts.setdefault((str(weight), codes), []).append(place)
+    except (ValueError, TypeError, AttributeError):
+        return []
     return [
-        replace(stored, start=start, weight=f"{name}{PACKED}")
-        for name, start in zip(whole.split("+"), starts, strict=False)
-    ]
+        _Stored(
+            names[codes], names[STACKS[codes][0]], names[STACKS[codes][1]] or None, node,
+            weight=f"{weight}{EXPERT}", turns=tuple(sorted(places)),
+        )
+        for (weight, codes), places in parts.items()
+    ]  # fmt: skip
 
 
 def _names(stored: _Stored) -> list[str]:
@@ -180,6 +211,29 @@ def _from_product(
     codes = _unpack(values[0], bits, blocks * block)[:, :columns]
     zeros = [_unpack(value, bits, blocks) for value in values[2:]]
     return _codes(codes, [values[1], *zeros], bits, block, form)
+
+
+def _from_experts(
+    tensors: dict[str, Any], stored: _Stored, rows: int, columns: int, form: IntGrid
+) -> Codes | None:
+    """Codes as ``QMoE`` takes them: ``(experts, rows, bytes)``."""
+    attributes = stored.node.attributes
+    bits, block = attributes.get_int("expert_weight_bits", 4), attributes.get_int("block_size", 0)
+    whole = [tensors[name].numpy() for name in _names(stored)]
+    last = max(expert for _, expert, _, _ in stored.turns)
+    if block < 1 or any(array.ndim != EXPERT_AXES or len(array) <= last for array in whole):
+        return None
+    codes, scale, *zeros = (
+        np.concatenate([array[expert, turn::turns] for _, expert, turn, turns in stored.turns])
+        for array in whole
+    )
+    if len(codes) != rows:
+        return None
+    blocks = -(-columns // block)
+    unpacked = _unpack(codes, bits, blocks * block)[:, :columns]
+    return _codes(
+        unpacked, [scale, *(_unpack(value, bits, blocks) for value in zeros)], bits, block, form
+    )
 
 
 def _from_table(

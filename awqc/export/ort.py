@@ -15,6 +15,7 @@ one operation each; see `awqc.fusion.patterns`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from awqc.export.ort_weights import SCALES, is_codes, table_codes, why_not
 from awqc.fusion.onnx_values import dims
 from awqc.fusion.patterns import fuse
 from awqc.fusion.workbench import CONTRIB
+from awqc.numerics.onnx_types import ROWS_OF
 from awqc.targets.base import PRODUCT, TABLE, Target
 from awqc.targets.known import ORT_CPU
 
@@ -145,6 +147,7 @@ class Rewriter:
             return
         node = ir.node(PRODUCT, inputs, attributes=attributes, domain=CONTRIB)
         node.name = "+".join(str(product.node.name) for product in group)
+        node.metadata_props[ROWS_OF] = json.dumps([(each.name, each.rows) for each in group])
         node.outputs[0].name = f"{node.name}.result"
         node.outputs[0].type = first.node.outputs[0].type
         if (sizes := dims(first.node.outputs[0])) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from awqc.fusion.onnx_values import Node, Value, ancestors, dims, maker, only_reader, readers
 from awqc.fusion.workbench import CONTRIB, Workbench
+from awqc.numerics.onnx_types import ROWS_OF
 from awqc.targets.base import EXPERTS, PRODUCT
 
 Array = NDArray[Any]
@@ -276,7 +278,22 @@ def _fuse(bench: Workbench, found: Experts) -> str | None:
         block_size=product.attributes.get_int("block_size"),
         accuracy_level=product.attributes.get_int("accuracy_level", 0),
     )
+    rows_of = {
+        "2": [[_place(one.gate), _place(one.up)] for one in found.each],
+        "5": [[_place(one.down)] for one in found.each],
+    }
+    made.producer().metadata_props[ROWS_OF] = json.dumps(rows_of)
     return bench.switch(EXPERTS, {found.result: made}, [found.source])
+
+
+def _place(rows: ProductRows) -> tuple[str, int]:
+    """The weight that ``rows`` are of, and the first of them there."""
+    name, start = str(rows.product.inputs[CODES].name).removesuffix(f".{PARTS[0]}"), rows.start
+    for weight, size in json.loads(rows.product.metadata_props.get(ROWS_OF, "[]")):
+        if start < size:
+            return str(weight), start
+        start -= size
+    return name, start
 
 
 Stack = tuple[Value | None, ...]

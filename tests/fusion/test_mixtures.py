@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from awqc.artifacts.recipe_onnx import OnnxCodes
+from awqc.numerics.formats.int_grid import IntGrid
 from awqc.targets.base import EXPERTS
 from awqc.targets.known import ORT_CPU
 from tests.fusion.graphs import Array, fused, parsed, run
@@ -126,3 +129,25 @@ def test_what_the_operation_does_not_compute_stays() -> None:
 def test_a_target_without_it_keeps_what_there_is() -> None:
     _, operations, _ = fused(layer(), replace(ORT_CPU, fused=ORT_CPU.fused - {EXPERTS}))
     assert (operations[EXPERTS], operations["MatMulNBits"]) == (0, 2 * COUNT)
+
+
+def test_the_operation_says_which_weights_it_holds(tmp_path: Path) -> None:
+    """So that a recipe reads them out of it: gates and ups in turns, downs as they are."""
+    before = layer()
+    after, _, _ = fused(before)
+    path = tmp_path / "model.onnx"
+    onnx.save(after, path)
+    held = OnnxCodes(path)
+    arrays = {each.name: onnx.numpy_helper.to_array(each) for each in before.graph.initializer}
+    for name, rows, columns in (("both3", 2 * INNER, WIDTH), ("down1", WIDTH, INNER)):
+        found = held.find(name, rows, columns, IntGrid(4, BLOCK, symmetric=False))
+        assert found is not None
+        assert found.zero_point is not None
+        packed = arrays[name].reshape(rows, -1)
+        np.testing.assert_array_equal(found.codes.numpy()[:, 0::2], packed & 15)
+        np.testing.assert_array_equal(found.codes.numpy()[:, 1::2], packed >> 4)
+        np.testing.assert_array_equal(found.scale.numpy(), arrays[f"{name}_s"])
+        np.testing.assert_array_equal(
+            found.zero_point.numpy()[:, 0], arrays[f"{name}_z"][:, 0] & 15
+        )
+    assert held.find("both3", WIDTH + 2 * INNER, WIDTH, IntGrid(4, BLOCK, symmetric=False)) is None
