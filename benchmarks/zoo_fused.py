@@ -66,14 +66,14 @@ def fuse_one(kind: str, reached: Reached = lambda stage: None) -> dict[str, Any]
     from benchmarks.zoo_models import build
 
     torch.set_num_threads(1)
-    try:
-        model: Any = build(f"{TASK}/{kind}")[0]
-    except Exception as error:  # noqa: BLE001 - transformers does not build it so small
-        return {"stage": "not built", "error": f"{type(error).__name__}: {error}"[:300]}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
+            model: Any = build(f"{TASK}/{kind}")[0]
             model.save_pretrained(folder)
+        except Exception as error:  # noqa: BLE001 - transformers does not build it so small
+            return {"stage": "not built", "error": f"{type(error).__name__}: {error}"[:300]}
+        try:
             reached("capture")
             program = load_folder(folder)
             if not program.states:
