@@ -33,7 +33,7 @@ MAY_USE: dict[str, str] = {
     "capture": "artifacts calling errors graph kv_cache machine probes program pt2 recording",
     "huggingface": "artifacts bundle capture errors findings graph kv_cache machine program "
     "recording",
-    "sources": "capture data errors huggingface machine program",
+    "sources": "artifacts capture data errors huggingface machine program",
     "data": "artifacts calling errors graph huggingface machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "targets": "",

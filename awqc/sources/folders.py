@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from awqc.artifacts.manifest import read_manifest
 from awqc.errors import UsageError
 from awqc.sources.recognised import SOURCES
 
@@ -32,6 +33,11 @@ def check_folder(path: Path) -> None:
     """Refuse a folder that holds no model, or cannot be read for want of a package."""
     from awqc.huggingface.folder import check_no_adapter
 
+    if path.is_dir() and read_manifest(path) is not None:
+        raise UsageError(
+            f"{path}: is what awqc compile wrote, and its weights are quantized already; awqc "
+            "verify, eval, run, generate and bench use it. Give the model that it was made of"
+        )
     if path.is_dir() and not (path / "config.json").is_file() and not any(path.glob("*.gguf")):
         check_no_adapter(path)
         raise UsageError(

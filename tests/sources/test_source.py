@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn
 
+from awqc.artifacts.manifest import MANIFEST, manifest_text
 from awqc.errors import AwqcError, CaptureError, UsageError
 from awqc.sources.source import load_program
 
@@ -224,6 +225,8 @@ def test_other_files_are_refused() -> None:
     check_refused("absent.pt", "no such file or folder")
     Path("folder").mkdir()
     check_refused("folder", "no config.json")
+    Path("folder", MANIFEST).write_text(manifest_text({}))
+    check_refused("folder", "is what awqc compile wrote", "Give the model that it was made of")
 
 
 def no_utf8(archive: bytes) -> bytes:
