@@ -93,7 +93,8 @@ class Declaration:
         if str(value) in named:
             return named[str(value)]
         if self.choices:
-            raise UsageError(f"{self._given(value)}: choose one of {self._listed()}")
+            listed = ", ".join([self._listed(), *self.words])
+            raise UsageError(f"{self._given(value)}: choose one of {listed}")
         if isinstance(value, str) and self.kind in (int, float):
             try:
                 value = self.kind(value)
