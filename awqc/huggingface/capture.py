@@ -9,6 +9,7 @@ import torch
 
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
+from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
@@ -114,7 +115,14 @@ def _capture_encoder(model: Any, name: str) -> Program:
     example = encoder_example(model)
     model.forward = plain_forward(model)
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
-    program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
+    try:
+        program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
+    except UsageError as error:  # inputs are made here: nothing that a user gave is wrong
+        raise CaptureError(
+            f"{name}: the model takes no texts of any length: {error.text}. For texts of one "
+            "length, padded to it, compile it in Python: awqc.compile(model, example_inputs, "
+            f"calib), with {', '.join(example)} (samples, tokens) in each"
+        ) from error
     return rename_inputs(program, list(example))
 
 
