@@ -119,9 +119,10 @@ def _capture_encoder(model: Any, name: str) -> Program:
         program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
     except UsageError as error:  # inputs are made here: nothing that a user gave is wrong
         raise CaptureError(
-            f"{name}: the model takes no texts of any length: {error.text}. For texts of one "
-            "length, padded to it, compile it in Python: awqc.compile(model, example_inputs, "
-            f"calib), with {', '.join(example)} (samples, tokens) in each"
+            f"{name}: cannot be captured for texts of any length: {error.text}.\n"
+            "Where it takes texts of one length only, compile it for that in Python: "
+            f"awqc.compile(model, example_inputs, calib), with {', '.join(example)} "
+            "(samples, tokens) in each"
         ) from error
     return rename_inputs(program, list(example))
 
