@@ -9,15 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import sympy
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from awqc.calling import dynamic_shapes, example_call, in_plain_containers, restore_calls
 from awqc.errors import ExportError
 from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
+
+_BOUNDS = (sympy.Le, sympy.Lt, sympy.Ge, sympy.Gt)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
         with torch.no_grad(), quiet_libraries():
             exported = trace_module(module, args, kwargs, shapes)
             _let_go_of_inequalities(exported)
+            _let_go_of_bounds(exported)
             for node in exported.graph.nodes:
                 # The rest is for debugging: it is large, and holds paths of this machine.
                 node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
@@ -86,6 +93,32 @@ def _let_go_of_inequalities(exported: ExportedProgram) -> None:
 def _is_inequality(condition: str) -> bool:
     tree = ast.parse(condition, mode="eval").body
     return isinstance(tree, ast.Compare) and [type(sign) for sign in tree.ops] == [ast.NotEq]
+
+
+def _let_go_of_bounds(exported: ExportedProgram) -> None:
+    """Take away the largest sizes that follow from a condition on several, which stays.
+
+    ``past + tokens <= 128`` makes each 126 at most in torch, for which no size is below 2; where
+    the past is empty, there may be 128 tokens.
+    """
+    sizes = (n.meta["val"].shape for n in exported.graph.nodes if _is_tensor_input(n))
+    symbols = [size for shape in sizes for size in shape if isinstance(size, torch.SymInt)]
+    if not symbols:
+        return
+    conditions = [guard.expr for guard in symbols[0].node.shape_env.guards]
+    shared = {
+        symbol
+        for condition in conditions
+        if isinstance(condition, _BOUNDS) and len(condition.free_symbols) > 1
+        for symbol in condition.free_symbols
+    }
+    ranges = exported.range_constraints
+    for symbol in shared & ranges.keys():
+        ranges[symbol] = ValueRanges(ranges[symbol].lower, int_oo)
+
+
+def _is_tensor_input(node: Node) -> bool:
+    return node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
 
 
 def _let_go_of_memory(exported: ExportedProgram) -> None:

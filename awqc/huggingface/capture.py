@@ -9,6 +9,7 @@ import torch
 
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
+from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
@@ -114,7 +115,15 @@ def _capture_encoder(model: Any, name: str) -> Program:
     example = encoder_example(model)
     model.forward = plain_forward(model)
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
-    program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
+    try:
+        program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
+    except UsageError as error:  # inputs are made here: nothing that a user gave is wrong
+        raise CaptureError(
+            f"{name}: cannot be captured for texts of any length: {error.text}.\n"
+            "Where it takes texts of one length only, compile it for that in Python: "
+            f"awqc.compile(model, example_inputs, calib), with {', '.join(example)} "
+            "(samples, tokens) in each"
+        ) from error
     return rename_inputs(program, list(example))
 
 

@@ -118,6 +118,32 @@ def test_an_archive_of_an_example_that_is_no_square_takes_squares(tmp_path: Path
         torch.export.load(path).module()(torch.randn(3, 6, 10, 16))
 
 
+class Behind(nn.Module):
+    """Adds places out of a table to tokens that stand behind a past, which may be empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.table = nn.Linear(32, 32), nn.Parameter(torch.randn(16, 32))
+
+    def forward(self, tokens: Tensor, past: Tensor) -> Tensor:
+        count = past.shape[1] + tokens.shape[1]
+        return torch.relu(self.mix(torch.cat([past, tokens], 1))) + self.table[:count]
+
+
+def test_an_archive_takes_as_many_tokens_as_fit_behind_an_empty_past(tmp_path: Path) -> None:
+    axes = {"tokens": {0: "b", 1: "n"}, "past": {0: "b", 1: "p"}}
+    example = {"tokens": torch.randn(2, 3, 32), "past": torch.randn(2, 5, 32)}
+    program = capture_module(Behind(), example, dynamic=axes)
+    quantized(program, IntGrid(8, 16))
+    path = export_pt2(program, tmp_path / "model.pt2").path
+    for count, past in ((3, 5), (16, 0), (1, 15), (1, 0)):
+        batch = {"tokens": torch.randn(2, count, 32), "past": torch.randn(2, past, 32)}
+        assert relative_error(in_torch_alone(path, *batch.values()), program.run(batch)) < 1e-6
+    loaded = torch.export.load(path).module()
+    with pytest.raises(AssertionError, match=r"Guard failed: .* <= 16"):
+        loaded(tokens=torch.randn(2, 9, 32), past=torch.randn(2, 8, 32))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is full")
 def test_a_full_disk_is_an_error_that_can_be_caught() -> None:
     program = quantized(captured(nn.Linear(64, 64), torch.randn(2, 64)), IntGrid(4, 32))

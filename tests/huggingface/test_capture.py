@@ -238,6 +238,18 @@ def test_a_model_with_a_state_of_its_own_is_refused(tmp_path: Path) -> None:
         load_folder(tmp_path)
 
 
+def test_a_model_that_takes_one_length_is_refused_with_what_is_left(tmp_path: Path) -> None:
+    from transformers import NystromformerConfig, NystromformerForSequenceClassification
+
+    config = NystromformerConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, segment_means_seq_len=32, num_landmarks=4,
+    )  # fmt: skip
+    NystromformerForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(CaptureError, match=r"(?s)for texts of any length.*one length.*_inputs"):
+        load_folder(tmp_path)
+
+
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
