@@ -69,6 +69,7 @@ def read_scores(value: Value) -> Scores:
         Apart: it is something else.
     """
     value, sink = _without_sink(value)
+    value = _without_floor(value)
     biases: list[Value] = []
     hidden: list[Value] = []
     while (node := _adds(value)) is not None:
@@ -92,6 +93,20 @@ def read_scores(value: Value) -> Scores:
     if product is None:
         raise Apart("its scores are not a product of queries and keys, scaled and masked")
     return Scores(product, tuple(biases), factor, cap, tuple(hidden), sink)
+
+
+def _without_floor(value: Value) -> Value:
+    """Scores before a maximum with a number so low that it changes what is hidden alone."""
+    inner, factor = through(value)
+    node = maker(inner, "Max")
+    if node is None or factor != 1.0 or len(node.inputs) != 2:
+        return value
+    first, second = node.inputs
+    for each, other in ((first, second), (second, first)):
+        lowest = scalar(each)
+        if lowest is not None and lowest <= VERY_LOW:
+            return other
+    return value
 
 
 def _without_sink(value: Value) -> tuple[Value, Value | None]:

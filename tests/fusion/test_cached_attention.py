@@ -221,6 +221,12 @@ FILLED = """
   hidden = Not(seen)
   masked = Where(hidden, low, a2)
 """
+FLOORED = """
+  a0 = MatMul(query, turned)
+  a1 = Mul(a0, scale)
+  a2 = Add(a1, bias)
+  masked = Max(a2, low)
+"""
 SINK = """
   a0 = MatMul(query, turned)
   a1 = Mul(a0, scale)
@@ -259,6 +265,7 @@ EAGER_WAYS = {
     "a soft cap": eager(CAPPED),
     "slopes, and scores that are filled": eager(FILLED, hide=""),
     "sinks": eager(SINK, CUT),
+    "scores no lower than the lowest number": eager(FLOORED),
 }
 
 
