@@ -45,13 +45,14 @@ class MadeChoices:
         again: choices to make, in order.
         tolerance: how much worse, over the range of the scores, one of them may be.
         made: what was chosen.
-        scores: of each choice that was made again the scores that it took, and the best.
+        scores: of each choice that was made again the scores that it took, the best, and twice as
+            many of the best, as far as there are: what it could sensibly take.
     """
 
     again: deque[Tensor] = field(default_factory=deque)
     tolerance: float = 0.0
     made: list[Tensor] = field(default_factory=list)
-    scores: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    scores: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 _told: ContextVar[MadeChoices | None] = ContextVar("_told", default=None)
@@ -109,7 +110,8 @@ class _Choosing(TorchDispatchMode):
             again = self._told.again.popleft()
             if again.shape == indices.shape and int(again.max()) < scores.shape[dim]:
                 taken = scores.gather(dim, again.to(scores.device))
-                self._told.scores.append((taken, values))
+                near = best.narrow(dim, 0, min(2 * k, scores.shape[dim]))
+                self._told.scores.append((taken, values, near))
                 if _as_good(taken, values, scores, self._told.tolerance):
                     values, indices = taken, again.to(scores.device).contiguous()
         self._told.made.append(indices)

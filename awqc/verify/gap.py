@@ -49,6 +49,8 @@ class Gap:
         discrete: whether it holds integers or booleans, of which each is right or wrong.
         constant: whether the output depends on no input, so that zeros are what it has to be.
         row: measure of the worst row, see above.
+        among: of scores that were chosen: those among which they were, whose variation counts then.
+            Two that are nearly equal may change places, and differ by all that they vary alone.
     """
 
     max_abs: float = 0.0
@@ -57,6 +59,7 @@ class Gap:
     discrete: bool = False
     constant: bool = False
     row: float = 0.0
+    among: Gap | None = None
     _columns: Columns = field(default_factory=Columns)
     _count: int = 0
     _pivot: float | None = None
@@ -166,6 +169,8 @@ class Gap:
         """Root of the mean square of the reference's deviation from its mean, or the magnitude."""
         if not self._count:
             return 0.0
+        if self.among is not None:
+            return self.among.variation
         mean = self._sum / self._count
         varied = math.sqrt(max(self._square / self._count - mean * mean, 0.0))
         return varied if varied > ULPS * self._eps * self.magnitude else self.magnitude

@@ -41,6 +41,13 @@ class Gaps:
         except VerificationError as error:
             raise VerificationError(f"{name}: {error.text}") from error
 
+    def add_chosen(self, name: str, taken: Tensor, best: Tensor, among: Tensor) -> None:
+        """Take in the scores that were taken in place of the ``best``, ``among`` others."""
+        gap = self.outputs.setdefault(name, Gap(among=Gap()))
+        assert gap.among is not None
+        gap.among.add(among, among)
+        gap.add(taken, best)
+
     @property
     def worst(self) -> str | None:
         """The output that has moved most; of states only if there is nothing else."""

@@ -146,8 +146,8 @@ def _quantized(
         with chosen_again(reference.choices[number], math.inf) as chosen:
             compared = read_again(piece) if reference.choices[number] else outputs
         gather(program, cost, compared, wanted, batch, states=False)
-        for place, (taken, best) in enumerate(chosen.scores, 1):
-            cost.add(f"{CHOSEN} {place}", taken, best)
+        for place, scores in enumerate(chosen.scores, 1):
+            cost.add_chosen(f"{CHOSEN} {place}", *scores)
         judge(program, texts["original"], wanted, batch, None)
         judge(program, texts["quantized"], outputs, batch, wanted)
         yield waiting.keep(outputs)

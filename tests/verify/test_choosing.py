@@ -20,6 +20,7 @@ from awqc.graph.choices import EQUAL, chosen_again, recorded_choices
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.invariants import check_invariants
 from awqc.program import Program
+from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_limits
 from awqc.verify.published import check_published
 from awqc.verify.reference import take_reference
@@ -146,6 +147,17 @@ def test_a_fold_that_changes_the_function_is_found(program: Program, layer: str)
     wrong.set_weight(f"{layer}.weight", weight)
     with pytest.raises(InvariantError, match="A fold changed the function"):
         check_invariants(wrong, Canonicalize(), run)
+
+
+def test_nearly_equal_scores_may_change_places() -> None:
+    """What is lost counts over what could be taken, not over the best alone."""
+    scores = torch.tensor([[0.30, 0.3001, 0.1, 0.2, 0.0, 0.15]]).repeat(4, 1)
+    best, taken = scores[:, [1, 0]], scores[:, [0, 1]]
+    gaps = Gaps()
+    gaps.add_chosen("scores", taken, best, scores)
+    assert gaps.rel == pytest.approx(1e-4 / float(scores.std(correction=0)), rel=1e-3)
+    gaps.add_chosen("scores", scores[:, [4, 2]], best, scores)
+    assert gaps.rel > 1
 
 
 def test_scores_that_quantization_spoils_are_a_loss(program: Program) -> None:
