@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -39,19 +40,18 @@ class HeadsInHalf(Heads):
             return super().forward(x)
 
 
-def test_names_are_written_before_a_context_is_opened_up() -> None:
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (HeadsInHalf("class", "plain"), ("class_.weight", "plain.weight")),
+        (Heads("class", "class_"), ("class_.weight", "class_.weight_")),
+    ],
+    ids=["before a context is opened up", "two that would become one"],
+)
+def test_names_are_written(module: Heads, names: tuple[str, ...]) -> None:
     x = torch.randn(4, 16)
-    module = HeadsInHalf("class", "plain")
     program = capture_module(module, (x,))
-    assert {"heads.class_.weight", "heads.plain.weight"} <= set(program.parameters())
-    torch.testing.assert_close(program.run({"x": x})[0], module(x))
-
-
-def test_two_names_that_would_become_one_stay_apart() -> None:
-    x = torch.randn(4, 16)
-    module = Heads("class", "class_")
-    program = capture_module(module, (x,))
-    assert {"heads.class_.weight", "heads.class_.weight_"} <= set(program.parameters())
+    assert {f"heads.{name}" for name in names} <= set(program.parameters())
     torch.testing.assert_close(program.run({"x": x})[0], module(x))
 
 
