@@ -20,7 +20,7 @@ Array = NDArray[Any]
 PICKING = frozenset({"Gather", "GatherND", "GatherElements"})
 MOVING = PICKING | {"Reshape", "Unsqueeze", "Squeeze", "Cast"}
 """Operations whose first operand has the numbers; the others say where they go."""
-BACK = MOVING | {"Mul", "ScatterND", "ScatterElements"}
+BETWEEN = MOVING | {"Mul", "ScatterND", "ScatterElements"}
 """What stands between the sum over experts and that over the experts of a token."""
 CODES, ZERO_POINT = 1, 3
 PARTS = ("packed", "block_scale", "block_zero_point")
@@ -201,7 +201,7 @@ def _back(value: Value, operations: frozenset[str]) -> Value:
 def _added(total: Value) -> tuple[Value | None, Value | None]:
     """The sum over the experts of each token, and what ``total`` is multiplied with before it."""
     weights, value = None, total
-    while (node := only_reader(value)) is not None and node.op_type in BACK:
+    while (node := only_reader(value)) is not None and node.op_type in BETWEEN:
         if node.op_type == "Mul":
             weights = next(each for each in node.inputs if each is not value)
         value = node.outputs[0]
