@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from awqc.export.attention import attention
 from awqc.export.free_sizes import free_form
+from awqc.export.gates import gate_form
 from awqc.export.group_norm import group_norm
 from awqc.export.shared_heads import share_heads
 from awqc.graph.nodes import open_sizes, results_of, set_results
@@ -101,7 +102,7 @@ class LocalProgram(ExportedProgram):
                 node.target = aten.reshape.default
             if node.target is aten.scaled_dot_product_attention.default:
                 share_heads(node)
-            if (own := OWN.get(node.target) or free_form(node)) is not None:
+            if (own := OWN.get(node.target) or free_form(node) or gate_form(node)) is not None:
                 waiting.extendleft(reversed(expand(node, trace_call(node, own))))
             elif _needs_expanding(node, decomp_table, defaults):
                 expand(node, _trace(node, decomp_table))

@@ -66,10 +66,12 @@ def check_mapped_files() -> None:
 def give_back() -> None:
     """What `trim` does, and the pages of mapped files, which are read anew when touched.
 
-    Files of which a page was changed in memory stay as they are. Linux only.
+    Files of which a page was changed in memory stay as they are, and all where they are small
+    together: to ask the system which were changed takes milliseconds. Linux only.
     """
     trim()
-    forget(unchanged_maps())
+    if sum(map(len, list(_MAPS))) >= LARGE:
+        forget(unchanged_maps())
 
 
 def unchanged_maps() -> list[mmap.mmap]:
@@ -114,7 +116,7 @@ def trim() -> None:
 
 
 LARGE = 2**25
-"""Bytes from which on what may be left of them is worth a search."""
+"""Bytes from which on it is worth a search what of them may go."""
 _AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?Anonymous: +(\d+)", re.MULTILINE)
 """Where a memory area begins and ends, and what of it no file holds."""
 _MAPS: weakref.WeakKeyDictionary[mmap.mmap, MappedFile] = weakref.WeakKeyDictionary()

@@ -18,7 +18,8 @@ from awqc.machine.memory import give_back, map_private, unchanged_maps
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.insert_observers import InsertObservers
 
-COUNT = 1 << 20
+COUNT = 1 << 23
+"""Numbers in a file, enough to be worth giving back."""
 
 
 def resident() -> int:
