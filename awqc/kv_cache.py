@@ -1,14 +1,18 @@
-"""Names of a key/value cache among a model's inputs and outputs, as the ecosystem writes them.
+"""Names of a decoder's cache among a model's inputs and outputs, as the ecosystem writes them.
 
 ``past_key_values.N.key`` and ``.value`` go in, ``present.N.key`` and ``.value`` come out, and
-come back in at the next call. Neither torch nor onnxruntime is imported here.
+come back in at the next call. What a layer keeps besides goes in as ``past_conv.N``, or under
+another word, and comes out as ``present_conv.N``. Neither torch nor onnxruntime is imported here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 PAST, PRESENT = "past_key_values.", "present."
+KEY, VALUE = "key", "value"
+OTHER_PAST, OTHER_PRESENT = "past_", "present_"
+"""How names of other states begin; a word for what is kept follows."""
 LOGITS_START = "logits_start"
 """Input of a fused decoder that need not be given: the first token of which logits are made."""
 ROW_BY_ROW = "awqc.row_by_row"
@@ -37,23 +41,34 @@ Kinds = dict[str, tuple[int, int]]
 
 
 def past_name(layer: int | str, part: str) -> str:
-    """Input that takes ``part`` (key or value) of ``layer``; ``%d`` is a layer for runners."""
-    return f"{PAST}{layer}.{part}"
+    """Input that takes ``part`` of ``layer``: key, value, or another word for what is kept.
+
+    ``%d`` is a layer for runners.
+
+    >>> past_name(3, "key"), past_name(2, "conv")
+    ('past_key_values.3.key', 'past_conv.2')
+    """
+    known = part in (KEY, VALUE)
+    return f"{PAST}{layer}.{part}" if known else f"{OTHER_PAST}{part}.{layer}"
 
 
 def present_name(layer: int | str, part: str) -> str:
     """Output that gives what `past_name` takes at the next call."""
-    return f"{PRESENT}{layer}.{part}"
+    return present_of(past_name(layer, part))
 
 
 def present_of(past: str) -> str:
     """The output that comes back through the input ``past``."""
-    return PRESENT + past.removeprefix(PAST)
+    if past.startswith(PAST):
+        return PRESENT + past.removeprefix(PAST)
+    return OTHER_PRESENT + past.removeprefix(OTHER_PAST)
 
 
 def past_of(present: str) -> str:
     """The input that takes what the output ``present`` gave."""
-    return PAST + present.removeprefix(PRESENT)
+    if present.startswith(PRESENT):
+        return PAST + present.removeprefix(PRESENT)
+    return OTHER_PAST + present.removeprefix(OTHER_PRESENT)
 
 
 def state_pairs(inputs: Iterable[str], outputs: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -63,8 +78,19 @@ def state_pairs(inputs: Iterable[str], outputs: Iterable[str]) -> tuple[tuple[st
     (('past_key_values.0.key', 'present.0.key'),)
     """
     known = set(outputs)
-    pairs = [(name, present_of(name)) for name in inputs if name.startswith(PAST)]
+    pairs = [(name, present_of(name)) for name in inputs if name.startswith(OTHER_PAST)]
     return tuple(pair for pair in pairs if pair[1] in known)
+
+
+def empty_shape(shape: Sequence[int | str], batch: int) -> tuple[int, ...]:
+    """The shape of a state before the first token, of which an input says ``shape``.
+
+    What grows with the tokens, the other axes that have names, is empty; what does not holds zeros.
+
+    >>> empty_shape(("batch", 2, "past", 8), 3), empty_shape(("batch", 16, 3), 3)
+    ((3, 2, 0, 8), (3, 16, 3))
+    """
+    return (batch, *(size if isinstance(size, int) else 0 for size in shape[1:]))
 
 
 ENCODER_STATES = "encoder_hidden_states"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from awqc.kv_cache import empty_shape
 from awqc.machine.progress import track
 from awqc.program import Batch, Program
 
@@ -52,11 +53,11 @@ def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _empty_past(program: Program, count: int) -> Batch:
-    past: Batch = {}
-    for name, _ in program.states:
-        example = program.example[name]
-        past[name] = example.new_zeros(count, example.shape[1], 0, example.shape[3])
-    return past
+    shapes = {spec.name: spec.shape for spec in program.inputs}
+    return {
+        name: program.example[name].new_zeros(empty_shape(shapes[name], count))
+        for name, _ in program.states
+    }
 
 
 def _step(program: Program, fresh: Tensor, past: Batch, total: int) -> Batch:

@@ -10,10 +10,11 @@ import torch
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
 from awqc.errors import CaptureError, UsageError
+from awqc.huggingface.carried import cache_shapes
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
-    cache_shapes,
+    cache_axes,
     cached_example,
     cached_forward,
     encoder_example,
@@ -44,7 +45,8 @@ def load_folder(
         input_ids, attention_mask, position_ids, past_key_values.N.key/.value
             -> logits, present.N.key/.value
 
-    with batch, sequence and past dynamic, the past possibly empty. Other models of text become
+    with batch, sequence and past dynamic, the past possibly empty; what layers carry besides, as
+    ``past_conv.N``, is zeros at first. Other models of text become
     ``input_ids, attention_mask[, token_type_ids] -> the model's own outputs``. Models of images
     and audio take what the folder's processor makes, see `awqc.huggingface.recorded`.
 
@@ -91,18 +93,16 @@ def load_folder(
 def _capture_cached(model: Any, name: str) -> Program:
     shapes = cache_shapes(model, name)
     example = cached_example(model, shapes)
-    model.forward = cached_forward(model, name)
-    past = [past_name(layer, part) for layer, part in shapes]
-    present = [present_name(layer, part) for layer, part in shapes]
+    model.forward = cached_forward(model)
+    past, present = ([name(*each) for each in shapes] for name in (past_name, present_name))
     flat = [key for key in example if key != "past_key_values"]
     axes = {key: dict(enumerate(TOKENS)) for key in flat}
     axes["attention_mask"] = {0: "batch", 1: "past + sequence"}
-    cached = {f"past_key_values_{layer}_{part}": {0: "batch", 2: "past"} for layer, part in shapes}
     program = capture_module(
         model,
         example,
         name=name,
-        dynamic=axes | cached,
+        dynamic=axes | cache_axes(shapes),
         states=list(zip(past, present, strict=True)),
         output_names=["logits", *present],
         copy=False,

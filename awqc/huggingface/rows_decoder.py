@@ -20,8 +20,9 @@ from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
 from awqc.errors import CaptureError
 from awqc.huggingface.capture import TOKENS as ROWS
+from awqc.huggingface.carried import Shape, State, cache_shapes, no_past, spelled_state
 from awqc.huggingface.folder import reporting
-from awqc.huggingface.forwards import State, cache_shapes, cached_example, cached_forward
+from awqc.huggingface.forwards import cache_axes, cached_example, cached_forward
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.prompted_run import PromptedRun
 from awqc.kv_cache import TOKEN_ROWS, Kinds, past_name, present_name
@@ -60,7 +61,7 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     shapes = cache_shapes(model, where)
     example = cached_example(model, shapes)
     tokens = example.pop("input_ids")
-    forward = rows_forward(model, run.merge, where)
+    forward = rows_forward(model, run.merge)
     form = choose_form(forward, run, shapes, POSITIONS in example, where)
     if not form.positions:
         example.pop(POSITIONS, None)
@@ -70,9 +71,7 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     example = {TOKEN_ROWS: rows} | example | kinds_of(form.besides, images)
     past, present = ([name(*each) for each in shapes] for name in (past_name, present_name))
     names = [name for key in example for name in (past if key == PAST else [key])]
-    axes: dict[str, Mapping[int, str]] = {
-        f"{PAST}_{layer}_{part}": {0: "batch", 2: "past"} for layer, part in shapes
-    }
+    axes: dict[str, Mapping[int, str]] = {**cache_axes(shapes)}
     for key in example.keys() - {PAST}:
         total = key == MASK or key in form.besides
         axes[key] = {0: ROWS[0], 1: "past + sequence" if total else ROWS[1]}
@@ -92,7 +91,7 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     return rename_inputs(program, names), form.besides
 
 
-def rows_forward(model: Any, merge: Merge, where: str) -> Forward:
+def rows_forward(model: Any, merge: Merge) -> Forward:
     """As `cached_forward`, with rows in place of tokens, and more that the model is given."""
     whole, taking = model.forward, model.get_submodule(merge.decoder)
 
@@ -106,7 +105,7 @@ def rows_forward(model: Any, merge: Merge, where: str) -> Forward:
         told = SimpleNamespace(forward=partial(whole, **besides), config=model.config)
         tokens = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long)
         with given_instead(taking, merge.argument, inputs_embeds), broadcasting():
-            return cached_forward(told, where)(
+            return cached_forward(told)(
                 tokens, attention_mask, position_ids, past_key_values
             )
 
@@ -119,7 +118,7 @@ def kinds_of(besides: Kinds, images: Tensor) -> dict[str, Tensor]:
 
 
 def choose_form(
-    forward: Forward, run: PromptedRun, shapes: Mapping[State, tuple[int, int]], order: bool,
+    forward: Forward, run: PromptedRun, shapes: Mapping[State, Shape], order: bool,
     where: str,
 ) -> Form:  # fmt: skip
     """The first form in which ``forward`` gives what `generate` gave.
@@ -132,7 +131,7 @@ def choose_form(
     if run.besides:
         forms += [Form(positions, run.besides) for positions in ordered]
     for form in forms:
-        if _agrees(forward, run, list(shapes.items()), form):
+        if _agrees(forward, run, shapes, form):
             return form
     tried = ", ".join([*([POSITIONS] if order else []), *run.besides]) or "nothing"
     raise CaptureError(
@@ -146,16 +145,12 @@ def choose_form(
 def _agrees(
     forward: Forward,
     run: PromptedRun,
-    shapes: Sequence[tuple[State, tuple[int, int]]],
+    shapes: Mapping[State, Shape],
     form: Form,
 ) -> bool:
     """Whether ``forward``, called as runners do, gives the logits of ``run``, step by step."""
     count = len(run.tokens)
-    names = [f"{layer}_{part}" for (layer, part), _ in shapes]
-    past = {
-        name: torch.zeros(count, heads, 0, width)
-        for name, (_, (heads, width)) in zip(names, shapes, strict=True)
-    }
+    past = {spelled_state(state): empty for state, empty in no_past(shapes, count).items()}
     steps = [run.merged, *run.following]
     ends = [0]
     for rows in steps:
@@ -170,5 +165,5 @@ def _agrees(
             logits, *made = forward(rows, mask, order, past, **besides)
         if not float((logits[:, -1] - wanted).norm()) <= AGREE * float(wanted.norm()):
             return False
-        past = dict(zip(names, made, strict=True))
+        past = dict(zip(past, made, strict=True))
     return True

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError
+from awqc.kv_cache import empty_shape
 from awqc.program import Batch, InputSpec
 
 
@@ -45,10 +46,7 @@ def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
     complete = dict(given)
     for spec in program.inputs:
         if spec.name in carried and spec.name not in given:
-            _, heads, _, width = spec.shape
-            assert isinstance(heads, int)
-            assert isinstance(width, int)
-            complete[spec.name] = torch.zeros(ids.shape[0], heads, 0, width, dtype=spec.dtype)
+            complete[spec.name] = torch.zeros(empty_shape(spec.shape, len(ids)), dtype=spec.dtype)
         elif spec.name in made:
             complete.setdefault(spec.name, made[spec.name])
     return complete

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from awqc.kv_cache import PLACES, ROW_BY_ROW, SHARED_CACHE, state_pairs
+from awqc.kv_cache import PLACES, ROW_BY_ROW, SHARED_CACHE, empty_shape, state_pairs
 from awqc.runtimes.base import ArraySpec, failing_as
 from awqc.runtimes.counted_places import check_places
 from awqc.runtimes.ort_cache import SharedCache
@@ -98,8 +98,7 @@ class OrtModel:
     def empty_states(self, batch: int = 1) -> dict[str, Any]:
         """A cache of no tokens, as values that `step` takes."""
         specs = {spec.name: spec for spec in self.inputs}
-        shapes = {name: (batch, specs[name].shape[1], 0, specs[name].shape[3])
-                  for name, _ in self.states}  # fmt: skip
+        shapes = {name: empty_shape(specs[name].shape, batch) for name, _ in self.states}
         return self.hold({n: np.zeros(shape, specs[n].dtype) for n, shape in shapes.items()})
 
     def shared_cache(self, tokens: int, batch: int = 1) -> SharedCache:

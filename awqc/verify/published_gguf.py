@@ -11,6 +11,7 @@ from torch import Tensor
 
 from awqc.artifacts.scratch import scratch_folder
 from awqc.huggingface.gguf_template import FLOATS, open_template
+from awqc.kv_cache import PAST
 from awqc.machine.room import available
 from awqc.program import Batch, Program
 from awqc.verify.fresh_job import ask, fresh_job
@@ -57,7 +58,7 @@ def check_gguf(program: Program, batches: Sequence[Batch], file: Path) -> None:
 
 
 def _has_no_past(program: Program, batch: Batch) -> bool:
-    return all(batch[name].shape[-2] == 0 for name, _ in program.states)
+    return all(0 in batch[name].shape for name, _ in program.states if name.startswith(PAST))
 
 
 def _check_weights(program: Program, file: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from awqc.graph.nodes import results_of, shape_of
+from awqc.kv_cache import PAST
 from awqc.program import Batch, Program
 
 MOST_LOGITS = 2**23
@@ -60,7 +61,7 @@ def _length(program: Program, batch: Batch, ids: Tensor) -> int:
     free = all(
         any(isinstance(size, str) for size in spec.shape[1:])
         for spec in program.inputs
-        if spec.name in states or spec.name in ("input_ids", program.mask_input)
+        if spec.name.startswith(PAST) or spec.name in ("input_ids", program.mask_input)
     )
     plain = all(v.shape[:2] == ids.shape for name, v in batch.items() if name not in states)
     if not states or not program.head_outputs or not free or not plain:
