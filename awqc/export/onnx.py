@@ -32,6 +32,7 @@ from awqc.export.onnx_tidy import (
 )
 from awqc.export.onnx_translator import translate
 from awqc.export.onnx_weights import WeightPlacer
+from awqc.export.scans import write_scans
 from awqc.export.whole_numbers import why_not_onnx
 from awqc.graph.nodes import results_of
 from awqc.graph.rewriting import TracingError
@@ -97,6 +98,7 @@ def export_onnx(
     _check_weights(program, lowered)
     opset = _resolve_opset(opset, lowered)
     model = _translate(program, lowered, opset)
+    write_scans(model)
     try:
         simplify(model)
     except Exception as error:

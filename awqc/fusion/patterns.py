@@ -22,6 +22,7 @@ from awqc.fusion.lookups import drop_whole_lookups
 from awqc.fusion.mixtures import fuse_experts
 from awqc.fusion.norms import fuse_skip_norms
 from awqc.fusion.packed_heads import pack_heads
+from awqc.fusion.recurrences import fuse_recurrences
 from awqc.fusion.tidy import drop_idle, join_unsqueezes
 from awqc.fusion.uncached_attention import fuse_attention
 from awqc.fusion.workbench import CONTRIB, Workbench
@@ -36,6 +37,7 @@ FUSIONS: tuple[Callable[[Workbench], None], ...] = (
     fuse_cached_attention,
     fuse_attention,
     fuse_experts,
+    fuse_recurrences,
     turn_inside,
     pack_heads,
     measure_past,

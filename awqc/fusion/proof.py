@@ -7,6 +7,7 @@ in two, and with padding anywhere, of which some tokens see nothing at all.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -189,7 +190,8 @@ class Prover:
                 if isinstance(size, str) and size.isidentifier() and size not in found:
                     rows = axis == 0 and len(every) > 1
                     found[size] = regime.batch if rows else regime.sequence
-        return found
+        unknown = {name for value in self.graph.inputs for name in _names(value)} - found.keys()
+        return found | dict.fromkeys(unknown, regime.past)  # counted beside tokens, and nowhere else
 
     def _flagged(self) -> set[str]:
         """Sizes of inputs that say which tokens are no padding: all that count tokens, of a model
@@ -203,6 +205,11 @@ class Prover:
         """Sizes of past and new tokens together, which a cache has when it comes out."""
         out = [value for value in self.graph.outputs if str(value.name).startswith(PRESENT)]
         return {str(sizes[2]) for value in out if (sizes := dims(value)) and len(sizes) == 4}
+
+
+def _names(value: Value) -> set[str]:
+    """The symbols in sizes of ``value``, sums of them included."""
+    return set(re.findall(r"[A-Za-z_]\w*", " ".join(map(str, dims(value) or []))))
 
 
 def _run(model: bytes, region: Region, feeds: Sequence[Mapping[Value, Array]]) -> list[list[Array]]:

@@ -1,8 +1,9 @@
 """What a transformers decoder carries from token to token, as plain tensors.
 
-Layers of attention carry keys and values, which grow with the tokens; layers of convolution carry
-what they still have to see, which does not. Zeros in such a state must mean that there is no past,
-so that one graph serves for the first token and for those behind it: that is tried, see
+Layers of attention carry keys and values, which grow with the tokens. Others carry what does not
+grow: what a convolution still has to see, or the state of a recurrence. Zeros in these must mean
+that there is no past, and what is read behind them must be what the model gives for all tokens at
+once, so that one graph serves for any number of tokens behind any others: that is tried, see
 `cache_shapes`.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +21,16 @@ from torch import Tensor
 
 from awqc.errors import CaptureError, spelled
 from awqc.huggingface.folder import reporting
+from awqc.huggingface.recurrences import recurrences_instead
 from awqc.kv_cache import KEY, VALUE
 
-CONV, INDEXER = "conv", "indexer"
-"""Words for the inputs that a convolution still sees, and keys of what chooses tokens."""
-TRIED = 3
-"""Tokens on which zeros are compared with no past."""
+CONV, RECURRENT, INDEXER = "conv", "recurrent", "indexer"
+"""Words for the inputs that a convolution still sees, for the state of a recurrence, and for keys
+of what chooses tokens."""
+STATES = {CONV: "conv_states", RECURRENT: "recurrent_states"}
+"""Where a layer keeps those of which it may have several."""
+TRIED = (4, 1, 3)
+"""Tokens that are read behind each other, so many at once, and all at once to compare."""
 NEAR = 1e-4
 """Largest difference of logits then, relative to the largest."""
 
@@ -61,10 +68,9 @@ def cache_shapes(model: Any, where: str) -> dict[State, Shape]:
         CaptureError: the model keeps something that cannot be carried.
     """
     cache = _cache(model)
-    _run(model, cache, 1, where)
+    _run(model, cache, range(1), where)
     shapes: dict[State, Shape] = {}
     for index, layer in enumerate(cache.layers):
-        _check_carried(layer, index, where)
         for part, tensor in _kept(layer).items():
             shapes[index, part] = _shape(part, tensor, index, where)
     if not shapes:
@@ -73,7 +79,7 @@ def cache_shapes(model: Any, where: str) -> dict[State, Shape]:
             "of its own, for which one graph cannot be written"
         )
     if any(None not in shape for shape in shapes.values()):
-        _check_zeros(model, shapes, where)
+        _check_together(model, shapes, where)
     return shapes
 
 
@@ -97,12 +103,28 @@ def filled_cache(model: Any, past: Mapping[State, Tensor]) -> Any:
     return cache
 
 
+@contextmanager
+def reading(model: Any, cache: Any) -> Iterator[None]:
+    """Let ``model`` read any number of tokens into ``cache``, which `filled_cache` made, at once."""
+    handed: list[Tensor | None] = [None]
+    own = cache.get_recurrent_state
+
+    def hand_out(*args: Any, **kwargs: Any) -> Tensor | None:
+        handed[0] = own(*args, **kwargs)
+        return handed[0]
+
+    cache.get_recurrent_state = hand_out
+    with recurrences_instead(model, lambda: handed[0]):
+        yield
+
+
 def state_of(cache: Any, state: State) -> Tensor:
     """A tensor of ``cache``, of the size that it is to be carried in."""
     index, part = state
     layer = cache.layers[index]
     tensor = _kept(layer)[part]
-    if (place := _place(part)) is not None:  # it holds all that it has seen
+    word, place = _word(part)
+    if word == CONV:  # it holds all that it has seen
         tensor = tensor[..., -layer.conv_kernel_size[place] :]
     return tensor
 
@@ -130,8 +152,9 @@ def _cache(model: Any) -> Any:
 def _kept(layer: Any) -> dict[str, Tensor]:
     """The tensors that ``layer`` holds, by the words for them."""
     found = {KEY: getattr(layer, "keys", None), VALUE: getattr(layer, "values", None)}
-    for place, tensor in getattr(layer, "conv_states", {}).items():
-        found[f"{CONV}{place or ''}"] = tensor
+    for word, kept in STATES.items():
+        for place, tensor in getattr(layer, kept, {}).items():
+            found[f"{word}{place or ''}"] = tensor
     found[INDEXER] = getattr(layer, "indexer_keys", None)
     return {part: tensor for part, tensor in found.items() if tensor is not None}
 
@@ -143,11 +166,15 @@ def _put(cache: Any, state: State, tensor: Tensor) -> None:
         cache.layers.append(cache.layer_class_to_replicate())
     layer = cache.layers[index]
     layer.dtype, layer.device = tensor.dtype, tensor.device
-    if (place := _place(part)) is not None:
-        layer.conv_states[place] = tensor
-        layer.conv_kernel_size[place] = tensor.shape[-1]
-        layer.is_conv_states_initialized[place] = layer.has_previous_state[place] = True
+    word, place = _word(part)
+    if word in STATES:
+        getattr(layer, STATES[word])[place] = tensor
+        getattr(layer, f"is_{STATES[word]}_initialized")[place] = True
+        layer.has_previous_state[place] = True
+        layer.update_recurrent_state = partial(_replace_state, layer)
         layer.record_past = True  # new states are joined to it then, and not written into it
+        if word == CONV:
+            layer.conv_kernel_size[place] = tensor.shape[-1]
     elif part == INDEXER:
         layer.indexer_keys, layer.is_indexer_initialized = tensor, True
         layer.indexer_dtype, layer.indexer_device = tensor.dtype, tensor.device
@@ -156,10 +183,17 @@ def _put(cache: Any, state: State, tensor: Tensor) -> None:
         layer.is_initialized = True
 
 
-def _place(part: str) -> int | None:
-    """Which of a layer's convolutions a state is of; None if it is of none."""
-    found = re.fullmatch(rf"{CONV}(\d*)", part)
-    return None if found is None else int(found[1] or 0)
+def _replace_state(layer: Any, state: Tensor, state_idx: int = 0, **_: Any) -> Tensor:
+    """What `update_recurrent_state` does, without writing into the state that was there."""
+    layer.recurrent_states[state_idx] = state
+    return state
+
+
+def _word(part: str) -> tuple[str, int]:
+    """The word that a part of a layer's states begins with, and which of several it is."""
+    found = re.fullmatch(r"(\D+)(\d*)", part)
+    assert found is not None
+    return found[1], int(found[2] or 0)
 
 
 def _shape(part: str, tensor: Tensor, index: int, where: str) -> Shape:
@@ -175,33 +209,33 @@ def _shape(part: str, tensor: Tensor, index: int, where: str) -> Shape:
     return (tensor.shape[1], None, tensor.shape[3])
 
 
-def _check_carried(layer: Any, index: int, where: str) -> None:
-    """Refuse a layer that keeps something that `_kept` does not know."""
-    recurrent = getattr(layer, "recurrent_states", {})
-    if any(tensor is not None for tensor in recurrent.values()):
+def _check_together(model: Any, shapes: Mapping[State, Shape], where: str) -> None:
+    """Refuse a model that does not read on behind states, zeros at first, as it reads all at once."""
+    wanted = _run(model, _cache(model), range(sum(TRIED)), where)
+    states, made, start = no_past(shapes, 1), [], 0
+    for count in TRIED:
+        cache = filled_cache(model, states)
+        with reading(model, cache):
+            made.append(_run(model, cache, range(start, start + count), where))
+        states = {state: state_of(cache, state) for state in states}
+        start += count
+    found = torch.cat(made, 1)
+    if not float((found - wanted).abs().max()) <= NEAR * float(wanted.abs().max()):
+        kinds = sorted({part for (_, part), shape in shapes.items() if None not in shape})
         raise CaptureError(
-            f"{where}: layer {index} carries a recurrent state ({type(layer).__name__}) from token "
-            "to token, by a loop over tokens, for which one graph of any length cannot be written. "
+            f"{where}: {type(model).__name__} carries states ({', '.join(kinds)}) in a way of its "
+            "own: tokens read behind them, which are zeros at first, are not what it gives when it "
+            "reads all at once, so one graph for any number of tokens cannot be written. "
             f"Capture it without a cache: {spelled('task', 'feature-extraction')}"
         )
 
 
-def _check_zeros(model: Any, shapes: Mapping[State, Shape], where: str) -> None:
-    """Refuse a model to which states of zeros mean something else than none."""
-    caches = _cache(model), filled_cache(model, no_past(shapes, 1))
-    wanted, found = (_run(model, cache, TRIED, where) for cache in caches)
-    if not float((found - wanted).abs().max()) <= NEAR * float(wanted.abs().max()):
-        kinds = sorted({part for (_, part), shape in shapes.items() if None not in shape})
-        raise CaptureError(
-            f"{where}: states of zeros ({', '.join(kinds)}) are not what {type(model).__name__} "
-            "begins a text with, so one graph for its first token and for others cannot be "
-            f"written. Capture it without a cache: {spelled('task', 'feature-extraction')}"
-        )
-
-
-def _run(model: Any, cache: Any, tokens: int, where: str) -> Tensor:
-    """Logits of a text of one row, read into ``cache``."""
+def _run(model: Any, cache: Any, tokens: range, where: str) -> Tensor:
+    """Logits of some tokens of a text of one row, read into ``cache``."""
+    ids = torch.tensor([list(tokens)])
+    order = {"position_ids": ids} if accepts(model, "position_ids") else {}
     with torch.no_grad(), reporting(f"{where}: the model did not run with a cache"):
-        ids = torch.arange(tokens)[None]
-        logits: Tensor = model(input_ids=ids, use_cache=True, **{cache_argument(model): cache})[0]
+        logits: Tensor = model(
+            input_ids=ids, use_cache=True, **{cache_argument(model): cache}, **order
+        )[0]
         return logits

@@ -16,10 +16,12 @@ from awqc.huggingface.carried import (
     cache_argument,
     filled_cache,
     parsed,
+    reading,
     spelled_state,
     state_of,
 )
 from awqc.huggingface.config_values import config_value
+from awqc.kv_cache import KEY, VALUE
 
 BATCH, SEQUENCE, PAST = 2, 3, 5
 """Example sizes: above 1, which torch.export would fix, and different, so that none merge."""
@@ -40,14 +42,17 @@ def cached_forward(model: Any) -> Callable[..., tuple[Tensor, ...]]:
     ) -> tuple[Tensor, ...]:
         past = {parsed(name): state for name, state in (past_key_values or {}).items()}
         cache = filled_cache(model, past)
+        if not any(part in (KEY, VALUE) for _, part in past):  # nothing looks at padding again
+            attention_mask = attention_mask[:, -input_ids.shape[1] :]
         extra = {} if position_ids is None else {"position_ids": position_ids}
-        result = original(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            use_cache=True,
-            **{cache_name: cache},
-            **extra,
-        )
+        with reading(model, cache):
+            result = original(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=True,
+                **{cache_name: cache},
+                **extra,
+            )
         return (result.logits, *(state_of(cache, name) for name in past))
 
     return forward

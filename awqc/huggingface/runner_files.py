@@ -18,7 +18,7 @@ from awqc.huggingface.config_values import config_value, context_length
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder
 from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
-from awqc.kv_cache import MASK, PLACES, POSITIONS, SHARED_CACHE, past_name, present_name
+from awqc.kv_cache import MASK, PAST, PLACES, POSITIONS, SHARED_CACHE, past_name, present_name
 from awqc.program import Program
 
 COPIED = ("config.json", "generation_config.json")
@@ -49,7 +49,7 @@ def write_runner_files(
     before = set(target.iterdir())
     config = folder.config()
     tokenizer = write_model_files(program, folder, target, config)
-    if program.states:
+    if program.states and all(name.startswith(PAST) for name, _ in program.states):
         made = genai_config(program, config, tokenizer, told)
         (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return sorted(set(target.iterdir()) - before)

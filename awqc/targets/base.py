@@ -9,7 +9,7 @@ ORT, ONNX = "ort", "onnx"
 PRODUCT, TABLE = "MatMulNBits", "GatherBlockQuantized"
 """Products with codes and rows of tables of codes, as onnxruntime's own operations."""
 CACHED_ATTENTION, ATTENTION = "GroupQueryAttention", "MultiHeadAttention"
-ROTARY, EXPERTS = "RotaryEmbedding", "QMoE"
+ROTARY, EXPERTS, LINEAR_ATTENTION = "RotaryEmbedding", "QMoE", "LinearAttention"
 SKIP_LAYER, SKIP_RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
 
 SPREAD = 32

@@ -41,6 +41,8 @@ def run_torch(job: dict[str, Any]) -> None:
     class Choosing(TorchDispatchMode):
         """Keeps what is chosen."""
 
+        supports_higher_order_operators = True
+
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]  # torch does not type it
             self.choices: list[Any] = []

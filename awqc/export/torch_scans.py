@@ -1,0 +1,46 @@
+"""Linear attention as torch's own scan over tokens, which needs nothing of awqc to run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from awqc.graph.recurrence import OPERATION
+
+TOKENS = 1
+"""The axis of tokens, of all that is read and made."""
+
+
+class ScansInstead(TorchFunctionMode):
+    """While a graph is traced, a scan stands in the place of each linear attention."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """What ``func`` makes."""
+        instead = scan_tokens if func is OPERATION else func
+        return instead(*args, **(kwargs or {}))
+
+
+def scan_tokens(
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What `awqc.graph.recurrence.linear_attention` computes."""
+    from torch._higher_order_ops.scan import scan
+
+    def step(state: Tensor, token: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        query, key, value, decay, *rate = token
+        state = state * decay.exp().unsqueeze(-1)
+        added = value.unsqueeze(-2)
+        if rate:
+            added = (added - key.unsqueeze(-2) @ state) * rate[0].unsqueeze(-1).unsqueeze(-1)
+        state = state + key.unsqueeze(-1) * added
+        return state.clone(), (query.unsqueeze(-2) @ state).squeeze(-2)
+
+    rates = () if beta is None else (beta,)
+    tokens = tuple(each.movedim(TOKENS, 0) for each in (query, key, value, decay, *rates))
+    left, results = scan(step, state, tokens)
+    return results.movedim(0, TOKENS).contiguous(), left
