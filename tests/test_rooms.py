@@ -34,7 +34,7 @@ MAY_USE: dict[str, str] = {
     "huggingface": "artifacts bundle capture errors findings graph kv_cache machine program "
     "recording",
     "sources": "artifacts capture data errors huggingface machine program",
-    "data": "artifacts calling errors graph huggingface machine program",
+    "data": "artifacts calling errors graph huggingface kv_cache machine program",
     "runtimes": "artifacts calling capture errors graph kv_cache machine numerics program",
     "targets": "",
     "fusion": "kv_cache numerics runtimes targets",

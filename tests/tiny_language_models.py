@@ -50,6 +50,37 @@ EXPERTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Decoders in which each token is sent to some of many products."""
+_STATEFUL = {
+    **_GROUPED, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2
+}  # fmt: skip
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 16}
+_DELTA = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+}  # fmt: skip
+STATEFUL: dict[str, dict[str, Any]] = {
+    "lfm2": {  # short convolutions
+        **_STATEFUL, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False,
+    },
+    "qwen3_5_text": {**_STATEFUL, **_LINEAR, **_DELTA},  # a gated delta rule
+    "mamba2": {  # a state space by heads, and no attention
+        **_STATEFUL, "num_hidden_layers": 1, "state_size": 8, "num_heads": 4, "head_dim": 16,
+        "n_groups": 2, "chunk_size": 4, "expand": 2,
+    },
+    "mamba": {**_STATEFUL, "num_hidden_layers": 1, "state_size": 4},  # by channels
+    "falcon_h1": {  # a state space beside attention, in one layer
+        **_STATEFUL, "num_hidden_layers": 1, "mamba_d_ssm": 32, "mamba_n_heads": 4,
+        "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 4,
+    },
+    "deepseek_v32": {  # keys of an indexer, which chooses tokens
+        **_STATEFUL, "num_hidden_layers": 1, "num_key_value_heads": 4, "index_topk": 32,
+        "index_n_heads": 2, "index_head_dim": 8, "q_lora_rank": 16, "kv_lora_rank": 16,
+        "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+        "first_k_dense_replace": 1, "n_routed_experts": 4, "moe_intermediate_size": 16,
+        "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
+    },
+}  # fmt: skip
+"""Decoders that carry more than keys and values."""
 _ENCODER = {**_DECODER, "type_vocab_size": 2}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertModel", _ENCODER),
@@ -79,7 +110,7 @@ def save_decoder(kind: str, folder: Path, **changes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    options = {"vocab_size": VOCABULARY, **{**DECODERS, **EXPERTS}[kind], **changes}
+    options = {"vocab_size": VOCABULARY, **{**DECODERS, **EXPERTS, **STATEFUL}[kind], **changes}
     config = AutoConfig.for_model(kind, **options)
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)

@@ -24,7 +24,7 @@ from awqc.export.attention import attention
 from awqc.export.free_sizes import free_form
 from awqc.export.gates import gate_form
 from awqc.export.group_norm import group_norm
-from awqc.export.scans import linear_attention
+from awqc.export.scans import scan_symbol
 from awqc.export.shared_heads import share_heads
 from awqc.graph import recurrence
 from awqc.graph.nodes import open_sizes, results_of, set_results
@@ -55,7 +55,7 @@ OWN: Decompositions = {
     aten.scaled_dot_product_attention.default: attention,
     aten.group_norm.default: group_norm,
     aten.rsub.Scalar: subtract_from,
-    recurrence.OPERATION: linear_attention,
+    recurrence.OPERATION: scan_symbol,
 }
 """Operations that are always expanded, by functions of ours."""
 KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints})

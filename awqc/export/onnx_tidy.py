@@ -138,7 +138,13 @@ def _rename_size(size: Any, names: dict[str, str]) -> int | str | None:
     if text is None or text in names:
         return names.get(text)
     words = {symbol: name for symbol, name in names.items() if name.isidentifier()}
-    return _SYMBOL.sub(lambda match: words.get(match.group(), match.group()), text)
+    made = _SYMBOL.sub(lambda match: words.get(match.group(), match.group()), text)
+    return next((name for name in names.values() if _terms(name) == _terms(made)), made)
+
+
+def _terms(size: str) -> list[str]:
+    """What a sum adds up, in whatever order it is written."""
+    return sorted(size.split(" + "))
 
 
 def _all_nodes(model: Any) -> Iterator[Any]:

@@ -17,7 +17,7 @@ TOKENS = 1
 """The axis of tokens, of all that is read and made."""
 
 
-def linear_attention(
+def scan_symbol(
     query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor
 ) -> tuple[Tensor, ...]:
     """What stands for `awqc.graph.recurrence.linear_attention` while a graph is translated."""
@@ -34,7 +34,7 @@ def linear_attention(
 
 
 def write_scans(model: Any) -> None:
-    """Put a Scan in the place of each operation that `linear_attention` left, in place."""
+    """Put a Scan in the place of each operation that `scan_symbol` left, in place."""
     for node in [n for n in model.graph if (n.domain, n.op_type) == (DOMAIN, KIND)]:
         results, state = node.outputs
         body = _body(node)

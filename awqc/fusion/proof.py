@@ -191,7 +191,9 @@ class Prover:
                     rows = axis == 0 and len(every) > 1
                     found[size] = regime.batch if rows else regime.sequence
         unknown = {name for value in self.graph.inputs for name in _names(value)} - found.keys()
-        return found | dict.fromkeys(unknown, regime.past)  # counted beside tokens, and nowhere else
+        return found | dict.fromkeys(
+            unknown, regime.past
+        )  # counted beside tokens, and nowhere else
 
     def _flagged(self) -> set[str]:
         """Sizes of inputs that say which tokens are no padding: all that count tokens, of a model

@@ -70,8 +70,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _derive(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
     """The derivative, by the loop itself, run again."""
     with torch.enable_grad():
-        inputs = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        made = _in_turn(*inputs)  # type: ignore[arg-type]
+        inputs: list[Any] = [t if t is None else t.detach().requires_grad_()
+                             for t in ctx.saved_tensors]  # fmt: skip
+        made = _in_turn(*inputs)
         wanted = [each for each in inputs if each is not None]
         found = iter(torch.autograd.grad(made, wanted, given, allow_unused=True))
     return tuple(None if each is None else next(found) for each in inputs)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from awqc.errors import CaptureError, spelled
 from awqc.huggingface.folder import reporting
-from awqc.huggingface.recurrences import recurrences_instead
+from awqc.huggingface.kernel_forms import recurrences_instead
 from awqc.kv_cache import KEY, VALUE
 
 CONV, RECURRENT, INDEXER = "conv", "recurrent", "indexer"
@@ -32,7 +32,7 @@ STATES = {CONV: "conv_states", RECURRENT: "recurrent_states"}
 TRIED = (4, 1, 3)
 """Tokens that are read behind each other, so many at once, and all at once to compare."""
 NEAR = 1e-4
-"""Largest difference of logits then, relative to the largest."""
+"""Largest difference of logits and of states then, relative to the largest."""
 
 State = tuple[int, str]
 """A tensor of the cache: the layer's number, and a word for what it is."""
@@ -92,7 +92,7 @@ def no_past(shapes: Mapping[State, Shape], rows: int) -> dict[State, Tensor]:
 
 
 def filled_cache(model: Any, past: Mapping[State, Tensor]) -> Any:
-    """A cache of ``model`` that holds ``past``; the model's updates leave these tensors as they are.
+    """A cache of ``model`` that holds ``past``, whose tensors stay as they are when it is read.
 
     Layers that look at a window only keep all tokens: the model's own mask still hides what is out
     of the window, and one graph serves every length.
@@ -105,7 +105,7 @@ def filled_cache(model: Any, past: Mapping[State, Tensor]) -> Any:
 
 @contextmanager
 def reading(model: Any, cache: Any) -> Iterator[None]:
-    """Let ``model`` read any number of tokens into ``cache``, which `filled_cache` made, at once."""
+    """Let ``model`` read any number of tokens at once into ``cache``, of `filled_cache`."""
     handed: list[Tensor | None] = [None]
     own = cache.get_recurrent_state
 
@@ -210,8 +210,12 @@ def _shape(part: str, tensor: Tensor, index: int, where: str) -> Shape:
 
 
 def _check_together(model: Any, shapes: Mapping[State, Shape], where: str) -> None:
-    """Refuse a model that does not read on behind states, zeros at first, as it reads all at once."""
-    wanted = _run(model, _cache(model), range(sum(TRIED)), where)
+    """Refuse a model that does not read on behind states, zeros at first, as it reads all at once.
+
+    The states count as much as what is made of them: what they give may be small at first.
+    """
+    plain = _cache(model)
+    logits = _run(model, plain, range(sum(TRIED)), where)
     states, made, start = no_past(shapes, 1), [], 0
     for count in TRIED:
         cache = filled_cache(model, states)
@@ -219,15 +223,23 @@ def _check_together(model: Any, shapes: Mapping[State, Shape], where: str) -> No
             made.append(_run(model, cache, range(start, start + count), where))
         states = {state: state_of(cache, state) for state in states}
         start += count
-    found = torch.cat(made, 1)
-    if not float((found - wanted).abs().max()) <= NEAR * float(wanted.abs().max()):
-        kinds = sorted({part for (_, part), shape in shapes.items() if None not in shape})
+    fixed = [state for state, shape in shapes.items() if None not in shape]
+    pairs = [(_kept(plain.layers[state[0]])[state[1]], states[state]) for state in fixed]
+    pairs.append((logits, torch.cat(made, 1)))
+    if not all(_near(*pair) for pair in pairs):
+        kinds = sorted({part for _, part in fixed})
         raise CaptureError(
             f"{where}: {type(model).__name__} carries states ({', '.join(kinds)}) in a way of its "
             "own: tokens read behind them, which are zeros at first, are not what it gives when it "
             "reads all at once, so one graph for any number of tokens cannot be written. "
             f"Capture it without a cache: {spelled('task', 'feature-extraction')}"
         )
+
+
+def _near(wanted: Tensor, found: Tensor) -> bool:
+    if wanted.shape != found.shape:
+        return False
+    return bool(float((found - wanted).abs().max()) <= NEAR * float(wanted.abs().max()))
 
 
 def _run(model: Any, cache: Any, tokens: range, where: str) -> Tensor:

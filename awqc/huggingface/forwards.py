@@ -26,6 +26,7 @@ from awqc.kv_cache import KEY, VALUE
 BATCH, SEQUENCE, PAST = 2, 3, 5
 """Example sizes: above 1, which torch.export would fix, and different, so that none merge."""
 
+
 def cached_forward(model: Any) -> Callable[..., tuple[Tensor, ...]]:
     """A forward of a causal LM that takes and returns its cache as plain tensors.
 

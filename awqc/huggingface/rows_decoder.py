@@ -6,7 +6,7 @@ tell tokens of images from others. What still differs then is not known to runne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -105,9 +105,7 @@ def rows_forward(model: Any, merge: Merge) -> Forward:
         told = SimpleNamespace(forward=partial(whole, **besides), config=model.config)
         tokens = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long)
         with given_instead(taking, merge.argument, inputs_embeds), broadcasting():
-            return cached_forward(told)(
-                tokens, attention_mask, position_ids, past_key_values
-            )
+            return cached_forward(told)(tokens, attention_mask, position_ids, past_key_values)
 
     return forward
 

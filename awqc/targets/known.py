@@ -31,8 +31,7 @@ ORT_CPU = Target(
     name="ort-cpu",
     about="onnxruntime on the CPU",
     # not SkipLayerNormalization: it takes five times as long there as a sum and a norm
-    fused=LOW_BIT
-    | {CACHED_ATTENTION, ATTENTION, ROTARY, SKIP_RMS, EXPERTS, LINEAR_ATTENTION},
+    fused=LOW_BIT | {CACHED_ATTENTION, ATTENTION, ROTARY, SKIP_RMS, EXPERTS, LINEAR_ATTENTION},
     lacks=NOTHING,
     dtypes=("float32", "float16"),
     widths=(2, 3, 4, 8),

@@ -22,6 +22,7 @@ from tests.huggingface.test_language_models import families
 from tests.tiny_language_models import (
     DECODERS,
     ENCODERS,
+    STATEFUL,
     VOCABULARY,
     save_decoder,
     save_encoder,
@@ -48,7 +49,7 @@ def run_in_steps(program: Program, ids: Tensor, steps: list[int]) -> Tensor:
     return torch.cat(logits, dim=1)
 
 
-@pytest.mark.parametrize("kind", families(DECODERS))
+@pytest.mark.parametrize("kind", [*families(DECODERS), *families(STATEFUL)])
 def test_a_decoder_in_steps_is_the_original_at_once(kind: str, tmp_path: Path) -> None:
     original = save_decoder(kind, tmp_path)
     program = load_folder(tmp_path)
@@ -230,11 +231,11 @@ def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_with_a_state_of_its_own_is_refused(tmp_path: Path) -> None:
-    from transformers import MambaConfig, MambaForCausalLM
+    from transformers import RwkvConfig, RwkvForCausalLM
 
-    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1)
-    MambaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(CaptureError, match="LinearAttentionLayer"):
+    config = RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2)
+    RwkvForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(CaptureError, match="left its cache empty"):
         load_folder(tmp_path)
 
 

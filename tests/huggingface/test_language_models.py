@@ -35,6 +35,7 @@ STEP_TOLERANCE = 2e-5
 REPEATED = {
     *("mistral", "gemma3_text", "gptj", "gpt_neox", "gpt_bigcode", "opt", "olmo2", "cohere"),
     *("electra", "albert", "roberta"),
+    *("falcon_h1", "mamba2"),
 }
 """Families that add little to the others here: slow."""
 

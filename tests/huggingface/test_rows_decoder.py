@@ -16,7 +16,7 @@ from awqc.recording.merge import Merge
 
 IMAGE, WIDTH = 7, 4
 TOKENS = torch.tensor([[1, IMAGE, IMAGE, 2, 3]])
-SHAPES = {(0, "key"): (1, WIDTH), (0, "value"): (1, WIDTH)}
+SHAPES = {(0, "key"): (1, None, WIDTH), (0, "value"): (1, None, WIDTH)}
 KINDS: Kinds = {"token_type_ids": (1, 0)}
 
 

@@ -79,8 +79,9 @@ def chunk_scan(given: Arguments, handed: Tensor | None) -> tuple[Tensor, Tensor]
 def selective_scan(given: Arguments, handed: Tensor | None) -> tuple[Tensor, Tensor]:
     """A state space in which each channel is a head of one value.
 
-    Source: mamba_ssm, ``selective_scan_fn``; arXiv 2312.00752. It is not told the state, so that
-    transformers begins each text anew; here it goes on behind the one that the cache ``handed`` out.
+    Source: mamba_ssm, ``selective_scan_fn``; arXiv 2312.00752. It is not told a state, so that
+    transformers begins each text anew; here it goes on behind the one that the cache ``handed``
+    out.
     """
     hidden = given["hidden_states"]
     bias = given["delta_bias"]
@@ -125,13 +126,13 @@ def recurrences_instead(model: Any, handed: Callable[[], Tensor | None]) -> Iter
         for file in {type(part).__module__ for part in model.modules()}:
             module = sys.modules[file]
             for name, function in list(vars(module).items()):
-                form = form_of(function) if inspect.isfunction(function) else None
+                form = kernel_form(function) if inspect.isfunction(function) else None
                 if form is not None:
                     stack.enter_context(method_instead(module, name, _as(function, form, handed)))
         yield
 
 
-def form_of(function: Any) -> Form | None:
+def kernel_form(function: Any) -> Form | None:
     """What ``function`` computes, told by its arguments; None of a function that fits no form."""
     names = set(inspect.signature(function).parameters)
     return next((form for needed, form in FORMS.items() if needed <= names), None)
@@ -171,5 +172,5 @@ def _for_heads(each: Tensor, heads: int) -> Tensor:
 
 
 def _zeros(like: Tensor, *sizes: int) -> Tensor:
-    """A state ``(batch, heads, *sizes)`` before any token; ``like``: ``(batch, tokens, heads, …)``."""
+    """A state ``(batch, heads, *sizes)`` before any token; ``like``: ``(batch, tokens, heads)``."""
     return like.new_zeros(like.shape[0], like.shape[2], *sizes, dtype=torch.float32)
