@@ -252,7 +252,7 @@ def _compile(
             check_limits(verification, program.source_dtype, options.max_loss, program.name)
             judged, batches = _judged(program, final), reference.batches
             write_towers(towers_of(judged), folder)
-            check_published(judged, final, batches, folder, verification)
+            check_published(judged, final, batches, folder, verification, trials)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error
     check_mapped_files()

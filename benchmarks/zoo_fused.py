@@ -5,8 +5,8 @@
 
 Each is written as a folder, captured with its cache, rounded to 8 bits, and exported in
 onnxruntime's own form, in a process of its own. Results are kept, one line a model, in
-``zoo-fused.jsonl`` in the cache directory; the page is docs/fused-decoders.md. What is no decoder
-with keys and values in a cache (recurrent ones, for one) is left out of the count.
+``zoo-fused.jsonl`` in the cache directory; the page is docs/fused-decoders.md. What has no cache is
+left out of the count.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fuse_one(kind: str, reached: Reached = lambda stage: None) -> dict[str, Any]
     from awqc.export.ort_report import describe_ort
     from awqc.huggingface.capture import load_folder
     from awqc.kv_cache import POSITIONS
-    from awqc.targets.base import CACHED_ATTENTION
+    from awqc.targets.base import CACHED_ATTENTION, LINEAR_ATTENTION
     from benchmarks.width_models import quantize
     from benchmarks.zoo_models import build
 
@@ -98,6 +98,8 @@ def fuse_one(kind: str, reached: Reached = lambda stage: None) -> dict[str, Any]
         "stage": DONE,
         "attentions": sum(node.op_type == CACHED_ATTENTION for node in graph.node),
         "others": len(left),
+        "recurrent": sum(node.op_type == LINEAR_ATTENTION for node in graph.node),
+        "scans": sum(node.op_type == "Scan" for node in graph.node),
         "positions": told["positions"],
         "reasons": sorted(reasons),
     }
@@ -116,13 +118,17 @@ def _read() -> dict[str, dict[str, Any]]:
 
 def _page(results: dict[str, dict[str, Any]]) -> str:
     done = {kind: one for kind, one in results.items() if one["stage"] == DONE}
-    whole = [kind for kind, one in done.items() if one["attentions"] and not one["others"]]
+    fused = {kind: one["attentions"] + one.get("recurrent", 0) for kind, one in done.items()}
+    apart = {kind: one["others"] + one.get("scans", 0) for kind, one in done.items()}
+    whole = [kind for kind in done if fused[kind] and not apart[kind]]
+    states = [kind for kind, one in done.items() if one.get("recurrent") or one.get("scans")]
     told = [kind for kind, one in done.items() if kind not in whole and one["reasons"]]
     inside = [kind for kind in whole if done[kind]["positions"] == "places"]
     rest = Counter(one["stage"] for one in results.values() if one["stage"] != DONE)
     left = ", ".join(f"{count} {stage}" for stage, count in rest.most_common())
     rows = "\n".join(
-        f"| {kind} | {one['attentions']} | {one['others']} | {one['positions']} | "
+        f"| {kind} | {one['attentions']} | {one.get('recurrent', 0)} | {apart[kind]} | "
+        f"{one['positions']} | "
         f"{'; '.join(_short(reason) for reason in one['reasons'])} |"
         for kind, one in sorted(done.items())
     )
@@ -132,14 +138,15 @@ Written by `python -m benchmarks.zoo_fused`: small random models of the causal d
 transformers knows.
 
 {len(results)} of {len(_kinds())} were run so far. Of {len(done)} that were captured with a cache,
-{len(whole)} end wholly in `GroupQueryAttention`,
-{len(told)} more with a reason for what does not; {len(inside)} count positions as places. Not
-counted: {left or "none"}.
+{len(whole)} end wholly in `GroupQueryAttention`, or in `LinearAttention` where they carry a state
+({len(states)} do), {len(told)} more with a reason for what does not; {len(inside)} count positions
+as places. Not counted: {left or "none"}.
 
-*one*: attentions that are one operation with their cache; *apart*: those that are not.
+*one*: attentions that are one operation with their cache; *linear*: those that are one operation
+with their state; *apart*: those of either kind that are not.
 
-| model | one | apart | positions | reasons |
-|---|---|---|---|---|
+| model | one | linear | apart | positions | reasons |
+|---|---|---|---|---|---|
 {rows}
 """
 

@@ -32,12 +32,13 @@ from awqc.runtimes.torch_values import to_numpy
 from awqc.verify.choosing import choosing_as
 from awqc.verify.counted import as_counted
 from awqc.verify.fresh import FRESH
-from awqc.verify.fresh_job import ask, fresh_job
+from awqc.verify.fresh_job import DoesNotRunError, ask, fresh_job
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_near
 from awqc.verify.measuring import gaps_of, gather
 from awqc.verify.published_gguf import check_gguf
 from awqc.verify.published_weights import check_checkpoint
+from awqc.verify.trials import Trial
 from awqc.verify.verification import Verification
 
 BATCHES = 2
@@ -63,6 +64,7 @@ def check_published(
     batches: Sequence[Batch],
     folder: Path,
     verification: Verification,
+    trials: Sequence[Trial] = (),
 ) -> None:
     """Open every form in ``folder``.
 
@@ -72,6 +74,7 @@ def check_published(
         batches: of which a few are run; each program takes them in its own dtype.
         folder: the output folder.
         verification: what was measured in this process.
+        trials: other sizes, of which the archive is run at a few; ONNX forms were at all.
 
     Raises:
         VerificationError: a file does not open or run by itself, or gives something else.
@@ -80,6 +83,7 @@ def check_published(
     few = batches[:BATCHES]
     if (folder / ARCHIVE).is_file():
         _check_run(final, few, folder / ARCHIVE, ARCHIVE, _run_torch)
+        _check_sizes(final, trials, folder / ARCHIVE)
     if (folder / MODEL).is_file():
         _check_run(judged, few, folder / MODEL, MODEL, _exact_onnx)
     if (folder / TUNED / MODEL).is_file():
@@ -92,6 +96,24 @@ def check_published(
             check_checkpoint(final, folder / name, name)
     if (folder / GGUF).is_file():
         check_gguf(judged, few, folder / GGUF)
+
+
+def _check_sizes(program: Program, trials: Sequence[Trial], archive: Path) -> None:
+    """Run ``archive`` at the smallest and the largest of other sizes.
+
+    Where it refuses them nothing wrong comes out: it is told, and no failure.
+    """
+    ordered = sorted(
+        (trial for trial in trials if trial.promised),
+        key=lambda trial: sum(value.numel() for value in trial.batch.values()),
+    )
+    for trial in (*ordered[:1], *ordered[1:][-1:]):
+        try:
+            _check_run(program, [trial.batch], archive, f"{ARCHIVE} with {trial.where}", _run_torch)
+        except DoesNotRunError as error:
+            program.tell(
+                f"{ARCHIVE} does not take {trial.where}, which the other forms do: {error.reason}"
+            )
 
 
 def check_towers(

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import awqc.export.formats as formats
 from awqc.artifacts.names import ARCHIVE, MODEL, TUNED
+from awqc.capture.module import capture_module
 from awqc.compiler import compile_graph
 from awqc.errors import VerificationError
 from awqc.export.formats import FORMATS
@@ -20,6 +22,7 @@ from awqc.passes.pipeline import DEFAULT
 from awqc.program import Program
 from awqc.verify.published import check_published
 from awqc.verify.reference import Reference, take_reference
+from awqc.verify.trials import take_trials
 from awqc.verify.verification import Verification, verify
 from tests.tiny import calibration, captured, inputs, model, run
 
@@ -134,3 +137,42 @@ def test_vectors_see_every_element_of_a_weight() -> None:
             other[row, column] *= 1.001
             assert np.abs(left @ other - left @ weight).max() > 1e-6
             assert np.abs(other @ right - weight @ right).max() > 1e-6
+
+
+class Averaged(nn.Module):
+    """Takes a mean over an axis that may have any size, or ``among`` so many."""
+
+    def __init__(self, among: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.among, self.project = among, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.among is None:
+            return self.project(x).mean(1)
+        return self.project(x).sum(1) / self.among
+
+
+def check_sizes(archived: Program, tmp_path: Path) -> tuple[str, ...]:
+    """Check the archive of ``archived`` as that of a mean; what is told of it."""
+    example = (torch.randn(2, 5, 8),)
+    program = capture_module(Averaged(), example, dynamic={"x": [0, 1]})
+    FORMATS["pt2"](archived, tmp_path, {})
+    batch, none = {"x": torch.randn(3, 5, 8)}, Verification(None, (), 0, None, [])
+    check_published(program, program, [batch], tmp_path, none, take_trials(program))
+    return program.notes
+
+
+def test_an_archive_is_run_at_other_sizes(tmp_path: Path) -> None:
+    example = (torch.randn(2, 5, 8),)
+    assert check_sizes(capture_module(Averaged(), example, dynamic={"x": [0, 1]}), tmp_path) == ()
+    wrong = capture_module(Averaged(5), example, dynamic={"x": [0, 1]})
+    with pytest.raises(VerificationError, match=r"model\.pt2 with axis 1 of x = .*differs"):
+        check_sizes(wrong, tmp_path)
+
+
+def test_sizes_that_an_archive_refuses_are_told(tmp_path: Path) -> None:
+    fixed = capture_module(Averaged(), (torch.randn(2, 5, 8),), dynamic={"x": [0]})
+    told = check_sizes(fixed, tmp_path)
+    assert told
+    assert all("model.pt2 does not take" in note for note in told)
