@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 
 PAST, PRESENT = "past_key_values.", "present."
 KEY, VALUE = "key", "value"
+CONV, RECURRENT, INDEXER = "conv", "recurrent", "indexer"
+"""Words for what a convolution has still to see, for the state of a recurrence, and for keys of
+what chooses tokens."""
 OTHER_PAST, OTHER_PRESENT = "past_", "present_"
 """How names of other states begin; a word for what is kept follows."""
 LOGITS_START = "logits_start"
@@ -50,6 +53,17 @@ def past_name(layer: int | str, part: str) -> str:
     """
     known = part in (KEY, VALUE)
     return f"{PAST}{layer}.{part}" if known else f"{OTHER_PAST}{part}.{layer}"
+
+
+def named_state(past: str) -> tuple[int, str]:
+    """The layer and the part that `past_name` made ``past`` of.
+
+    >>> named_state("past_key_values.3.key"), named_state("past_conv.2")
+    ((3, 'key'), (2, 'conv'))
+    """
+    head, _, rest = past.partition(".")
+    layer, _, part = rest.partition(".")
+    return int(layer), part or head.removeprefix(OTHER_PAST)
 
 
 def present_name(layer: int | str, part: str) -> str:

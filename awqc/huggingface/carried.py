@@ -22,11 +22,8 @@ from torch import Tensor
 from awqc.errors import CaptureError, spelled
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.kernel_forms import recurrences_instead
-from awqc.kv_cache import KEY, VALUE
+from awqc.kv_cache import CONV, INDEXER, KEY, RECURRENT, VALUE
 
-CONV, RECURRENT, INDEXER = "conv", "recurrent", "indexer"
-"""Words for the inputs that a convolution still sees, for the state of a recurrence, and for keys
-of what chooses tokens."""
 STATES = {CONV: "conv_states", RECURRENT: "recurrent_states"}
 """Where a layer keeps those of which it may have several."""
 TRIED = (4, 1, 3)

@@ -18,7 +18,20 @@ from awqc.huggingface.config_values import config_value, context_length
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder
 from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
-from awqc.kv_cache import MASK, PAST, PLACES, POSITIONS, SHARED_CACHE, past_name, present_name
+from awqc.kv_cache import (
+    CONV,
+    KEY,
+    MASK,
+    PAST,
+    PLACES,
+    POSITIONS,
+    RECURRENT,
+    SHARED_CACHE,
+    VALUE,
+    named_state,
+    past_name,
+    present_name,
+)
 from awqc.program import Program
 
 COPIED = ("config.json", "generation_config.json")
@@ -33,6 +46,9 @@ PROCESSING_FILES = (
     *PROCESSOR_FILES,
 )
 GENAI = "genai_config.json"
+KINDS: list[set[str]] = [{KEY, VALUE}, {CONV}, {CONV, RECURRENT}]
+KIND_NAMES = ("full_attention", "conv", "linear_attention")
+"""What onnxruntime-genai calls a layer that carries that."""
 TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
 """Inputs that tokenizers make, in their order."""
 
@@ -49,7 +65,7 @@ def write_runner_files(
     before = set(target.iterdir())
     config = folder.config()
     tokenizer = write_model_files(program, folder, target, config)
-    if program.states and all(name.startswith(PAST) for name, _ in program.states):
+    if runs_in_genai(program):
         made = genai_config(program, config, tokenizer, told)
         (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return sorted(set(target.iterdir()) - before)
@@ -79,6 +95,25 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
     return tokenizer
 
 
+def runs_in_genai(program: Program) -> bool:
+    """Whether onnxruntime-genai has words for what ``program`` carries.
+
+    It knows keys and values, what a convolution has still to see, and the state of a recurrence,
+    but not keys and values beside others in one layer, and no decoder without any.
+    """
+    carried = state_layers(program).values()
+    return {KEY, VALUE} in carried and all(parts in KINDS for parts in carried)
+
+
+def state_layers(program: Program) -> dict[int, set[str]]:
+    """What each layer carries that carries anything."""
+    found: dict[int, set[str]] = {}
+    for name, _ in program.states:
+        layer, part = named_state(name)
+        found.setdefault(layer, set()).add(part)
+    return found
+
+
 def genai_config(
     program: Program,
     config: Any,
@@ -93,8 +128,14 @@ def genai_config(
     for them.
     """
     shapes = {spec.name: spec.shape for spec in program.inputs}
-    keys = [name for name, _ in program.states if name.endswith(".key")]
+    keys = [name for name in shapes if name.startswith(PAST) and name.endswith(f".{KEY}")]
     _, heads, _, width = shapes[keys[0]]
+    layers = state_layers(program)
+    carried = {part for parts in layers.values() for part in parts}
+    kinds = [_kind_of(layers.get(layer, set())) for layer in range(max(layers) + 1)]
+    counted: dict[str, Any] = {"num_hidden_layers": len(keys)}
+    if carried > {KEY, VALUE}:
+        counted = {"num_hidden_layers": len(kinds), "layer_types": kinds}
     told = told or {}
     taken = ("input_ids", MASK, *(() if told.get(PLACES) == "1" else (POSITIONS,)))
     names = {name: name for name in taken if name in shapes}
@@ -120,17 +161,11 @@ def genai_config(
                 "hidden_size": config_value(config, "hidden_size"),
                 "num_attention_heads": config_value(config, "num_attention_heads") or heads,
                 "num_key_value_heads": heads,
-                "num_hidden_layers": len(keys),
+                **counted,
                 "inputs": names
-                | {
-                    "past_key_names": past_name("%d", "key"),
-                    "past_value_names": past_name("%d", "value"),
-                },
-                "outputs": {
-                    "logits": program.outputs[0],
-                    "present_key_names": present_name("%d", "key"),
-                    "present_value_names": present_name("%d", "value"),
-                },
+                | {f"past_{part}_names": past_name("%d", part) for part in sorted(carried)},
+                "outputs": {"logits": program.outputs[0]}
+                | {f"present_{part}_names": present_name("%d", part) for part in sorted(carried)},
             },
         },
         "search": {
@@ -192,3 +227,8 @@ def _tokenizer(folder: HFFolder) -> Any:
         return folder.tokenizer()
     except UsageError:
         return None
+
+
+def _kind_of(parts: set[str]) -> str:
+    """The word for a layer that carries ``parts``; one that carries nothing has any other."""
+    return KIND_NAMES[KINDS.index(parts)] if parts else "mlp"
