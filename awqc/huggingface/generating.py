@@ -51,7 +51,7 @@ class Generating:
             UsageError: its processor or tokenizer is missing or another model's.
             CaptureError: it cannot be loaded.
         """
-        processor = Processor.of(folder, task.reads, task.prompted)
+        processor = Processor.of(folder, task.reads, task.with_prompt)
         model, extra = folder.model(task.load_class())
         fix_rotary(model)
         notes = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,11 @@ class FolderTask:
     def several(self) -> bool:
         """Whether such a model becomes several graphs."""
         return self.loops or self.prompted
+
+    @property
+    def with_prompt(self) -> bool:
+        """Whether each sample of such a model is a text with an image in it, or several."""
+        return self.several and len(self.reads) > 1
 
     @property
     def media(self) -> bool:
@@ -100,6 +106,13 @@ TASKS = (
         "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
         reads=(TEXT, IMAGE),
         prompted=True,
+    ),
+    FolderTask(
+        "image-text-to-text",
+        "AutoModelForImageTextToText",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        loops=True,
     ),
     FolderTask(
         "fill-mask",
@@ -215,7 +228,7 @@ def find_task(
     if found is None and not named and default is not None:
         found = _named(config, default)
     double = bool(getattr(config, "is_encoder_decoder", False))
-    found = _of_form(found, double)
+    found = _of_form(found, double, named)
     if not double:
         found = _of_input(found, named)
     if double and (found is None or not (found.media or found.loops)):
@@ -237,15 +250,31 @@ def find_task(
     return found
 
 
-def _of_form(found: FolderTask | None, double: bool) -> FolderTask | None:
+def _of_form(found: FolderTask | None, double: bool, named: Sequence[str]) -> FolderTask | None:
     """Of the tasks that generate text from what ``found`` reads, that of the model's form.
 
-    A class of transformers may load models with an encoder of their own, and without.
+    A class of transformers may load models with an encoder of their own, and without; the encoder
+    may read images alone, or a text beside, which the model's forward then takes as well.
     """
-    if found is None or not found.several or found.loops == double:
+    if found is None or not found.several:
         return found
-    same = (task for task in TASKS if task.several and task.auto_class == found.auto_class)
-    return next((task for task in same if task.loops == double), found)
+    fitting = [
+        task
+        for task in TASKS
+        if task.several and task.auto_class == found.auto_class and task.loops == double
+    ]
+    if len(fitting) > 1:
+        prompt = _takes_tokens(named) if named else found.with_prompt
+        fitting = [task for task in fitting if task.with_prompt == prompt]
+    return found if found in fitting or not fitting else fitting[0]
+
+
+def _takes_tokens(named: Sequence[str]) -> bool:
+    """Whether the forward of the class of transformers that is ``named`` first takes tokens."""
+    import transformers
+
+    forward = getattr(getattr(transformers, named[0], None), "forward", None)
+    return forward is not None and "input_ids" in inspect.signature(forward).parameters
 
 
 def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | None:
@@ -302,6 +331,7 @@ def reads_of(folder: HFFolder) -> Kinds:
     if not (folder.path / "config.json").is_file():
         return (TEXT,)
     config = folder.config()
-    found = _of_form(_recognised(config), bool(getattr(config, "is_encoder_decoder", False)))
-    found = _of_input(found, list(getattr(config, "architectures", None) or []))
+    named = list(getattr(config, "architectures", None) or [])
+    found = _of_form(_recognised(config), bool(getattr(config, "is_encoder_decoder", False)), named)
+    found = _of_input(found, named)
     return (TEXT,) if found is None else found.reads
