@@ -105,6 +105,21 @@ def test_a_decoder_that_also_hears_is_refused() -> None:
         find_task(config("Qwen2AudioForConditionalGeneration"), None, where="here")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "reads"),
+    [
+        ("Florence2ForConditionalGeneration", (TEXT, IMAGE)),
+        ("Pix2StructForConditionalGeneration", (IMAGE,)),
+        ("VisionEncoderDecoderModel", (IMAGE,)),
+    ],
+)
+def test_an_encoder_of_images_may_read_a_text_beside(
+    architecture: str, reads: tuple[str, ...]
+) -> None:
+    found = find_task(config(architecture, is_encoder_decoder=True), None, where="here")
+    assert (found.loops, found.reads, found.with_prompt) == (True, reads, len(reads) > 1)
+
+
 def test_translation_is_a_name_of_a_task() -> None:
     asked = config("T5ForConditionalGeneration", is_encoder_decoder=True)
     assert find_task(asked, "translation", where="here").name == "text2text-generation"
