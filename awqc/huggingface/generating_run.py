@@ -19,7 +19,7 @@ class Recorded:
     """A run of `generate`.
 
     Attributes:
-        encoder: the call of the encoder; where others stand before it, as that of a run of the whole
+        encoder: the call of the encoder; where others stand before it, as a call of the whole
             that ends with it.
         loop: the calls of the decoder.
         tokens: all that the decoder read, ``(batch, tokens)``.

@@ -65,7 +65,7 @@ class _LastChosen(TorchFunctionMode):
 
 
 def _mask_of(rows: Any, index: Any) -> Tensor | None:
-    """The mask over the first two axes of ``rows``, ``(batch, count, width)``, that is its index."""
+    """The mask over ``rows``, ``(batch, count, width)``, that is their index."""
     first, *others = index if isinstance(index, tuple) else (index,)
     if any(each != slice(None) for each in others) or not isinstance(first, Tensor):
         return None

@@ -73,9 +73,7 @@ def words_for_masks(outputs: Outputs, ids: Array, mask: int, word: Callable[[int
 def embedding(outputs: Outputs, mask: Array | None, pooling: Pooling | None = None) -> Answer:
     """One vector, as ``pooling`` says; else the projected or pooled output, or else the mean."""
     vectors = {name: value for name, value in outputs.items() if value.size == max(value.shape)}
-    pooled = next(
-        (vectors[name] for end in POOLED for name in vectors if name.endswith(end)), None
-    )
+    pooled = next((vectors[name] for end in POOLED for name in vectors if name.endswith(end)), None)
     if pooled is None or pooling is not None:
         states = outputs.get("last_hidden_state", next(iter(outputs.values())))
         pooled = (pooling or MEAN).vector(states, mask)
