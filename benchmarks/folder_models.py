@@ -293,7 +293,7 @@ def _models() -> Iterator[tuple[str, Saved]]:
 
 
 def _generating() -> Iterator[tuple[str, Saved]]:
-    """Encoder-decoders, which `generate` calls in a loop."""
+    """Encoder-decoders, most of which `generate` calls in a loop."""
     text: tuple[tuple[str, dict[str, Any]], ...] = (
         *((kind, _TRANSLATE) for kind in (
             "bart", "marian", "mbart", "m2m_100", "pegasus", "pegasus_x", "blenderbot",
@@ -308,6 +308,12 @@ def _generating() -> Iterator[tuple[str, Saved]]:
     for kind, config in text:
         saved = Saved(kind, "AutoModelForSeq2SeqLM", config, "", {}, tokenizer=True)
         yield f"text2text-generation/{kind}", saved
+    for task, head in (
+        ("text-classification", "SequenceClassification"),
+        ("question-answering", "QuestionAnswering"),
+    ):
+        saved = Saved("bart", f"AutoModelFor{head}", _TRANSLATE, "", {}, tokenizer=True)
+        yield f"{task}/bart", saved
     waves = "Wav2Vec2FeatureExtractor"
     speech = (
         ("whisper", _SPOKEN, "WhisperFeatureExtractor", {"feature_size": 16, "chunk_length": 1}),

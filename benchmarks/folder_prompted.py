@@ -28,6 +28,14 @@ _SIGLIP_POOLED = {**_SIGLIP, "vision_use_head": False}
 _GEMMA = {**_TEXT, "model_type": "gemma"}
 _GEMMA3 = {**_TEXT, "model_type": "gemma3_text", "sliding_window": 16,
            "layer_types": ["sliding_attention", "full_attention"]}  # fmt: skip
+_OPT = {**_TEXT, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32}
+_QUERIES = {**_BLOCKS, "encoder_hidden_size": 32, "cross_attention_frequency": 1}
+_BART = {"model_type": "bart", "vocab_size": _VOCABULARY, "d_model": 32, "encoder_layers": 2,
+         "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
+         "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64, **_ENDS,
+         "decoder_start_token_id": 2}  # fmt: skip
+_STAGES = {"depths": [1, 1, 1, 1], "embed_dim": [8, 16, 24, 32], "num_heads": [1, 2, 2, 2],
+           "num_groups": [1, 2, 2, 2], "window_size": 4, "projection_dim": 32}  # fmt: skip
 _COHERE = {**_TEXT, "model_type": "cohere2", "layer_types": ["full_attention"] * 2}
 _SQUARE = {"size": {"height": 32, "width": 32}}
 _CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
@@ -146,6 +154,13 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
                   "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL")),
         Prompted("deepseek_vl", {**both, "vision_config": _SIGLIP_POOLED}, "DeepseekVL",
                  {**_SQUARE, "min_size": 8}, "DeepseekVL", {"num_image_tokens": 16},
+                 named={"image_token": "<image>"}),
+        Prompted("blip-2", {**both, "text_config": _OPT, "vision_config": _VIT,
+                            "qformer_config": _QUERIES, "num_query_tokens": 4},
+                 "Blip", _SQUARE, "Blip2", {"num_query_tokens": 4}),
+        Prompted("florence2", {"text_config": _BART, "vision_config": _STAGES,
+                               "image_token_id": _TOKEN, "is_encoder_decoder": True},
+                 "CLIP", {**_SQUARE, "do_center_crop": False, "image_seq_length": 2}, "Florence2",
                  named={"image_token": "<image>"}),
         Prompted("llava_next", {**both, "vision_config": _CLIP,
                                 "image_grid_pinpoints": [[32, 64], [64, 32]]},

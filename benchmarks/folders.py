@@ -63,7 +63,8 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
             if pipelined:
                 loss = _loss_of_images(model, target)
             else:
-                loss = (_loss_of_prompt if prompted else _loss)(model, target)
+                reads_prompt = (target / "vision_encoder.onnx").is_file()
+                loss = (_loss_of_prompt if reads_prompt else _loss)(model, target)
         except Exception as error:  # noqa: BLE001 - the results are about what goes wrong
             text = " ".join(str(error).replace(work, "").split())
             return {"stage": stage, "type": type(error).__name__, "error": text[:300]}
@@ -96,8 +97,8 @@ def _loss_of_parts(model: Any, target: Path) -> float:
     from awqc.runtimes.encoder_decoder import EncoderDecoder
 
     folder = HFFolder(target)
-    reads = find_task(folder.config(), None, where=str(target)).reads
-    processor = Processor.of(folder, reads)
+    task = find_task(folder.config(), None, where=str(target))
+    processor = Processor.of(folder, task.reads, task.with_prompt)
     sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
     sample = processor.maker().sample(np.random.default_rng(9), sizes)
     inputs = model_inputs(model, processor, [sample])

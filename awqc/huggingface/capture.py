@@ -26,6 +26,7 @@ from awqc.huggingface.recorded import capture_recorded
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
 from awqc.program import Program, Task
+from awqc.recording.last_chosen import taking_the_last
 
 TOKENS = ("batch", "sequence")
 """Axes of an input that has one number a token."""
@@ -113,7 +114,7 @@ def _capture_cached(model: Any, name: str) -> Program:
 def _capture_encoder(model: Any, name: str) -> Program:
     model.config.use_cache = False
     example = encoder_example(model)
-    model.forward = plain_forward(model)
+    model.forward = taking_the_last(plain_forward(model), _with_ends(model, example))
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
     try:
         program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
@@ -125,6 +126,16 @@ def _capture_encoder(model: Any, name: str) -> Program:
             "(samples, tokens) in each"
         ) from error
     return rename_inputs(program, list(example))
+
+
+def _with_ends(model: Any, example: dict[str, Any]) -> dict[str, Any]:
+    """``example`` with the token that ends a text at the first and the last place of each."""
+    end = config_value(model.config, "eos_token_id")
+    if not isinstance(end, int):
+        return example
+    ids = example["input_ids"].clone()
+    ids[:, 0] = ids[:, -1] = end
+    return {**example, "input_ids": ids}
 
 
 def _dtype(config: Any) -> torch.dtype:

@@ -51,7 +51,7 @@ class Generating:
             UsageError: its processor or tokenizer is missing or another model's.
             CaptureError: it cannot be loaded.
         """
-        processor = Processor.of(folder, task.reads, task.prompted)
+        processor = Processor.of(folder, task.reads, task.with_prompt)
         model, extra = folder.model(task.load_class())
         fix_rotary(model)
         notes = (
@@ -80,6 +80,8 @@ class Generating:
     def generate(self, inputs: dict[str, Tensor], most: int, least: int = 0) -> Any:
         """Ids of the likeliest tokens, ``(batch, tokens)``: ``most`` at most, ``least`` at least.
 
+        With a cache, which configurations of models that were trained often switch off.
+
         Raises:
             CaptureError: the model fails on ``inputs``.
         """
@@ -87,8 +89,9 @@ class Generating:
         what = f"{type(self.model).__name__}.generate fails on {shapes}"
         with reporting(f"{self.folder.path}: {what}"):
             return self.model.generate(
-                **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least
-            )
+                **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least,
+                use_cache=True,
+            )  # fmt: skip
 
     def new_tokens(self, inputs: dict[str, Tensor], most: int) -> list[int]:
         """Ids of what `generate` makes of one sample, without a prompt that it continues."""

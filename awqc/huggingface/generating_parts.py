@@ -25,15 +25,17 @@ from torch import Tensor
 from awqc.bundle.parts import Bundle, Trace, Wire
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
+from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
+from awqc.recording.inner import result_inside
 from awqc.recording.loop import Loop
 from awqc.recording.remembered import remembering
-from awqc.recording.structures import Leaves
+from awqc.recording.structures import Leaves, leaves
 
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))
@@ -68,6 +70,7 @@ class GeneratingBundle:
         with remembering(self.generating.model.get_submodule(self.recorded.encoder.path)):
             calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
         run = Recorded.of(calls, str(self.generating.folder.path))
+        run = run if self.recorded.alone else run.through(inputs)
         loop, made = run.loop, {}
         for path, result in run.wired.items():
             made[f"{ENCODER}.{result_name(run, result)}"] = loop.first.before[path]
@@ -132,8 +135,10 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         encoder = model.get_submodule(runs[0].encoder.path) if runs else None
         with remembering(encoder) if encoder is not None else nullcontext():
             calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
-        runs.append(Recorded.of(calls, str(generating.folder.path)))
+        run = Recorded.of(calls, str(generating.folder.path))
+        runs.append(run if run.alone else run.through(inputs))
     run = runs[0]
+    encode = _forward(model, run.encoder.path) if run.alone else _encoding(generating, runs)
     given = {path: _given_name(path, run) for path in run.loop.given}
     cached = {
         **{path: _cached(path, ENCODER) for path in run.loop.once},
@@ -146,8 +151,9 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
     for part, describe in calls_of.items():
         if part == CROSS and not run.loop.once:
             continue
-        path, arguments, outputs, leaves = describe(model, runs)
-        flat, read = flat_call(_forward(model, path), arguments, outputs, leaves)
+        path, arguments, outputs, tensors = describe(model, runs)
+        forward = encode if part == ENCODER else _forward(model, path)
+        flat, read = flat_call(forward, arguments, outputs, tensors)
         own = {each: each if part == ENCODER else names[each] for each in read}
         made = {
             each: present_name(*cached[each])
@@ -158,7 +164,7 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
             for each in outputs
         }
         parts[part] = capture_flat(
-            model.get_submodule(path), flat, leaves, own, made, f"{generating.name}-{part}", _label
+            model.get_submodule(path), flat, tensors, own, made, f"{generating.name}-{part}", _label
         )
         mask = MASK if MASK in own.values() else None
         parts[part].task = Task(mask, (HEAD,) if HEAD in made.values() else ())
@@ -177,7 +183,34 @@ _Described = tuple[str, dict[str, Any], tuple[str, ...], list[Leaves]]
 def _encoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
     call = runs[0].encoder
     wired = tuple(dict.fromkeys(runs[0].wired.values()))
-    return call.path, call.arguments, wired, [run.encoder.before for run in runs]
+    path = call.path if runs[0].alone else ""
+    return path, call.arguments, wired, [run.encoder.before for run in runs]
+
+
+def _encoding(generating: Generating, runs: Sequence[Recorded]) -> Callable[..., Any]:
+    """What the encoder makes of the inputs of the whole, which `generate` gives to several modules.
+
+    Raises:
+        CaptureError: the forward of the whole gives it something else than `generate` does.
+    """
+    model, run = generating.model, runs[0]
+    whole, begin = model.forward, {}
+    if not run.loop.path:  # of the whole, which then asks for tokens to begin with
+        begin = {run.loop.fresh[0]: run.loop.first.before[run.loop.fresh[0]][:1]}
+
+    def forward(**arguments: Any) -> Any:
+        return result_inside(model, run.encoder.path, lambda: whole(**arguments, **begin))
+
+    for each in runs:
+        with torch.no_grad(), reporting(f"{generating.folder.path}: the model fails as a whole"):
+            made = leaves(forward(**each.encoder.arguments))
+        wired = each.wired.values()
+        if any(not torch.equal(made[path], each.encoder.result[path]) for path in wired):
+            raise CaptureError(
+                f"{generating.folder.path}: generate gives {run.encoder.path} something else than "
+                "the model's own forward does; one graph needs one way"
+            )
+    return forward
 
 
 def _cross_call(model: Any, runs: Sequence[Recorded]) -> _Described:
@@ -188,7 +221,7 @@ def _cross_call(model: Any, runs: Sequence[Recorded]) -> _Described:
 def _decoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
     """A later call, of several tokens behind a past of several."""
     loop = runs[0].loop
-    forward, leaves = _forward(model, loop.path), []
+    forward, examples_of = _forward(model, loop.path), []
     for run, (past, count) in zip(runs, SIZES, strict=True):
         first = dict(run.loop.first.before)
         drawn = torch.Generator().manual_seed(0)
@@ -199,9 +232,9 @@ def _decoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
         with torch.no_grad():
             made = call(first)
         kept = {path: first[path] for path in loop.given}
-        leaves.append({**kept, loop.fresh[0]: tokens[:, past:], **made})
-    arguments = _for_all_tokens(forward, loop, leaves[0])
-    return loop.path, arguments, (*loop.made, *loop.states), leaves
+        examples_of.append({**kept, loop.fresh[0]: tokens[:, past:], **made})
+    arguments = _for_all_tokens(forward, loop, examples_of[0])
+    return loop.path, arguments, (*loop.made, *loop.states), examples_of
 
 
 def _for_all_tokens(forward: Callable[..., Any], loop: Loop, given: Leaves) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from awqc.errors import CaptureError
 from awqc.recording.loop import Loop, longest_loop, sources
 from awqc.recording.outermost import OutsideCall
+from awqc.recording.structures import Leaves
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Recorded:
     """A run of `generate`.
 
     Attributes:
-        encoder: the call of the encoder.
+        encoder: the call of the encoder; where others stand before it, as a call of the whole
+            that ends with it.
         loop: the calls of the decoder.
         tokens: all that the decoder read, ``(batch, tokens)``.
         wired: what of ``loop.given`` the encoder made, by its path in the encoder's result.
         calls: those of the decoder.
+        alone: whether nothing but the encoder is called before the decoder.
     """
 
     encoder: OutsideCall
@@ -30,6 +33,7 @@ class Recorded:
     tokens: Tensor
     wired: Mapping[str, str]
     calls: tuple[OutsideCall, ...]
+    alone: bool = True
 
     @classmethod
     def of(cls, calls: Sequence[OutsideCall], where: str) -> Recorded:
@@ -40,11 +44,12 @@ class Recorded:
         """
         paths = list(dict.fromkeys(call.path for call in calls))
         looped = [path for path in paths if sum(call.path == path for call in calls) > 1]
-        if len(looped) != 1 or len(paths) != 2:
-            raise CaptureError(
-                f"{where}: generate calls {_listed(paths)} from outside, of which "
-                f"{_listed(looped)} in a loop; one encoder and one decoder are needed"
-            )
+        what = (
+            f"{where}: generate calls {_listed(paths)} from outside, of which {_listed(looped)} in "
+            "a loop; one encoder and one decoder are needed"
+        )
+        if len(looped) != 1 or len(paths) < 2:
+            raise CaptureError(what)
         own = longest_loop([call for call in calls if call.path == looped[0]])
         loop = Loop.of(own)
         made = sources(calls, loop.first, loop.given)
@@ -53,6 +58,8 @@ class Recorded:
                 f"{where}: nothing that {_listed(paths[:1])} makes goes into the loop of "
                 f"{_listed(looped)}"
             )
+        if len({call.path for call, _ in made.values()}) > 1:
+            raise CaptureError(what)
         fresh = loop.fresh[0] if len(loop.fresh) == 1 else ""
         if not fresh or loop.first.before[fresh].is_floating_point():
             raise CaptureError(
@@ -62,7 +69,16 @@ class Recorded:
         tokens = torch.cat([call.before[fresh] for call in own], dim=1)
         encoder = next(call for call, _ in made.values())
         wired = {path: result for path, (_, result) in made.items()}
-        return cls(encoder, loop, tokens, wired, tuple(own))
+        return cls(encoder, loop, tokens, wired, tuple(own), len(paths) == 2)
+
+    def through(self, inputs: Leaves) -> Recorded:
+        """The same, with the encoder as what the whole makes of ``inputs`` on the way.
+
+        As where rows of images and of tokens are made and put together first.
+        """
+        given = dict(inputs)
+        call = replace(self.encoder, arguments=given, before=given, after=given)
+        return replace(self, encoder=call, alone=False)
 
 
 def _listed(paths: Sequence[str]) -> str:

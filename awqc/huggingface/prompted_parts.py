@@ -44,7 +44,8 @@ class PromptedBundle:
         bundle: its parts.
         merge: how rows of images come among those of tokens.
         besides: what the decoder takes besides, see `awqc.kv_cache.TOKEN_KINDS`.
-        answer: what the whole gives for a token, with its cache.
+        answer: what the module that `generate` loops around gives for a token, with its cache.
+        looped: path of that module; "" is the model itself.
     """
 
     generating: Generating
@@ -52,6 +53,7 @@ class PromptedBundle:
     merge: Merge
     besides: Kinds
     answer: Any
+    looped: str
 
     def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
@@ -118,7 +120,8 @@ def capture_prompted(generating: Generating) -> PromptedBundle:
         EMBED: _embed(generating, runs),
         DECODER: decoder,
     }
-    return PromptedBundle(generating, Bundle(parts), merge, besides, runs[0].answer)
+    run = runs[0]
+    return PromptedBundle(generating, Bundle(parts), merge, besides, run.answer, run.looped)
 
 
 def _vision(generating: Generating, runs: list[PromptedRun]) -> Program:

@@ -56,7 +56,8 @@ class PromptedRun:
         following: rows of these tokens but the last.
         besides: what the processor makes that has one number for tokens of images and one for
             others, by name.
-        answer: what the whole gives for a token, with its cache.
+        answer: what the module that `generate` loops around gives for a token, with its cache.
+        looped: path of that module; "" is the model itself.
     """
 
     inputs: dict[str, Tensor]
@@ -67,6 +68,7 @@ class PromptedRun:
     following: tuple[Tensor, ...]
     besides: Kinds
     answer: Any
+    looped: str = ""
 
     @classmethod
     def of(cls, generating: Generating, count: int, sizes: Sizes) -> PromptedRun:
@@ -74,7 +76,7 @@ class PromptedRun:
 
         Raises:
             CaptureError: images do not come among the rows of tokens as `Merge` says, or `generate`
-                is no loop around the whole.
+                is no loop around what takes these rows.
         """
         model, where = generating.model, str(generating.folder.path)
         inputs = generating.inputs(_samples(generating, count, sizes))
@@ -90,16 +92,16 @@ class PromptedRun:
                 made.append(
                     model.generate(
                         **inputs, do_sample=False, max_new_tokens=FEWEST_TOKENS,
-                        min_new_tokens=FEWEST_TOKENS, output_logits=True,
+                        min_new_tokens=FEWEST_TOKENS, output_logits=True, use_cache=True,
                         return_dict_in_generate=True,
                     )
                 )  # fmt: skip
 
-        calls = [call for call in record_outermost(model, run, ("",)) if not call.path]
-        if not calls:
+        calls = record_outermost(model, run, _around(merge.decoder))
+        if len(calls) < FEWEST_TOKENS or len({call.path for call in calls}) > 1:
             raise CaptureError(
-                f"{where}: {type(model).__name__}.generate does not call the model as a whole but "
-                "parts of it, in a loop of its own"
+                f"{where}: {type(model).__name__}.generate calls neither the model as a whole in a "
+                f"loop nor a part of it that has {merge.decoder} inside"
             )
         new = made[0].sequences[:, tokens.shape[1] :]
         table = model.get_submodule(merge.embedding)
@@ -114,7 +116,14 @@ class PromptedRun:
             tuple(following),
             _besides(inputs, tokens == merge.token),
             calls[-1].answer,
+            calls[0].path,
         )
+
+
+def _around(path: str) -> tuple[str, ...]:
+    """The paths of the module at ``path`` and of all that it is a part of."""
+    names = path.split(".")
+    return tuple(".".join(names[:count]) for count in range(len(names) + 1))
 
 
 def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor]) -> Prompt:

@@ -32,22 +32,24 @@ def image_mark(processor: Any, sample: Sample) -> str:
     """What stands in a text for an image: the image token of ``processor``, or nothing.
 
     Nothing, where there is none, or where the processor puts as many as it needs before a text that
-    has none; there are more of them, then, where the text has one of its own. It is tried with the
-    image of ``sample``.
+    has none; there are more of them, then, where the text has one of its own, or it is refused. It
+    is tried with the image of ``sample``.
     """
     mark = str(getattr(processor, "image_token", None) or "")
     if not mark or getattr(processor, "chat_template", None):
         return mark
     token = processor.tokenizer.convert_tokens_to_ids(mark)
-    counts = []
-    for text in ("", mark):
+
+    def count(text: str) -> int | None:
         try:
             made = _plainly(processor, [f"{text} "], [sample.images[:1]], {})
-        except Exception:  # noqa: BLE001 - one that needs them in the text may fail in any way
-            return mark
+        except Exception:  # noqa: BLE001 - a text that is not as it must be may fail in any way
+            return None
         ids = made.get("input_ids")
-        counts.append(0 if ids is None else int((ids == token).sum()))
-    return "" if 0 < counts[0] < counts[1] else mark
+        return None if ids is None else int((ids == token).sum())
+
+    without, one = count(""), count(mark)
+    return "" if without and (one is None or without < one) else mark
 
 
 def _plainly(

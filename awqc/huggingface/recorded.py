@@ -56,10 +56,15 @@ def capture_recorded(model: Any, processor: Processor, name: str) -> Program:
 
 
 def examples(processor: Processor, count: int, texts: int, sizes: Sizes) -> list[Sample]:
-    """``count`` samples; beside images there are ``texts`` texts, of equal length."""
+    """``count`` samples; beside images there are ``texts`` texts, of equal length.
+
+    Prompts have an image and the same text each.
+    """
     random = np.random.default_rng(0)
     maker = processor.maker()
     made = [maker.sample(random, sizes) for _ in range(count)]
+    if processor.prompted:
+        return [replace(sample, text=made[0].text) for sample in made]
     if processor.reads == (TEXT,) or TEXT not in processor.reads:
         return made
     return [

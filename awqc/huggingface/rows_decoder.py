@@ -7,6 +7,7 @@ tell tokens of images from others. What still differs then is not known to runne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -30,7 +31,6 @@ from awqc.program import Program, Task
 from awqc.recording.broadcast import broadcasting
 from awqc.recording.inner import given_instead
 from awqc.recording.instead import forward_instead
-from awqc.recording.merge import Merge
 
 HEAD, MASK, POSITIONS, PAST = "logits", "attention_mask", "position_ids", "past_key_values"
 AGREE = 1e-3
@@ -57,11 +57,12 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     Raises:
         CaptureError: it reads something that runners do not make, or cannot be captured.
     """
-    model, where = generating.model, str(generating.folder.path)
+    where = str(generating.folder.path)
+    model = generating.model.get_submodule(run.looped)
     shapes = cache_shapes(model, where)
     example = cached_example(model, shapes)
     tokens = example.pop("input_ids")
-    forward = rows_forward(model, run.merge)
+    forward = rows_forward(model, run)
     form = choose_form(forward, run, shapes, POSITIONS in example, where)
     if not form.positions:
         example.pop(POSITIONS, None)
@@ -91,9 +92,14 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     return rename_inputs(program, names), form.besides
 
 
-def rows_forward(model: Any, merge: Merge) -> Forward:
-    """As `cached_forward`, with rows in place of tokens, and more that the model is given."""
-    whole, taking = model.forward, model.get_submodule(merge.decoder)
+def rows_forward(model: Any, run: PromptedRun) -> Forward:
+    """As `cached_forward`, with rows in place of tokens, and more that the model is given.
+
+    ``model`` is what ``run`` loops around.
+    """
+    whole, merge = model.forward, run.merge
+    inside = merge.decoder.removeprefix(run.looped).removeprefix(".")
+    taking = model.get_submodule(inside) if inside else None
 
     def forward(
         inputs_embeds: Tensor,
@@ -102,12 +108,23 @@ def rows_forward(model: Any, merge: Merge) -> Forward:
         past_key_values: Mapping[str, Tensor] | None = None,
         **besides: Tensor,
     ) -> tuple[Tensor, ...]:
-        told = SimpleNamespace(forward=partial(whole, **besides), config=model.config)
+        way = partial(whole, **besides)
+        if taking is None:
+            way = partial(_without_tokens, way, **{merge.argument: inputs_embeds})
+            given: AbstractContextManager[None] = nullcontext()
+        else:
+            given = given_instead(taking, merge.argument, inputs_embeds)
+        told = SimpleNamespace(forward=way, config=model.config, modules=model.modules)
         tokens = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long)
-        with given_instead(taking, merge.argument, inputs_embeds), broadcasting():
+        with given, broadcasting():
             return cached_forward(told)(tokens, attention_mask, position_ids, past_key_values)
 
     return forward
+
+
+def _without_tokens(way: Callable[..., Any], *, input_ids: Tensor, **more: Any) -> Any:
+    """What ``way`` gives for ``more``: it takes rows, in place of ``input_ids``."""
+    return way(**more)
 
 
 def kinds_of(besides: Kinds, images: Tensor) -> dict[str, Tensor]:

@@ -46,9 +46,6 @@ PROCESSING_FILES = (
     *PROCESSOR_FILES,
 )
 GENAI = "genai_config.json"
-KINDS: list[set[str]] = [{KEY, VALUE}, {CONV}, {CONV, RECURRENT}]
-KIND_NAMES = ("full_attention", "conv", "linear_attention")
-"""What onnxruntime-genai calls a layer that carries that."""
 TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
 """Inputs that tokenizers make, in their order."""
 
@@ -98,11 +95,14 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
 def runs_in_genai(program: Program) -> bool:
     """Whether onnxruntime-genai has words for what ``program`` carries.
 
-    It knows keys and values, what a convolution has still to see, and the state of a recurrence,
-    but not keys and values beside others in one layer, and no decoder without any.
+    It knows keys and values, what a convolution has still to see, and the state of a recurrence; no
+    decoder without keys and values, and no convolutions in layers that have these, unless there is
+    a recurrence.
     """
-    carried = state_layers(program).values()
-    return {KEY, VALUE} in carried and all(parts in KINDS for parts in carried)
+    each = list(state_layers(program).values())
+    carried = {part for parts in each for part in parts}
+    plain = RECURRENT in carried or all(parts in ({KEY, VALUE}, {CONV}) for parts in each)
+    return {KEY, VALUE} <= carried <= {KEY, VALUE, CONV, RECURRENT} and plain
 
 
 def state_layers(program: Program) -> dict[int, set[str]]:
@@ -132,10 +132,13 @@ def genai_config(
     _, heads, _, width = shapes[keys[0]]
     layers = state_layers(program)
     carried = {part for parts in layers.values() for part in parts}
-    kinds = [_kind_of(layers.get(layer, set())) for layer in range(max(layers) + 1)]
     counted: dict[str, Any] = {"num_hidden_layers": len(keys)}
     if carried > {KEY, VALUE}:
-        counted = {"num_hidden_layers": len(kinds), "layer_types": kinds}
+        counted["num_hidden_layers"] = max(layers) + 1
+    if carried == {KEY, VALUE, CONV}:  # states of recurrences are found by their names
+        counted["layer_types"] = [
+            "conv" if layers[layer] == {CONV} else "full_attention" for layer in sorted(layers)
+        ]
     told = told or {}
     taken = ("input_ids", MASK, *(() if told.get(PLACES) == "1" else (POSITIONS,)))
     names = {name: name for name in taken if name in shapes}
@@ -227,8 +230,3 @@ def _tokenizer(folder: HFFolder) -> Any:
         return folder.tokenizer()
     except UsageError:
         return None
-
-
-def _kind_of(parts: set[str]) -> str:
-    """The word for a layer that carries ``parts``; one that carries nothing has any other."""
-    return KIND_NAMES[KINDS.index(parts)] if parts else "mlp"

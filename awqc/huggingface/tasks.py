@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from awqc.errors import BY_A_RUN, CaptureError, UsageError, spelled
@@ -39,6 +40,16 @@ class FolderTask:
     def several(self) -> bool:
         """Whether such a model becomes several graphs."""
         return self.loops or self.prompted
+
+    @property
+    def judges(self) -> bool:
+        """Whether such a model gives labels or places for a text that it reads once."""
+        return self.reads == (TEXT,) and self.name in JUDGING
+
+    @property
+    def with_prompt(self) -> bool:
+        """Whether each sample of such a model is a text with an image in it, or several."""
+        return self.several and len(self.reads) > 1
 
     @property
     def media(self) -> bool:
@@ -100,6 +111,13 @@ TASKS = (
         "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
         reads=(TEXT, IMAGE),
         prompted=True,
+    ),
+    FolderTask(
+        "image-text-to-text",
+        "AutoModelForImageTextToText",
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        loops=True,
     ),
     FolderTask(
         "fill-mask",
@@ -184,6 +202,9 @@ TASKS = (
 )
 """Where several tasks have an architecture, the first counts."""
 
+JUDGING = ("text-classification", "token-classification", "question-answering")
+"""Tasks of one call: an encoder-decoder makes what its decoder reads of the text itself."""
+
 FIRST_READ = {"pixel_values": IMAGE, "input_values": AUDIO, "input_features": AUDIO}
 """Kinds of data by the names that transformers has for a model's main input."""
 
@@ -197,7 +218,8 @@ def find_task(
     """The task that was asked for, or the one that the configuration's architecture does.
 
     An architecture that transformers has no table for (code of the model's own) is judged
-    by its name's ending: ``…ForCausalLM``, ``…ForMaskedLM``, ….
+    by its name's ending: ``…ForCausalLM``, ``…ForMaskedLM``, …; one of transformers' own classes
+    without such an ending makes features.
 
     Args:
         config: a transformers configuration.
@@ -212,13 +234,15 @@ def find_task(
     """
     found = _recognised(config) if wanted is None else _named(config, wanted)
     named = list(getattr(config, "architectures", None) or [])
+    if found is None:
+        found = _of_class(named)
     if found is None and not named and default is not None:
         found = _named(config, default)
     double = bool(getattr(config, "is_encoder_decoder", False))
-    found = _of_form(found, double)
+    found = _of_form(found, double, named)
     if not double:
         found = _of_input(found, named)
-    if double and (found is None or not (found.media or found.loops)):
+    if double and (found is None or not (found.media or found.loops or found.judges)):
         names = ", ".join(dict.fromkeys(task.name for task in TASKS if task.loops))
         raise CaptureError(
             f"{where}: an encoder-decoder ({config.model_type}), which can be compiled for what it "
@@ -237,15 +261,31 @@ def find_task(
     return found
 
 
-def _of_form(found: FolderTask | None, double: bool) -> FolderTask | None:
+def _of_form(found: FolderTask | None, double: bool, named: Sequence[str]) -> FolderTask | None:
     """Of the tasks that generate text from what ``found`` reads, that of the model's form.
 
-    A class of transformers may load models with an encoder of their own, and without.
+    A class of transformers may load models with an encoder of their own, and without; the encoder
+    may read images alone, or a text beside, which the model's forward then takes as well.
     """
-    if found is None or not found.several or found.loops == double:
+    if found is None or not found.several:
         return found
-    same = (task for task in TASKS if task.several and task.auto_class == found.auto_class)
-    return next((task for task in same if task.loops == double), found)
+    fitting = [
+        task
+        for task in TASKS
+        if task.several and task.auto_class == found.auto_class and task.loops == double
+    ]
+    if len(fitting) > 1:
+        prompt = _takes_tokens(named) if named else found.with_prompt
+        fitting = [task for task in fitting if task.with_prompt == prompt]
+    return found if found in fitting or not fitting else fitting[0]
+
+
+def _takes_tokens(named: Sequence[str]) -> bool:
+    """Whether the forward of the class of transformers that is ``named`` first takes tokens."""
+    import transformers
+
+    forward = getattr(getattr(transformers, named[0], None), "forward", None)
+    return forward is not None and "input_ids" in inspect.signature(forward).parameters
 
 
 def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | None:
@@ -277,6 +317,21 @@ def _recognised(config: Any) -> FolderTask | None:
     return None
 
 
+def _of_class(named: Sequence[str]) -> FolderTask | None:
+    """What a class of transformers that no table lists is for: it makes features of what it reads.
+
+    As an encoder of a larger model that was saved alone.
+    """
+    import transformers
+
+    known = getattr(transformers, named[0], None) if named else None
+    if not isinstance(known, type) or not issubclass(known, transformers.PreTrainedModel):
+        return None
+    kind = FIRST_READ.get(known.main_input_name, TEXT)
+    rows = (task for task in TASKS if task.auto_class == "AutoModel" and task.reads == (kind,))
+    return next((replace(task, auto_class=named[0]) for task in rows), None)
+
+
 def _named(config: Any, wanted: str) -> FolderTask:
     """The task called ``wanted``: of several, the one that has the configuration's type of model.
 
@@ -302,6 +357,8 @@ def reads_of(folder: HFFolder) -> Kinds:
     if not (folder.path / "config.json").is_file():
         return (TEXT,)
     config = folder.config()
-    found = _of_form(_recognised(config), bool(getattr(config, "is_encoder_decoder", False)))
-    found = _of_input(found, list(getattr(config, "architectures", None) or []))
+    named = list(getattr(config, "architectures", None) or [])
+    found = _recognised(config) or _of_class(named)
+    found = _of_form(found, bool(getattr(config, "is_encoder_decoder", False)), named)
+    found = _of_input(found, named)
     return (TEXT,) if found is None else found.reads

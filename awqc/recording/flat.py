@@ -57,7 +57,7 @@ def flat_call(
     """The call, and the paths of the inputs whose values it reads.
 
     ``examples`` are tensors for the same call at different sizes, which tell equal axes. An input
-    is read if an output is another where its values are; one alone is.
+    is read if an output is another where its values are, or there is none; one alone is.
     """
     first = examples[0]
     whole = FlatCall(forward, arguments, tuple(outputs), {})
@@ -80,7 +80,11 @@ def flat_call(
 
 def _matters(call: FlatCall, given: Leaves, path: str) -> bool:
     with torch.no_grad():
-        usual, other = call(given), call({**given, path: _others(given[path])})
+        usual = call(given)
+        try:
+            other = call({**given, path: _others(given[path])})
+        except Exception:  # noqa: BLE001 - values that the code cannot take it reads
+            return True
     return any(not torch.equal(value, other[name]) for name, value in usual.items())
 
 

@@ -47,8 +47,13 @@ class Loop:
             CaptureError: something is carried from call to call that is no tensor, or a tensor is
                 there in some calls only.
         """
+        where = calls[0].path or "the model"
+        if len(calls) == 1:
+            raise CaptureError(
+                f"{where}: no call of it is given more than the one before: it keeps no state and "
+                "reads everything anew"
+            )
         first, later, *more = calls
-        where = first.path or "the model"
         if not more:
             raise CaptureError(
                 f"{where}: is called {len(calls)} times only; three calls are needed to tell what "

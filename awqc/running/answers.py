@@ -15,6 +15,8 @@ Outputs = Mapping[str, Array]
 """Outputs of one sample, by name."""
 
 MEAN = Pooling(("mean",))
+POOLED = ("_embeds", "pooler_output")
+"""How names of outputs end that are the vector of a sample, the best first."""
 TOP = 5
 """Labels or words that are told, the likeliest first."""
 
@@ -69,8 +71,9 @@ def words_for_masks(outputs: Outputs, ids: Array, mask: int, word: Callable[[int
 
 
 def embedding(outputs: Outputs, mask: Array | None, pooling: Pooling | None = None) -> Answer:
-    """One vector, as ``pooling`` says; else the pooled output, if there is one, or the mean."""
-    pooled = next((outputs[name] for name in outputs if name.endswith("pooler_output")), None)
+    """One vector, as ``pooling`` says; else the projected or pooled output, or else the mean."""
+    vectors = {name: value for name, value in outputs.items() if value.size == max(value.shape)}
+    pooled = next((vectors[name] for end in POOLED for name in vectors if name.endswith(end)), None)
     if pooled is None or pooling is not None:
         states = outputs.get("last_hidden_state", next(iter(outputs.values())))
         pooled = (pooling or MEAN).vector(states, mask)

@@ -37,7 +37,7 @@ class Paced:
             VerificationError: onnxruntime does not load a model.
         """
         task = task_in(HFFolder(folder), None)
-        processor = Processor.of(HFFolder(folder), task.reads, task.prompted)
+        processor = Processor.of(HFFolder(folder), task.reads, task.with_prompt)
         sample = processor.maker().sample(np.random.default_rng(0))
         made = processor.inputs([sample])
         self._feeds = {name: value.numpy() for name, value in made.items()}

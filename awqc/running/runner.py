@@ -92,13 +92,13 @@ class Runner:
         self._embeds = self.task.name.endswith("feature-extraction")
         self._pooling = Pooling.read(folder) if self._embeds else None
         self._max_new_tokens, self._language = max_new_tokens, language
-        self.processor = Processor.of(self._folder, self.task.reads, self.task.prompted)
+        self.processor = Processor.of(self._folder, self.task.reads, self.task.with_prompt)
         places = (folder, folder / TUNED)
         several = any((place / MERGED_MODEL).is_file() for place in places)
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
         self._dual: Dual | None = None
-        if len(self.task.reads) > 1 and not self.task.prompted:
+        if len(self.task.reads) > 1 and not several:
             self._dual = Dual(folder, self.processor, provider)
         elif not several:
             path = find_model(folder)
@@ -120,7 +120,7 @@ class Runner:
         reader = SampleReader(self.processor, maker, np.random.default_rng(0))
         records = (
             self._prompts(given)
-            if self.task.prompted
+            if self.task.with_prompt
             else [record for one in given for record in self._records(one)]
         )
         for record, sample in zip(records, reader.read(records), strict=True):

@@ -21,13 +21,16 @@ from awqc.runtimes.encoder_decoder import EncoderDecoder
 
 
 @contextmanager
-def swapped(parts: GeneratingBundle, compiled: EncoderDecoder) -> Iterator[None]:
+def swapped(
+    parts: GeneratingBundle, compiled: EncoderDecoder, inputs: Leaves | None = None
+) -> Iterator[None]:
     """Let the model of ``parts`` call ``compiled`` in place of its own encoder and decoder.
 
+    An encoder that is one with what stands before it is given ``inputs``, those of the whole.
     What the model does around them stays: what it begins with, which tokens it allows, when it
     ends.
     """
-    calls = _Calls(parts, compiled)
+    calls = _Calls(parts, compiled, None if parts.recorded.alone else inputs)
     model = parts.generating.model
     ways = {parts.recorded.encoder.path: calls.encode, parts.recorded.loop.path: calls.step}
     with ExitStack() as stack:
@@ -48,8 +51,10 @@ def _taking(module: Any, way: Any) -> Any:
 
 
 class _Calls:
-    def __init__(self, parts: GeneratingBundle, compiled: EncoderDecoder) -> None:
-        self._parts, self._compiled = parts, compiled
+    def __init__(
+        self, parts: GeneratingBundle, compiled: EncoderDecoder, inputs: Leaves | None
+    ) -> None:
+        self._parts, self._compiled, self._inputs = parts, compiled, inputs
         self._carried = {
             id(parts.recorded.loop.later.after[path]): name for path, name in parts.carried.items()
         }
@@ -61,7 +66,8 @@ class _Calls:
         """The encoder's result, in the form of the recorded one."""
         if self._encoded.knows(taken):
             return self._encoded.answer()
-        made = self._compiled.encode({name: value.numpy() for name, value in taken.items()})
+        read = taken if self._inputs is None else self._inputs
+        made = self._compiled.encode({name: value.numpy() for name, value in read.items()})
         self._given = self._compiled.given(made)
         answer = self._parts.recorded.encoder.answer
         recorded = self._parts.recorded

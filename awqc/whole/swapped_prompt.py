@@ -30,9 +30,10 @@ def swapped_prompt(
     """Let the model of ``parts`` call ``compiled`` in place of itself, for one prompt.
 
     What `generate` does around stays: which tokens it allows, when it ends. Gives what of
-    ``inputs`` it takes then: images go to ``compiled`` alone.
+    ``inputs`` it takes then: images go to ``compiled`` alone, but where `generate` loops around a
+    part of the model, which it gives rows first; it makes these for nothing then.
     """
-    model = parts.generating.model
+    model = parts.generating.model.get_submodule(parts.looped)
     images = {spec.name for spec in parts.bundle.parts[VISION].inputs}
     feeds = {name: inputs[name].numpy() for name in images}
     states, tokens = dict[str, Any](), list[Any]()
@@ -40,13 +41,14 @@ def swapped_prompt(
     @wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal states
-        tokens.append(bind(model, args, kwargs)[TOKENS].numpy())
+        fresh = bind(model, args, kwargs).get(TOKENS)
+        tokens.append((inputs[TOKENS] if fresh is None else fresh).numpy())
         so_far = np.concatenate(tokens, axis=1)
         made, states = compiled.step(so_far, {} if states else feeds, states)
         return rebuilt(parts.answer, _answer(parts.answer, made, states))
 
     with forward_instead(model, forward):
-        yield {name: value for name, value in inputs.items() if name not in images}
+        yield {name: v for name, v in inputs.items() if parts.looped or name not in images}
 
 
 def _answer(recorded: Any, made: dict[str, Any], states: dict[str, Any]) -> Leaves:

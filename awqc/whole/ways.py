@@ -61,8 +61,13 @@ def _with_encoder(parts: GeneratingBundle) -> Iterator[Generate]:
 
 @contextmanager
 def _encoder_decoder(parts: GeneratingBundle, folder: Path) -> Iterator[Generate]:
-    with swapped(parts, EncoderDecoder(folder)):
-        yield parts.generating.new_tokens
+    compiled = EncoderDecoder(folder)
+
+    def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
+        with swapped(parts, compiled, inputs):
+            return parts.generating.new_tokens(inputs, most)
+
+    yield generate
 
 
 @contextmanager

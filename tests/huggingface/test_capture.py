@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import BartForSequenceClassification
 
 from awqc.errors import AwqcError, CaptureError, UsageError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.tokens import token_batch
 from awqc.program import Batch, Program
+from benchmarks.folder_models import MODELS
 from benchmarks.models import ModelUnavailableError, minilm, smollm2
 from tests.huggingface.test_language_models import families
 from tests.tiny_language_models import (
@@ -249,6 +251,21 @@ def test_a_model_that_takes_one_length_is_refused_with_what_is_left(tmp_path: Pa
     NystromformerForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(CaptureError, match=r"(?s)for texts of any length.*one length.*_inputs"):
         load_folder(tmp_path)
+
+
+def test_an_encoder_decoder_that_judges_a_text_is_one_graph(tmp_path: Path) -> None:
+    """It reads what stands at the last end token of each text, wherever that is."""
+    MODELS["text-classification/bart"].save(tmp_path)
+    model = BartForSequenceClassification.from_pretrained(tmp_path).eval()
+    program = load_folder(tmp_path)
+    ids = torch.tensor([[0, 9, 8, 2, 1], [0, 5, 6, 7, 2]])
+    for tokens in (ids, ids[:1, :4], torch.tensor([[0, 2, 7, 2]])):
+        mask = (tokens != 1).long()
+        with torch.no_grad():
+            wanted = model(input_ids=tokens, attention_mask=mask).logits
+        made = program.run({"input_ids": tokens, "attention_mask": mask})
+        found = dict(zip(program.outputs, made, strict=True))["logits"]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:

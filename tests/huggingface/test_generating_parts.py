@@ -105,6 +105,18 @@ def test_weights_of_the_parts_are_those_of_the_model_once(
     assert bundle.shared()["encoder"] == {"embed_tokens.weight": "decoder.lm_head.weight"}
 
 
+def test_a_configuration_without_a_cache_is_given_one(tmp_path: Path) -> None:
+    """As those of models that were trained and saved often are."""
+    MODELS["text2text-generation/t5"].save(tmp_path)
+    folder = HFFolder.at(tmp_path)
+    task = find_task(folder.config(), None, where="t5")
+    generating = Generating.load(folder, task)
+    generating.model.config.use_cache = generating.model.generation_config.use_cache = False
+    sample = generating.processor.maker().sample(np.random.default_rng(5))
+    calls = generating.record(generating.inputs([sample]), 3, 3)
+    assert len(Recorded.of(calls, "t5").loop.states) == 4
+
+
 def test_one_graph_is_asked_of_an_encoder_decoder(tmp_path: Path) -> None:
     MODELS["text2text-generation/t5"].save(tmp_path)
     with pytest.raises(CaptureError, match="is several graphs"):

@@ -88,7 +88,17 @@ class Putting(Asked):
 
 def test_a_processor_that_puts_image_tokens_itself_gets_the_text_alone() -> None:
     assert asked(Putting(), SAMPLES, None)["text"] == [" t5 t6 t7", " t8"]
+    assert asked(Counting(), SAMPLES, None)["text"] == [" t5 t6 t7", " t8"]
     assert asked(Reading(), SAMPLES, None)["text"] == ["t9 t5 t6 t7", "t9 t8"]
+
+
+class Counting(Putting):
+    """One that counts them after it has put its own."""
+
+    def __call__(self, **given: Any) -> Any:
+        if any("t9" in text for text in given["text"]):
+            raise ValueError("Found total 2 image tokens and 1 images.")
+        return super().__call__(**given)
 
 
 class Reading(Asked):

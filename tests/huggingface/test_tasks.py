@@ -52,6 +52,20 @@ def test_what_a_model_reads_tells_tasks_of_one_table_apart(
     assert (found.name, found.reads) == (name, reads)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("T5EncoderModel", "feature-extraction"),
+        ("CLIPTextModelWithProjection", "feature-extraction"),
+        ("CLIPVisionModelWithProjection", "image-feature-extraction"),
+    ],
+)
+def test_a_class_that_no_table_lists_makes_features(architecture: str, name: str) -> None:
+    found = find_task(config(architecture), None, where="here")
+    assert (found.name, found.auto_class) == (name, architecture)
+    assert found.load_class().__name__ == architecture
+
+
 def test_of_several_rows_of_a_task_the_one_with_the_type_of_model_is_taken() -> None:
     for kind, auto in {
         "segformer": "AutoModelForSemanticSegmentation",
@@ -83,6 +97,13 @@ def test_an_encoder_decoder_is_for_what_it_generates_or_sees(
     assert (found.name, found.loops) == (name, loops)
 
 
+def test_an_encoder_decoder_may_judge_a_text() -> None:
+    found = find_task(
+        config("BartForSequenceClassification", is_encoder_decoder=True), None, where="here"
+    )
+    assert (found.name, found.several) == ("text-classification", False)
+
+
 def test_an_encoder_decoder_is_refused_where_it_does_neither() -> None:
     what = r"here: an encoder-decoder \(mine\), which can be.*In Python, awqc\.compile\(model, run="
     with pytest.raises(CaptureError, match=what):
@@ -103,6 +124,21 @@ def test_a_class_for_images_and_text_is_judged_by_its_form(wanted: str | None) -
 def test_a_decoder_that_also_hears_is_refused() -> None:
     with pytest.raises(CaptureError, match="has no encoder of its own"):
         find_task(config("Qwen2AudioForConditionalGeneration"), None, where="here")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reads"),
+    [
+        ("Florence2ForConditionalGeneration", (TEXT, IMAGE)),
+        ("Pix2StructForConditionalGeneration", (IMAGE,)),
+        ("VisionEncoderDecoderModel", (IMAGE,)),
+    ],
+)
+def test_an_encoder_of_images_may_read_a_text_beside(
+    architecture: str, reads: tuple[str, ...]
+) -> None:
+    found = find_task(config(architecture, is_encoder_decoder=True), None, where="here")
+    assert (found.loops, found.reads, found.with_prompt) == (True, reads, len(reads) > 1)
 
 
 def test_translation_is_a_name_of_a_task() -> None:

@@ -53,3 +53,15 @@ def test_a_call_leaves_what_was_recorded_as_it_is() -> None:
     with torch.no_grad():
         first, again = call(loop.later.before), call(loop.later.before)
     assert torch.equal(first["logits"], again["logits"])
+
+
+def test_what_fails_with_other_values_is_read() -> None:
+    """As rows that name places in a table."""
+    table = torch.nn.Embedding(3, 2)
+    given = {"places": torch.tensor([[0.0, 2.0]]), "mask": torch.ones(1, 2)}
+
+    def forward(places: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"rows": table(places.long())}
+
+    _, read = flat_call(forward, dict(given), ("rows",), [given])
+    assert read == ("places",)

@@ -65,6 +65,12 @@ def test_two_calls_do_not_tell() -> None:
         Loop.of(recorded(2)[1:])
 
 
+def test_one_call_after_another_that_is_given_nothing_more_is_no_loop() -> None:
+    calls = recorded()[1:2]
+    with pytest.raises(CaptureError, match="keeps no state and reads everything anew"):
+        Loop.of(longest_loop([*calls, *calls]))
+
+
 @dataclass
 class Counter:
     seen: int = 0

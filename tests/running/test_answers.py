@@ -46,6 +46,8 @@ def test_an_embedding_is_pooled_or_the_mean_of_tokens() -> None:
         {"last_hidden_state": states, "pooler_output": np.array([[5.0, 6.0]])}, None
     )
     assert pooled.content == [5.0, 6.0]
+    both = {"pooler_output": np.array([[5.0, 6.0]]), "text_embeds": np.array([[7.0, 8.0]])}
+    assert answers.embedding({"input_embeds": states, **both}, None).content == [7.0, 8.0]
     mean = answers.embedding({"last_hidden_state": states}, np.array([[1, 1, 0]]))
     assert mean.content == [2.0, 3.0]
 

@@ -34,6 +34,7 @@ CASES = {
     "text": ("text2text-generation/t5", {}),
     "speech in any language": ("automatic-speech-recognition/whisper", LANGUAGES),
     "an image": ("image-to-text/vision-encoder-decoder", {}),
+    "an image and a text": ("image-text-to-text/florence2", {}),
 }
 
 
@@ -60,7 +61,7 @@ def test_exported_parts_generate_what_the_model_does(case: str, tmp_path: Path) 
     sample = generating.processor.maker().sample(np.random.default_rng(3), sizes)
     inputs = generating.inputs([sample])
     wanted = generating.generate(inputs, 12, 12)[0].tolist()  # nothing ends the text
-    with swapped(parts, EncoderDecoder(out)):
+    with swapped(parts, EncoderDecoder(out), inputs):
         assert generating.generate(inputs, 12, 12)[0].tolist() == wanted
     assert generating.generate(inputs, 12, 12)[0].tolist() == wanted  # with its own parts again
 

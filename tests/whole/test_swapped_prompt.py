@@ -60,3 +60,15 @@ def test_exported_parts_generate_what_the_model_does(exported: Exported) -> None
     )
     feeds = {name: value.numpy() for name, value in inputs.items()}
     assert list(compiled.tokens(feeds, 12)) == wanted[inputs["input_ids"].shape[1] :]
+
+
+def test_a_part_that_generate_loops_around_is_replaced(tmp_path: Path) -> None:
+    """As of BLIP-2, whose own `generate` gives rows to that of the decoder inside."""
+    parts, out = export("image-text-to-text/blip-2", tmp_path)
+    assert parts.looped == "language_model"
+    generating = parts.generating
+    sample = generating.processor.maker().sample(np.random.default_rng(3), Sizes(words=5))
+    inputs = generating.inputs([sample])
+    wanted = generating.generate(inputs, 12, 12)[0].tolist()
+    with swapped_prompt(parts, ImageText(out), inputs) as left:
+        assert generating.generate(left, 12, 12)[0].tolist() == wanted
