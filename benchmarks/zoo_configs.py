@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+LAYERS = 2
 WIDTH = 64
 SIZES: dict[str, int] = {
     **dict.fromkeys(
@@ -67,7 +68,7 @@ SIZES: dict[str, int] = {
             "num_blocks",
             "num_hidden_groups",
         ),
-        2,
+        LAYERS,
     ),
     **dict.fromkeys(
         (
@@ -202,6 +203,10 @@ def _all_fields(cls: type[Any], deep: bool, alone: tuple[str, ...]) -> dict[str,
             fields[name] = value
     if "use_cache" in given:
         fields["use_cache"] = False
+    kinds = list(dict.fromkeys(given.get("layer_types") or ()))
+    if len(kinds) > 1:
+        fields["layer_types"] = kinds  # a layer of each
+        fields["num_hidden_layers"] = len(kinds)
     for name, kind in getattr(cls, "sub_configs", {}).items():
         inner = getattr(default, name, None)
         if inner is not None and (deep or kind.__name__ != "AutoConfig"):

@@ -10,8 +10,13 @@ import pytest
 
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.runner_files import write_processing, write_runner_files
-from tests.tiny_language_models import save_encoder, save_tokenizer
+from awqc.huggingface.runner_files import (
+    genai_config,
+    runs_in_genai,
+    write_processing,
+    write_runner_files,
+)
+from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -53,3 +58,41 @@ def test_the_general_class_has_a_name_that_all_releases_know(source: Path, tmp_p
     (tmp_path / "out").mkdir()
     write_processing(HFFolder(source), tmp_path / "out")
     assert settings(tmp_path / "out")["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "types"),
+    [
+        ("llama", {"key", "value"}, None),
+        ("lfm2", {"key", "value", "conv"}, ["conv", "full_attention"]),
+        ("qwen3_5_text", {"key", "value", "conv", "recurrent"}, None),
+    ],
+)
+def test_another_runner_is_told_what_is_carried(
+    kind: str, parts: set[str], types: list[str] | None, tmp_path: Path
+) -> None:
+    """The names that onnxruntime-genai 0.18 has for these; it finds recurrent layers by them."""
+    save_decoder(kind, tmp_path)
+    program = load_folder(tmp_path)
+    assert runs_in_genai(program)
+    decoder = genai_config(program, HFFolder.at(tmp_path).config())["model"]["decoder"]
+    assert decoder["num_hidden_layers"] == 2
+    assert decoder.get("layer_types") == types
+    states = {name for name, _ in program.states}
+    for part in parts:
+        first = decoder["inputs"][f"past_{part}_names"] % (1 if part in ("key", "value") else 0)
+        assert first in states
+        assert decoder["outputs"][f"present_{part}_names"].startswith("present")
+    assert {name.split("_")[1] for name in decoder["inputs"] if name.startswith("past_")} == parts
+
+
+@pytest.mark.parametrize("kind", ["mamba", "deepseek_v32"])
+def test_what_another_runner_has_no_words_for_is_left_out(kind: str, tmp_path: Path) -> None:
+    save_decoder(kind, tmp_path)
+    save_tokenizer(tmp_path)
+    program = load_folder(tmp_path)
+    assert not runs_in_genai(program)
+    (tmp_path / "out").mkdir()
+    write_runner_files(program, HFFolder.at(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out" / "genai_config.json").exists()
+    assert (tmp_path / "out" / "tokenizer.json").exists()

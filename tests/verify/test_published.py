@@ -148,9 +148,8 @@ class Averaged(nn.Module):
         self.among, self.project = among, nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.among is None:
-            return self.project(x).mean(1)
-        return self.project(x).sum(1) / self.among
+        rows: Tensor = self.project(x)
+        return rows.mean(1) if self.among is None else rows.sum(1) / self.among
 
 
 def check_sizes(archived: Program, tmp_path: Path) -> tuple[str, ...]:
