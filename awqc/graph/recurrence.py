@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CHUNK, WIDE_CHUNK = 64, 16
+"""Tokens that are read together, where a head decays as one and where each channel does."""
+
 
 @torch.library.custom_op("awqc::linear_attention", mutates_args=())
 def linear_attention(
@@ -37,23 +40,56 @@ def linear_attention(
 
     Source: ONNX operator LinearAttention, opset 27; arXiv 2412.06464, equation 10.
     """
-    return _in_turn(query, key, value, decay, beta, state)
+    return _in_chunks(query, key, value, decay, beta, state)
 
 
-def _in_turn(
+def _in_chunks(
     query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    kept, made = decay.exp().unsqueeze(-1), []
-    for token in range(key.shape[1]):
-        state = state * kept[:, token]
-        added = value[:, token].unsqueeze(-2)
+    """The same, some tokens at a time, by products of matrices.
+
+    With ``c`` the sum of decays up to a token, and ``u`` what each token adds, behind the state at
+    the beginning of the chunk::
+
+        u_t = beta_t (value_t - S^T (exp(c_t) key_t) - sum_{j<t} u_j <key_t, exp(c_t - c_j) key_j>)
+        result_t = S^T (exp(c_t) query_t) + sum_{j<=t} u_j <query_t, exp(c_t - c_j) key_j>
+
+    The first is a triangular system. No exponent is positive where no decay is.
+    """
+    length = CHUNK
+    if decay.shape[-1] > 1:  # each two tokens then take a number for each channel
+        length = WIDE_CHUNK if value.shape[-1] >= WIDE_CHUNK else 1
+    chunks = range(0, key.shape[1], length)
+    made = []
+    for start in chunks:
+        some = slice(start, start + length)
+        q, k, u, sums = (
+            each[:, some].transpose(1, 2) for each in (query, key, value, decay)
+        )  # (batch, heads, tokens, …)
+        sums = sums.double().cumsum(2)  # of large ones the differences matter
+        before = torch.ones(k.shape[2], k.shape[2], dtype=torch.bool, device=k.device).tril()
+        kept = sums.exp().to(k.dtype)
         if beta is not None:
-            known = key[:, token].unsqueeze(-2) @ state
-            added = (added - known) * beta[:, token, :, None, None]
-        state = state + key[:, token].unsqueeze(-1) * added
-        made.append((query[:, token].unsqueeze(-2) @ state).squeeze(-2))
-    results = torch.stack(made, 1) if made else value.new_zeros(value.shape)
+            rate = beta[:, some].transpose(1, 2).unsqueeze(-1)
+            known = rate * _meet(k, k, sums, before).tril(-1)
+            u = torch.linalg.solve_triangular(
+                known, rate * (u - (k * kept) @ state), upper=False, unitriangular=True
+            )
+        made.append(((q * kept) @ state + _meet(q, k, sums, before) @ u).transpose(1, 2))
+        last = sums[:, :, -1:]
+        left = (k * (last - sums).exp().to(k.dtype)).transpose(-1, -2) @ u
+        state = kept[:, :, -1:].transpose(-1, -2) * state + left
+    results = torch.cat(made, 1) if made else value.new_zeros(value.shape)
     return results, state.clone()
+
+
+def _meet(rows: Tensor, keys: Tensor, sums: Tensor, before: Tensor) -> Tensor:
+    """``<rows_t, exp(c_t - c_j) keys_j>`` where ``j`` is not behind ``t``, else zero."""
+    gaps = (sums.unsqueeze(3) - sums.unsqueeze(2)).to(keys.dtype)
+    kept = gaps.masked_fill(~before.unsqueeze(-1), -torch.inf).exp()
+    if sums.shape[-1] == 1:
+        return (rows @ keys.transpose(-1, -2)) * kept.squeeze(-1)
+    return (rows.unsqueeze(3) * keys.unsqueeze(2) * kept).sum(-1)
 
 
 @linear_attention.register_fake
@@ -68,11 +104,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _derive(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
-    """The derivative, by the loop itself, run again."""
+    """The derivative of `_in_chunks`, which is run again."""
     with torch.enable_grad():
         inputs: list[Any] = [t if t is None else t.detach().requires_grad_()
                              for t in ctx.saved_tensors]  # fmt: skip
-        made = _in_turn(*inputs)
+        made = _in_chunks(*inputs)
         wanted = [each for each in inputs if each is not None]
         found = iter(torch.autograd.grad(made, wanted, given, allow_unused=True))
     return tuple(None if each is None else next(found) for each in inputs)

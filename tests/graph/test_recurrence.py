@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from awqc.graph.recurrence import OPERATION, linear_attention
+from awqc.graph.recurrence import CHUNK, OPERATION, WIDE_CHUNK, linear_attention
 from awqc.graph.trace_module import trace_module
 
-HEADS, WIDTH, SIZE = 2, 3, 4
+HEADS, WIDTH, SIZE = 2, 3, 17
 Operands = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
 
 
@@ -34,7 +34,8 @@ def operands(
 
     decay = -made(tokens, HEADS, WIDTH if wide else 1).abs()
     beta = made(tokens, HEADS).sigmoid() if delta else None
-    query, key = made(tokens, HEADS, WIDTH), made(tokens, HEADS, WIDTH)
+    query = made(tokens, HEADS, WIDTH)
+    key = nn.functional.normalize(made(tokens, HEADS, WIDTH), dim=-1)
     return query, key, made(tokens, HEADS, SIZE), decay, beta, made(HEADS, WIDTH, SIZE)
 
 
@@ -58,13 +59,28 @@ def as_defined(given: Operands) -> tuple[Tensor, Tensor]:
 @settings(deadline=None)  # the first call registers the operation
 @given(
     batch=st.integers(1, 3),
-    tokens=st.integers(1, 5),
+    tokens=st.integers(0, 21),
     wide=st.booleans(),
     delta=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 def test_it_is_what_it_says(batch: int, tokens: int, wide: bool, delta: bool, seed: int) -> None:
     given_ = operands(batch, tokens, wide=wide, delta=delta, seed=seed)
+    for found, wanted in zip(linear_attention(*given_), as_defined(given_), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_long_text_is_read_in_chunks(wide: bool) -> None:
+    given_ = operands(1, 2 * (WIDE_CHUNK if wide else CHUNK) + 3, wide=wide, delta=True)
+    for found, wanted in zip(linear_attention(*given_), as_defined(given_), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_states_that_are_forgotten_at_once_leave_numbers() -> None:
+    """Decays below what float32 can hold, as Mamba's may be."""
+    query, key, value, decay, beta, state = operands(1, 40, wide=True, delta=False)
+    given_ = query, key, value, 100 * decay, beta, state
     for found, wanted in zip(linear_attention(*given_), as_defined(given_), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
