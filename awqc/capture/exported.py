@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from awqc.calling import path_name, plain_tree
 from awqc.capture.attribute_names import with_attribute_names, write_paths
 from awqc.capture.regions import check_flat, has_contexts
+from awqc.capture.token_scans import write_linear_attention
 from awqc.errors import CaptureError, UnsupportedGraphError
 from awqc.graph.nodes import results_of, set_results
 from awqc.graph.ops import argument
@@ -63,6 +64,7 @@ def program_from_exported(
         module = exported.module(check_guards=False)
         assert isinstance(module, GraphModule)
         module.graph.set_codegen(CodeGen())
+        write_linear_attention(module)
         write_paths(module.graph)
         _value_all(module.graph)
         module = GraphModule(module, module.graph)

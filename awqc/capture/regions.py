@@ -6,6 +6,7 @@ from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from awqc.capture.token_scans import is_linear_attention
 from awqc.errors import UnsupportedGraphError
 from awqc.graph.nodes import module_path
 from awqc.program import Program
@@ -46,7 +47,7 @@ def check_flat(exported: ExportedProgram, name: str) -> None:
     """
     for node in _calls(exported):
         called = _name(node)
-        if called != BRANCHES:
+        if called != BRANCHES and not is_linear_attention(exported.graph_module, node):
             raise _refusal(node, name)
 
 

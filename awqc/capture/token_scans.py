@@ -1,0 +1,90 @@
+"""Scans over tokens in a captured graph that are linear attention: as the one operation again.
+
+An archive has torch's ``scan`` in its place, which is a graph inside of the graph.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from awqc.graph.recurrence import OPERATION, linear_attention
+
+ROWS, NEAR = 2, 1e-4
+"""Rows on which a step is compared, and how near it must come, relative to the largest value."""
+STATE_RANK, OPERANDS = 4, (4, 5)
+"""Axes of a state, and how many values a step reads of each token: a rate may be among them."""
+
+
+def is_linear_attention(owner: GraphModule, node: Node) -> bool:
+    """Whether ``node`` of ``owner`` is a scan whose step gives what the operation gives."""
+    if node.target is not torch.ops.higher_order.scan or len(node.args) < len(("f", "s", "x")):
+        return False
+    states, tokens = _values(node.args[1]), _values(node.args[2])
+    if len(states) != 1 or len(tokens) not in OPERANDS or states[0].dim() != STATE_RANK:
+        return False
+    if [each.dim() for each in tokens] != [4, 4, 4, 4, 3][: len(tokens)]:
+        return False
+    step = getattr(owner, str(_inner(node).target))
+    sizes = [[ROWS, *map(int, each.shape[2:])] for each in tokens]
+    drawn = torch.Generator().manual_seed(0)
+    state, *read = (
+        torch.randn(size, generator=drawn) for size in ([ROWS, *states[0].shape[1:]], *sizes)
+    )
+    read[3] = -read[3].abs()
+    beta = read[4].unsqueeze(1) if len(read) > OPERANDS[0] else None
+    try:
+        with torch.no_grad():
+            left, result = step(state, *read)
+            query, key, value, decay = (each.unsqueeze(1) for each in read[:4])
+            results, wanted = linear_attention(query, key, value, decay, beta, state)
+    except (RuntimeError, ValueError, TypeError):  # it is some other step
+        return False
+    return _near(result, results[:, 0]) and _near(left, wanted)
+
+
+def write_linear_attention(module: GraphModule) -> None:
+    """Let the scans of ``module`` that are linear attention be the operation, in place."""
+    graph = module.graph
+    for node in [each for each in graph.nodes if is_linear_attention(module, each)]:
+        (state,), tokens = node.args[1], node.args[2]
+        with graph.inserting_before(node):
+            turned = [_call(node, torch.ops.aten.movedim.int, each, 0, 1) for each in tokens]
+            query, key, value, decay = turned[:4]
+            beta = turned[4] if len(turned) > OPERANDS[0] else None
+            made = _call(node, OPERATION, query, key, value, decay, beta, state)
+            results, left = (_call(node, operator.getitem, made, place) for place in (0, 1))
+            ordered = _call(node, torch.ops.aten.movedim.int, results, 1, 0)
+        for reader in list(node.users):
+            reader.replace_all_uses_with(left if reader.args[1] == 0 else ordered)
+            graph.erase_node(reader)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _inner(node: Node) -> Node:
+    inner = node.args[0]
+    assert isinstance(inner, Node)
+    return inner
+
+
+def _values(nodes: Any) -> list[Tensor]:
+    return [each.meta["val"] for each in nodes]
+
+
+def _near(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    return bool((found - wanted).abs().max() <= NEAR * wanted.abs().max())
+
+
+def _call(like: Node, target: Any, *args: Any) -> Node:
+    """A call that stands where ``like`` does, whose value is known."""
+    made = like.graph.call_function(target, args)
+    given = [each.meta["val"] if isinstance(each, Node) else each for each in args]
+    made.meta = {**like.meta, "val": target(*given)}
+    return made
