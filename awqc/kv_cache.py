@@ -44,14 +44,14 @@ Kinds = dict[str, tuple[int, int]]
 
 
 def past_name(layer: int | str, part: str) -> str:
-    """Input that takes ``part`` of ``layer``: key, value, or another word for what is kept.
+    """Input that takes ``part`` of ``layer``: a key or value, or another word for what is kept.
 
     ``%d`` is a layer for runners.
 
-    >>> past_name(3, "key"), past_name(2, "conv")
-    ('past_key_values.3.key', 'past_conv.2')
+    >>> past_name(3, "key"), past_name(0, "encoder.value"), past_name(2, "conv")
+    ('past_key_values.3.key', 'past_key_values.0.encoder.value', 'past_conv.2')
     """
-    known = part in (KEY, VALUE)
+    known = part.rpartition(".")[2] in (KEY, VALUE)
     return f"{PAST}{layer}.{part}" if known else f"{OTHER_PAST}{part}.{layer}"
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from awqc.capture.module import capture_module
+from awqc.recording.instead import forward_instead
 from awqc.recording.last_chosen import taking_the_last
 
 END = 2
@@ -36,8 +37,8 @@ def test_what_is_captured_is_right_where_texts_have_any_number_of_ends() -> None
             torch.tensor([[END, END, 1]]),
         )
     ]
-    model.forward = taking_the_last(model.forward, WITH_ENDS)  # type: ignore[method-assign]
-    program = capture_module(model, example, dynamic={"ids": {1: "count"}}, copy=False)
+    with forward_instead(model, taking_the_last(model.forward, WITH_ENDS)):
+        program = capture_module(model, example, dynamic={"ids": {1: "count"}}, copy=False)
     for ids, logits in wanted:
         torch.testing.assert_close(program.run({"ids": ids})[0], logits)
 
