@@ -26,8 +26,11 @@ from awqc.kv_cache import CONV, INDEXER, KEY, RECURRENT, VALUE
 
 STATES = {CONV: "conv_states", RECURRENT: "recurrent_states"}
 """Where a layer keeps those of which it may have several."""
-TRIED = (4, 1, 3)
-"""Tokens that are read behind each other, so many at once, and all at once to compare."""
+TRIED = (4, 2, 2)
+"""Tokens that are read behind each other, so many at once, and all at once to compare.
+
+For a single one models have code of their own, which is not captured and may do something else.
+"""
 NEAR = 1e-4
 """Largest difference of logits and of states then, relative to the largest."""
 
