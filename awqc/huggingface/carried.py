@@ -71,6 +71,7 @@ def cache_shapes(model: Any, where: str) -> dict[State, Shape]:
     _run(model, cache, range(1), where)
     shapes: dict[State, Shape] = {}
     for index, layer in enumerate(cache.layers):
+        _check_known(layer, index, where)
         for part, tensor in _kept(layer).items():
             shapes[index, part] = _shape(part, tensor, index, where)
     if not shapes:
@@ -147,6 +148,23 @@ def _cache(model: Any) -> Any:
             count = layer.number_of_states
             cache.layers[index] = LinearAttentionAndFullAttentionLayer(number_of_states=count)
     return cache
+
+
+def _check_known(layer: Any, index: int, where: str) -> None:
+    """Refuse a layer that may hold more than `_kept` knows: what is left out shows in long texts."""
+    from transformers import cache_utils as known
+
+    kinds = (
+        known.DynamicLayer, known.DynamicIndexedLayer, known.LinearAttentionLayer,
+        known.LinearAttentionAndFullAttentionLayer, known.DummyLayer,
+    )  # fmt: skip
+    more = getattr(layer, "indexer_position_ids", None) is not None
+    if type(layer) not in kinds or more:
+        what = "positions of its indexer" if more else f"a {type(layer).__name__}"
+        raise CaptureError(
+            f"{where}: layer {index} carries {what} from token to token, which awqc does not know "
+            f"how to carry. Capture it without a cache: {spelled('task', 'feature-extraction')}"
+        )
 
 
 def _kept(layer: Any) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import cache_utils
+from transformers.cache_utils import DynamicIndexedLayer, DynamicLayer
 
 from awqc.compiler import compile_graph
 from awqc.errors import CaptureError
@@ -48,6 +50,30 @@ def test_a_cache_is_read_from_and_never_written_into(tmp_path: Path) -> None:
     assert all(tensor.any() for tensor in made.values())
     assert made[0, "conv"].shape == states[0, "conv"].shape
     assert made[1, "key"].shape[2] == 3
+
+
+class Compressed(DynamicLayer):
+    """A layer of a class of its own, which may keep more than keys and values."""
+
+
+def test_what_is_not_known_to_be_carried_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_decoder("llama", tmp_path)
+    monkeypatch.setitem(cache_utils.DYNAMIC_LAYER_TYPE_MAPPING, "full_attention", Compressed)
+    with pytest.raises(CaptureError, match=r"layer 0 carries a Compressed .*feature-extraction"):
+        cache_shapes(model, "here")
+
+
+def test_positions_beside_an_indexer_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_decoder("deepseek_v32", tmp_path)
+    positions = torch.zeros(1, 1, 1)
+    monkeypatch.setattr(DynamicIndexedLayer, "indexer_position_ids", property(
+        lambda self: positions, lambda self, value: None), raising=False)  # fmt: skip
+    with pytest.raises(CaptureError, match="layer 0 carries positions of its indexer"):
+        cache_shapes(model, "here")
 
 
 def damaged(form: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
