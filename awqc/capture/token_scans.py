@@ -16,25 +16,26 @@ from awqc.graph.recurrence import OPERATION, linear_attention
 
 ROWS, NEAR = 2, 1e-4
 """Rows on which a step is compared, and how near it must come, relative to the largest value."""
-STATE_RANK, OPERANDS = 4, (4, 5)
-"""Axes of a state, and how many values a step reads of each token: a rate may be among them."""
+OPERANDS, RANKS = (4, 5), [3, 2, 2, 2, 2, 1]
+"""How many values a step reads of each token, and axes of a state and of these in a row: the last
+is a rate, which may be missing."""
 
 
 def is_linear_attention(owner: GraphModule, node: Node) -> bool:
     """Whether ``node`` of ``owner`` is a scan whose step gives what the operation gives."""
-    if node.target is not torch.ops.higher_order.scan or len(node.args) < len(("f", "s", "x")):
+    if node.target is not torch.ops.higher_order.scan:
         return False
-    states, tokens = _values(node.args[1]), _values(node.args[2])
-    if len(states) != 1 or len(tokens) not in OPERANDS or states[0].dim() != STATE_RANK:
+    operands: Any = node.args
+    inner, states, tokens, *_ = operands
+    found = [*(_sizes(each, 1) for each in states), *(_sizes(each, 2) for each in tokens)]
+    sizes = [each for each in found if each is not None]
+    if len(states) != 1 or len(tokens) not in OPERANDS or len(sizes) != len(found):
         return False
-    if [each.dim() for each in tokens] != [4, 4, 4, 4, 3][: len(tokens)]:
+    if [len(each) for each in sizes] != RANKS[: len(sizes)]:
         return False
-    step = getattr(owner, str(_inner(node).target))
-    sizes = [[ROWS, *map(int, each.shape[2:])] for each in tokens]
+    step = owner.get_submodule(str(inner.target))
     drawn = torch.Generator().manual_seed(0)
-    state, *read = (
-        torch.randn(size, generator=drawn) for size in ([ROWS, *states[0].shape[1:]], *sizes)
-    )
+    state, *read = (torch.randn(ROWS, *each, generator=drawn) for each in sizes)
     read[3] = -read[3].abs()
     beta = read[4].unsqueeze(1) if len(read) > OPERANDS[0] else None
     try:
@@ -50,7 +51,8 @@ def is_linear_attention(owner: GraphModule, node: Node) -> bool:
 def write_linear_attention(module: GraphModule) -> None:
     """Let the scans of ``module`` that are linear attention be the operation, in place."""
     graph = module.graph
-    for node in [each for each in graph.nodes if is_linear_attention(module, each)]:
+    scans = [each for each in graph.nodes if is_linear_attention(module, each)]
+    for node in scans:
         (state,), tokens = node.args[1], node.args[2]
         with graph.inserting_before(node):
             turned = [_call(node, torch.ops.aten.movedim.int, each, 0, 1) for each in tokens]
@@ -63,17 +65,17 @@ def write_linear_attention(module: GraphModule) -> None:
             reader.replace_all_uses_with(left if reader.args[1] == 0 else ordered)
             graph.erase_node(reader)
         graph.erase_node(node)
-    graph.eliminate_dead_code()
+    if scans:
+        graph.eliminate_dead_code()
 
 
-def _inner(node: Node) -> Node:
-    inner = node.args[0]
-    assert isinstance(inner, Node)
-    return inner
-
-
-def _values(nodes: Any) -> list[Tensor]:
-    return [each.meta["val"] for each in nodes]
+def _sizes(operand: Any, first: int) -> tuple[int, ...] | None:
+    """Sizes of ``operand`` from the axis ``first`` on; None if one is free, or it is no tensor."""
+    value = operand.meta.get("val") if isinstance(operand, Node) else None
+    if not isinstance(value, Tensor):
+        return None
+    sizes = tuple(value.shape[first:])
+    return sizes if all(isinstance(size, int) for size in sizes) else None
 
 
 def _near(found: Tensor, wanted: Tensor) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch.fx import Node
 
 from awqc.graph.families import CHANNEL_NORMS, LAYER_NORMS, MULTIPLIED, REARRANGED
+from awqc.graph.nodes import shape_of
 
 aten = torch.ops.aten
 
@@ -37,9 +38,13 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def _is_spread(gate: Node, product: Node) -> bool:
     """Whether a value of ``gate`` weighs many of the product's."""
-    gates, whole = gate.meta["val"].shape, product.meta["val"].shape
+    gates, whole = shape_of(gate), shape_of(product)
     sizes = (*(1 for _ in range(len(whole) - len(gates))), *gates)
-    return any(size == 1 != total for size, total in zip(sizes, whole, strict=True))
+    return any(_is_one(size) and not _is_one(each) for size, each in zip(sizes, whole, strict=True))
+
+
+def _is_one(size: int | SymInt) -> bool:
+    return isinstance(size, int) and size == 1  # to ask a symbol would settle it
 
 
 def _is_normed(value: Node) -> bool:

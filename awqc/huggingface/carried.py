@@ -151,7 +151,7 @@ def _cache(model: Any) -> Any:
 
 
 def _check_known(layer: Any, index: int, where: str) -> None:
-    """Refuse a layer that may hold more than `_kept` knows: what is left out shows in long texts."""
+    """Refuse a layer that may hold more than `_kept` knows: long texts alone would show it."""
     from transformers import cache_utils as known
 
     kinds = (

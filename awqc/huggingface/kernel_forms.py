@@ -124,8 +124,8 @@ def recurrences_instead(model: Any, handed: Callable[[], Tensor | None]) -> Iter
     """
     with ExitStack() as stack:
         for file in {type(part).__module__ for part in model.modules()}:
-            module = sys.modules[file]
-            for name, function in list(vars(module).items()):
+            module = sys.modules.get(file)  # classes that were made by code may have none
+            for name, function in list(vars(module).items() if module is not None else ()):
                 form = kernel_form(function) if inspect.isfunction(function) else None
                 if form is not None:
                     stack.enter_context(method_instead(module, name, _as(function, form, handed)))

@@ -58,3 +58,22 @@ def test_another_scan_is_refused() -> None:
     exported = trace_module(OwnScan(), (), batch, shapes)
     with pytest.raises(UnsupportedGraphError, match=r"scan .* is a call of scan, which computes"):
         program_from_exported(exported)
+
+
+class Sums(nn.Module):
+    """A scan of other operands, whose state has a size that is free."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        def step(total: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
+            total = total + each
+            return total.clone(), total.clone()
+
+        made: Tensor = scan(step, torch.zeros_like(x[:, 0]), x, dim=1)[1]
+        return made
+
+
+def test_a_scan_of_other_operands_is_refused() -> None:
+    free: Any = torch.export.Dim.DYNAMIC
+    exported = trace_module(Sums(), (torch.randn(2, 3, 5),), {}, ({0: free, 1: free, 2: free},))
+    with pytest.raises(UnsupportedGraphError, match=r"scan .* is a call of scan, which computes"):
+        program_from_exported(exported)
