@@ -6,7 +6,7 @@ from typing import Any
 
 from awqc.fusion.onnx_values import Node, Value, dims, readers
 from awqc.fusion.workbench import STATE_RANK, Workbench
-from awqc.kv_cache import PAST, present_of
+from awqc.kv_cache import OTHER_PAST, PAST, present_of
 
 IN_PLACE = frozenset({"GroupQueryAttention"})
 """Operations that can write the new keys and values behind the past ones, where these are."""
@@ -35,12 +35,20 @@ def measure_past(bench: Workbench) -> None:
 
 
 def can_share(graph: Any) -> bool:
-    """Whether past and present may be one buffer: nothing reads a past but what works in place."""
+    """Whether past and present may be one buffer: nothing reads a past but what works in place.
+
+    No other state may grow with the tokens: it would have to lie in a buffer as well.
+    """
     pasts = _pasts(graph)
-    return bool(pasts) and all(
-        node.op_type in IN_PLACE or (node.op_type == "Shape" and not _measures_tokens(node))
-        for past in pasts
-        for node in readers(past)
+    grow = [value for value in graph.inputs if value not in pasts and _grows(value)]
+    return (
+        bool(pasts)
+        and not grow
+        and all(
+            node.op_type in IN_PLACE or (node.op_type == "Shape" and not _measures_tokens(node))
+            for past in pasts
+            for node in readers(past)
+        )
     )
 
 
@@ -51,6 +59,12 @@ def _pasts(graph: Any) -> list[Value]:
     return [
         value for value, name in names.items() if name.startswith(PAST) and present_of(name) in made
     ]
+
+
+def _grows(value: Value) -> bool:
+    """Whether ``value`` is a state with an axis beside the rows that is free."""
+    sizes = dims(value) or []
+    return str(value.name).startswith(OTHER_PAST) and any(isinstance(n, str) for n in sizes[1:])
 
 
 def _measures_tokens(node: Node) -> bool:

@@ -190,10 +190,9 @@ class Prover:
                 if isinstance(size, str) and size.isidentifier() and size not in found:
                     rows = axis == 0 and len(every) > 1
                     found[size] = regime.batch if rows else regime.sequence
-        unknown = {name for value in self.graph.inputs for name in _names(value)} - found.keys()
-        return found | dict.fromkeys(
-            unknown, regime.past
-        )  # counted beside tokens, and nowhere else
+        named = {name for value in self.graph.inputs for name in _names(value)}
+        behind = named - found.keys()  # a number of tokens that no axis has alone
+        return found | dict.fromkeys(behind, regime.past)
 
     def _flagged(self) -> set[str]:
         """Sizes of inputs that say which tokens are no padding: all that count tokens, of a model

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from awqc.kv_cache import ROW_BY_ROW, SHARED_CACHE
@@ -178,6 +179,19 @@ def test_attention_with_its_cache_is_one_operation(way: str) -> None:
     for batch in BATCHES.values():
         for wanted, found in zip(run(WAYS[way], batch), run(after, batch), strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("axis", "shared"), [("past", False), (3, True)])
+def test_no_buffer_is_shared_beside_another_state_that_grows(axis: int | str, shared: bool) -> None:
+    """As keys of an indexer do, which nothing puts into a buffer; what stays as it is may be."""
+    model = onnx.ModelProto.FromString(graph().SerializeToString())
+    made, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    model.graph.input.append(made("past_other.0", kind, ["batch", axis, 8]))
+    model.graph.output.append(made("present_other.0", kind, ["batch", axis, 8]))
+    model.graph.node.append(onnx.helper.make_node("Neg", ["past_other.0"], ["present_other.0"]))
+    _, operations, told = fused(model)
+    assert operations["GroupQueryAttention"] == 1
+    assert (SHARED_CACHE in told) == shared
 
 
 def test_in_half_precision_too_with_zeros_where_nothing_is_seen() -> None:
