@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from awqc.graph.ops import index_of, leading_arguments
 from awqc.graph.recurrence import OPERATION, linear_attention
 
 ROWS, NEAR = 2, 1e-4
@@ -25,8 +26,7 @@ def is_linear_attention(owner: GraphModule, node: Node) -> bool:
     """Whether ``node`` of ``owner`` is a scan whose step gives what the operation gives."""
     if node.target is not torch.ops.higher_order.scan:
         return False
-    operands: Any = node.args
-    inner, states, tokens, *_ = operands
+    inner, states, tokens = leading_arguments(node, 3)
     found = [*(_sizes(each, 1) for each in states), *(_sizes(each, 2) for each in tokens)]
     sizes = [each for each in found if each is not None]
     if len(states) != 1 or len(tokens) not in OPERANDS or len(sizes) != len(found):
@@ -53,7 +53,7 @@ def write_linear_attention(module: GraphModule) -> None:
     graph = module.graph
     scans = [each for each in graph.nodes if is_linear_attention(module, each)]
     for node in scans:
-        (state,), tokens = node.args[1], node.args[2]
+        _, (state,), tokens = leading_arguments(node, 3)
         with graph.inserting_before(node):
             turned = [_call(node, torch.ops.aten.movedim.int, each, 0, 1) for each in tokens]
             query, key, value, decay = turned[:4]
@@ -62,7 +62,7 @@ def write_linear_attention(module: GraphModule) -> None:
             results, left = (_call(node, operator.getitem, made, place) for place in (0, 1))
             ordered = _call(node, torch.ops.aten.movedim.int, results, 1, 0)
         for reader in list(node.users):
-            reader.replace_all_uses_with(left if reader.args[1] == 0 else ordered)
+            reader.replace_all_uses_with(left if index_of(reader) == 0 else ordered)
             graph.erase_node(reader)
         graph.erase_node(node)
     if scans:
