@@ -24,6 +24,7 @@ from awqc.export.attention import attention
 from awqc.export.free_sizes import free_form
 from awqc.export.gates import gate_form
 from awqc.export.group_norm import group_norm
+from awqc.export.nearest import DOWN, nearest_form
 from awqc.export.scans import scan_symbol
 from awqc.export.shared_heads import share_heads
 from awqc.graph import recurrence
@@ -58,8 +59,8 @@ OWN: Decompositions = {
     recurrence.OPERATION: scan_symbol,
 }
 """Operations that are always expanded, by functions of ours."""
-KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints})
-"""Composite operations that dissolve in tracing, but that translators know as they are."""
+KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints, *DOWN})
+"""Operations that dissolve in tracing, but that translators know as they are."""
 
 
 class LocalProgram(ExportedProgram):
@@ -105,7 +106,7 @@ class LocalProgram(ExportedProgram):
                 node.target = aten.reshape.default
             if node.target is aten.scaled_dot_product_attention.default:
                 share_heads(node)
-            if (own := OWN.get(node.target) or free_form(node) or gate_form(node)) is not None:
+            if (own := _own_form(node)) is not None:
                 waiting.extendleft(reversed(expand(node, trace_call(node, own))))
             elif _needs_expanding(node, decomp_table, defaults):
                 expand(node, _trace(node, decomp_table))
@@ -128,6 +129,11 @@ class LocalProgram(ExportedProgram):
             spec.arg.name = result.name
             results.append(result)
         set_results(self.graph, tuple(results))
+
+
+def _own_form(node: Node) -> Callable[..., Any] | None:
+    """What to expand ``node`` by, if that is a function of ours."""
+    return OWN.get(node.target) or free_form(node) or gate_form(node) or nearest_form(node)
 
 
 def _replaced_size(node: Node, sizes: dict[Any, Node]) -> bool:
