@@ -16,7 +16,9 @@ from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.samples import Sample, Sizes
 from awqc.kv_cache import Kinds
+from awqc.recording.entries import EntryPoint
 from awqc.recording.inner import record_inner
+from awqc.recording.instead import FORWARD
 from awqc.recording.merge import Merge
 from awqc.recording.outermost import record_outermost
 
@@ -79,7 +81,7 @@ class PromptedRun:
                 is no loop around what takes these rows.
         """
         model, where = generating.model, str(generating.folder.path)
-        inputs = generating.inputs(_samples(generating, count, sizes))
+        inputs = generating.inputs(example_samples(generating, count, sizes))
         tokens = _tokens(inputs, where)
         with _running(generating, inputs) as run_once:
             merge = Merge.of(model, run_once, tokens, where)
@@ -132,20 +134,24 @@ def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor
     Raises:
         CaptureError: one of them is not called.
     """
-    among = (merge.source, merge.decoder)
+    ends, entries = merge.decoder, (merge.maker, EntryPoint(merge.decoder))
     with _running(generating, inputs) as run_once:
         calls = record_inner(
-            generating.model, run_once, among, lambda _, call: call.path == merge.decoder
+            generating.model,
+            run_once,
+            {entry.path for entry in entries if entry.method == FORWARD},
+            lambda _, call: call.path == ends,
+            [entry for entry in entries if entry.method != FORWARD],
         )
-    if missing := [path for path in among if all(call.path != path for call in calls)]:
+    found = {EntryPoint(call.path, call.method): call for call in reversed(calls)}
+    if missing := [entry for entry in entries if entry not in found]:
         raise CaptureError(
             f"{generating.folder.path}: {missing[0]} is not called on a sample, though it is on "
             "example data; each sample needs an image and a text"
         )
-    source = next(call for call in calls if call.path == merge.source)
     return Prompt(
         _tokens(inputs, str(generating.folder.path)),
-        source.result[merge.made] * merge.factor,
+        merge.rows(found[merge.maker].result),
         calls[-1].given[merge.argument],
     )
 
@@ -159,7 +165,7 @@ def _running(generating: Generating, inputs: dict[str, Tensor]) -> Iterator[Call
         yield lambda: model(**inputs)
 
 
-def _samples(generating: Generating, count: int, sizes: Sizes) -> list[Sample]:
+def example_samples(generating: Generating, count: int, sizes: Sizes) -> list[Sample]:
     """Samples with images of their own and one text, so that all have as many tokens."""
     random = np.random.default_rng(0)
     maker = generating.processor.maker()

@@ -24,11 +24,13 @@ pytestmark = pytest.mark.slow
 Exported = tuple[PromptedBundle, Path]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The float parts of a model, and the folder that they are exported to."""
-    path = tmp_path_factory.mktemp("llava")
-    return export("image-text-to-text/llava", path)
+@pytest.fixture(scope="module", params=["llava", "llava_next"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The float parts of a model, and the folder that they are exported to.
+
+    The second puts rows of its own between those of an image, whose size it goes by.
+    """
+    return export(f"image-text-to-text/{request.param}", tmp_path_factory.mktemp(request.param))
 
 
 def export(name: str, path: Path) -> Exported:
