@@ -27,8 +27,15 @@ from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.image_rows import ImageRows
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
-from awqc.huggingface.rows_decoder import MASK, POSITIONS, capture_reader, kinds_of
-from awqc.kv_cache import FIXED_IMAGES, IMAGE_ROWS, IMAGE_TOKEN, TOKEN_KINDS, TOKEN_ROWS, Kinds
+from awqc.huggingface.rows_decoder import MASK, POSITIONS, Form, capture_reader, kinds_of
+from awqc.kv_cache import (
+    FIXED_IMAGES,
+    IMAGE_POSITIONS,
+    IMAGE_ROWS,
+    IMAGE_TOKEN,
+    TOKEN_KINDS,
+    TOKEN_ROWS,
+)
 from awqc.program import Batch, Program
 from awqc.recording.flat import FlatCall
 from awqc.recording.merge import Merge
@@ -44,7 +51,7 @@ class PromptedBundle:
         generating: the model.
         bundle: its parts.
         merge: how rows of images come among those of tokens.
-        besides: what the decoder takes besides, see `awqc.kv_cache.TOKEN_KINDS`.
+        form: what the decoder takes besides rows.
         answer: what the module that `generate` loops around gives for a token, with its cache.
         looped: path of that module; "" is the model itself.
         fixed: the size that images are brought to; None: they may have any.
@@ -53,7 +60,7 @@ class PromptedBundle:
     generating: Generating
     bundle: Bundle
     merge: Merge
-    besides: Kinds
+    form: Form
     answer: Any
     looped: str
     fixed: FixedImages | None = None
@@ -82,8 +89,7 @@ class PromptedBundle:
         read: dict[str, Batch] = {
             VISION: {spec.name: inputs[spec.name] for spec in self.bundle.parts[VISION].inputs},
             EMBED: {TOKENS: self.plain(tokens)},
-            DECODER: decoder_batch(program, merged)
-            | kinds_of(self.besides, tokens == self.merge.token),
+            DECODER: decoder_batch(program, merged, self.form, tokens == self.merge.token),
         }
         outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows, f"{EMBED}.{TOKEN_ROWS}": embedded}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
@@ -93,8 +99,13 @@ class PromptedBundle:
     @property
     def told(self) -> dict[str, str]:
         """What a runner must know, for the metadata of the part of images."""
-        found = {IMAGE_TOKEN: str(self.merge.token), TOKEN_KINDS: json.dumps(self.besides)}
-        return found if self.fixed is None else found | {FIXED_IMAGES: self.fixed.as_text()}
+        kinds, layout = json.dumps(self.form.besides), self.form.layout
+        found = {IMAGE_TOKEN: str(self.merge.token), TOKEN_KINDS: kinds}
+        if self.fixed is not None:
+            found[FIXED_IMAGES] = self.fixed.as_text()
+        if layout is not None:
+            found[IMAGE_POSITIONS] = json.dumps(layout.as_json())
+        return found
 
     def _images(self, fixed: FixedImages, inputs: dict[str, Tensor]) -> int:
         try:
@@ -107,14 +118,19 @@ class PromptedBundle:
         return torch.where(tokens == self.merge.token, 0, tokens)
 
 
-def decoder_batch(program: Program, rows: Tensor) -> Batch:
-    """What the decoder reads of ``rows``, ``(batch, tokens, width)``, from no past."""
+def decoder_batch(program: Program, rows: Tensor, form: Form, images: Tensor) -> Batch:
+    """What the decoder reads of ``rows``, ``(batch, tokens, width)``, from no past.
+
+    ``images`` tells which of them are those of images.
+    """
     count, total = rows.shape[:2]
     batch: Batch = {
         TOKEN_ROWS: rows,
         MASK: torch.ones(count, total, dtype=torch.long),
-        POSITIONS: torch.arange(total).repeat(count, 1),
+        **kinds_of(form.besides, images),
     }
+    if (order := form.order(images, 0)) is not None:
+        batch[POSITIONS] = order
     for spec in program.inputs:
         if spec.name not in batch:
             sizes = (0 if isinstance(size, str) else size for size in spec.shape[1:])
@@ -135,13 +151,11 @@ def capture_prompted(generating: Generating) -> PromptedBundle:
         generating = generating.of_one_size()
         runs = _runs(generating)
         rows = replace(rows, generating=generating, merge=runs[0].merge)
-    decoder, besides = capture_reader(generating, runs[0])
+    decoder, form = capture_reader(generating, runs)
     vision, fixed = rows.captured(f"{generating.name}-{VISION}", [run.inputs for run in runs])
     parts = {VISION: vision, EMBED: _embed(generating, runs), DECODER: decoder}
     run = runs[0]
-    return PromptedBundle(
-        generating, Bundle(parts), run.merge, besides, run.answer, run.looped, fixed
-    )
+    return PromptedBundle(generating, Bundle(parts), run.merge, form, run.answer, run.looped, fixed)
 
 
 def _runs(generating: Generating) -> list[PromptedRun]:

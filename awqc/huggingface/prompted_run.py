@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +15,12 @@ from awqc.errors import CaptureError
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.samples import Sample, Sizes
-from awqc.kv_cache import Kinds
+from awqc.kv_cache import POSITIONS, Kinds
 from awqc.recording.entries import EntryPoint
 from awqc.recording.inner import record_inner
 from awqc.recording.instead import FORWARD
 from awqc.recording.merge import Merge
-from awqc.recording.outermost import record_outermost
+from awqc.recording.outermost import OutsideCall, record_outermost
 
 MASK = "attention_mask"
 PROMPTS = (
@@ -60,6 +60,8 @@ class PromptedRun:
             others, by name.
         answer: what the module that `generate` loops around gives for a token, with its cache.
         looped: path of that module; "" is the model itself.
+        positions: what it is given as positions in all calls, ``(rows, batch, tokens)``, where each
+            token has several; else None.
     """
 
     inputs: dict[str, Tensor]
@@ -71,6 +73,13 @@ class PromptedRun:
     besides: Kinds
     answer: Any
     looped: str = ""
+    positions: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """Which tokens, ``(batch, tokens)``, stand for images, those that follow included."""
+        found = self.tokens == self.merge.token
+        return torch.cat([found, found.new_zeros(len(found), len(self.following))], dim=1)
 
     @classmethod
     def of(cls, generating: Generating, count: int, sizes: Sizes) -> PromptedRun:
@@ -119,7 +128,15 @@ class PromptedRun:
             _besides(inputs, tokens == merge.token),
             calls[-1].answer,
             calls[0].path,
+            _positions(calls),
         )
+
+
+def _positions(calls: Sequence[OutsideCall]) -> Tensor | None:
+    """Those of all tokens of ``calls``, where each token has several."""
+    given = [call.before.get(POSITIONS) for call in calls[:FEWEST_TOKENS]]
+    several = [each for each in given if each is not None and each.ndim == 3]
+    return torch.cat(several, dim=-1) if len(several) == len(given) else None
 
 
 def _around(path: str) -> tuple[str, ...]:

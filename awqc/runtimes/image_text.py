@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from awqc.artifacts.fixed_images import FixedImages
+from awqc.artifacts.image_positions import ImagePositions
 from awqc.artifacts.json_files import Object
 from awqc.artifacts.names import EMBED_MODEL, MERGED_MODEL, VISION_MODEL
 from awqc.errors import UsageError
 from awqc.kv_cache import (
     FIXED_IMAGES,
+    IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
     LOGITS_START,
@@ -70,6 +72,7 @@ class ImageText:
             )
         self.token = int(self.vision.told[IMAGE_TOKEN])
         self.fixed = _fixed(self.vision.told.get(FIXED_IMAGES), place / VISION_MODEL)
+        self._layout = _layout(self.vision.told.get(IMAGE_POSITIONS), place / VISION_MODEL)
         self._kinds = _kinds(self.vision.told.get(TOKEN_KINDS, "{}"), place / VISION_MODEL)
 
     def tokens(
@@ -115,6 +118,13 @@ class ImageText:
         rows[places] = made
         return rows
 
+    def _positions(self, images: Array, past: int) -> Array:
+        """Of the tokens behind ``past``; of all of them ``images`` tells which are images."""
+        if self._layout is not None:
+            return self._layout.of_tokens(images)[..., past:]
+        count, total = images.shape
+        return np.tile(np.arange(past, total, dtype=np.int64), (count, 1))
+
     def _seen(self, images: Mapping[str, Array]) -> Array:
         """The rows of ``images``; where their size is fixed, one image after another is seen."""
         count = 1 if self.fixed is None else self.fixed.count(images)
@@ -140,7 +150,7 @@ class ImageText:
         made = {
             TOKEN_ROWS: self.rows(tokens[:, past:], images),
             "attention_mask": np.ones((count, total), dtype=np.int64),
-            "position_ids": np.tile(np.arange(past, total, dtype=np.int64), (count, 1)),
+            "position_ids": self._positions(places, past),
         }
         for name, (image, other) in self._kinds.items():
             made[name] = np.where(places, np.int64(image), np.int64(other))
@@ -152,6 +162,14 @@ def _fixed(text: str | None, path: Path) -> FixedImages | None:
     if text is None:
         return None
     return FixedImages.of_text(text, f"{path}: {FIXED_IMAGES} in its metadata")
+
+
+def _layout(text: str | None, path: Path) -> ImagePositions | None:
+    """What the model's metadata says of positions that follow the layout of images, if it does."""
+    if text is None:
+        return None
+    told = Object.of_text(text, f"{path}: {IMAGE_POSITIONS} in its metadata")
+    return ImagePositions.of_json(told)
 
 
 def _kinds(text: str, path: Path) -> Kinds:
