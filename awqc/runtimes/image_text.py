@@ -127,11 +127,15 @@ class ImageText:
 
     def _seen(self, images: Mapping[str, Array]) -> Array:
         """The rows of ``images``; where their size is fixed, one image after another is seen."""
-        count = 1 if self.fixed is None else self.fixed.count(images)
-        taken = [spec.name for spec in self.vision.inputs]
-        pieces = [
-            {name: np.split(images[name], count)[place] for name in taken} for place in range(count)
-        ]
+        pieces = [dict(images)]
+        if self.fixed is not None:
+            count = self.fixed.count(images)
+            parts = {
+                spec.name: np.split(images[spec.name], count)
+                for spec in self.vision.inputs
+                if spec.name in images
+            }
+            pieces = [{n: part[place] for n, part in parts.items()} for place in range(count)]
         made = [self.vision.run(each, [IMAGE_ROWS])[0] for each in pieces]
         return np.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in made])
 
