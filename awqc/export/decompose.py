@@ -24,7 +24,7 @@ from awqc.export.attention import attention
 from awqc.export.free_sizes import free_form
 from awqc.export.gates import gate_form
 from awqc.export.group_norm import group_norm
-from awqc.export.nearest import DOWN, nearest_form
+from awqc.export.nearest import NEAREST, nearest_form
 from awqc.export.plain_convolution import plain_form
 from awqc.export.scans import scan_symbol
 from awqc.export.shared_heads import share_heads
@@ -60,7 +60,7 @@ OWN: Decompositions = {
     recurrence.OPERATION: scan_symbol,
 }
 """Operations that are always expanded, by functions of ours."""
-KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints, *DOWN})
+KEPT = frozenset({aten.reshape.default, aten.matmul.default, aten.flatten.using_ints, *NEAREST})
 """Operations that dissolve in tracing, but that translators know as they are."""
 
 

@@ -16,32 +16,35 @@ from awqc.graph.ops import argument, has_argument, leading_arguments
 
 aten = torch.ops.aten
 Size = int | SymInt
-DOWN = {
+NEAREST = {
     getattr(getattr(aten, f"upsample_nearest{axes}d"), overload)
     for axes in (1, 2, 3)
     for overload in ("vec", "default")
 }
 """Result ``i`` is the element at ``floor(i * scale)``: of the input's size by the output's."""
-CENTRED = {
+NEAREST_OF_MIDDLES = {
     getattr(getattr(aten, f"_upsample_nearest_exact{axes}d"), overload)
     for axes in (1, 2, 3)
     for overload in ("vec", "default")
 }
 """Result ``i`` is the element at ``floor((i + 1/2) * scale)``."""
+RESIZED = (torch.float32, torch.float16)
 
 
 def nearest_form(node: Node) -> Callable[..., Any] | None:
     """A function that does what ``node`` does by picking elements; None where it may stay.
 
-    By powers of two, the translators' own ``Resize`` divides exactly and picks the same.
+    By powers of two, the translators' own ``Resize`` divides exactly and picks the same; runtimes
+    have it for few types.
     """
-    if node.target not in DOWN | CENTRED:
+    if node.target not in NEAREST | NEAREST_OF_MIDDLES:
         return None
     factors = _factors(node)
     doubled = all(each is not None and math.frexp(each)[0] == 0.5 for each in factors)
-    if node.target in DOWN and doubled and has_argument(node.target, "scale_factors"):
+    known = has_argument(node.target, "scale_factors") and node.meta["val"].dtype in RESIZED
+    if node.target in NEAREST and doubled and known:
         return None
-    return partial(pick_nearest, factors=factors, centred=node.target in CENTRED)
+    return partial(pick_nearest, factors=factors, centred=node.target in NEAREST_OF_MIDDLES)
 
 
 def pick_nearest(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
 
+from awqc.huggingface.circling import Circling
 from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import HFFolder, reporting
 from awqc.huggingface.processor import Processor
@@ -18,7 +20,7 @@ from awqc.huggingface.samples import USUAL, Sample
 from awqc.huggingface.tasks import FolderTask
 from awqc.recording.outermost import OutsideCall, record_outermost
 
-TOKENS = "input_ids"
+TOKENS, CRITERIA = "input_ids", "stopping_criteria"
 NEW_TOKENS = 64
 """Tokens that are generated of a sample, where no number is asked for."""
 FEWEST_TOKENS = 3
@@ -83,10 +85,11 @@ class Generating:
         """What the model takes of ``samples``; texts are cut after ``tokens``."""
         return model_inputs(self.model, self.processor, samples, tokens)
 
-    def generate(self, inputs: dict[str, Tensor], most: int, least: int = 0) -> Any:
+    def generate(self, inputs: dict[str, Tensor], most: int, least: int = 0, **others: Any) -> Any:
         """Ids of the likeliest tokens, ``(batch, tokens)``: ``most`` at most, ``least`` at least.
 
-        With a cache, which configurations of models that were trained often switch off.
+        With a cache, which configurations of models that were trained often switch off. ``others``
+        go to the model's own `generate`.
 
         Raises:
             CaptureError: the model fails on ``inputs``.
@@ -96,7 +99,7 @@ class Generating:
         with reporting(f"{self.folder.path}: {what}"):
             return self.model.generate(
                 **inputs, do_sample=False, num_beams=1, max_new_tokens=most, min_new_tokens=least,
-                use_cache=True,
+                use_cache=True, **others,
             )  # fmt: skip
 
     def new_tokens(self, inputs: dict[str, Tensor], most: int) -> list[int]:
@@ -111,8 +114,12 @@ class Generating:
         least: int = 0,
         among: Collection[str] | None = None,
     ) -> list[OutsideCall]:
-        """The calls that `generate` makes, see `record_outermost`."""
-        return record_outermost(self.model, lambda: self.generate(inputs, most, least), among)
+        """The calls that `generate` makes, see `record_outermost`, until it goes in circles."""
+        others: dict[str, Any] = {}
+        if CRITERIA in signature(self.model.generate).parameters:
+            others[CRITERIA] = [Circling()]
+        run = partial(self.generate, inputs, most, least, **others)
+        return record_outermost(self.model, run, among)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without special tokens."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from awqc.errors import InvariantError, spelled
 from awqc.executor.run import NO_DATA, Run
 from awqc.graph.linears import find_linears
-from awqc.machine.in_rows import steps
+from awqc.machine.in_rows import AT_ONCE, steps
 from awqc.numerics.formats.base import QuantizedWeight
 from awqc.passes.base import Pass
 from awqc.passes.insert_observers import OBSERVERS
@@ -138,15 +139,39 @@ def relative_change(now: Tensor, before: Tensor) -> float:
     """
     if now.shape != before.shape:
         return float("inf")
+    if torch.equal(now, before):
+        return 0.0
     ulps = ULPS * torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
-    now, before = now.double(), before.double()
-    same = (now == before) | (torch.isnan(now) & torch.isnan(before))
-    difference = torch.where(same, 0, now - before).norm()
-    finite = before[before.isfinite()]
-    size, varied = finite.norm(), (finite - finite.mean()).norm()
+    pairs = list(zip(_pieces(now), _pieces(before), strict=True))
+    difference = _norm(_moved(*(each.double() for each in pair)) for pair in pairs)
+    finite = [_finite(piece) for _, piece in pairs]
+    mean = sum(float(piece.double().sum()) for piece in finite) / max(1, sum(map(len, finite)))
+    size = _norm(piece.double() for piece in finite)
+    varied = _norm(piece.double() - mean for piece in finite)
     if not varied > ulps * size:
         varied = size
-    return float((difference - ulps * size).clamp(min=0) / varied.clamp(min=1e-12))
+    beyond = difference - ulps * size
+    return 0.0 if beyond <= 0 else beyond / max(varied, 1e-12)
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """All elements, as many at a time as stay in the processor's cache."""
+    pieces: tuple[Tensor, ...] = tensor.reshape(-1).split(AT_ONCE)
+    return pieces
+
+
+def _finite(piece: Tensor) -> Tensor:
+    return piece if piece.isfinite().all() else piece[piece.isfinite()]
+
+
+def _moved(now: Tensor, before: Tensor) -> Tensor:
+    same = (now == before) | (torch.isnan(now) & torch.isnan(before))
+    return torch.where(same, 0, now - before)
+
+
+def _norm(pieces: Iterable[Tensor]) -> float:
+    """The L2 norm of all ``pieces`` together; not a number if an element is none."""
+    return math.sqrt(sum(float(piece.square().sum()) for piece in pieces))
 
 
 CHECKS: tuple[Check, ...] = (

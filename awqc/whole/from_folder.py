@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from awqc.artifacts.fixed_images import HEIGHT, WIDTH
 from awqc.artifacts.scratch import ScratchFolder
+from awqc.bundle.parts import Trace
 from awqc.data.load import DataSource
 from awqc.data.media import Chosen, choose_samples
 from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationError
@@ -20,11 +21,18 @@ from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
 from awqc.huggingface.tasks import FolderTask
+from awqc.machine.products import quick_products
 from awqc.machine.progress import stage, track
 from awqc.options import Options
 from awqc.runtimes.encoder_decoder import find_parts
 from awqc.verify.words import word_error_rate
-from awqc.whole.compiling import CompiledBundle, check_exclude, check_whole, compile_traced
+from awqc.whole.compiling import (
+    CompiledBundle,
+    check_exclude,
+    check_whole,
+    compile_traced,
+    held_back,
+)
 from awqc.whole.folder_files import IMAGES, write_layout, write_whole_report
 from awqc.whole.ways import Way, way_of
 
@@ -74,7 +82,7 @@ def compile_generating(
     opened = open_generating(folder, task, options, notify, source)
     generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
     samples = read_samples(generating, source, options, notify)
-    traces = [parts.trace(each, most) for each in track(samples, "generate")]
+    traces = list(trace_all(partial(parts.trace, most=most), samples))
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
     result = compile_traced(parts.bundle, traces, own, notify, hold)
     files = ScratchFolder()
@@ -89,6 +97,17 @@ def compile_generating(
             result.report["generated"] = generated(opened, files.path, held_out)
     write_whole_report(result.report, files.path)
     return replace(result, files=files, layout=layout)
+
+
+def trace_all(
+    trace: Callable[[dict[str, Tensor]], Trace], samples: Sequence[dict[str, Tensor]]
+) -> Iterator[Trace]:
+    """The ``trace`` of each sample; those that the whole is not judged by in `quick_products`."""
+    calibrating = len(samples) - held_back(len(samples))
+    for number, each in enumerate(track(samples, "generate")):
+        with quick_products() if number < calibrating else nullcontext():
+            found = trace(each)
+        yield found
 
 
 @dataclass(frozen=True)

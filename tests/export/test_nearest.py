@@ -71,6 +71,14 @@ def test_each_form_picks_what_torch_picks(form: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, module(x)[0].numpy())
 
 
+def test_what_runtimes_do_not_resize_is_picked(tmp_path: Path) -> None:
+    module, x = Applied(FORMS["doubled"]), torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    export_onnx(capture_module(module, (x,), dynamic={"x": [2, 3]}), tmp_path / "model.onnx")
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x.numpy()})
+    np.testing.assert_array_equal(found, module(x)[0].numpy())
+
+
 class ToTheOther(nn.Module):
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         return resized(x, size=other.shape[2])

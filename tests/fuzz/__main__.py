@@ -1,7 +1,7 @@
-"""Look for faults with random graphs, damaged files and killed compiles.
+"""Look for faults with random graphs, damaged files, planted code and killed compiles.
 
-    python -m tests.fuzz --minutes 60 [--seed N] [--only graphs|files|kills]
-    python -m tests.fuzz --graphs 10000 --files 5000 --kills 100
+    python -m tests.fuzz --minutes 60 [--seed N] [--only graphs|files|planted|kills]
+    python -m tests.fuzz --graphs 10000 --files 5000 --planted 350 --kills 100
 
 The first looks at new cases for a time and prints what it finds, graphs shrunk; it ends with 1 if
 there was something. The second looks at so many cases of each kind in all, those with the numbers
@@ -20,13 +20,14 @@ from contextlib import AbstractContextManager
 import click
 import torch
 
-from tests.fuzz import files, graphs, kills
+from tests.fuzz import files, graphs, kills, planted
 from tests.fuzz.ledger import Ledger, Look
 from tests.fuzz.page import write_page
 
 KINDS: dict[str, Callable[[], AbstractContextManager[Look]]] = {
     "graphs": graphs.looking,
     "files": files.looking,
+    "planted": planted.looking,
     "kills": kills.looking,
 }
 
@@ -61,9 +62,10 @@ def count(kind: str, until: int) -> int:
 @click.option("--only", type=click.Choice(list(KINDS)), help="One kind of these.")
 @click.option("--graphs", type=int, help="So many random graphs in all.")
 @click.option("--files", type=int, help="So many damaged files in all.")
+@click.option("--planted", type=int, help="So many files with planted code in all.")
 @click.option("--kills", type=int, help="So many killed compiles in all.")
 def main(minutes: float | None, seed: int, only: str | None, **asked: int | None) -> None:
-    """Look for faults with random graphs, damaged files and killed compiles."""
+    """Look for faults with random graphs, damaged files, planted code and killed compiles."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     counted = {kind: until for kind, until in asked.items() if until is not None}

@@ -83,7 +83,7 @@ def damage_json(content: bytes, draw: random.Random) -> bytes:
         index = draw.randrange(len(lines))
         lines[index] = damage_json(lines[index].encode(), draw).decode(errors="replace")
         return "\n".join(lines).encode()
-    places = list(_places(value))
+    places = list(places_in(value))
     if not places:
         return json.dumps(draw.choice(VALUES)).encode()
     holder, key = draw.choice(places)
@@ -103,12 +103,12 @@ def damage_json(content: bytes, draw: random.Random) -> bytes:
     return json.dumps(value).encode()
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
     """Each value inside ``value``, as what holds it and its key there."""
     size = len(value) if isinstance(value, list) else 0
     for key in list(value) if isinstance(value, dict) else range(size):
         yield value, key
-        yield from _places(value[key])
+        yield from places_in(value[key])
 
 
 def damage_safetensors(content: bytes, draw: random.Random) -> bytes:

@@ -10,6 +10,9 @@ GRAPHS: tuple[Graph, ...] = (
     Graph("tokens", ("attention", "residual", "activation"), 881019, True),  # no channel is scaled
     Graph("tokens", ("conv", "residual", "activation"), 662607, True),
     Graph("tokens", ("image", "activation"), 86834),
+    Graph("tokens", ("activation", "attention", "attention", "norm"), 94380, True),
+    Graph("images", ("norm", "place", "pool", "resize", "mix", "norm"), 342165),  # a gate near 0
+    Graph("images", ("transposed", "place", "resize", "resize", "place"), 539045),  # 47 / 94
 )
 
 FILES: tuple[Case, ...] = (

