@@ -40,6 +40,12 @@ IMAGE_TOKEN = "awqc.image_token"
 TOKEN_KINDS = "awqc.token_kinds"
 """Metadata beside it: what a decoder takes besides, as JSON: by name the number that it is given
 for a token of images, and for another one."""
+FIXED_IMAGES = "awqc.fixed_images"
+"""Metadata beside it, of a model that takes images of one size: which, as JSON, see
+`awqc.artifacts.fixed_images`."""
+IMAGE_POSITIONS = "awqc.image_positions"
+"""Metadata beside it, of a decoder whose positions follow the layout of images: how, as JSON, see
+`awqc.artifacts.image_positions`."""
 Kinds = dict[str, tuple[int, int]]
 
 

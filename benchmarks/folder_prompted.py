@@ -57,6 +57,8 @@ class Prompted:
         marks: special tokens, the one for images first.
         named: names under which a tokenizer knows some of them.
         chat: the chat template, or none.
+        videos: the class of its processor of videos, without its ending, or none; such a folder is
+            read where torchvision is installed.
     """
 
     kind: str
@@ -68,6 +70,7 @@ class Prompted:
     marks: Sequence[str] = ("<image>",)
     named: dict[str, str] = field(default_factory=dict)
     chat: str | None = None
+    videos: str = ""
 
     def save(self, folder: Path) -> Any:
         """Write it into ``folder``, with its processor; returns the model."""
@@ -82,10 +85,11 @@ class Prompted:
                 parameter += 0.1 * torch.randn_like(parameter)
         model.save_pretrained(folder)
         images = getattr(transformers, f"{self.images}ImageProcessor")(**self.options)
+        parts = [images, _tokenizer(self.marks, self.named)]
+        if self.videos:
+            parts.append(getattr(transformers, f"{self.videos}VideoProcessor")(**self.options))
         processor = getattr(transformers, f"{self.both}Processor")
-        made = processor(
-            images, _tokenizer(self.marks, self.named), chat_template=self.chat, **self.settings
-        )
+        made = processor(*parts, chat_template=self.chat, **self.settings)
         made.save_pretrained(folder)
         return model
 
@@ -114,6 +118,18 @@ _CHAT = (
     "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}t10{% endif %}"
 )
+
+
+_PIXTRAL = {**_VIT, "model_type": "pixtral", "image_size": 64, "head_dim": 8}
+_LONGEST = {"size": {"longest_edge": 64}, "patch_size": {"height": 8, "width": 8}}
+_TILES = [[32, 32], [32, 64], [64, 32]]
+_PIXELS = {"patch_size": 8, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
+_SECTIONS = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+_GRIDS = {"text_config": {**_TEXT, "rope_parameters": _SECTIONS}, "image_token_id": _TOKEN,
+          "video_token_id": 129, "vision_start_token_id": 130,
+          "vision_end_token_id": 131}  # fmt: skip
+_GRID_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+_GRID_CHAT = _CHAT.replace("<image>", "<|vision_start|> <|image_pad|> <|vision_end|>")
 
 
 def prompted_models() -> Iterator[tuple[str, Prompted]]:
@@ -166,6 +182,29 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
                                 "image_grid_pinpoints": [[32, 64], [64, 32]]},
                  "LlavaNext", {**_CROPPED, "image_grid_pinpoints": [[32, 64], [64, 32]]},
                  "LlavaNext", _PATCHES),
+        Prompted("mistral3", {"text_config": {**_TEXT, "model_type": "mistral"},
+                              "vision_config": _PIXTRAL, "image_token_index": _TOKEN,
+                              "spatial_merge_size": 2},
+                 "Pixtral", _LONGEST, "Pixtral", {"patch_size": 8, "spatial_merge_size": 2},
+                 ("[IMG]", "[IMG_BREAK]", "[IMG_END]"), chat=_CHAT.replace("<image>", "[IMG]")),
+        Prompted("llava_onevision", {**both, "vision_config": _SIGLIP, "video_token_index": 129,
+                                     "text_config": {**_TEXT, "model_type": "qwen2"},
+                                     "image_grid_pinpoints": _TILES},
+                 "LlavaOnevision", {**_SQUARE, "image_grid_pinpoints": _TILES}, "LlavaOnevision",
+                 {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
+                 ("<image>", "<video>"), chat=_CHAT, videos="LlavaOnevision"),
+        Prompted("qwen2_vl", {**_GRIDS, "vision_config": {"depth": 2, "embed_dim": 32,
+                                                          "hidden_size": 32, "num_heads": 4,
+                                                          "mlp_ratio": 2, "patch_size": 8}},
+                 "Qwen2VL", _PIXELS, "Qwen2VL", marks=_GRID_MARKS, chat=_GRID_CHAT,
+                 videos="Qwen2VL"),
+        Prompted("qwen2_5_vl", {**_GRIDS, "vision_config": {"depth": 2, "hidden_size": 32,
+                                                            "out_hidden_size": 32, "num_heads": 4,
+                                                            "intermediate_size": 48,
+                                                            "patch_size": 8, "window_size": 32,
+                                                            "fullatt_block_indexes": [1]}},
+                 "Qwen2VL", _PIXELS, "Qwen2_5_VL", marks=_GRID_MARKS, chat=_GRID_CHAT,
+                 videos="Qwen2VL"),
     )  # fmt: skip
     for row in rows:
         yield f"image-text-to-text/{row.kind}", row

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,14 @@ def _loss_of_prompt(model: Any, target: Path) -> float:
     from awqc.program import IMAGE, TEXT
     from awqc.runtimes.image_text import ImageText
 
+    compiled, states = ImageText(target), dict[str, Any]()
+    size = None if compiled.fixed is None else compiled.fixed.size
     processor = Processor.of(HFFolder(target), (TEXT, IMAGE), prompted=True)
+    processor = replace(processor, image_size=size)
     sample = processor.maker().sample(np.random.default_rng(9), Sizes(image=(130, 170), words=5))
     inputs = model_inputs(model, processor, [sample])
     settings = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
     wanted = model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
-    compiled, states = ImageText(target), dict[str, Any]()
     feeds, found = {name: value.numpy() for name, value in inputs.items()}, []
     for left in (2, 1):
         tokens = wanted.sequences[:, :-left].numpy()

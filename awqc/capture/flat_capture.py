@@ -30,6 +30,7 @@ def capture_flat(
     outputs: Mapping[str, str],
     name: str,
     label: Callable[[str], str | None],
+    fixed: bool = False,
 ) -> Program:
     """``flat``, a call of ``module``, as a program.
 
@@ -39,6 +40,7 @@ def capture_flat(
         outputs: names of the outputs, by path.
         name: of the program.
         label: what the axes of an input that vary are called, but the first; None: after itself.
+        fixed: whether first axes are fixed as well.
 
     Raises:
         CaptureError: it cannot be captured.
@@ -62,6 +64,7 @@ def capture_flat(
             states=states,
             output_names=list(outputs.values()),
             steps=_steps(seen),
+            fixed=[(key, 0) for key in plain] if fixed else (),
             insist=False,
             copy=False,
         )

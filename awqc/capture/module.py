@@ -53,6 +53,7 @@ def capture_module(
     states: Sequence[tuple[str, str]] = (),
     output_names: Sequence[str] | None = None,
     steps: Steps | None = None,
+    fixed: Collection[Axis] = (),
     insist: bool = True,
     copy: bool = True,
 ) -> Program:
@@ -61,11 +62,11 @@ def capture_module(
     With ``copy=False`` the module itself is taken over: its weights are the program's, and
     the caller must not use it again.
 
-    The first axis of every tensor input is dynamic where the model allows it; an axis
-    named in ``dynamic`` must come out dynamic; where not ``insist``, one that does not is told in
-    ``Program.notes``. The graph is compared with the module on the
-    example, with other masks, and at other sizes; an axis for which it only holds at the example's
-    size is fixed, and ``Program.notes`` says why. Before that it is tried whether it holds for all
+    The first axis of every tensor input that is not among ``fixed`` is dynamic where the model
+    allows it; an axis named in ``dynamic`` must come out dynamic; where not ``insist``, one that
+    does not is told in ``Program.notes``. The graph is compared with the module on the example,
+    with other masks, and at other sizes; an axis for which it only holds at the example's size is
+    fixed, and ``Program.notes`` says why. Before that it is tried whether it holds for all
     multiples of what ``steps`` has for the axis.
     Wrappers (``DataParallel``, ``torch.compile``) are taken off. An object among the outputs
     that torch has no flattening for, such as a dataclass or a cache, comes out as a dict of
@@ -98,9 +99,9 @@ def capture_module(
         return program
 
     with quiet_libraries():
-        program = capture(frozenset())
+        program = capture(frozenset(fixed))
         check_agreement(module, program)
-        program = _keep_what_agrees(module, program, axes, steps or {}, capture)
+        program = _keep_what_agrees(module, program, axes, steps or {}, capture, frozenset(fixed))
     _check_dynamic(program, axes, insist)
     return program
 
@@ -111,13 +112,13 @@ def _keep_what_agrees(
     asked: Mapping[str, Mapping[int, str | None]],
     steps: Steps,
     capture: Callable[[frozenset[Axis]], Program],
+    fixed: frozenset[Axis],
 ) -> Program:
     """``program``, captured anew with axes fixed until both agree at all sizes that are tried.
 
     Where they differ beyond the range of an axis that was asked for, the axis stays free and
     the program is told. That is a question of how long data is, not of multiples.
     """
-    fixed: frozenset[Axis] = frozenset()
     while (other := find_disagreement(module, program)) is not None:
         if not other.beyond and _take_steps(program, other.axes, steps):
             continue

@@ -23,6 +23,21 @@ def batched_inputs(specs: Sequence[InputSpec]) -> tuple[str, ...]:
     return tuple(spec.name for spec in specs if spec.shape and spec.shape[0] == batch)
 
 
+def batch_axes(specs: Sequence[InputSpec]) -> dict[str, int]:
+    """The axis of samples of each input that has one: the first, or another of its name.
+
+    As of positions, of which each token has several: ``(3, batch, tokens)``.
+    """
+    found = dict.fromkeys(batched_inputs(specs), 0)
+    firsts = (spec.shape[0] for spec in specs if spec.name in found)
+    names = {size for size in firsts if isinstance(size, str)}
+    for spec in specs:
+        places = [axis for axis, size in enumerate(spec.shape) if size in names]
+        if spec.name not in found and places:
+            found[spec.name] = places[0]
+    return found
+
+
 def fixed_batch_size(specs: Sequence[InputSpec]) -> int | None:
     """The batch size where the graph fixes it, else None."""
     names = batched_inputs(specs)
@@ -161,8 +176,11 @@ def _short(dtype: torch.dtype) -> str:
 
 def take(batch: Batch, specs: Sequence[InputSpec], indices: Tensor | slice) -> Batch:
     """The samples ``indices`` of ``batch``; inputs without a batch axis stay whole."""
-    names = batched_inputs(specs)
-    return {name: t[indices] if name in names else t for name, t in batch.items()}
+    axes = batch_axes(specs)
+    return {
+        name: t[(slice(None),) * axes[name] + (indices,)] if name in axes else t
+        for name, t in batch.items()
+    }
 
 
 def cut_batch(batch: Batch, specs: Sequence[InputSpec], size: int) -> list[Batch]:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from awqc.calling import path_name
 from awqc.data.array_files import to_tensor
 from awqc.data.batches import (
-    batched_inputs,
+    batch_axes,
     check_batch,
     count_samples,
     cut_batch,
@@ -160,15 +160,15 @@ def synthetic(program: Program, num_samples: int = 64, seed: int = 0) -> Calibra
         fixed = samples
     size = fixed or max(1, min(_LARGEST_BATCH, num_samples // _FEWEST_BATCHES))
     generator = torch.Generator().manual_seed(seed)
-    names = batched_inputs(specs)
+    axes = batch_axes(specs)
     batches = []
     for start in range(0, max(num_samples, 2 * size), size):
         count = size if fixed else min(size, max(num_samples - start, 1))
         batch: Batch = {}
         for spec in specs:
             shape = list(program.example[spec.name].shape)
-            if spec.name in names:
-                shape[0] = count
+            if spec.name in axes:
+                shape[axes[spec.name]] = count
             example = program.example[spec.name]
             batch[spec.name] = draw_like(example, shape, rows.get(spec.name), generator)
         batches.append(batch)

@@ -35,6 +35,7 @@ class ImageTransform:
     made: None = field(default=None, init=False)
     rate: int = field(default=0, init=False)
     prompted: bool = field(default=False, init=False)
+    image_size: None = field(default=None, init=False)
 
     @classmethod
     def of(cls, program: Program) -> ImageTransform:

@@ -38,6 +38,7 @@ class SampleReader:
     random: np.random.Generator
     modes: Counter[str] = field(default_factory=Counter)
     rates: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     cut: int = 0
     without_text: int = 0
 
@@ -63,6 +64,10 @@ class SampleReader:
         image, mode = read_image(path)
         if mode != "RGB":
             self.modes[mode] += 1
+        wanted = self.processor.image_size
+        size = image.height, image.width
+        if wanted is not None and size != wanted:
+            self.sizes[size] += 1
         return image
 
     def _audio(self, path: MediaFile) -> Any:
@@ -80,6 +85,12 @@ class SampleReader:
         if self.modes:
             found = ", ".join(sorted(self.modes))
             notes.append(f"{self.modes.total()} images in other colors ({found}) were made RGB")
+        if self.sizes and self.processor.image_size is not None:
+            height, width = self.processor.image_size
+            notes.append(
+                f"{self.sizes.total()} images of other sizes were brought to {height} x {width} "
+                "pixels (height x width), for which the model is made"
+            )
         if self.rates:
             found = ", ".join(map(str, sorted(self.rates)))
             notes.append(

@@ -25,6 +25,7 @@ from awqc.export.free_sizes import free_form
 from awqc.export.gates import gate_form
 from awqc.export.group_norm import group_norm
 from awqc.export.nearest import NEAREST, nearest_form
+from awqc.export.plain_convolution import plain_form
 from awqc.export.scans import scan_symbol
 from awqc.export.shared_heads import share_heads
 from awqc.graph import recurrence
@@ -133,7 +134,10 @@ class LocalProgram(ExportedProgram):
 
 def _own_form(node: Node) -> Callable[..., Any] | None:
     """What to expand ``node`` by, if that is a function of ours."""
-    return OWN.get(node.target) or free_form(node) or gate_form(node) or nearest_form(node)
+    if (own := OWN.get(node.target)) is not None:
+        return own
+    forms = (form(node) for form in (free_form, gate_form, nearest_form, plain_form))
+    return next((form for form in forms if form is not None), None)
 
 
 def _replaced_size(node: Node, sizes: dict[Any, Node]) -> bool:

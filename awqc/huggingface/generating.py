@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from inspect import signature
 from typing import Any
@@ -16,7 +16,7 @@ from awqc.huggingface.folder import HFFolder, reporting
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import model_inputs
 from awqc.huggingface.rotary import fix_rotary
-from awqc.huggingface.samples import Sample
+from awqc.huggingface.samples import USUAL, Sample
 from awqc.huggingface.tasks import FolderTask
 from awqc.recording.outermost import OutsideCall, record_outermost
 
@@ -37,6 +37,7 @@ class Generating:
         model: the float model.
         processor: what makes its inputs.
         notes: what a user must know of it.
+        image_size: tells height and width of images, where the model must be made for one.
     """
 
     folder: HFFolder
@@ -44,6 +45,7 @@ class Generating:
     model: Any = field(repr=False)
     processor: Processor = field(repr=False)
     notes: tuple[str, ...] = ()
+    image_size: Callable[[], tuple[int, int]] = lambda: USUAL.image
 
     @classmethod
     def load(cls, folder: HFFolder, task: FolderTask) -> Generating:
@@ -74,6 +76,10 @@ class Generating:
         config = self.model.config
         longest = getattr(config, "max_target_positions", None) or context_length(config)
         return NEW_TOKENS if not isinstance(longest, int) else max(longest // 2, FEWEST_TOKENS)
+
+    def of_one_size(self) -> Generating:
+        """The same, with all images brought to `image_size`."""
+        return replace(self, processor=replace(self.processor, image_size=self.image_size()))
 
     def inputs(self, samples: Sequence[Sample], tokens: int | None = None) -> dict[str, Tensor]:
         """What the model takes of ``samples``; texts are cut after ``tokens``."""

@@ -41,12 +41,14 @@ class Processor:
         reads: the kinds of data.
         made: the object of transformers.
         prompted: whether each text has an image in it.
+        image_size: height and width that images are brought to before; None: they stay.
     """
 
     folder: HFFolder
     reads: Kinds
     made: Any = field(repr=False)
     prompted: bool = False
+    image_size: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, folder: HFFolder, reads: Kinds, prompted: bool = False) -> Processor:
@@ -111,6 +113,9 @@ class Processor:
     def _mark(self) -> str:
         return image_mark(self.made, self.maker().sample(np.random.default_rng(0)))
 
+    def _sized(self, sample: Sample) -> Sample:
+        return sample if self.image_size is None else sample.sized(self.image_size)
+
     def _words(self) -> list[str]:
         """Some tokens of its tokenizer, as text."""
         tokenizer = getattr(self.made, "tokenizer", self.made)
@@ -140,7 +145,8 @@ class Processor:
         what = f"{self.folder.path}: the processor ({self.name}) fails on {sources}"
         with reporting(what), torch.no_grad():
             if self.prompted:
-                return prompt_inputs(self.made, samples, tokens, self._mark)
+                shown = [self._sized(sample) for sample in samples]
+                return prompt_inputs(self.made, shown, tokens, self._mark)
             if self.reads == (IMAGE,):
                 return self.made(images=images, return_tensors="pt")
             if self.reads == (AUDIO,):

@@ -13,24 +13,32 @@ Nothing is known of an architecture: the modules are those between which rows fl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from awqc.artifacts.fixed_images import FixedImages
 from awqc.bundle.parts import Bundle, Trace
 from awqc.capture.flat_capture import capture_flat
-from awqc.errors import CaptureError
+from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
+from awqc.huggingface.image_rows import ImageRows
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
-from awqc.huggingface.rows_decoder import MASK, POSITIONS, capture_reader, kinds_of
-from awqc.kv_cache import IMAGE_ROWS, TOKEN_ROWS, Kinds
+from awqc.huggingface.rows_decoder import MASK, POSITIONS, Form, capture_reader, kinds_of
+from awqc.kv_cache import (
+    FIXED_IMAGES,
+    IMAGE_POSITIONS,
+    IMAGE_ROWS,
+    IMAGE_TOKEN,
+    TOKEN_KINDS,
+    TOKEN_ROWS,
+)
 from awqc.program import Batch, Program
-from awqc.recording.flat import FlatCall, flat_call
-from awqc.recording.inner import result_inside
+from awqc.recording.flat import FlatCall
 from awqc.recording.merge import Merge
-from awqc.recording.structures import leaves
 
 VISION, EMBED, DECODER = "vision", "embed", "decoder"
 
@@ -43,23 +51,34 @@ class PromptedBundle:
         generating: the model.
         bundle: its parts.
         merge: how rows of images come among those of tokens.
-        besides: what the decoder takes besides, see `awqc.kv_cache.TOKEN_KINDS`.
+        form: what the decoder takes besides rows.
         answer: what the module that `generate` loops around gives for a token, with its cache.
         looped: path of that module; "" is the model itself.
+        fixed: the size that images are brought to; None: they may have any.
     """
 
     generating: Generating
     bundle: Bundle
     merge: Merge
-    besides: Kinds
+    form: Form
     answer: Any
     looped: str
+    fixed: FixedImages | None = None
 
     def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
 
         All tokens of the run are one call of the decoder, from no past.
+
+        Raises:
+            CaptureError: the model fails, or has several images where its graph is for one.
         """
+        if self.fixed is not None and (count := self._images(self.fixed, inputs)) != 1:
+            raise CaptureError(
+                f"{self.generating.folder.path}: a sample has {count} images; the model is made "
+                "for images of one size and calibrated on one at a time: give each a line of its "
+                "own"
+            )
         run = record_prompt(self.generating, self.merge, inputs)
         made = self.generating.generate(inputs, most, min(most, FEWEST_TOKENS))
         tokens = torch.cat([run.tokens, made[:, run.tokens.shape[1] : -1]], dim=1)
@@ -70,27 +89,48 @@ class PromptedBundle:
         read: dict[str, Batch] = {
             VISION: {spec.name: inputs[spec.name] for spec in self.bundle.parts[VISION].inputs},
             EMBED: {TOKENS: self.plain(tokens)},
-            DECODER: decoder_batch(program, merged)
-            | kinds_of(self.besides, tokens == self.merge.token),
+            DECODER: decoder_batch(program, merged, self.form, tokens == self.merge.token),
         }
         outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows, f"{EMBED}.{TOKEN_ROWS}": embedded}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
             outputs[f"{DECODER}.{name}"] = value
         return read, outputs
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What a runner must know, for the metadata of the part of images."""
+        kinds, layout = json.dumps(self.form.besides), self.form.layout
+        found = {IMAGE_TOKEN: str(self.merge.token), TOKEN_KINDS: kinds}
+        if self.fixed is not None:
+            found[FIXED_IMAGES] = self.fixed.as_text()
+        if layout is not None:
+            found[IMAGE_POSITIONS] = json.dumps(layout.as_json())
+        return found
+
+    def _images(self, fixed: FixedImages, inputs: dict[str, Tensor]) -> int:
+        try:
+            return fixed.count({name: inputs[name].numpy() for name in fixed.numbers})
+        except UsageError as error:
+            raise CaptureError(f"{self.generating.folder.path}: {error.text}") from error
+
     def plain(self, tokens: Tensor) -> Tensor:
         """``tokens`` with 0 for that of images, which may be beyond the table of rows."""
         return torch.where(tokens == self.merge.token, 0, tokens)
 
 
-def decoder_batch(program: Program, rows: Tensor) -> Batch:
-    """What the decoder reads of ``rows``, ``(batch, tokens, width)``, from no past."""
+def decoder_batch(program: Program, rows: Tensor, form: Form, images: Tensor) -> Batch:
+    """What the decoder reads of ``rows``, ``(batch, tokens, width)``, from no past.
+
+    ``images`` tells which of them are those of images.
+    """
     count, total = rows.shape[:2]
     batch: Batch = {
         TOKEN_ROWS: rows,
         MASK: torch.ones(count, total, dtype=torch.long),
-        POSITIONS: torch.arange(total).repeat(count, 1),
+        **kinds_of(form.besides, images),
     }
+    if (order := form.order(images, 0)) is not None:
+        batch[POSITIONS] = order
     for spec in program.inputs:
         if spec.name not in batch:
             sizes = (0 if isinstance(size, str) else size for size in spec.shape[1:])
@@ -105,46 +145,34 @@ def capture_prompted(generating: Generating) -> PromptedBundle:
         CaptureError: its images do not become rows among those of tokens, its decoder takes more
             than rows, or a part cannot be captured.
     """
-    where = str(generating.folder.path)
-    runs = [PromptedRun.of(generating, *each) for each in PROMPTS]
-    merge = runs[0].merge
-    if runs[1].merge != merge:
-        raise CaptureError(
-            f"{where}: of two runs the rows of images come from {merge.source} times "
-            f"{merge.factor:.6g} and from {runs[1].merge.source} times "
-            f"{runs[1].merge.factor:.6g}; a graph has one way"
-        )
-    decoder, besides = capture_reader(generating, runs[0])
-    parts = {
-        VISION: _vision(generating, runs),
-        EMBED: _embed(generating, runs),
-        DECODER: decoder,
-    }
+    runs = _runs(generating)
+    rows = ImageRows.of(generating, runs)
+    if rows.held:
+        generating = generating.of_one_size()
+        runs = _runs(generating)
+        rows = replace(rows, generating=generating, merge=runs[0].merge)
+    decoder, form = capture_reader(generating, runs)
+    vision, fixed = rows.captured(f"{generating.name}-{VISION}", [run.inputs for run in runs])
+    parts = {VISION: vision, EMBED: _embed(generating, runs), DECODER: decoder}
     run = runs[0]
-    return PromptedBundle(generating, Bundle(parts), merge, besides, run.answer, run.looped)
+    return PromptedBundle(generating, Bundle(parts), run.merge, form, run.answer, run.looped, fixed)
 
 
-def _vision(generating: Generating, runs: list[PromptedRun]) -> Program:
-    model, merge = generating.model, runs[0].merge
-    whole = model.forward
+def _runs(generating: Generating) -> list[PromptedRun]:
+    """Two runs, in which images become rows in one way.
 
-    def forward(**arguments: Any) -> dict[str, Tensor]:
-        result = result_inside(model, merge.source, lambda: whole(**arguments))
-        made = leaves(result)[merge.made]
-        return {IMAGE_ROWS: made if merge.factor == 1 else made * merge.factor}
-
-    examples = [run.inputs for run in runs]
-    flat, read = flat_call(forward, dict(examples[0]), (IMAGE_ROWS,), examples)
-    if TOKENS in read:
+    Raises:
+        CaptureError: they do not.
+    """
+    runs = [PromptedRun.of(generating, *each) for each in PROMPTS]
+    merge, other = (run.merge for run in runs)
+    if other != merge:
         raise CaptureError(
-            f"{generating.folder.path}: the rows of images, which {merge.source} makes, are "
-            f"others for other {TOKENS}; the part of images must not read text"
+            f"{generating.folder.path}: of two runs the rows of images come from {merge.maker} "
+            f"times {merge.factor:.6g} and from {other.maker} times {other.factor:.6g}; a graph "
+            "has one way"
         )
-    names = {path: path for path in read}
-    return capture_flat(
-        model, flat, examples, names, {IMAGE_ROWS: IMAGE_ROWS}, f"{generating.name}-{VISION}",
-        lambda name: None,
-    )  # fmt: skip
+    return runs
 
 
 def _embed(generating: Generating, runs: list[PromptedRun]) -> Program:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,10 +15,12 @@ from awqc.errors import CaptureError
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.samples import Sample, Sizes
-from awqc.kv_cache import Kinds
+from awqc.kv_cache import POSITIONS, Kinds
+from awqc.recording.entries import EntryPoint
 from awqc.recording.inner import record_inner
+from awqc.recording.instead import FORWARD
 from awqc.recording.merge import Merge
-from awqc.recording.outermost import record_outermost
+from awqc.recording.outermost import OutsideCall, record_outermost
 
 MASK = "attention_mask"
 PROMPTS = (
@@ -58,6 +60,8 @@ class PromptedRun:
             others, by name.
         answer: what the module that `generate` loops around gives for a token, with its cache.
         looped: path of that module; "" is the model itself.
+        positions: what it is given as positions in all calls, ``(rows, batch, tokens)``, where each
+            token has several; else None.
     """
 
     inputs: dict[str, Tensor]
@@ -69,6 +73,13 @@ class PromptedRun:
     besides: Kinds
     answer: Any
     looped: str = ""
+    positions: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """Which tokens, ``(batch, tokens)``, stand for images, those that follow included."""
+        found = self.tokens == self.merge.token
+        return torch.cat([found, found.new_zeros(len(found), len(self.following))], dim=1)
 
     @classmethod
     def of(cls, generating: Generating, count: int, sizes: Sizes) -> PromptedRun:
@@ -79,7 +90,7 @@ class PromptedRun:
                 is no loop around what takes these rows.
         """
         model, where = generating.model, str(generating.folder.path)
-        inputs = generating.inputs(_samples(generating, count, sizes))
+        inputs = generating.inputs(example_samples(generating, count, sizes))
         tokens = _tokens(inputs, where)
         with _running(generating, inputs) as run_once:
             merge = Merge.of(model, run_once, tokens, where)
@@ -117,7 +128,15 @@ class PromptedRun:
             _besides(inputs, tokens == merge.token),
             calls[-1].answer,
             calls[0].path,
+            _positions(calls),
         )
+
+
+def _positions(calls: Sequence[OutsideCall]) -> Tensor | None:
+    """Those of all tokens of ``calls``, where each token has several."""
+    given = [call.before.get(POSITIONS) for call in calls[:FEWEST_TOKENS]]
+    several = [each for each in given if each is not None and each.ndim == 3]
+    return torch.cat(several, dim=-1) if len(several) == len(given) else None
 
 
 def _around(path: str) -> tuple[str, ...]:
@@ -132,20 +151,24 @@ def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor
     Raises:
         CaptureError: one of them is not called.
     """
-    among = (merge.source, merge.decoder)
+    ends, entries = merge.decoder, (merge.maker, EntryPoint(merge.decoder))
     with _running(generating, inputs) as run_once:
         calls = record_inner(
-            generating.model, run_once, among, lambda _, call: call.path == merge.decoder
+            generating.model,
+            run_once,
+            {entry.path for entry in entries if entry.method == FORWARD},
+            lambda _, call: call.path == ends,
+            [entry for entry in entries if entry.method != FORWARD],
         )
-    if missing := [path for path in among if all(call.path != path for call in calls)]:
+    found = {EntryPoint(call.path, call.method): call for call in reversed(calls)}
+    if missing := [entry for entry in entries if entry not in found]:
         raise CaptureError(
             f"{generating.folder.path}: {missing[0]} is not called on a sample, though it is on "
             "example data; each sample needs an image and a text"
         )
-    source = next(call for call in calls if call.path == merge.source)
     return Prompt(
         _tokens(inputs, str(generating.folder.path)),
-        source.result[merge.made] * merge.factor,
+        merge.rows(found[merge.maker].result),
         calls[-1].given[merge.argument],
     )
 
@@ -159,7 +182,7 @@ def _running(generating: Generating, inputs: dict[str, Tensor]) -> Iterator[Call
         yield lambda: model(**inputs)
 
 
-def _samples(generating: Generating, count: int, sizes: Sizes) -> list[Sample]:
+def example_samples(generating: Generating, count: int, sizes: Sizes) -> list[Sample]:
     """Samples with images of their own and one text, so that all have as many tokens."""
     random = np.random.default_rng(0)
     maker = generating.processor.maker()

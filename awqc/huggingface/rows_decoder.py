@@ -6,7 +6,7 @@ tell tokens of images from others. What still differs then is not known to runne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from awqc.artifacts.image_positions import ImagePositions
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
 from awqc.errors import CaptureError
@@ -45,27 +46,39 @@ class Form:
     Attributes:
         positions: whether it is told the place of each row.
         besides: numbers for tokens of images and for others.
+        layout: how places follow from images, where each row has several; else None.
     """
 
     positions: bool
     besides: Kinds
+    layout: ImagePositions | None = None
+
+    def order(self, images: Tensor, seen: int) -> Tensor | None:
+        """Places of the tokens behind the first ``seen``, of which ``images`` tells all."""
+        if not self.positions:
+            return None
+        if self.layout is None:
+            return torch.arange(seen, images.shape[1]).repeat(len(images), 1)
+        return torch.from_numpy(self.layout.of_tokens(images.numpy())[..., seen:])
 
 
-def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, Kinds]:
-    """The decoder of ``run``, captured, and what it takes besides.
+def capture_reader(generating: Generating, runs: Sequence[PromptedRun]) -> tuple[Program, Form]:
+    """The decoder of ``runs``, captured, and what it is given.
 
     Raises:
         CaptureError: it reads something that runners do not make, or cannot be captured.
     """
-    where = str(generating.folder.path)
+    where, run = str(generating.folder.path), runs[0]
     model = generating.model.get_submodule(run.looped)
     shapes = cache_shapes(model, where)
     example = cached_example(model, shapes)
     tokens = example.pop("input_ids")
     forward = rows_forward(model, run)
-    form = choose_form(forward, run, shapes, POSITIONS in example, where)
+    form = choose_form(forward, run, shapes, POSITIONS in example, where, found_layout(runs))
     if not form.positions:
         example.pop(POSITIONS, None)
+    elif form.layout is not None:
+        example[POSITIONS] = example[POSITIONS].expand(form.layout.rows, *tokens.shape).clone()
     drawn = torch.Generator().manual_seed(0)
     rows = torch.randn(*tokens.shape, run.merged.shape[-1], generator=drawn)
     images = torch.arange(example[MASK].shape[1]).repeat(len(tokens), 1) % 3 == 1
@@ -76,6 +89,8 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
     for key in example.keys() - {PAST}:
         total = key == MASK or key in form.besides
         axes[key] = {0: ROWS[0], 1: "past + sequence" if total else ROWS[1]}
+    if form.layout is not None:
+        axes[POSITIONS] = {1: ROWS[0], 2: ROWS[1]}
     with forward_instead(model, forward):
         program = capture_module(
             model,
@@ -84,12 +99,26 @@ def capture_reader(generating: Generating, run: PromptedRun) -> tuple[Program, K
             dynamic=axes,
             states=list(zip(past, present, strict=True)),
             output_names=[HEAD, *present],
+            fixed=[] if form.layout is None else [(POSITIONS, 0)],
             copy=False,
         )
     program.graph.eliminate_dead_code()
     program.tidy()
     program.task = Task(MASK, (HEAD,))
-    return rename_inputs(program, names), form.besides
+    return rename_inputs(program, names), form
+
+
+def found_layout(runs: Sequence[PromptedRun]) -> ImagePositions | None:
+    """How positions of ``runs`` follow from images, where each token has several; else None.
+
+    Each sample of ``runs`` has one image.
+    """
+    told = [
+        (run.images.numpy(), run.positions.numpy()) for run in runs if run.positions is not None
+    ]
+    if len(told) < len(runs):
+        return None
+    return ImagePositions.found(told, int(told[0][0][0].sum()))
 
 
 def rows_forward(model: Any, run: PromptedRun) -> Forward:
@@ -134,9 +163,12 @@ def kinds_of(besides: Kinds, images: Tensor) -> dict[str, Tensor]:
 
 def choose_form(
     forward: Forward, run: PromptedRun, shapes: Mapping[State, Shape], order: bool,
-    where: str,
+    where: str, layout: ImagePositions | None = None,
 ) -> Form:  # fmt: skip
     """The first form in which ``forward`` gives what `generate` gave.
+
+    Positions that follow a ``layout`` are tried last: first without rows that number tokens by
+    their order.
 
     Raises:
         CaptureError: there is none.
@@ -145,15 +177,27 @@ def choose_form(
     forms = [Form(positions, {}) for positions in ordered]
     if run.besides:
         forms += [Form(positions, run.besides) for positions in ordered]
+    if layout is not None:
+        ways = dict.fromkeys((layout.ordered > 0, False))
+        forms += [
+            Form(True, besides, layout.unordered() if less else layout)
+            for besides in ([{}, run.besides] if run.besides else [{}])
+            for less in ways
+        ]
     for form in forms:
         if _agrees(forward, run, shapes, form):
             return form
-    tried = ", ".join([*([POSITIONS] if order else []), *run.besides]) or "nothing"
+    several = "" if run.positions is None else " in one row"
+    if layout is not None:
+        several += " or in those that follow the layout of images"
+    elif run.positions is not None:
+        several += " (those of generate follow no layout of images that repeats)"
+    tried = ", ".join([*([POSITIONS + several] if order else []), *run.besides]) or "nothing"
     raise CaptureError(
         f"{where}: given the rows that {run.merge.decoder} takes ({run.merge.argument}), and each "
         f"new token behind them, the decoder gives other {HEAD} than in generate, with {tried} "
-        "besides: it reads more than rows and their order, such as the layout of images, which no "
-        "runner could make"
+        "besides: it reads more than rows and their places, such as features of images for later "
+        "layers, which no runner could make"
     )
 
 
@@ -170,10 +214,9 @@ def _agrees(
     ends = [0]
     for rows in steps:
         ends.append(ends[-1] + rows.shape[1])
-    images = torch.zeros(count, ends[-1], dtype=torch.bool)
-    images[:, : ends[1]] = run.tokens == run.merge.token
+    images = run.images
     for (seen, total), rows, wanted in zip(pairwise(ends), steps, run.logits, strict=True):
-        order = torch.arange(seen, total).repeat(count, 1) if form.positions else None
+        order = form.order(images[:, :total], seen)
         mask = torch.ones(count, total, dtype=torch.long)
         besides = kinds_of(form.besides, images[:, :total])
         with torch.no_grad(), reporting("the decoder does not run on rows alone"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class Sample:
     def images(self) -> tuple[Any, ...]:
         """All images, in order."""
         return (() if self.image is None else (self.image,)) + self.more
+
+    def sized(self, size: tuple[int, int]) -> Sample:
+        """The same with images of ``size``, height and width; those of another are stretched."""
+        made = tuple(_sized(image, size) for image in self.images)
+        return replace(self, image=made[0], more=made[1:]) if made else self
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ class Maker:
     def text(self, random: np.random.Generator, count: int = USUAL.words) -> str:
         """The next text, of ``count`` words."""
         return " ".join(self.words[index] for index in random.integers(len(self.words), size=count))
+
+
+def _sized(image: Any, size: tuple[int, int]) -> Any:
+    width_and_height = size[::-1]
+    return image if image.size == width_and_height else image.resize(width_and_height)
 
 
 def _image(random: np.random.Generator, height: int, width: int) -> Any:

@@ -14,6 +14,7 @@ entries are looked for inside of it.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -66,6 +67,23 @@ def find_entries(modules: Mapping[str, nn.Module], run: Callable[[], object]) ->
                 stack.callback(hook.remove)
         run()
     return watch.entries()
+
+
+def own_methods(model: nn.Module, path: str) -> list[EntryPoint]:
+    """The methods of the modules around the one at ``path``, as their classes define them.
+
+    Those that torch gives to every module, and those that Python calls, are none of them.
+    """
+    found: dict[EntryPoint, None] = {}
+    while path:
+        path = path.rpartition(".")[0]
+        for kind in type(model.get_submodule(path)).__mro__:
+            if kind is nn.Module:
+                break
+            for name, value in vars(kind).items():
+                if inspect.isfunction(value) and name != FORWARD and not name.startswith("__"):
+                    found[EntryPoint(path, name)] = None
+    return list(found)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,15 +53,21 @@ def flat_call(
     arguments: dict[str, Any],
     outputs: Sequence[str],
     examples: Sequence[Leaves],
+    held: Collection[str] = (),
 ) -> tuple[FlatCall, tuple[str, ...]]:
     """The call, and the paths of the inputs whose values it reads.
 
     ``examples`` are tensors for the same call at different sizes, which tell equal axes. An input
-    is read if an output is another where its values are, or there is none; one alone is.
+    is read if an output is another where its values are, or there is none; one alone is. Those
+    ``held`` keep the values in ``arguments``.
     """
     first = examples[0]
     whole = FlatCall(forward, arguments, tuple(outputs), {})
-    read = tuple(path for path in first if len(first) == 1 or _matters(whole, first, path))
+    read = tuple(
+        path
+        for path in first
+        if path not in held and (len(first) == 1 or _matters(whole, first, path))
+    )
     axes = varying_axes([SeenCall(dict(each)) for each in examples])
     places: dict[str, Place] = {}
     for path in read:
@@ -73,7 +79,7 @@ def flat_call(
             for axis, size in enumerate(value.shape)
         )
         for path, value in first.items()
-        if path not in read
+        if path not in read and path not in held
     }
     return FlatCall(forward, arguments, tuple(outputs), unread), read
 

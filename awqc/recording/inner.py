@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -12,21 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from awqc.recording.calls import bind
-from awqc.recording.instead import forward_instead
+from awqc.recording.entries import EntryPoint
+from awqc.recording.instead import FORWARD, forward_instead, method_instead
 from awqc.recording.structures import Leaves, leaves
 
 
 @dataclass(frozen=True)
 class InnerCall:
-    """A call of a module, at any depth.
+    """A call of a module, or of a method that is watched, at any depth.
 
     Attributes:
         path: of the module.
-        given: the tensors in its arguments, by the names of forward's parameters.
+        given: the tensors in its arguments, by the names of parameters.
         result: the tensors in its result, as they were when it returned; none where the run ended
             at this call.
         entered: its place in the order in which calls begin.
         left: its place in the order in which calls end.
+        method: that was called.
     """
 
     path: str
@@ -34,6 +36,7 @@ class InnerCall:
     result: Leaves
     entered: int
     left: int
+    method: str = FORWARD
 
 
 class _Ended(Exception):  # noqa: N818  no error: the run has shown what was asked for
@@ -49,17 +52,23 @@ def record_inner(
     run: Callable[[], object],
     among: Collection[str] | None = None,
     until: Until = lambda calls, call: False,
+    methods: Iterable[EntryPoint] = (),
 ) -> list[InnerCall]:
     """The calls of submodules of ``model``, as they begin, while ``run`` runs.
 
     ``among`` are the paths of the modules that are looked at; None: all. The run ends where
     ``until`` says so of a call, which is then the last one; calls around it are not listed.
+    Calls of ``methods`` are listed as well; no run ends at one.
     """
     recorder = _Recorder(until)
     with ExitStack() as stack:
         for path, module in model.named_modules():
             if path and (among is None or path in among):
                 stack.enter_context(recorder.watching(path, module))
+        for entry in methods:
+            owner = model.get_submodule(entry.path)
+            watched = recorder.watched(entry, owner)
+            stack.enter_context(method_instead(owner, entry.method, watched))
         with torch.no_grad(), suppress(_Ended):
             run()
     return sorted(recorder.calls, key=lambda call: call.entered)
@@ -96,30 +105,51 @@ class _Recorder:
             for hook in hooks:
                 hook.remove()
 
+    def watched(self, entry: EntryPoint, module: nn.Module) -> Callable[..., Any]:
+        """The method of ``entry``, with its calls noted."""
+        own = getattr(module, entry.method)
+
+        @wraps(own)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            entered, given = self._entered, leaves(_named(own, args, kwargs))
+            self._entered += 1
+            answer = own(*args, **kwargs)
+            result = {key: value.clone() for key, value in leaves(answer).items()}
+            self.calls.append(
+                InnerCall(entry.path, given, result, entered, len(self.calls), entry.method)
+            )
+            return answer
+
+        return method
+
     def _close(self, path: str, result: Leaves) -> None:
         entered, given = self._open.pop()
         self.calls.append(InnerCall(path, given, result, entered, len(self.calls)))
 
 
-def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name; by their place where ``forward`` takes any number of them."""
+def _named(
+    called: nn.Module | Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by name; by their place where any number of them is taken."""
     try:
-        return bind(module, args, kwargs)
+        return bind(called, args, kwargs)
     except Exception:  # noqa: BLE001  whatever a signature cannot bind is named by place
         return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
 
 
-def result_inside(model: nn.Module, path: str, run: Callable[[], object]) -> Any:
-    """What the module at ``path`` gives while ``run`` runs ``model``; nothing behind it is run.
+def result_inside(
+    model: nn.Module, path: str, run: Callable[[], object], method: str = FORWARD
+) -> Any:
+    """What ``method`` of the module at ``path`` gives while ``run`` runs ``model``.
 
-    Every module returns from its call, also where torch traces them: those around the one at
-    ``path`` return nothing.
+    Nothing behind it is run. Every module returns from its call, also where torch traces them:
+    those around the one at ``path`` return nothing.
 
     Raises:
         LookupError: it is not called.
     """
     found: list[Any] = []
-    around = [path.rpartition(".")[0]]
+    around = [path.rpartition(".")[0]] if method == FORWARD else [path]
     while around[-1]:
         around.append(around[-1].rpartition(".")[0])
 
@@ -140,9 +170,11 @@ def result_inside(model: nn.Module, path: str, run: Callable[[], object]) -> Any
         return called
 
     with ExitStack() as stack:
-        for each, made in ((path, seen), *((each, left) for each in around)):
+        owner = model.get_submodule(path)
+        stack.enter_context(method_instead(owner, method, seen(getattr(owner, method))))
+        for each in around:
             module: Any = model.get_submodule(each)
-            stack.enter_context(forward_instead(module, made(module.forward)))
+            stack.enter_context(forward_instead(module, left(module.forward)))
         with _until(found):
             run()
     if not found:

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import CaptureError
+from awqc.recording.entries import EntryPoint, own_methods
 from awqc.recording.inner import InnerCall, record_inner
+from awqc.recording.instead import FORWARD
+from awqc.recording.structures import Leaves
 
 CLOSE = 1e-3
 """How far rows may be from rows that they are, relative to their norm."""
@@ -35,6 +38,7 @@ class Merge:
         argument: name of its argument.
         token: the token in whose places the rows are put, one after another.
         factor: the rows are put in times this.
+        method: of the module ``source``, that makes the rows.
     """
 
     embedding: str
@@ -44,6 +48,17 @@ class Merge:
     argument: str
     token: int
     factor: float
+    method: str = FORWARD
+
+    @property
+    def maker(self) -> EntryPoint:
+        """What makes the rows."""
+        return EntryPoint(self.source, self.method)
+
+    def rows(self, result: Leaves) -> Tensor:
+        """What is put in, of the tensors that `maker` returned: a row for each place."""
+        made = dict(_made(result))[self.made]
+        return made if self.factor == 1 else made * self.factor
 
     @classmethod
     def of(cls, model: nn.Module, run: Callable[[], object], tokens: Tensor, where: str) -> Merge:
@@ -77,19 +92,50 @@ class Merge:
                 "such rows and nothing else"
             )
         rows = merged[put_in]
-        for call in sorted(calls, key=lambda call: -call.left):
-            for made, value in call.result.items():
+        for call in _and_methods(model, run, calls):
+            for made, value in _made(call.result):
                 factor = _factor(rows, value)
                 if factor is not None:
                     return cls(
                         embedding.path, call.path, made, decoder.path, argument,
-                        int(ids[0]), factor,
+                        int(ids[0]), factor, call.method,
                     )  # fmt: skip
         raise CaptureError(
-            f"{place} {len(rows)} rows stand at the token {int(ids[0])}, which no module makes "
-            "as they are, in this order: something is put between them, or they are changed by "
-            "code outside of all modules"
+            f"{place} {len(rows)} rows stand at the token {int(ids[0])}, which no module and no "
+            "method of one makes as they are, in this order: something is put between them, or "
+            "they are changed by code on the way"
         )
+
+
+def _and_methods(
+    model: nn.Module, run: Callable[[], object], calls: Sequence[InnerCall]
+) -> Iterator[InnerCall]:
+    """The calls of modules that ``run`` made, the last one to end first; then those of methods.
+
+    Methods are those of the modules around the last call.
+    """
+    yield from sorted(calls, key=lambda call: -call.left)
+    taking = calls[-1].path
+    again = record_inner(
+        model, run, (taking,), lambda _, call: call.path == taking, own_methods(model, taking)
+    )
+    yield from sorted(again[:-1], key=lambda call: -call.left)
+
+
+def _made(result: Leaves) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in ``result``; then those of each list in it, one behind another, by its path.
+
+    As of rows of several images, which may be of different numbers.
+    """
+    yield from result.items()
+    lists: dict[str, list[Tensor]] = {}
+    for path, value in result.items():
+        above, _, last = path.rpartition(".")
+        if last.isdecimal() and value.ndim:
+            lists.setdefault(above, []).append(value.flatten(0, -2))
+    for path, values in lists.items():
+        if len({value.shape[-1] for value in values}) == 1:
+            yield path, torch.cat(values)
 
 
 def _mixed(

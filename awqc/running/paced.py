@@ -38,14 +38,16 @@ class Paced:
         """
         task = task_in(HFFolder(folder), None)
         processor = Processor.of(HFFolder(folder), task.reads, task.with_prompt)
-        sample = processor.maker().sample(np.random.default_rng(0))
-        made = processor.inputs([sample])
-        self._feeds = {name: value.numpy() for name, value in made.items()}
         self._model: TextOf | ImageText
         if task.prompted:
             self._model = ImageText(folder, provider, threads)
+            if self._model.fixed is not None:
+                processor = replace(processor, image_size=self._model.fixed.size)
         else:
             self._model = TextOf(folder, provider=provider, threads=threads)
+        sample = processor.maker().sample(np.random.default_rng(0))
+        made = processor.inputs([sample])
+        self._feeds = {name: value.numpy() for name, value in made.items()}
         settings = self._model.settings
         self._model.settings = replace(
             settings, suppressed=(*settings.suppressed, *settings.ends), forced_last=None

@@ -139,7 +139,10 @@ class Runner:
         if self.task.prompted:
             if self._language is not None:
                 raise UsageError(f"{folder}: {spelled('language')} is for models that ask for one")
-            return partial(ImageText(folder, provider).tokens, max_new_tokens=most)
+            compiled = ImageText(folder, provider)
+            if compiled.fixed is not None:
+                self.processor = replace(self.processor, image_size=compiled.fixed.size)
+            return partial(compiled.tokens, max_new_tokens=most)
         text_of = TextOf(folder, provider=provider)
         return partial(text_of.tokens, max_new_tokens=most, language=self._language)
 

@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from awqc.artifacts.fixed_images import FixedImages
+from awqc.artifacts.image_positions import ImagePositions
 from awqc.artifacts.json_files import Object
 from awqc.artifacts.names import EMBED_MODEL, MERGED_MODEL, VISION_MODEL
 from awqc.errors import UsageError
 from awqc.kv_cache import (
+    FIXED_IMAGES,
+    IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
     LOGITS_START,
@@ -42,6 +46,7 @@ class ImageText:
         embed: takes tokens.
         decoder: takes rows of both, and its own states.
         token: the token in whose places rows of images are put.
+        fixed: the size that images must have; None: any.
     """
 
     def __init__(self, folder: Path, provider: str = "cpu", threads: int = 0) -> None:
@@ -66,6 +71,8 @@ class ImageText:
                 "for rows of images; compile the model anew"
             )
         self.token = int(self.vision.told[IMAGE_TOKEN])
+        self.fixed = _fixed(self.vision.told.get(FIXED_IMAGES), place / VISION_MODEL)
+        self._layout = _layout(self.vision.told.get(IMAGE_POSITIONS), place / VISION_MODEL)
         self._kinds = _kinds(self.vision.told.get(TOKEN_KINDS, "{}"), place / VISION_MODEL)
 
     def tokens(
@@ -94,14 +101,14 @@ class ImageText:
         """Rows for ``tokens`` ``(rows, count)``, those of ``images`` in the places of their token.
 
         Raises:
-            UsageError: there are more or fewer of these places than of these rows.
+            UsageError: there are more or fewer of these places than of these rows, or images are of
+                another size than the model takes.
         """
         places = tokens == self.token
         rows = self.embed.run({TOKENS: np.where(places, 0, tokens)}, [TOKEN_ROWS])[0]
         if not images:
             return rows
-        made = self.vision.run(images, [IMAGE_ROWS])[0]
-        made = made.reshape(-1, made.shape[-1])
+        made = self._seen(images)
         if len(made) != places.sum():
             raise UsageError(
                 f"the prompt has the image token {self.token} {int(places.sum())} times, and the "
@@ -110,6 +117,27 @@ class ImageText:
             )
         rows[places] = made
         return rows
+
+    def _positions(self, images: Array, past: int) -> Array:
+        """Of the tokens behind ``past``; of all of them ``images`` tells which are images."""
+        if self._layout is not None:
+            return self._layout.of_tokens(images)[..., past:]
+        count, total = images.shape
+        return np.tile(np.arange(past, total, dtype=np.int64), (count, 1))
+
+    def _seen(self, images: Mapping[str, Array]) -> Array:
+        """The rows of ``images``; where their size is fixed, one image after another is seen."""
+        pieces = [dict(images)]
+        if self.fixed is not None:
+            count = self.fixed.count(images)
+            parts = {
+                spec.name: np.split(images[spec.name], count)
+                for spec in self.vision.inputs
+                if spec.name in images
+            }
+            pieces = [{n: part[place] for n, part in parts.items()} for place in range(count)]
+        made = [self.vision.run(each, [IMAGE_ROWS])[0] for each in pieces]
+        return np.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in made])
 
     def step(
         self, tokens: Array, images: Mapping[str, Array], states: Mapping[str, Any]
@@ -126,11 +154,26 @@ class ImageText:
         made = {
             TOKEN_ROWS: self.rows(tokens[:, past:], images),
             "attention_mask": np.ones((count, total), dtype=np.int64),
-            "position_ids": np.tile(np.arange(past, total, dtype=np.int64), (count, 1)),
+            "position_ids": self._positions(places, past),
         }
         for name, (image, other) in self._kinds.items():
             made[name] = np.where(places, np.int64(image), np.int64(other))
         return self.decoder.step({**self.decoder.hold(made), **carried})
+
+
+def _fixed(text: str | None, path: Path) -> FixedImages | None:
+    """What the model's metadata says of the size of images, if it does."""
+    if text is None:
+        return None
+    return FixedImages.of_text(text, f"{path}: {FIXED_IMAGES} in its metadata")
+
+
+def _layout(text: str | None, path: Path) -> ImagePositions | None:
+    """What the model's metadata says of positions that follow the layout of images, if it does."""
+    if text is None:
+        return None
+    told = Object.of_text(text, f"{path}: {IMAGE_POSITIONS} in its metadata")
+    return ImagePositions.of_json(told)
 
 
 def _kinds(text: str, path: Path) -> Kinds:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from awqc.kv_cache import PAST
+from awqc.kv_cache import PAST, POSITIONS
 
 TOKENS = 2
 """The axis of tokens in a cache; what has no more axes has one number a token."""
@@ -28,6 +28,13 @@ def parts_of(feeds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [feeds]
     count = past.shape[0]
     return [
-        {name: v[row : row + 1] if v.shape[:1] == (count,) else v for name, v in feeds.items()}
+        {name: _row(name, value, row, count) for name, value in feeds.items()}
         for row in range(count)
     ]
+
+
+def _row(name: str, value: Any, row: int, count: int) -> Any:
+    """That of ``row`` in ``value``, where it has one for each of ``count`` rows."""
+    if name == POSITIONS and len(value.shape) > TOKENS:  # several of each token, before the rows
+        return value[:, row : row + 1]
+    return value[row : row + 1] if value.shape[:1] == (count,) else value

@@ -16,7 +16,7 @@ from awqc.errors import UsageError, spelled
 from awqc.options import Options
 from awqc.runtimes.onnxruntime import resolve_provider
 from awqc.sources.opening import find_pipeline, find_several_graphs
-from awqc.whole.folder_files import write_layout
+from awqc.whole.folder_files import fixed_size, write_layout
 from awqc.whole.from_folder import open_generating
 from awqc.whole.from_pipeline import open_pipeline, pipeline_names
 from awqc.whole.part_files import WrittenPart, written_parts
@@ -54,7 +54,7 @@ def bench_whole(
         files[part.model] = part  # of those in one file the last one: it reads tokens
     with scratch_folder() as scratch:
         if against is not None:
-            _write_float(against, options, scratch)
+            _write_float(against, options, scratch, fixed_size(folder))
         found: dict[str, Any] = {"parts": {}}
         for model, part in files.items():
             specs = {
@@ -89,8 +89,12 @@ def _wholes(folder: Path, against: str | None, scratch: Path, provider: str) -> 
     }
 
 
-def _write_float(against: str, options: Options, target: Path) -> None:
+def _write_float(
+    against: str, options: Options, target: Path, image_size: tuple[int, int] | None
+) -> None:
     """Write the float parts of the original into ``target``, as a compile lays them out.
+
+    One that is made for images of one size takes them in ``image_size``.
 
     Raises:
         UsageError: it is no folder of a model of several graphs.
@@ -107,7 +111,9 @@ def _write_float(against: str, options: Options, target: Path) -> None:
             f"{against}: is no folder of a model of several graphs; what was compiled from Python "
             f"is measured without {spelled('against')}"
         )
-    opened = open_generating(several[0], several[1], options, lambda _: None)
+    opened = open_generating(
+        several[0], several[1], options, lambda _: None, DataSource(), image_size
+    )
     with scratch_folder() as scratch:
         folders = _export(opened.parts.bundle, scratch)
         write_layout(folders, several[0], target, partial(opened.way.write, opened.parts))

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from awqc.artifacts.copying import copy_tree
+from awqc.artifacts.fixed_images import HEIGHT, WIDTH
+from awqc.artifacts.json_files import Object
 from awqc.artifacts.names import (
     EMBED_MODEL,
     ENCODER_MODEL,
@@ -32,11 +34,11 @@ from awqc.huggingface.generating_parts import CROSS, DECODER, ENCODER
 from awqc.huggingface.prompted_parts import DECODER as READER
 from awqc.huggingface.prompted_parts import EMBED, VISION
 from awqc.huggingface.runner_files import write_processing
-from awqc.kv_cache import IMAGE_TOKEN, TOKEN_KINDS, Kinds
 from awqc.runtimes.session_settings import ACCURACY_LEVEL, SETTINGS
 
 PARTS = "parts"
-
+IMAGES = "images"
+"""What the report says of the one size of images that the model takes."""
 
 Models = Mapping[str, Path]
 """The model of each part."""
@@ -80,19 +82,14 @@ def write_encoder_decoder(models: Models, target: Path) -> None:
     merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
 
 
-def write_image_text(models: Models, target: Path, token: int, kinds: Kinds) -> None:
+def write_image_text(models: Models, target: Path, told: Mapping[str, str]) -> None:
     """Write what makes rows of images and of tokens, and the decoder that reads both.
 
-    ``token`` is the one in whose places rows of images are put, ``kinds`` what the decoder takes
-    besides.
+    ``told`` is what a runner must know, for the metadata of the first.
     """
     from awqc.export.merged import save_as
 
-    save_as(
-        models[VISION],
-        target / VISION_MODEL,
-        {IMAGE_TOKEN: str(token), TOKEN_KINDS: json.dumps(kinds)},
-    )
+    save_as(models[VISION], target / VISION_MODEL, dict(told))
     save_as(models[EMBED], target / EMBED_MODEL)
     save_as(models[READER], target / MERGED_MODEL)
 
@@ -101,6 +98,21 @@ def write_whole_report(report: Mapping[str, Any], folder: Path) -> None:
     """Write ``report`` as report.json."""
     text = json.dumps(report, indent=2, allow_nan=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def fixed_size(folder: Path) -> tuple[int, int] | None:
+    """Height and width of the images that the model in ``folder`` takes; None: it takes any.
+
+    Raises:
+        UsageError: its report is damaged.
+    """
+    if not (folder / REPORT).is_file():
+        return None
+    report = Object.of(folder / REPORT)
+    if IMAGES not in report.content:
+        return None
+    images = report.inside(IMAGES)
+    return images.get(HEIGHT, int), images.get(WIDTH, int)
 
 
 def _models(path: Path) -> Any:

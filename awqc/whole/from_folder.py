@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.artifacts.fixed_images import HEIGHT, WIDTH
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.bundle.parts import Trace
 from awqc.data.load import DataSource
@@ -32,7 +33,7 @@ from awqc.whole.compiling import (
     compile_traced,
     held_back,
 )
-from awqc.whole.folder_files import write_layout, write_whole_report
+from awqc.whole.folder_files import IMAGES, write_layout, write_whole_report
 from awqc.whole.ways import Way, way_of
 
 NUM_SAMPLES = 24
@@ -78,7 +79,7 @@ def compile_generating(
     """
     layout = FolderLayout(options.layout)
     layout.check(folder.path, options.formats)
-    opened = open_generating(folder, task, options, notify)
+    opened = open_generating(folder, task, options, notify, source)
     generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
     samples = read_samples(generating, source, options, notify)
     traces = list(trace_all(partial(parts.trace, most=most), samples))
@@ -88,6 +89,8 @@ def compile_generating(
     folders = {name: part.folder for name, part in result.parts.items()}
     write_layout(folders, folder, files.path, partial(way.write, parts))
     result.report = {"model": generating.name, "task": task.name, **result.report}
+    if (size := generating.processor.image_size) is not None:
+        result.report[IMAGES] = {HEIGHT: size[0], WIDTH: size[1]}
     if any(name in options.formats for name in ("onnx", "ort")):
         held_out = samples[len(samples) - result.held_out :]
         with stage("generate with what was compiled …"):
@@ -125,9 +128,17 @@ class OpenedParts:
 
 
 def open_generating(
-    folder: HFFolder, task: FolderTask, options: Options, notify: Callable[[Note], object]
+    folder: HFFolder,
+    task: FolderTask,
+    options: Options,
+    notify: Callable[[Note], object],
+    source: DataSource,
+    image_size: tuple[int, int] | None = None,
 ) -> OpenedParts:
     """The model in ``folder``, captured part by part.
+
+    One that is made for images of one size takes them in ``image_size``, height and width; None:
+    in that of the first image of ``source``.
 
     Raises:
         UsageError: an option is not for such a model.
@@ -136,6 +147,8 @@ def open_generating(
     check_whole(options)
     with stage("capture …"):
         generating = Generating.load(folder, task)
+        first = partial(_first_size, generating, source, options)
+        generating = replace(generating, image_size=(lambda: image_size) if image_size else first)
         way = way_of(task)
         try:
             parts = way.capture(generating)
@@ -147,7 +160,13 @@ def open_generating(
     for note in generating.notes:
         notify(Note(note, warning=True))
     most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
-    return OpenedParts(generating, way, parts, most)
+    return OpenedParts(parts.generating, way, parts, most)
+
+
+def _first_size(generating: Generating, source: DataSource, options: Options) -> tuple[int, int]:
+    """Height and width of the first image."""
+    image = next(iter(choose_given(generating, source, options).samples)).image
+    return image.height, image.width
 
 
 def choose_given(generating: Generating, source: DataSource, options: Options) -> Chosen:

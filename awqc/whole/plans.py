@@ -124,7 +124,7 @@ def plan_generating(
         CaptureError: the model cannot be loaded, recorded or captured.
         CalibrationError: the data does not fit.
     """
-    opened = open_generating(folder, task, options, _silent)
+    opened = open_generating(folder, task, options, _silent, source)
     chosen = choose_given(opened.generating, source, options)
     if chosen.count < 2:
         raise UsageError(

@@ -23,6 +23,7 @@ from awqc.verify.limits import check_loss
 from awqc.verify.reverify import check_forms, judge_forms, open_quantized, refuse_limit
 from awqc.verify.verification import Verification
 from awqc.whole.compiling import check_whole_loss, measure_whole
+from awqc.whole.folder_files import fixed_size
 from awqc.whole.from_folder import generated, open_generating, read_samples
 from awqc.whole.from_pipeline import open_pipeline, pipeline_names
 from awqc.whole.from_run import MOST_JUDGED, WHOLE, spread
@@ -201,7 +202,8 @@ def _of_generating(
     folder: Path, origin: HFFolder, task: FolderTask, source: DataSource, options: Options
 ) -> _Original:
     notes: list[str] = []
-    opened = open_generating(origin, task, options, _noting(notes))
+    size = fixed_size(folder)
+    opened = open_generating(origin, task, options, _noting(notes), source, size)
     samples = read_samples(opened.generating, source, options, _noting(notes))
     traces: list[Trace] = [opened.parts.trace(each, opened.most) for each in samples]
     bundle: Bundle = opened.parts.bundle

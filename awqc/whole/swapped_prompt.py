@@ -35,7 +35,8 @@ def swapped_prompt(
     """
     model = parts.generating.model.get_submodule(parts.looped)
     images = {spec.name for spec in parts.bundle.parts[VISION].inputs}
-    feeds = {name: inputs[name].numpy() for name in images}
+    numbers = () if parts.fixed is None else parts.fixed.numbers
+    feeds = {name: inputs[name].numpy() for name in (*images, *numbers)}
     states, tokens = dict[str, Any](), list[Any]()
 
     @wraps(model.forward)

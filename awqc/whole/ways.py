@@ -82,7 +82,7 @@ def _prompt(parts: PromptedBundle, folder: Path) -> Iterator[Generate]:
 
 
 def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> None:
-    write_image_text(models, target, parts.merge.token, parts.besides)
+    write_image_text(models, target, parts.told)
 
 
 ENCODER_DECODER = Way(

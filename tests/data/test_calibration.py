@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from awqc.capture.module import capture_module
+from awqc.data.batches import take
 from awqc.data.calibration import (
     CalibrationData,
     embedding_rows,
@@ -297,6 +298,32 @@ def test_synthetic_data_runs_and_says_what_it_is(net: Program) -> None:
     seen, held = samples(data, "ids")
     assert len(seen) + len(held) == 40
     assert not torch.equal(synthetic(net, 40, seed=8).batches[0]["x"], data.batches[0]["x"])
+
+
+def test_samples_may_lie_along_another_axis() -> None:
+    """As those of positions, of which each token has three."""
+
+    class Positioned(nn.Module):
+        def forward(self, x: Tensor, places: Tensor) -> Tensor:
+            return x * places.sum(0)[..., None]
+
+    program = capture_module(
+        Positioned(),
+        (torch.randn(2, 5, 8), torch.ones(3, 2, 5)),
+        dynamic={"x": {0: "batch", 1: "tokens"}, "places": {1: "batch", 2: "tokens"}},
+        fixed=[("places", 0)],
+    )
+    assert [spec.shape for spec in program.inputs] == [
+        ("batch", "tokens", 8),
+        (3, "batch", "tokens"),
+    ]
+    (batch,) = synthetic(program, 1).batches[:1]
+    whole = program.run(batch)[0]
+    one = take(batch, program.inputs, slice(0, 1))
+    assert one["places"].shape == (3, 1, 5)
+    assert torch.equal(program.run(one)[0], whole[:1])
+    sizes = {each["places"].shape[1] for each in synthetic(program, 40).batches}
+    assert max(sizes) > 2
 
 
 def test_synthetic_data_where_some_inputs_fix_the_batch() -> None:

@@ -161,6 +161,16 @@ def test_convolutions(group: int, tmp_path: Path) -> None:
     assert set(report.dequantized) == set(program.findings.quantized)
 
 
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_a_deep_convolution_needs_no_bias(padding: int | str, tmp_path: Path) -> None:
+    """As that which makes rows of an image's patches."""
+    model = nn.Conv3d(2, 4, 3, padding=padding, bias=False)
+    program = captured(model, torch.randn(2, 2, 3, 4, 5))
+    exported = export_onnx(program, tmp_path / "m.onnx")
+    feeds = {program.inputs[0].name: torch.randn(2, 2, 3, 4, 5)}
+    assert relative_error(run_onnx(exported.path, feeds), program.run(feeds)) < 2e-6
+
+
 def test_half_precision_keeps_half_scales(tmp_path: Path) -> None:
     program = quantized(captured(stack(64).half(), torch.randn(2, 64).half()), IntGrid(4, 32))
     exported = export_onnx(program, tmp_path / "m.onnx")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from awqc.artifacts.image_positions import ImagePositions
 from awqc.errors import CaptureError
 from awqc.huggingface.prompted_run import PromptedRun
-from awqc.huggingface.rows_decoder import Form, choose_form, kinds_of
+from awqc.huggingface.rows_decoder import Form, choose_form, found_layout, kinds_of
 from awqc.kv_cache import Kinds
 from awqc.recording.merge import Merge
 
@@ -36,6 +38,8 @@ class Decoder:
     ) -> tuple[Tensor, ...]:
         seen = past["0_key"].shape[2]
         order = torch.arange(seen, mask.shape[1])[None] if positions is None else positions
+        if order.ndim == 3:
+            order = order[-1]  # the columns of patches
         if self.reads == "layout":
             order = order // 2
         weight = 1.0 + (order if self.reads != "rows" else 0 * order)
@@ -45,7 +49,7 @@ class Decoder:
         return keys.sum(dim=(1, 2))[:, None], keys, keys
 
 
-def run(reads: str, besides: Kinds) -> PromptedRun:
+def run(reads: str, besides: Kinds, positions: Tensor | None = None) -> PromptedRun:
     """As `generate` calls a decoder that ``reads`` that."""
     drawn = torch.Generator().manual_seed(0)
     merged = torch.randn(1, 5, WIDTH, generator=drawn)
@@ -57,11 +61,16 @@ def run(reads: str, besides: Kinds) -> PromptedRun:
         if step:
             tokens = torch.cat([tokens, torch.ones_like(tokens[:, :1])], dim=1)
         kinds = kinds_of(besides, tokens == IMAGE)
-        made, keys, values = decoder(rows, torch.ones_like(tokens), None, past, **kinds)
+        given = None
+        if positions is not None:
+            given = positions[..., tokens.shape[1] - rows.shape[1] : tokens.shape[1]]
+        made, keys, values = decoder(rows, torch.ones_like(tokens), given, past, **kinds)
         past = {"0_key": keys, "0_value": values}
         logits.append(made[:, -1])
     merge = Merge("embed", "eye", "", "decoder", "rows", IMAGE, 1.0)
-    return PromptedRun({}, merge, TOKENS, merged, tuple(logits), tuple(following), besides, None)
+    return PromptedRun(
+        {}, merge, TOKENS, merged, tuple(logits), tuple(following), besides, None, "", positions
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,25 @@ def test_a_decoder_that_reads_more_is_refused() -> None:
     """As where positions follow the layout of an image."""
     with pytest.raises(CaptureError, match=r"model: given the rows that decoder takes \(rows\)"):
         choose_form(Decoder("positions"), run("layout", {}), SHAPES, True, "model")
+
+
+LAYOUT = ImagePositions(np.array([[0, 0], [0, 2]]), ordered=1)
+"""Of an image of two patches; the first row numbers tokens by their order."""
+
+
+def test_positions_may_follow_the_layout_of_images() -> None:
+    told = torch.cat([TOKENS == IMAGE, torch.zeros(1, 2, dtype=torch.bool)], dim=1)
+    made = run("positions", {}, torch.from_numpy(LAYOUT.of_tokens(told.numpy())))
+    assert torch.equal(made.images, told)
+    layout = found_layout([made, made])
+    form = choose_form(Decoder("positions"), made, SHAPES, True, "model", layout)
+    assert form.layout is not None
+    assert (form.positions, form.besides, form.layout.rows) == (True, {}, 2)
+    order = form.order(told, 3)
+    assert order is not None
+    assert order[1].tolist() == [[4, 5, 6, 7]]
+    with pytest.raises(CaptureError, match="follow no layout of images that repeats"):
+        choose_form(Decoder("positions"), made, SHAPES, True, "model")
 
 
 def test_numbers_tell_images_from_others() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from awqc.recording.entries import EntryPoint
 from awqc.recording.inner import given_instead, record_inner, result_inside
 from tests.recording.toys import PROMPT, WIDTH, WORDS, Sees
 
@@ -52,6 +53,37 @@ def test_a_result_is_seen_and_nothing_behind_it_runs() -> None:
     assert torch.equal(seen, model.inner.eye(PIXELS))
     with pytest.raises(TypeError):
         model(PROMPT, PIXELS)
+
+
+class WithMethod(nn.Module):
+    """Makes rows in a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Sees()
+
+    def rows(self, pixels: Tensor) -> list[Tensor]:
+        return list(self.inner.eye(pixels) * 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        rows = torch.cat(self.rows(pixels))
+        raise AssertionError(rows.shape)
+
+
+def test_methods_are_watched_and_runs_end_at_them() -> None:
+    model = WithMethod()
+    seen = result_inside(model, "", lambda: model(PIXELS), "rows")
+    assert torch.equal(torch.stack(seen), model.inner.eye(PIXELS) * 2)
+
+    def run() -> None:
+        with pytest.raises(AssertionError):
+            model(PIXELS)
+
+    inside, made = record_inner(model, run, ("inner.eye",), methods=[EntryPoint("", "rows")])[::-1]
+    assert (made.path, made.method, inside.path) == ("", "rows", "inner.eye")
+    assert torch.equal(made.given["pixels"], PIXELS)
+    assert torch.equal(made.result["1"], inside.result[""][1] * 2)
+    assert "rows" not in vars(model)  # as before
 
 
 def test_a_graph_ends_at_a_result() -> None:

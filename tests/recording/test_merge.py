@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import CaptureError
+from awqc.recording.entries import EntryPoint
 from awqc.recording.merge import Merge
+from awqc.recording.structures import leaves
 from tests.recording.toys import PROMPT, WIDTH, Sees
 
 PIXELS = torch.linspace(-1, 1, 16).reshape(2, 2, 4)
@@ -51,6 +53,32 @@ def test_a_table_may_be_asked_for_another_token_in_the_place_of_an_image() -> No
 
     tokens = torch.where(PROMPT == Sees.IMAGE, Beyond.IMAGE, PROMPT)
     assert found(Beyond(), tokens).token == Beyond.IMAGE
+
+
+def test_rows_may_be_made_by_a_method() -> None:
+    """As where a row of its own stands behind those of each image; of these there is a list."""
+
+    class Ends(Sees):
+        def __init__(self) -> None:
+            super().__init__()
+            self.end = nn.Parameter(torch.ones(WIDTH))
+
+        def seen(self, pixels: Tensor) -> dict[str, list[Tensor]]:
+            seen = self.eye(pixels)
+            return {"rows": [torch.cat([rows[:1], self.end[None]]) for rows in seen]}
+
+        def forward(self, tokens: Tensor, *, pixels: Tensor) -> Tensor:
+            rows = torch.cat(self.seen(pixels)["rows"])
+            merged = self.merge(tokens, self.table(tokens), rows)
+            logits: Tensor = self.reader(rows=merged)
+            return logits
+
+    model = Ends()
+    merge = found(model)
+    assert merge == Merge("table", "", "rows", "reader", "rows", Sees.IMAGE, 1.0, "seen")
+    assert merge.maker == EntryPoint("", "seen")
+    made = merge.rows(leaves(model.seen(PIXELS)))
+    assert torch.equal(made, torch.cat(model.seen(PIXELS)["rows"]))
 
 
 class Ignores(Sees):

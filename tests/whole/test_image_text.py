@@ -119,6 +119,52 @@ def test_a_question_about_an_image_is_answered(compiled: Compiled, images: list[
         Runner(compiled[1], language="de")
 
 
+@pytest.fixture(scope="module")
+def of_one_size(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """A model that goes by the size of each image, compiled on images of several."""
+    base = tmp_path_factory.mktemp("one size")
+    MODELS["image-text-to-text/llava_next"].save(base / "model")
+    notes: list[Note] = []
+    result = awqc.compile(
+        base / "model",
+        calib=images[0].parent,
+        output_dir=base / "out",
+        notify=notes.append,
+        **CHEAP,
+    )
+    assert isinstance(result, awqc.CompiledBundle)
+    return result, base / "out", notes
+
+
+def test_images_are_brought_to_the_size_of_the_first(
+    of_one_size: Compiled, images: list[Path]
+) -> None:
+    result, folder, notes = of_one_size
+    assert result.report["images"] == {"height": 40, "width": 60}
+    assert any("it is for images of 40 x 60 pixels" in note.text for note in notes)
+    runner = Runner(folder, max_new_tokens=4)
+    answers = list(runner.answer([str(images[0]), "t5 t8", str(images[1]), "t7"]))
+    assert all(answer.text for _, answer in answers)
+    assert [note for note in runner.notes if "other sizes" in note] == [
+        "1 images of other sizes were brought to 40 x 60 pixels (height x width), for which the "
+        "model is made"
+    ]
+
+
+def test_what_a_processor_makes_of_another_size_is_refused(
+    of_one_size: Compiled, images: list[Path]
+) -> None:
+    from awqc.runtimes.image_text import ImageText
+
+    inputs = prompt(of_one_size[1], images[0], "t5")
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    model = ImageText(of_one_size[1])
+    assert len(list(model.tokens(feeds, 2))) == 2
+    feeds["image_sizes"] = feeds["image_sizes"] + 1
+    with pytest.raises(UsageError, match=r"image_sizes is .* was compiled for images of"):
+        list(model.tokens(feeds, 2))
+
+
 def test_a_folder_says_what_it_is_for_where_its_architecture_is_for_text_too(
     compiled: Compiled, tmp_path: Path
 ) -> None:

@@ -24,11 +24,16 @@ pytestmark = pytest.mark.slow
 Exported = tuple[PromptedBundle, Path]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The float parts of a model, and the folder that they are exported to."""
-    path = tmp_path_factory.mktemp("llava")
-    return export("image-text-to-text/llava", path)
+@pytest.fixture(scope="module", params=["llava", "llava_next", "qwen2_vl"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The float parts of a model, and the folder that they are exported to.
+
+    The second puts rows of its own between those of an image, whose size it goes by; of the third
+    positions follow the layout of an image.
+    """
+    if request.param == "qwen2_vl":
+        pytest.importorskip("torchvision")
+    return export(f"image-text-to-text/{request.param}", tmp_path_factory.mktemp(request.param))
 
 
 def export(name: str, path: Path) -> Exported:
@@ -54,6 +59,7 @@ def test_exported_parts_generate_what_the_model_does(exported: Exported) -> None
         assert "pixel_values" not in left
         assert generating.generate(left, 12, 12)[0].tolist() == wanted
     assert generating.generate(inputs, 12, 12)[0].tolist() == wanted  # with its own parts again
+    assert parts.merge.token not in wanted[inputs["input_ids"].shape[1] :]  # which has no row
 
     compiled.settings = replace(
         compiled.settings, suppressed=tuple(compiled.settings.ends), ends=frozenset()

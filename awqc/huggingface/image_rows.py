@@ -1,0 +1,101 @@
+"""The part of a model that makes rows of images, of those inputs that it reads.
+
+Where it goes by the numbers in an input, such as the size of each image, the part is made for
+images of one size, and for one image at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from awqc.artifacts.fixed_images import FixedImages
+from awqc.capture.flat_capture import capture_flat
+from awqc.errors import CaptureError
+from awqc.huggingface.generating import TOKENS, Generating
+from awqc.huggingface.prompted_run import PromptedRun, example_samples
+from awqc.huggingface.samples import Sizes
+from awqc.kv_cache import IMAGE_ROWS
+from awqc.program import Program
+from awqc.recording.flat import flat_call
+from awqc.recording.inner import result_inside
+from awqc.recording.known_numbers import known_numbers, numbers_to_hold
+from awqc.recording.merge import Merge
+from awqc.recording.structures import Leaves, leaves
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """What makes rows of images.
+
+    Attributes:
+        generating: the model.
+        merge: what makes the rows.
+        held: inputs of whole numbers, whose values are those of one image; none: images may be of
+            any size.
+    """
+
+    generating: Generating
+    merge: Merge
+    held: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, generating: Generating, runs: Sequence[PromptedRun]) -> ImageRows:
+        """That of ``runs``.
+
+        Raises:
+            CaptureError: the rows are others for another text.
+        """
+        examples = [run.inputs for run in runs]
+        found = cls(generating, runs[0].merge)
+        flat, read = flat_call(found.forward(), dict(examples[0]), (IMAGE_ROWS,), examples)
+        if TOKENS in read:
+            raise CaptureError(
+                f"{generating.folder.path}: the rows of images, which {found.merge.maker} makes, "
+                f"are others for other {TOKENS}; the part of images must not read text"
+            )
+        few = {name: examples[0][name] for name in read}
+        return cls(generating, found.merge, numbers_to_hold(flat, few, len(runs[0].tokens)))
+
+    def forward(self) -> Callable[..., Leaves]:
+        """What makes rows of what the processor made, by the model's own forward as it is now."""
+        model, merge, held = self.generating.model, self.merge, self.held
+        whole = model.forward
+
+        def forward(**arguments: Tensor) -> Leaves:
+            with known_numbers() if held else nullcontext():
+                made = result_inside(model, merge.source, lambda: whole(**arguments), merge.method)
+                return {IMAGE_ROWS: merge.rows(leaves(made))}
+
+        return forward
+
+    def captured(self, name: str, examples: Sequence[Leaves]) -> tuple[Program, FixedImages | None]:
+        """The part, with the size of images that it is for.
+
+        Raises:
+            CaptureError: it cannot be captured.
+        """
+        if self.held:
+            samples = example_samples(self.generating, 1, Sizes())
+            examples = [self.generating.inputs(samples)]
+        flat, read = flat_call(
+            self.forward(), dict(examples[0]), (IMAGE_ROWS,), examples, self.held
+        )
+        program = capture_flat(
+            self.generating.model, flat, examples, {path: path for path in read},
+            {IMAGE_ROWS: IMAGE_ROWS}, name, lambda name: None, bool(self.held),
+        )  # fmt: skip
+        size = self.generating.processor.image_size
+        if not self.held or size is None:
+            return program, None
+        numbers = {name: examples[0][name].numpy() for name in self.held}
+        fixed = FixedImages(*size, numbers)
+        program.tell(
+            f"it is for images of {fixed.height} x {fixed.width} pixels (height x width), since "
+            f"the model goes by the numbers in {', '.join(self.held)}; others are brought to this "
+            "size, which is that of the first image of the data"
+        )
+        return program, fixed
