@@ -57,6 +57,7 @@ class Prompted:
         marks: special tokens, the one for images first.
         named: names under which a tokenizer knows some of them.
         chat: the chat template, or none.
+        head: what makes the model, without its beginning.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Prompted:
     marks: Sequence[str] = ("<image>",)
     named: dict[str, str] = field(default_factory=dict)
     chat: str | None = None
+    head: str = "ImageTextToText"
 
     def save(self, folder: Path) -> Any:
         """Write it into ``folder``, with its processor; returns the model."""
@@ -76,7 +78,7 @@ class Prompted:
 
         torch.manual_seed(0)
         config = transformers.AutoConfig.for_model(self.kind, **deepcopy(self.config))
-        model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+        model = getattr(transformers, f"AutoModelFor{self.head}").from_config(config).eval()
         with torch.no_grad():  # Else all images look alike, and all texts end alike.
             for parameter in model.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
@@ -169,3 +171,8 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
     )  # fmt: skip
     for row in rows:
         yield f"image-text-to-text/{row.kind}", row
+    writer = {**_TEXT, "encoder_hidden_size": 32, "sep_token_id": 2, "is_decoder": True}
+    blip = {"text_config": writer, "vision_config": _VIT}
+    yield "image-to-text/blip", Prompted("blip", blip, "Blip", _SQUARE, "Blip")
+    asked = Prompted("blip", blip, "Blip", _SQUARE, "Blip", head="VisualQuestionAnswering")
+    yield "visual-question-answering/blip", asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,17 @@ class Generating:
             else []
         )
         return cls(folder, task, model, processor, tuple(notes))
+
+    def doing(self, task: FolderTask) -> Generating:
+        """The same model as one for ``task``, with the processor of what that reads.
+
+        Raises:
+            UsageError: the folder has none.
+        """
+        if task == self.task:
+            return self
+        processor = Processor.of(self.folder, task.reads, task.with_prompt)
+        return replace(self, task=task, processor=processor)
 
     @property
     def name(self) -> str:

@@ -120,6 +120,20 @@ TASKS = (
         loops=True,
     ),
     FolderTask(
+        "visual-question-answering",
+        "AutoModelForVisualQuestionAnswering",
+        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        prompted=True,
+    ),
+    FolderTask(
+        "visual-question-answering",
+        "AutoModelForVisualQuestionAnswering",
+        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        loops=True,
+    ),
+    FolderTask(
         "fill-mask",
         "AutoModelForMaskedLM",
         "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
@@ -278,6 +292,18 @@ def _of_form(found: FolderTask | None, double: bool, named: Sequence[str]) -> Fo
         prompt = _takes_tokens(named) if named else found.with_prompt
         fitting = [task for task in fitting if task.with_prompt == prompt]
     return found if found in fitting or not fitting else fitting[0]
+
+
+def ways_of(task: FolderTask) -> tuple[FolderTask, ...]:
+    """What a model that was found for ``task`` may be, which only a run tells.
+
+    No configuration says of a model that continues a prompt that `generate` of it runs an encoder
+    of images, or of images and texts, and a decoder that reads what comes of them.
+    """
+    if not task.prompted:
+        return (task,)
+    others = (each for each in TASKS if each.loops and each.auto_class == task.auto_class)
+    return (task, *sorted(others, key=lambda each: len(each.reads)))
 
 
 def _takes_tokens(named: Sequence[str]) -> bool:

@@ -25,7 +25,7 @@ from awqc.runtimes.encoder_decoder import find_parts
 from awqc.verify.words import word_error_rate
 from awqc.whole.compiling import CompiledBundle, check_exclude, check_whole, compile_traced
 from awqc.whole.folder_files import write_layout, write_whole_report
-from awqc.whole.ways import Way, way_of
+from awqc.whole.ways import Way, capture_generating
 
 NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
@@ -79,7 +79,7 @@ def compile_generating(
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
     write_layout(folders, folder, files.path, partial(way.write, parts))
-    result.report = {"model": generating.name, "task": task.name, **result.report}
+    result.report = {"model": generating.name, "task": generating.task.name, **result.report}
     if any(name in options.formats for name in ("onnx", "ort")):
         held_out = samples[len(samples) - result.held_out :]
         with stage("generate with what was compiled …"):
@@ -116,14 +116,13 @@ def open_generating(
     """
     check_whole(options)
     with stage("capture …"):
-        generating = Generating.load(folder, task)
-        way = way_of(task)
         try:
-            parts = way.capture(generating)
+            way, parts = capture_generating(folder, task)
         except CaptureError as error:
             if error.__cause__ is not None:  # what a library said, which is wrong in itself
                 raise
             raise CaptureError(f"{error.text}. {BY_A_RUN}") from error
+    generating: Generating = parts.generating
     check_exclude(parts.bundle, options)
     for note in generating.notes:
         notify(Note(note, warning=True))

@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.errors import CaptureError, UsageError
+from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.tasks import FolderTask, ways_of
 from awqc.recording.remembered import remembering
 from awqc.runtimes.encoder_decoder import FILES as TWO_FILES
 from awqc.runtimes.encoder_decoder import EncoderDecoder
@@ -47,9 +49,22 @@ class Way:
     compiled: Callable[[Any, Path], AbstractContextManager[Generate]]
 
 
-def way_of(task: FolderTask) -> Way:
-    """The way of models for ``task``."""
-    return PROMPT if task.prompted else ENCODER_DECODER
+def capture_generating(folder: HFFolder, task: FolderTask) -> tuple[Way, Any]:
+    """The model in ``folder``, captured in the first way that it can go, and that way.
+
+    Raises:
+        UsageError: its processor or tokenizer is missing or another model's.
+        CaptureError: it cannot be loaded, recorded or captured: what stops the first way.
+    """
+    generating = Generating.load(folder, task)
+    stopped: list[CaptureError | UsageError] = []
+    for each in ways_of(task):
+        way = PROMPT if each.prompted else ENCODER_DECODER
+        try:
+            return way, way.capture(generating.doing(each))
+        except (CaptureError, UsageError) as error:
+            stopped.append(error)
+    raise stopped[0]
 
 
 @contextmanager
@@ -88,7 +103,7 @@ def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> No
 ENCODER_DECODER = Way(
     TWO_FILES,
     capture_parts,
-    lambda _, models, target: write_encoder_decoder(models, target),
+    lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
     _with_encoder,
     _encoder_decoder,
 )
