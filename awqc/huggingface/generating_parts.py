@@ -37,7 +37,7 @@ from awqc.recording.flat import FlatCall, flat_call
 from awqc.recording.loop import Loop
 from awqc.recording.remembered import remembering
 from awqc.recording.spare import spare_arguments
-from awqc.recording.structures import Leaves, leaves
+from awqc.recording.structures import Leaves
 
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))

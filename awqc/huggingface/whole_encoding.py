@@ -61,6 +61,6 @@ def encoding_whole(
 
 
 def _same_value(made: Leaves, recorded: Leaves, path: str) -> str | None:
-    """Where in ``made`` the value of ``recorded`` at ``path`` is: there, or the first that is it."""
+    """Where in ``made`` the value of ``recorded`` at ``path`` is; there, if it can be."""
     names = [path, *made] if path in made else list(made)
     return next((name for name in names if torch.equal(made[name], recorded[path])), None)
