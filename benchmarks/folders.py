@@ -200,10 +200,10 @@ def _loss_of_graph(model: Any, target: Path) -> float:
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.processor import Processor
     from awqc.huggingface.samples import Sizes
-    from awqc.huggingface.tasks import reads_of
+    from awqc.huggingface.tasks import read_by
 
     folder = HFFolder(target)
-    processor = Processor.of(folder, reads_of(folder))
+    processor = Processor.of(folder, *read_by(folder))
     sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
     maker, random = processor.maker(), np.random.default_rng(9)
     session = onnxruntime.InferenceSession(target / "model.onnx")

@@ -9,8 +9,9 @@ import torch
 
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
-from awqc.errors import CaptureError, UsageError
-from awqc.huggingface.carried import cache_shapes
+from awqc.errors import CaptureError, UsageError, spelled
+from awqc.huggingface.boxes import BOXES
+from awqc.huggingface.carried import accepts, cache_shapes
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
@@ -23,9 +24,10 @@ from awqc.huggingface.forwards import (
 from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
+from awqc.huggingface.tasks import FIRST_READ
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
-from awqc.program import Program, Task
+from awqc.program import TEXT, Program, Task
 from awqc.recording.last_chosen import taking_the_last
 
 TOKENS = ("batch", "sequence")
@@ -65,7 +67,8 @@ def load_folder(
     opened = open_for_task(source, task)
     model, chosen = opened.model, opened.task
     if chosen.media:
-        program = capture_recorded(model, Processor.of(source, chosen.reads), source.name)
+        processor = Processor.of(source, chosen.reads, chosen.with_prompt)
+        program = capture_recorded(model, processor, source.name)
     else:
         program = (_capture_cached if chosen.cached else _capture_encoder)(model, source.name)
     program.task = Task(
@@ -73,7 +76,10 @@ def load_folder(
         ("logits",) if chosen.vocabulary else (),
         source,
         chosen.reads,
+        paired=chosen.paired,
     )
+    if chosen.reads == (TEXT,):
+        _tell_of_the_rest(program, model)
     program.source_dtype = _dtype(opened.config)
     program.files = (folder,)
     if opened.limit is not None:
@@ -89,6 +95,20 @@ def load_folder(
     del model, opened
     release()
     return program
+
+
+def _tell_of_the_rest(program: Program, model: Any) -> None:
+    """Say what the model reads beside text that a folder does not give, or that is left out."""
+    if other := [name for name in FIRST_READ if accepts(model, name)]:
+        program.tell(
+            f"{type(model).__name__} can read {other[0]} beside text, which this leaves out: what "
+            f"is compiled reads text alone. Another task may keep it ({spelled('task')})"
+        )
+    if any(spec.name == BOXES for spec in program.inputs):
+        program.tell(
+            f"the model reads where words stand on a page ({BOXES}): for texts that is made up, "
+            "line by line. Arrays (.npz) with the real boxes calibrate better"
+        )
 
 
 def _capture_cached(model: Any, name: str) -> Program:

@@ -71,7 +71,7 @@ def open_uncaptured(
     opened = open_for_task(source, task)
     model = opened.model
     if opened.task.media:
-        processor = Processor.of(source, opened.task.reads)
+        processor = Processor.of(source, opened.task.reads, opened.task.with_prompt)
         return model, model_inputs(model, processor, examples(processor, *EXAMPLES[0])), source.name
     model.config.use_cache = False
     return model, encoder_example(model), source.name

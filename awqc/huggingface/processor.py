@@ -71,8 +71,9 @@ class Processor:
         auto_class = getattr(transformers, AUTO_CLASSES.get(reads, "AutoProcessor"))
         files = [*PROCESSOR_FILES, TOKENIZER_CONFIG]
         made = folder.read_processing(auto_class, "processor", files)
-        parts = {TEXT: "tokenizer", IMAGE: "image_processor"} if len(reads) > 1 else {}
-        lacking = [kind for kind, part in parts.items() if getattr(made, part, None) is None]
+        parts = {TEXT: "tokenizer", IMAGE: "image_processor", AUDIO: "feature_extractor"}
+        needed = reads if len(reads) > 1 else ()
+        lacking = [kind for kind in needed if getattr(made, parts[kind], None) is None]
         if lacking:
             raise UsageError(
                 f"{folder.path}: the processor ({type(made).__name__}) takes no {lacking[0]}, "
@@ -148,7 +149,10 @@ class Processor:
             cut = {"truncation": True, "max_length": tokens, "return_tensors": "pt"}
             if self.reads == (TEXT,):
                 return self.made(texts, padding=True, verbose=False, **cut)
-            given = {name: some for name, some in (("text", texts), ("images", images)) if some}
+            kinds = {"text": texts, "images": images, "audio": audio}
+            given: dict[str, Any] = {name: some for name, some in kinds.items() if some}
+            if audio:
+                given["sampling_rate"] = self.rate
             return self.made(**given, **cut)
 
 

@@ -25,6 +25,7 @@ class FolderTask:
         reads: the kinds of data that such a model reads.
         loops: whether such a model is an encoder and a decoder, which `generate` calls in a loop.
         prompted: whether such a model is a decoder that continues text with images in it.
+        paired: whether such a model is one graph that reads a text and an image together.
     """
 
     name: str
@@ -35,6 +36,7 @@ class FolderTask:
     reads: Kinds = (TEXT,)
     loops: bool = False
     prompted: bool = False
+    paired: bool = False
 
     @property
     def several(self) -> bool:
@@ -49,7 +51,7 @@ class FolderTask:
     @property
     def with_prompt(self) -> bool:
         """Whether each sample of such a model is a text with an image in it, or several."""
-        return self.several and len(self.reads) > 1
+        return (self.several or self.paired) and len(self.reads) > 1
 
     @property
     def media(self) -> bool:
@@ -71,10 +73,7 @@ class FolderTask:
 
     def architectures(self) -> set[str]:
         """Those class names."""
-        names: set[str] = set()
-        for value in self.table().values():
-            names.update([value] if isinstance(value, str) else value)
-        return names
+        return {name for value in self.table().values() for name in _each(value)}
 
 
 TASKS = (
@@ -132,6 +131,20 @@ TASKS = (
         "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
         reads=(TEXT, IMAGE),
         loops=True,
+    ),
+    FolderTask(
+        "visual-question-answering",
+        "AutoModelForVisualQuestionAnswering",
+        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        paired=True,
+    ),
+    FolderTask(
+        "zero-shot-object-detection",
+        "AutoModelForZeroShotObjectDetection",
+        "MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES",
+        reads=(TEXT, IMAGE),
+        paired=True,
     ),
     FolderTask(
         "fill-mask",
@@ -213,6 +226,9 @@ TASKS = (
     ),
     FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
     FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES", reads=(AUDIO,)),
+    FolderTask(
+        "zero-shot-audio-classification", "AutoModel", "MODEL_MAPPING_NAMES", reads=(TEXT, AUDIO)
+    ),
 )
 """Where several tasks have an architecture, the first counts."""
 
@@ -221,6 +237,10 @@ JUDGING = ("text-classification", "token-classification", "question-answering")
 
 FIRST_READ = {"pixel_values": IMAGE, "input_values": AUDIO, "input_features": AUDIO}
 """Kinds of data by the names that transformers has for a model's main input."""
+
+FEATURES_OF_TEXT = "get_text_features"
+FEATURES = {IMAGE: "get_image_features", AUDIO: "get_audio_features"}
+"""Methods of models that compare texts with data of another kind, each of which they encode."""
 
 SAME = {"translation": "text2text-generation", "summarization": "text2text-generation"}
 """Other names of tasks."""
@@ -283,6 +303,9 @@ def _of_form(found: FolderTask | None, double: bool, named: Sequence[str]) -> Fo
     """
     if found is None or not found.several:
         return found
+    if not double and named and _is_known(named[0]) and not _offers(named[0], "generate"):
+        once = (each for each in TASKS if each.auto_class == found.auto_class and each.paired)
+        return next(once, found)
     fitting = [
         task
         for task in TASKS
@@ -323,6 +346,11 @@ def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | No
 
     if found is None or found.several or not named:
         return found
+    if found.auto_class == "AutoModel":
+        for kind, features in FEATURES.items():
+            if _offers(named[0], FEATURES_OF_TEXT, features):
+                rows = (row for row in TASKS if row.reads == (TEXT, kind) and not row.with_prompt)
+                return replace(next(rows), auto_class="AutoModel")
     first = getattr(getattr(transformers, named[0], None), "main_input_name", None)
     kind = FIRST_READ.get(first) if isinstance(first, str) else None
     if kind is None or kind in found.reads:
@@ -339,8 +367,42 @@ def _recognised(config: Any) -> FolderTask | None:
         for task in TASKS:
             suffix = task.auto_class.removeprefix("AutoModel")
             if suffix and architecture.endswith(suffix):
-                return task
+                own = _is_known(architecture)  # then no table leads to it
+                return replace(task, auto_class=architecture) if own else task
     return None
+
+
+def listed_for(architecture: str) -> list[str]:
+    """What transformers lists ``architecture`` for, by its tables: ``["video classification"]``."""
+    from transformers.models.auto import modeling_auto
+
+    found: list[str] = []
+    for name, table in vars(modeling_auto).items():
+        words = name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES")
+        if name == f"MODEL_FOR_{words}_MAPPING_NAMES":
+            listed = {each for value in table.values() for each in _each(value)}
+            if architecture in listed:
+                found.append(words.lower().replace("_", " "))
+    return found
+
+
+def _each(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _offers(architecture: str, *methods: str) -> bool:
+    """Whether transformers' class of that name has all of ``methods``."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    return all(callable(getattr(known, method, None)) for method in methods)
+
+
+def _is_known(architecture: str) -> bool:
+    """Whether transformers has a class of that name."""
+    import transformers
+
+    return isinstance(getattr(transformers, architecture, None), type)
 
 
 def _of_class(named: Sequence[str]) -> FolderTask | None:
@@ -374,17 +436,19 @@ def _names() -> list[str]:
     return list(dict.fromkeys([*(task.name for task in TASKS), *SAME]))
 
 
-def reads_of(folder: HFFolder) -> Kinds:
+def read_by(folder: HFFolder) -> tuple[Kinds, bool]:
     """The kinds of data that the model of a compiled ``folder`` reads; text where that is unknown.
+
+    And whether it reads them in pairs.
 
     Raises:
         UsageError: the folder has no configuration that could be read.
     """
     if not (folder.path / "config.json").is_file():
-        return (TEXT,)
+        return (TEXT,), False
     config = folder.config()
     named = list(getattr(config, "architectures", None) or [])
     found = _recognised(config) or _of_class(named)
     found = _of_form(found, bool(getattr(config, "is_encoder_decoder", False)), named)
     found = _of_input(found, named)
-    return (TEXT,) if found is None else found.reads
+    return ((TEXT,), False) if found is None else (found.reads, found.paired)

@@ -106,7 +106,7 @@ class Runner:
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
         self._dual: Dual | None = None
-        if len(self.task.reads) > 1 and not several:
+        if len(self.task.reads) > 1 and not several and not self.task.paired:
             self._dual = Dual(folder, self.processor, provider)
         elif not several:
             path = find_model(folder)
@@ -234,7 +234,7 @@ class Runner:
         name, names = self.task.name, dict(getattr(self._config, "id2label", None) or {})
         if self._transcribes:
             return answers.transcript(outputs, self._words().decode)
-        if name.endswith("classification") and "logits" in outputs:
+        if name.endswith(("classification", "visual-question-answering")) and "logits" in outputs:
             if name == "token-classification":
                 words = self._words().convert_ids_to_tokens(feeds["input_ids"].reshape(-1).tolist())
                 return answers.tokens(outputs, names, words)
