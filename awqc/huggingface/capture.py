@@ -24,7 +24,7 @@ from awqc.huggingface.forwards import (
 from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
-from awqc.huggingface.tasks import FIRST_READ
+from awqc.huggingface.tasks import FIRST_READ, listed_for
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
 from awqc.program import TEXT, Program, Task
@@ -139,10 +139,12 @@ def _capture_encoder(model: Any, name: str) -> Program:
     try:
         program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
     except UsageError as error:  # inputs are made here: nothing that a user gave is wrong
+        listed = listed_for(type(model).__name__)
+        known = f" (transformers lists it for {' and '.join(listed)})" if listed else ""
         raise CaptureError(
-            f"{name}: cannot be captured for texts of any length: {error.text}.\n"
-            "Where it takes texts of one length only, compile it for that in Python: "
-            f"awqc.compile(model, example_inputs, calib), with {', '.join(example)} "
+            f"{name}{known}: cannot be captured for texts of any length: {error.text}.\n"
+            "Where it takes texts of one length only, or more than text, compile it for that in "
+            f"Python: awqc.compile(model, example_inputs, calib), with {', '.join(example)} "
             "(samples, tokens) in each"
         ) from error
     return rename_inputs(program, list(example))

@@ -23,6 +23,7 @@ from awqc.huggingface.carried import (
     state_of,
 )
 from awqc.huggingface.config_values import config_value
+from awqc.huggingface.tokens import TYPES
 from awqc.kv_cache import KEY, TOKENS, VALUE
 
 BATCH, SEQUENCE, PAST = 2, 3, 5
@@ -111,11 +112,12 @@ def encoder_example(model: Any) -> dict[str, Any]:
         "input_ids": _example_ids(model),
         "attention_mask": torch.ones(BATCH, SEQUENCE, dtype=torch.long),
     }
-    if (
-        accepts(model, "token_type_ids")
-        and (config_value(model.config, "type_vocab_size") or 0) > 1
-    ):
-        example["token_type_ids"] = torch.zeros(BATCH, SEQUENCE, dtype=torch.long)
+    if accepts(model, TYPES):
+        several = config_value(model.config, "type_vocab_sizes")  # of each token, as of a table
+        if isinstance(several, list | tuple):
+            example[TYPES] = torch.zeros(BATCH, SEQUENCE, len(several), dtype=torch.long)
+        elif (config_value(model.config, "type_vocab_size") or 0) > 1:
+            example[TYPES] = torch.zeros(BATCH, SEQUENCE, dtype=torch.long)
     return example | boxes_example(model, example)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,9 @@ TOLD_BY = {
     AUDIO: frozenset({"sampling_rate", "feature_size", "num_mel_bins"}),
 }
 """Settings in a processor's files by which one sees what it reads."""
+
+BOXES = "boxes"
+"""What a processor calls pieces of an image: for each image some of left, top, width, height."""
 
 WORDS = 256
 """Tokens of which texts are made up, at most."""
@@ -143,7 +147,7 @@ class Processor:
             if self.prompted:
                 return prompt_inputs(self.made, samples, tokens, self._mark)
             if self.reads == (IMAGE,):
-                return self.made(images=images, return_tensors="pt")
+                return self.made(images=images, return_tensors="pt", **_places(self.made, images))
             if self.reads == (AUDIO,):
                 return self.made(audio, sampling_rate=self.rate, return_tensors="pt")
             cut = {"truncation": True, "max_length": tokens, "return_tensors": "pt"}
@@ -151,9 +155,25 @@ class Processor:
                 return self.made(texts, padding=True, verbose=False, **cut)
             kinds = {"text": texts, "images": images, "audio": audio}
             given: dict[str, Any] = {name: some for name, some in kinds.items() if some}
-            if audio:
+            if AUDIO not in self.reads:
+                return self.made(**given, **cut)
+            if audio:  # which is cut by the processor's own settings, of the same names
                 given["sampling_rate"] = self.rate
-            return self.made(**given, **cut)
+            return self.made(
+                **given, text_kwargs={"truncation": True, "max_length": tokens}, return_tensors="pt"
+            )
+
+
+def _places(processor: Any, images: Sequence[Any]) -> dict[str, Any]:
+    """The whole of each of ``images`` as the one box, where ``processor`` must be told boxes.
+
+    As one for what stands around a person, which looks at a piece of an image at a time.
+    """
+    preprocess = getattr(processor, "preprocess", None)
+    known = inspect.signature(preprocess).parameters if callable(preprocess) else {}
+    if BOXES not in known or known[BOXES].default is not inspect.Parameter.empty:
+        return {}
+    return {BOXES: [[[0.0, 0.0, float(image.width), float(image.height)]] for image in images]}
 
 
 def _check_kind(folder: HFFolder, reads: Kinds) -> None:

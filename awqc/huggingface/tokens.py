@@ -13,6 +13,8 @@ from awqc.huggingface.boxes import BOXES, made_up_boxes
 from awqc.kv_cache import empty_shape
 from awqc.program import Batch, InputSpec
 
+TYPES = "token_type_ids"
+
 
 class TakesTokens(Protocol):
     """What has inputs for tokens: a program, or a model that was made of one."""
@@ -42,7 +44,6 @@ def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
     made = {
         "attention_mask": mask,
         "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0),
-        "token_type_ids": torch.zeros_like(ids),
     }
     carried = {name for name, _ in program.states}
     complete = dict(given)
@@ -51,6 +52,9 @@ def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
             complete[spec.name] = torch.zeros(empty_shape(spec.shape, len(ids)), dtype=spec.dtype)
         elif spec.name == BOXES:
             complete.setdefault(BOXES, made_up_boxes(*ids.shape, spec.dtype))
+        elif spec.name == TYPES:
+            kinds = [size for size in spec.shape[2:] if isinstance(size, int)]
+            complete.setdefault(TYPES, torch.zeros(*ids.shape, *kinds, dtype=ids.dtype))
         elif spec.name in made:
             complete.setdefault(spec.name, made[spec.name])
     return complete
