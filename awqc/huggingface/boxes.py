@@ -32,7 +32,8 @@ def boxes_example(model: Any, example: dict[str, Any]) -> dict[str, Tensor]:
     """
     if BOXES not in inspect.signature(model.forward).parameters:
         return {}
-    whole, parts = (made_up_boxes(*example["input_ids"].shape, dtype) for dtype in DTYPES)
+    rows, count = example["input_ids"].shape
+    whole, parts = (made_up_boxes(rows, count, dtype) for dtype in DTYPES)
     fits = [boxes for boxes in (whole, parts) if _takes(model, {**example, BOXES: boxes})]
     return {BOXES: fits[0] if fits else whole}
 

@@ -55,7 +55,7 @@ def load_folder(
 
     Args:
         folder: config.json, weights and tokenizer, or one ``.gguf`` file.
-        task: one of `awqc.huggingface.tasks.TASKS` by name; None recognises it.
+        task: one of `awqc.huggingface.task_table.TASKS` by name; None recognises it.
         trust_remote_code: whether Python files in the folder may run.
         gguf_file: name of a GGUF file in ``folder`` to load instead of safetensors.
 

@@ -63,12 +63,22 @@ def cached_forward(model: Any) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def plain_forward(model: Any) -> Callable[..., dict[str, Tensor]]:
-    """A forward that returns the tensors of the model's result under the model's own names."""
+    """A forward that returns the tensors of the model's result under the model's own names.
+
+    Where all of them stand in tuples these are ``name_0``, ``name_1``, …
+    """
     original = model.forward
 
     def forward(**inputs: Tensor) -> dict[str, Tensor]:
         result = original(**inputs)
-        return {name: value for name, value in result.items() if isinstance(value, Tensor)}
+        made = {name: value for name, value in result.items() if isinstance(value, Tensor)}
+        return made or {
+            f"{name}_{place}": each
+            for name, value in result.items()
+            if isinstance(value, list | tuple)
+            for place, each in enumerate(value)
+            if isinstance(each, Tensor)
+        }
 
     return forward
 

@@ -15,7 +15,7 @@ from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import model_inputs
 from awqc.huggingface.rotary import fix_rotary
 from awqc.huggingface.samples import Sample
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.recording.outermost import OutsideCall, record_outermost
 
 TOKENS = "input_ids"

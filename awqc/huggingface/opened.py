@@ -13,7 +13,8 @@ from awqc.huggingface.forwards import encoder_example
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import EXAMPLES, examples, model_inputs
 from awqc.huggingface.rotary import fix_rotary
-from awqc.huggingface.tasks import FolderTask, find_task
+from awqc.huggingface.task_table import FolderTask
+from awqc.huggingface.tasks import find_task
 
 
 @dataclass(frozen=True)

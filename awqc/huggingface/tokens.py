@@ -51,7 +51,7 @@ def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
         if spec.name in carried and spec.name not in given:
             complete[spec.name] = torch.zeros(empty_shape(spec.shape, len(ids)), dtype=spec.dtype)
         elif spec.name == BOXES:
-            complete.setdefault(BOXES, made_up_boxes(*ids.shape, spec.dtype))
+            complete.setdefault(BOXES, made_up_boxes(len(ids), ids.shape[1], spec.dtype))
         elif spec.name == TYPES:
             kinds = [size for size in spec.shape[2:] if isinstance(size, int)]
             complete.setdefault(TYPES, torch.zeros(*ids.shape, *kinds, dtype=ids.dtype))

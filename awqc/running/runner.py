@@ -21,7 +21,8 @@ from awqc.huggingface.diffusion import MODEL_INDEX
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
-from awqc.huggingface.tasks import FolderTask, find_task, ways_of
+from awqc.huggingface.task_table import FolderTask
+from awqc.huggingface.tasks import find_task, ways_of
 from awqc.program import IMAGE, TEXT
 from awqc.running import answers
 from awqc.running.answers import Answer

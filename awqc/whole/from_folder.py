@@ -18,7 +18,7 @@ from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationEr
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.machine.progress import stage, track
 from awqc.options import Options
 from awqc.runtimes.encoder_decoder import find_parts

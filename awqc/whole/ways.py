@@ -16,7 +16,8 @@ from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
-from awqc.huggingface.tasks import FolderTask, ways_of
+from awqc.huggingface.task_table import FolderTask
+from awqc.huggingface.tasks import ways_of
 from awqc.recording.remembered import remembering
 from awqc.runtimes.encoder_decoder import FILES as TWO_FILES
 from awqc.runtimes.encoder_decoder import EncoderDecoder

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from awqc.errors import CaptureError, UsageError
-from awqc.huggingface.tasks import TASKS, find_task, listed_for
+from awqc.huggingface.task_table import TASKS
+from awqc.huggingface.tasks import find_task, listed_for
 from awqc.program import AUDIO, IMAGE, TEXT
 
 RECOGNISED = {
