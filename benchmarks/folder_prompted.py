@@ -85,9 +85,8 @@ class Prompted:
         model.save_pretrained(folder)
         images = getattr(transformers, f"{self.images}ImageProcessor")(**self.options)
         processor = getattr(transformers, f"{self.both}Processor")
-        made = processor(
-            images, _tokenizer(self.marks, self.named), chat_template=self.chat, **self.settings
-        )
+        chat = {} if self.chat is None else {"chat_template": self.chat}
+        made = processor(images, _tokenizer(self.marks, self.named), **chat, **self.settings)
         made.save_pretrained(folder)
         return model
 
@@ -176,3 +175,5 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
     yield "image-to-text/blip", Prompted("blip", blip, "Blip", _SQUARE, "Blip")
     asked = Prompted("blip", blip, "Blip", _SQUARE, "Blip", head="VisualQuestionAnswering")
     yield "visual-question-answering/blip", asked
+    git = {**_TEXT, "vision_config": _VIT}
+    yield "image-to-text/git", Prompted("git", git, "CLIP", _CROPPED, "Git")

@@ -105,9 +105,9 @@ def _loss_of_parts(model: Any, target: Path) -> float:
     tokens, wanted = _tokens_and_logits(model, inputs)
     compiled = EncoderDecoder(target)
     feeds = {name: value.numpy() for name, value in inputs.items()}
-    given = compiled.given({**feeds, **compiled.encode(feeds)})
+    encoded = compiled.encode(feeds)
+    given, states = compiled.given({**feeds, **encoded}), compiled.begun(encoded)
     found: list[torch.Tensor] = []
-    states: dict[str, Any] = {}
     for some in np.split(tokens.numpy(), 2, axis=1):
         outputs, states = compiled.step(some, given, states)
         found.append(torch.from_numpy(outputs["logits"].numpy()))

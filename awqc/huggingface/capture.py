@@ -24,6 +24,7 @@ from awqc.huggingface.forwards import (
 from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
+from awqc.huggingface.task_table import TASKS
 from awqc.huggingface.tasks import FIRST_READ, listed_for
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
@@ -100,9 +101,12 @@ def load_folder(
 def _tell_of_the_rest(program: Program, model: Any) -> None:
     """Say what the model reads beside text that a folder does not give, or that is left out."""
     if other := [name for name in FIRST_READ if accepts(model, name)]:
+        own = type(model).__name__
+        keeps = [each for each in TASKS if each.media and own in each.architectures()]
+        way = f": {spelled('task', keeps[0].name)} keeps it" if keeps else ""
         program.tell(
-            f"{type(model).__name__} can read {other[0]} beside text, which this leaves out: what "
-            f"is compiled reads text alone. Another task may keep it ({spelled('task')})"
+            f"{own} can read {other[0]} beside text, which is left out: what is compiled reads "
+            f"text alone{way}"
         )
     if any(spec.name == BOXES for spec in program.inputs):
         program.tell(

@@ -50,9 +50,10 @@ def task_in(folder: HFFolder, task: str | None) -> FolderTask:
     places = (folder.path, folder.path / TUNED)
     if task is None and any((place / VISION_MODEL).is_file() for place in places):
         task = IMAGE_AND_TEXT
-    found = find_task(folder.config(), task, where=str(folder.path))
-    if found.prompted and any((place / ENCODER_MODEL).is_file() for place in places):
-        told = read_json(folder.path / REPORT).get("task")
+    encodes = any((place / ENCODER_MODEL).is_file() for place in places)
+    told = read_json(folder.path / REPORT).get("task") if encodes else None
+    found = find_task(folder.config(), task or told, where=str(folder.path))
+    if found.prompted and encodes:
         ways = [each for each in ways_of(found) if each.loops]
         return next((each for each in ways if each.name == told), ways[-1])
     return found

@@ -1,5 +1,5 @@
-"""How models that generate become graphs, by what they are: an encoder and a decoder, or a prompt
-that a decoder continues."""
+"""How models that generate become graphs, by what they are: an encoder and a decoder, a prompt that
+a decoder continues, or a decoder that reads an image in front of its text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
+from awqc.huggingface.prefix_parts import PrefixBundle, capture_prefix
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
 from awqc.huggingface.task_table import FolderTask
 from awqc.huggingface.tasks import ways_of
@@ -25,6 +26,7 @@ from awqc.runtimes.image_text import FILES as THREE_FILES
 from awqc.runtimes.image_text import ImageText
 from awqc.whole.folder_files import Models, write_encoder_decoder, write_image_text
 from awqc.whole.swapped import swapped
+from awqc.whole.swapped_prefix import swapped_prefix
 from awqc.whole.swapped_prompt import swapped_prompt
 
 Generate = Callable[[dict[str, Tensor], int], list[int]]
@@ -59,8 +61,9 @@ def capture_generating(folder: HFFolder, task: FolderTask) -> tuple[Way, Any]:
     """
     generating = Generating.load(folder, task)
     stopped: list[CaptureError | UsageError] = []
-    for each in ways_of(task):
-        way = PROMPT if each.prompted else ENCODER_DECODER
+    ways = [(each, PROMPT if each.prompted else ENCODER_DECODER) for each in ways_of(task)]
+    ways += [(each, IN_FRONT) for each, way in ways[1:] if not each.with_prompt]
+    for each, way in ways:
         try:
             return way, way.capture(generating.doing(each))
         except (CaptureError, UsageError) as error:
@@ -97,6 +100,17 @@ def _prompt(parts: PromptedBundle, folder: Path) -> Iterator[Generate]:
     yield generate
 
 
+@contextmanager
+def _in_front(parts: PrefixBundle, folder: Path) -> Iterator[Generate]:
+    compiled = EncoderDecoder(folder)
+
+    def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
+        with swapped_prefix(parts, compiled):
+            return parts.generating.new_tokens(inputs, most)
+
+    yield generate
+
+
 def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> None:
     write_image_text(models, target, parts.merge.token, parts.besides)
 
@@ -114,4 +128,11 @@ PROMPT = Way(
     _write_image_text,
     lambda parts: nullcontext(parts.generating.new_tokens),
     _prompt,
+)
+IN_FRONT = Way(
+    TWO_FILES,
+    capture_prefix,
+    lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
+    lambda parts: nullcontext(parts.generating.new_tokens),
+    _in_front,
 )

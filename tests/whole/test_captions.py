@@ -16,6 +16,7 @@ from awqc.errors import CaptureError
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import capture_parts
+from awqc.huggingface.prefix_parts import capture_prefix
 from awqc.huggingface.samples import Sample
 from awqc.huggingface.tasks import find_task, ways_of
 from awqc.program import IMAGE, TEXT
@@ -36,20 +37,25 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "reads", "asked"),
+    ("name", "reads", "asked", "parts"),
     [
-        ("image-to-text/blip", (IMAGE,), []),
-        ("visual-question-answering/blip", (TEXT, IMAGE), ["t4 t6"]),
+        ("image-to-text/blip", (IMAGE,), [], "encoder cross decoder"),
+        ("visual-question-answering/blip", (TEXT, IMAGE), ["t4 t6"], "encoder cross decoder"),
+        ("image-to-text/git", (IMAGE,), [], "encoder decoder"),
     ],
 )
-def test_a_decoder_that_generates_by_itself_behind_an_encoder(
-    name: str, reads: tuple[str, ...], asked: list[str], picture: Path, tmp_path: Path
+@pytest.mark.slow
+def test_a_run_tells_the_way_of_a_model(
+    name: str, reads: tuple[str, ...], asked: list[str], parts: str, picture: Path, tmp_path: Path
 ) -> None:
-    """The configuration does not tell; what begins and ends a text neither."""
+    """A decoder that generates by itself behind an encoder; one that reads an image at first.
+
+    The configuration does not tell; what begins and ends a text of the former neither.
+    """
     folder, target = tmp_path / "model", tmp_path / "out"
     model = MODELS[name].save(folder)
-    compiled = awqc.compile(folder, output_dir=target, **CHEAP)
-    assert set(compiled.parts) == {"encoder", "cross", "decoder"}
+    compiled = awqc.compile(folder, output_dir=target, task=name.partition("/")[0], **CHEAP)
+    assert list(compiled.parts) == parts.split()
     assert compiled.report["task"] == name.partition("/")[0]
     task = task_in(HFFolder(target), None)
     assert (task.loops, task.reads) == (True, reads)
@@ -71,3 +77,31 @@ def test_an_encoder_that_does_not_read_the_text_is_none_of_a_question(tmp_path: 
     generating = Generating.load(folder, prompted).doing(with_text)
     with pytest.raises(CaptureError, match="the encoder reads no text"):
         capture_parts(generating)
+
+
+def test_the_rows_of_an_image_are_the_past_of_a_text(tmp_path: Path) -> None:
+    """The parts in their wiring, from no token on, against the model's own logits."""
+    model = MODELS["image-to-text/git"].save(tmp_path)
+    folder = HFFolder.at(tmp_path)
+    _, alone, _ = ways_of(find_task(folder.config(), "image-to-text", where="here"))
+    generating = Generating.load(folder, alone)
+    parts = capture_prefix(generating)
+    sample = generating.processor.maker().sample(np.random.default_rng(5))
+    read, wanted = parts.trace(inputs := generating.inputs([sample]), 5)
+    batch = {f"{part}.{key}": x for part, own in read.items() for key, x in own.items()}
+    _, made = parts.bundle.trace(batch)
+    assert made.keys() == wanted.keys()
+    for key, value in made.items():
+        torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-5)
+    with torch.no_grad():
+        logits = model(input_ids=batch["decoder.input_ids"], **inputs).logits
+    count = batch["decoder.input_ids"].shape[1]
+    torch.testing.assert_close(made["decoder.logits"], logits[:, -count:], rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_that_reads_nothing_in_front_is_refused(tmp_path: Path) -> None:
+    MODELS["image-to-text/blip"].save(tmp_path)
+    folder = HFFolder.at(tmp_path)
+    _, alone, _ = ways_of(find_task(folder.config(), None, where="here"))
+    with pytest.raises(CaptureError, match="does not call the model as a whole"):
+        capture_prefix(Generating.load(folder, alone))
