@@ -186,8 +186,9 @@ def _loss_of_images(pipeline: Any, target: Path) -> float:
         given = [value.name for value in session.get_outputs()]
         found = dict(zip(given, session.run(None, feeds), strict=True))
         for path, name in names.outputs.items():
-            gap = torch.from_numpy(found[name]) - call.result[path]
-            losses.append(float(gap.norm() / call.result[path].norm()))
+            wanted = call.result[path].float()
+            gap = torch.from_numpy(found[name]).float() - wanted
+            losses.append(float(gap.norm() / wanted.norm()))
     return max(losses)
 
 

@@ -12,7 +12,7 @@ BOXES = "bbox"
 """The input ``(batch, sequence, 4)``: left, top, right, bottom of the word of each token."""
 PAGE = 1000
 """Width and height of a page in whole numbers; 1 in others."""
-DTYPES = (torch.int64, torch.float32)
+DTYPES = (torch.float32, torch.int64)
 COLUMNS, WIDTH, LINE, HEIGHT = 10, 80, 25, 20
 
 
@@ -28,14 +28,13 @@ def made_up_boxes(rows: int, count: int, dtype: torch.dtype = torch.int64) -> Te
 def boxes_example(model: Any, example: dict[str, Any]) -> dict[str, Tensor]:
     """Boxes for the tokens of ``example``, where the forward of ``model`` takes such.
 
-    In whole numbers, or in parts of the page where it fails on these.
+    In parts of the page where it computes with them, in whole numbers where it looks them up.
     """
     if BOXES not in inspect.signature(model.forward).parameters:
         return {}
     rows, count = example["input_ids"].shape
-    whole, parts = (made_up_boxes(rows, count, dtype) for dtype in DTYPES)
-    fits = [boxes for boxes in (whole, parts) if _takes(model, {**example, BOXES: boxes})]
-    return {BOXES: fits[0] if fits else whole}
+    parts, whole = (made_up_boxes(rows, count, dtype) for dtype in DTYPES)
+    return {BOXES: parts if _takes(model, {**example, BOXES: parts}) else whole}
 
 
 def _takes(model: Any, inputs: dict[str, Any]) -> bool:

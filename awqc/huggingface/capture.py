@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def load_folder(
     source = HFFolder.at(folder, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
     opened = open_for_task(source, task)
     model, chosen = opened.model, opened.task
+    left_out = [name for name in FIRST_READ if chosen.reads == (TEXT,) and accepts(model, name)]
     if chosen.media:
         processor = Processor.of(source, chosen.reads, chosen.with_prompt)
         program = capture_recorded(model, processor, source.name)
@@ -79,8 +81,7 @@ def load_folder(
         chosen.reads,
         paired=chosen.paired,
     )
-    if chosen.reads == (TEXT,):
-        _tell_of_the_rest(program, model)
+    _tell_of_the_rest(program, type(model).__name__, left_out)
     program.source_dtype = _dtype(opened.config)
     program.files = (folder,)
     if opened.limit is not None:
@@ -98,14 +99,14 @@ def load_folder(
     return program
 
 
-def _tell_of_the_rest(program: Program, model: Any) -> None:
-    """Say what the model reads beside text that a folder does not give, or that is left out."""
-    if other := [name for name in FIRST_READ if accepts(model, name)]:
-        own = type(model).__name__
+def _tell_of_the_rest(program: Program, own: str, left_out: Sequence[str]) -> None:
+    """Say what a model of class ``own`` reads beside text that is left out, or made up."""
+    if left_out:
         keeps = [each for each in TASKS if each.media and own in each.architectures()]
-        way = f": {spelled('task', keeps[0].name)} keeps it" if keeps else ""
+        name = next((each.name for each in keeps if each.prompted), keeps[0].name if keeps else "")
+        way = f": {spelled('task', name)} keeps it" if name else ""
         program.tell(
-            f"{own} can read {other[0]} beside text, which is left out: what is compiled reads "
+            f"{own} can read {left_out[0]} beside text, which is left out: what is compiled reads "
             f"text alone{way}"
         )
     if any(spec.name == BOXES for spec in program.inputs):
