@@ -17,7 +17,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.errors import Note, UsageError, spelled
 from awqc.huggingface.diffusion import DiffusionFolder
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.machine.given_paths import given_path
 from awqc.machine.process import undisturbed
 from awqc.machine.ranks import ALONE, Ranks

@@ -128,6 +128,7 @@ class Task:
         origin: the Hugging Face folder that it was captured from, or None.
         reads: the kinds of data of which its folder makes inputs; none: it takes arrays.
         transform: what makes its inputs of an image, where the user's own code says so.
+        paired: whether it reads a text and an image together in each sample.
     """
 
     mask_input: str | None = None
@@ -135,6 +136,7 @@ class Task:
     origin: Origin | None = None
     reads: Kinds = ()
     transform: Transform | None = None
+    paired: bool = False
 
 
 @dataclass

@@ -61,6 +61,7 @@ _TEXT = {**_BLOCKS, "vocab_size": VOCABULARY, "max_position_embeddings": 32, "bo
 _DUAL = {"text_config": _TEXT, "vision_config": _VIT, "projection_dim": 16}
 _SQUARE = {"size": {"height": 32, "width": 32}}
 _CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+_CROP = {"crop_size": {"height": 32, "width": 32}}
 _EDGE = {"size": {"shortest_edge": 64, "longest_edge": 120}}
 _LARGER = {"size": {"height": 64, "width": 64}}
 _DEEP = {**_VIT, "num_hidden_layers": 4, "image_size": 64, "patch_size": 16}
@@ -289,7 +290,38 @@ def _models() -> Iterator[tuple[str, Saved]]:
             joint = f"{both[kind]}Processor" if kind in both else None
             saved = Saved(kind, auto, config, f"{processor}{suffix}", options, joint)
             yield f"{task.strip()}/{kind}", saved
+    yield from _together()
     yield from _generating()
+
+
+def _together() -> Iterator[tuple[str, Saved]]:
+    """Models that read texts beside images or audio, and one that is told pieces of images."""
+    text = {**_TEXT, "vocab_size": VOCABULARY}
+    for kind, name in (("owlvit", "OwlViT"), ("owlv2", "Owlv2")):
+        config = {"text_config": text, "vision_config": _VIT, "projection_dim": 32}
+        yield f"zero-shot-object-detection/{kind}", Saved(
+            kind, "AutoModelForZeroShotObjectDetection", config, f"{name}ImageProcessor",
+            {**_SQUARE, **_CROP}, f"{name}Processor")  # fmt: skip
+    heard = {"spec_size": 32, "patch_size": 4, "patch_stride": [4, 4], "num_mel_bins": 16,
+             "window_size": 4, "hidden_size": 32, "depths": [1, 1], "num_attention_heads": [2, 2],
+             "patch_embeds_hidden_size": 16, "num_hidden_layers": 2}  # fmt: skip
+    config = {"text_config": text, "audio_config": heard, "projection_dim": 16}
+    yield "zero-shot-audio-classification/clap", Saved(
+        "clap", "AutoModel", config, "ClapFeatureExtractor",
+        {"feature_size": 16, "truncation": "rand_trunc", "padding": "repeatpad",
+         "hop_length": 1024, "max_length_s": 1}, "ClapProcessor")  # fmt: skip
+    pose = {"backbone_config": {"model_type": "vitpose_backbone", **_BLOCKS, "image_size": [64, 48],
+                                "patch_size": [16, 16], "out_indices": [2]},
+            "num_labels": 5}  # fmt: skip
+    yield "keypoint-detection/vitpose", Saved(
+        "vitpose", "AutoModelForPoseEstimation", pose, "VitPoseImageProcessor",
+        {"size": {"height": 64, "width": 48}})  # fmt: skip
+    yield (
+        "object-detection/table-transformer",
+        Saved(
+            "table-transformer", "AutoModelForObjectDetection", _DETR, "DetrImageProcessor", _EDGE
+        ),
+    )
 
 
 def _generating() -> Iterator[tuple[str, Saved]]:

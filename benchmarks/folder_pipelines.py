@@ -210,6 +210,119 @@ def _unconditional() -> Any:
     return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
 
 
+def _gemma() -> tuple[Any, Any]:
+    from transformers import Gemma2Config, Gemma2Model
+
+    from benchmarks.folder_models import word_tokenizer
+
+    words = word_tokenizer()
+    words.model_max_length = _WORDS
+    config = Gemma2Config(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, intermediate_size=48, sliding_window=16,
+        query_pre_attn_scalar=8,
+    )  # fmt: skip
+    return Gemma2Model(config), words
+
+
+def _sana() -> Any:
+    from diffusers import (
+        AutoencoderDC,
+        FlowMatchEulerDiscreteScheduler,
+        SanaPipeline,
+        SanaTransformer2DModel,
+    )
+
+    text, words = _gemma()
+    coder: dict[str, Any] = {
+        f"{half}coder_{key}": value
+        for half in ("en", "de")
+        for key, value in {
+            "block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+            "block_out_channels": (8, 8, 8), "qkv_multiscales": ((), (), (5,)),
+            "layers_per_block": (1, 1, 1),
+        }.items()
+    }  # fmt: skip
+    vae = AutoencoderDC(
+        in_channels=3, latent_channels=4, attention_head_dim=4, downsample_block_type="conv",
+        upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+        scaling_factor=0.41, **coder,
+    )  # fmt: skip
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2,
+        attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
+        cross_attention_dim=8, caption_channels=32, sample_size=32,
+    )  # fmt: skip
+    return SanaPipeline(
+        tokenizer=words, text_encoder=text, vae=vae, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )  # fmt: skip
+
+
+def _aura_flow() -> Any:
+    from diffusers import (
+        AuraFlowPipeline,
+        AuraFlowTransformer2DModel,
+        FlowMatchEulerDiscreteScheduler,
+    )
+
+    text, words = _t5()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=32, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
+        attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+        joint_attention_dim=32, out_channels=4, pos_embed_max_size=256,
+    )  # fmt: skip
+    return AuraFlowPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=text, tokenizer=words,
+        transformer=transformer, vae=_coder(),
+    )  # fmt: skip
+
+
+def _lumina() -> Any:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        Lumina2Pipeline,
+        Lumina2Transformer2DModel,
+    )
+
+    text, words = _gemma()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, hidden_size=24, num_layers=2,
+        num_refiner_layers=1, num_attention_heads=3, num_kv_heads=1, multiple_of=16,
+        norm_eps=1e-5, scaling_factor=1.0, axes_dim_rope=[4, 2, 2], axes_lens=[128, 128, 128],
+        cap_feat_dim=32,
+    )  # fmt: skip
+    return Lumina2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=text, tokenizer=words,
+        transformer=transformer, vae=_coder(**_SHIFTED),
+    )  # fmt: skip
+
+
+def _chroma() -> Any:
+    from diffusers import (
+        ChromaPipeline,
+        ChromaTransformer2DModel,
+        FlowMatchEulerDiscreteScheduler,
+    )
+
+    text, words = _t5()
+    transformer = ChromaTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=32, approximator_layers=1, approximator_num_channels=16,
+    )  # fmt: skip
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=_coder(1, **_SHIFTED), text_encoder=text,
+        tokenizer=words, transformer=transformer,
+    )  # fmt: skip
+
+
+def _implicit() -> Any:
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    return DDIMPipeline(unet=_unconditional().unet, scheduler=DDIMScheduler())
+
+
 PIPELINES = {
     "diffusion/stable-diffusion": Pipelined(_stable_diffusion),
     "diffusion/stable-diffusion-xl": Pipelined(_stable_diffusion_xl),
@@ -219,4 +332,9 @@ PIPELINES = {
     "diffusion/pixart-sigma": Pipelined(_pixart),
     "diffusion/latent-consistency": Pipelined(_latent_consistency),
     "diffusion/ddpm": Pipelined(_unconditional),
+    "diffusion/sana": Pipelined(_sana),
+    "diffusion/aura-flow": Pipelined(_aura_flow),
+    "diffusion/lumina": Pipelined(_lumina),
+    "diffusion/chroma": Pipelined(_chroma),
+    "diffusion/ddim": Pipelined(_implicit),
 }

@@ -59,6 +59,7 @@ class Prompted:
         chat: the chat template, or none.
         videos: the class of its processor of videos, without its ending, or none; such a folder is
             read where torchvision is installed.
+        head: what makes the model, without its beginning.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Prompted:
     named: dict[str, str] = field(default_factory=dict)
     chat: str | None = None
     videos: str = ""
+    head: str = "ImageTextToText"
 
     def save(self, folder: Path) -> Any:
         """Write it into ``folder``, with its processor; returns the model."""
@@ -79,7 +81,7 @@ class Prompted:
 
         torch.manual_seed(0)
         config = transformers.AutoConfig.for_model(self.kind, **deepcopy(self.config))
-        model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+        model = getattr(transformers, f"AutoModelFor{self.head}").from_config(config).eval()
         with torch.no_grad():  # Else all images look alike, and all texts end alike.
             for parameter in model.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
@@ -89,7 +91,8 @@ class Prompted:
         if self.videos:
             parts.append(getattr(transformers, f"{self.videos}VideoProcessor")(**self.options))
         processor = getattr(transformers, f"{self.both}Processor")
-        made = processor(*parts, chat_template=self.chat, **self.settings)
+        chat = {} if self.chat is None else {"chat_template": self.chat}
+        made = processor(*parts, **chat, **self.settings)
         made.save_pretrained(folder)
         return model
 
@@ -208,3 +211,10 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
     )  # fmt: skip
     for row in rows:
         yield f"image-text-to-text/{row.kind}", row
+    writer = {**_TEXT, "encoder_hidden_size": 32, "sep_token_id": 2, "is_decoder": True}
+    blip = {"text_config": writer, "vision_config": _VIT}
+    yield "image-to-text/blip", Prompted("blip", blip, "Blip", _SQUARE, "Blip")
+    asked = Prompted("blip", blip, "Blip", _SQUARE, "Blip", head="VisualQuestionAnswering")
+    yield "visual-question-answering/blip", asked
+    git = {**_TEXT, "vision_config": _VIT}
+    yield "image-to-text/git", Prompted("git", git, "CLIP", _CROPPED, "Git")

@@ -94,27 +94,40 @@ def _loss_of_parts(model: Any, target: Path) -> float:
     from awqc.huggingface.processor import Processor
     from awqc.huggingface.recorded import model_inputs
     from awqc.huggingface.samples import Sizes
-    from awqc.huggingface.tasks import find_task
+    from awqc.running.runner import task_in
     from awqc.runtimes.encoder_decoder import EncoderDecoder
 
     folder = HFFolder(target)
-    task = find_task(folder.config(), None, where=str(target))
+    task = task_in(folder, None)
     processor = Processor.of(folder, task.reads, task.with_prompt)
     sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
     sample = processor.maker().sample(np.random.default_rng(9), sizes)
     inputs = model_inputs(model, processor, [sample])
-    tokens = torch.randint(4, 100, (1, 6), generator=torch.Generator().manual_seed(9))
-    with torch.no_grad():
-        wanted = model(**inputs, decoder_input_ids=tokens).logits
+    tokens, wanted = _tokens_and_logits(model, inputs)
     compiled = EncoderDecoder(target)
     feeds = {name: value.numpy() for name, value in inputs.items()}
-    given = compiled.given({**feeds, **compiled.encode(feeds)})
+    encoded = compiled.encode(feeds)
+    given, states = compiled.given({**feeds, **encoded}), compiled.begun(encoded)
     found: list[torch.Tensor] = []
-    states: dict[str, Any] = {}
     for some in np.split(tokens.numpy(), 2, axis=1):
         outputs, states = compiled.step(some, given, states)
         found.append(torch.from_numpy(outputs["logits"].numpy()))
     return float((torch.cat(found, dim=1) - wanted).norm() / wanted.norm())
+
+
+def _tokens_and_logits(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """Some tokens, and the logits of the float model behind each."""
+    import torch
+
+    if model.config.is_encoder_decoder:
+        tokens = torch.randint(4, 100, (1, 6), generator=torch.Generator().manual_seed(9))
+        with torch.no_grad():
+            return tokens, model(**inputs, decoder_input_ids=tokens).logits
+    made = model.generate(
+        **inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False, output_logits=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    return made.sequences[:, :-1], torch.stack(made.logits, dim=1)
 
 
 def _loss_of_prompt(model: Any, target: Path) -> float:
@@ -176,8 +189,9 @@ def _loss_of_images(pipeline: Any, target: Path) -> float:
         given = [value.name for value in session.get_outputs()]
         found = dict(zip(given, session.run(None, feeds), strict=True))
         for path, name in names.outputs.items():
-            gap = torch.from_numpy(found[name]) - call.result[path]
-            losses.append(float(gap.norm() / call.result[path].norm()))
+            wanted = call.result[path].float()
+            gap = torch.from_numpy(found[name]).float() - wanted
+            losses.append(float(gap.norm() / wanted.norm()))
     return max(losses)
 
 
@@ -190,10 +204,10 @@ def _loss_of_graph(model: Any, target: Path) -> float:
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.processor import Processor
     from awqc.huggingface.samples import Sizes
-    from awqc.huggingface.tasks import reads_of
+    from awqc.huggingface.tasks import read_by
 
     folder = HFFolder(target)
-    processor = Processor.of(folder, reads_of(folder))
+    processor = Processor.of(folder, *read_by(folder))
     sizes = Sizes(image=(130, 170), seconds=0.9, words=5)
     maker, random = processor.maker(), np.random.default_rng(9)
     session = onnxruntime.InferenceSession(target / "model.onnx")

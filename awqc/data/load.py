@@ -165,7 +165,7 @@ def _processor(program: Program, folder: HFFolder | None) -> Processor | ImageTr
     if program.task.transform is not None:
         return ImageTransform.of(program)
     assert folder is not None, program.name
-    return Processor.of(folder, program.task.reads)
+    return Processor.of(folder, program.task.reads, program.task.paired)
 
 
 def _refuse_length(seq_len: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
-from awqc.errors import CaptureError, UsageError
-from awqc.huggingface.carried import cache_shapes
+from awqc.errors import CaptureError, UsageError, spelled
+from awqc.huggingface.boxes import BOXES
+from awqc.huggingface.carried import accepts, cache_shapes
 from awqc.huggingface.config_values import config_value
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.forwards import (
@@ -23,9 +25,11 @@ from awqc.huggingface.forwards import (
 from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
+from awqc.huggingface.task_table import TASKS
+from awqc.huggingface.tasks import FIRST_READ, listed_for
 from awqc.kv_cache import past_name, present_name
 from awqc.machine.memory import release
-from awqc.program import Program, Task
+from awqc.program import TEXT, Program, Task
 from awqc.recording.last_chosen import taking_the_last
 
 TOKENS = ("batch", "sequence")
@@ -53,7 +57,7 @@ def load_folder(
 
     Args:
         folder: config.json, weights and tokenizer, or one ``.gguf`` file.
-        task: one of `awqc.huggingface.tasks.TASKS` by name; None recognises it.
+        task: one of `awqc.huggingface.task_table.TASKS` by name; None recognises it.
         trust_remote_code: whether Python files in the folder may run.
         gguf_file: name of a GGUF file in ``folder`` to load instead of safetensors.
 
@@ -64,8 +68,10 @@ def load_folder(
     source = HFFolder.at(folder, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
     opened = open_for_task(source, task)
     model, chosen = opened.model, opened.task
+    left_out = [name for name in FIRST_READ if chosen.reads == (TEXT,) and accepts(model, name)]
     if chosen.media:
-        program = capture_recorded(model, Processor.of(source, chosen.reads), source.name)
+        processor = Processor.of(source, chosen.reads, chosen.with_prompt)
+        program = capture_recorded(model, processor, source.name)
     else:
         program = (_capture_cached if chosen.cached else _capture_encoder)(model, source.name)
     program.task = Task(
@@ -73,7 +79,9 @@ def load_folder(
         ("logits",) if chosen.vocabulary else (),
         source,
         chosen.reads,
+        paired=chosen.paired,
     )
+    _tell_of_the_rest(program, type(model).__name__, left_out)
     program.source_dtype = _dtype(opened.config)
     program.files = (folder,)
     if opened.limit is not None:
@@ -89,6 +97,23 @@ def load_folder(
     del model, opened
     release()
     return program
+
+
+def _tell_of_the_rest(program: Program, own: str, left_out: Sequence[str]) -> None:
+    """Say what a model of class ``own`` reads beside text that is left out, or made up."""
+    if left_out:
+        keeps = [each for each in TASKS if each.media and own in each.architectures()]
+        name = next((each.name for each in keeps if each.prompted), keeps[0].name if keeps else "")
+        way = f": {spelled('task', name)} keeps it" if name else ""
+        program.tell(
+            f"{own} can read {left_out[0]} beside text, which is left out: what is compiled reads "
+            f"text alone{way}"
+        )
+    if any(spec.name == BOXES for spec in program.inputs):
+        program.tell(
+            f"the model reads where words stand on a page ({BOXES}): for texts that is made up, "
+            "line by line. Arrays (.npz) with the real boxes calibrate better"
+        )
 
 
 def _capture_cached(model: Any, name: str) -> Program:
@@ -119,10 +144,12 @@ def _capture_encoder(model: Any, name: str) -> Program:
     try:
         program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)
     except UsageError as error:  # inputs are made here: nothing that a user gave is wrong
+        listed = listed_for(type(model).__name__)
+        known = f" (transformers lists it for {' and '.join(listed)})" if listed else ""
         raise CaptureError(
-            f"{name}: cannot be captured for texts of any length: {error.text}.\n"
-            "Where it takes texts of one length only, compile it for that in Python: "
-            f"awqc.compile(model, example_inputs, calib), with {', '.join(example)} "
+            f"{name}{known}: cannot be captured for texts of any length: {error.text}.\n"
+            "Where it takes texts of one length only, or more than text, compile it for that in "
+            f"Python: awqc.compile(model, example_inputs, calib), with {', '.join(example)} "
             "(samples, tokens) in each"
         ) from error
     return rename_inputs(program, list(example))

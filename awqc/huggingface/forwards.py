@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError, spelled
+from awqc.huggingface.boxes import boxes_example
 from awqc.huggingface.carried import (
     Shape,
     State,
@@ -21,7 +23,8 @@ from awqc.huggingface.carried import (
     state_of,
 )
 from awqc.huggingface.config_values import config_value
-from awqc.kv_cache import KEY, VALUE
+from awqc.huggingface.tokens import TYPES
+from awqc.kv_cache import KEY, TOKENS, VALUE
 
 BATCH, SEQUENCE, PAST = 2, 3, 5
 """Example sizes: above 1, which torch.export would fix, and different, so that none merge."""
@@ -60,12 +63,22 @@ def cached_forward(model: Any) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def plain_forward(model: Any) -> Callable[..., dict[str, Tensor]]:
-    """A forward that returns the tensors of the model's result under the model's own names."""
+    """A forward that returns the tensors of the model's result under the model's own names.
+
+    Where all of them stand in tuples these are ``name_0``, ``name_1``, …
+    """
     original = model.forward
 
     def forward(**inputs: Tensor) -> dict[str, Tensor]:
         result = original(**inputs)
-        return {name: value for name, value in result.items() if isinstance(value, Tensor)}
+        made = {name: value for name, value in result.items() if isinstance(value, Tensor)}
+        return made or {
+            f"{name}_{place}": each
+            for name, value in result.items()
+            if isinstance(value, list | tuple)
+            for place, each in enumerate(value)
+            if isinstance(each, Tensor)
+        }
 
     return forward
 
@@ -100,17 +113,22 @@ def cache_axes(shapes: Mapping[State, Shape]) -> dict[str, dict[int, str]]:
 
 
 def encoder_example(model: Any) -> dict[str, Any]:
-    """Example inputs of an encoder; ``token_type_ids`` only where types exist."""
+    """Example inputs of an encoder; ``token_type_ids`` only where types exist.
+
+    Raises:
+        UsageError: it takes no tokens, or none knows how many there are.
+    """
     example = {
         "input_ids": _example_ids(model),
         "attention_mask": torch.ones(BATCH, SEQUENCE, dtype=torch.long),
     }
-    if (
-        accepts(model, "token_type_ids")
-        and (config_value(model.config, "type_vocab_size") or 0) > 1
-    ):
-        example["token_type_ids"] = torch.zeros(BATCH, SEQUENCE, dtype=torch.long)
-    return example
+    if accepts(model, TYPES):
+        several = config_value(model.config, "type_vocab_sizes")  # of each token, as of a table
+        if isinstance(several, list | tuple):
+            example[TYPES] = torch.zeros(BATCH, SEQUENCE, len(several), dtype=torch.long)
+        elif (config_value(model.config, "type_vocab_size") or 0) > 1:
+            example[TYPES] = torch.zeros(BATCH, SEQUENCE, dtype=torch.long)
+    return example | boxes_example(model, example)
 
 
 def _example_ids(model: Any) -> Tensor:
@@ -122,8 +140,15 @@ def _vocabulary(model: Any) -> int:
     """Rows of the table of tokens; where the model does not say which that is, what it promises.
 
     Raises:
-        UsageError: it says nothing.
+        UsageError: it says nothing, or takes no tokens.
     """
+    if not accepts(model, TOKENS):
+        names = [name for name in inspect.signature(model.forward).parameters if name != "kwargs"]
+        raise UsageError(
+            f"{type(model).__name__} reads no text: its forward takes {', '.join(names[:4])}, …. "
+            f"Give the task that it is for with {spelled('task')}; where that is none of these, "
+            "compile it from Python: awqc.compile(model, example_inputs, calib)"
+        )
     try:
         return int(model.get_input_embeddings().weight.shape[0])
     except (NotImplementedError, AttributeError):  # How transformers says that it has none.
@@ -131,7 +156,8 @@ def _vocabulary(model: Any) -> int:
     if isinstance(found, int) and found > 0:
         return found
     raise UsageError(
-        f"{type(model).__name__} has no table of tokens and no vocab_size in its configuration, so "
-        f"it reads no text; give the task that it is for with {spelled('task')}, or compile it "
-        "from Python with example_inputs"
+        f"{type(model).__name__} makes rows of its tokens without a table of them, and its "
+        "configuration has no vocab_size, so nothing tells which tokens there are (characters, "
+        "perhaps). Compile it from Python: awqc.compile(model, example_inputs, calib), with "
+        f"{TOKENS} (samples, tokens) of texts that its tokenizer read"
     )

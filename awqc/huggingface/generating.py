@@ -17,7 +17,7 @@ from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import model_inputs
 from awqc.huggingface.rotary import fix_rotary
 from awqc.huggingface.samples import USUAL, Sample
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.recording.outermost import OutsideCall, record_outermost
 
 TOKENS, CRITERIA = "input_ids", "stopping_criteria"
@@ -64,6 +64,17 @@ class Generating:
             else []
         )
         return cls(folder, task, model, processor, tuple(notes))
+
+    def doing(self, task: FolderTask) -> Generating:
+        """The same model as one for ``task``, with the processor of what that reads.
+
+        Raises:
+            UsageError: the folder has none.
+        """
+        if task == self.task:
+            return self
+        processor = Processor.of(self.folder, task.reads, task.with_prompt)
+        return replace(self, task=task, processor=processor)
 
     @property
     def name(self) -> str:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,17 +26,18 @@ from torch import Tensor
 from awqc.bundle.parts import Bundle, Trace, Wire
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
-from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.generating_run import Recorded
+from awqc.huggingface.inner_generate import noting_inner
 from awqc.huggingface.recorded import EXAMPLES, examples
+from awqc.huggingface.whole_encoding import encoding_whole
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
-from awqc.recording.inner import result_inside
 from awqc.recording.loop import Loop
 from awqc.recording.remembered import remembering
-from awqc.recording.structures import Leaves, leaves
+from awqc.recording.spare import spare_arguments
+from awqc.recording.structures import Leaves
 
 ENCODER, CROSS, DECODER = "encoder", "cross", "decoder"
 SIZES = ((5, 3), (4, 2))
@@ -54,12 +56,15 @@ class GeneratingBundle:
         bundle: its parts.
         recorded: a run, which tells how the parts are called.
         given: names of what the decoder is given, by path in its arguments.
+        settings: how the decoder generates, where `generate` of the whole tells that of the
+            decoder: in the words of ``generation_config.json``.
     """
 
     generating: Generating
     bundle: Bundle
     recorded: Recorded
     given: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
@@ -69,13 +74,14 @@ class GeneratingBundle:
         paths = (self.recorded.encoder.path, self.recorded.loop.path)
         with remembering(self.generating.model.get_submodule(self.recorded.encoder.path)):
             calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
-        run = Recorded.of(calls, str(self.generating.folder.path))
-        run = run if self.recorded.alone else run.through(inputs)
+        known = self.recorded
+        run = Recorded.of(calls, str(self.generating.folder.path), lambda _: known.spare)
+        run = replace(run if known.alone else run.through(inputs), names=known.names)
         loop, made = run.loop, {}
         for path, result in run.wired.items():
             made[f"{ENCODER}.{result_name(run, result)}"] = loop.first.before[path]
         for path in loop.once:
-            made[f"{CROSS}.{self.carried[path]}"] = loop.first.after[path]
+            made[f"{CROSS}.{self.carried[path]}"] = loop.first.left[path]
         values = {f"{ENCODER}.{path}": value for path, value in run.encoder.before.items()}
         values |= {f"{DECODER}.{name}": loop.first.before[p] for p, name in self.given.items()}
         values[f"{DECODER}.{self.tokens}"] = run.tokens
@@ -133,12 +139,17 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
     for each in EXAMPLES:
         inputs = generating.inputs(examples(generating.processor, *each))
         encoder = model.get_submodule(runs[0].encoder.path) if runs else None
-        with remembering(encoder) if encoder is not None else nullcontext():
+        known = remembering(encoder) if encoder is not None else nullcontext()
+        with known, noting_inner(model) as inner:
             calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
-        run = Recorded.of(calls, str(generating.folder.path))
+        run = Recorded.of(calls, str(generating.folder.path), partial(_spare, model))
         runs.append(run if run.alone else run.through(inputs))
+    settings = _settings(runs[0], inner)
+    encode = _forward(model, runs[0].encoder.path)
+    if not runs[0].alone:
+        encode, names = encoding_whole(generating, runs)
+        runs = [replace(each, names=names) for each in runs]
     run = runs[0]
-    encode = _forward(model, run.encoder.path) if run.alone else _encoding(generating, runs)
     given = {path: _given_name(path, run) for path in run.loop.given}
     cached = {
         **{path: _cached(path, ENCODER) for path in run.loop.once},
@@ -168,12 +179,36 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         )
         mask = MASK if MASK in own.values() else None
         parts[part].task = Task(mask, (HEAD,) if HEAD in made.values() else ())
+    _check_read(generating, parts[ENCODER])
     return GeneratingBundle(
         generating,
         Bundle(parts, tuple(_wires(parts, run, given, cached))),
         run,
         {path: name for path, name in given.items() if path not in run.wired},
+        settings,
     )
+
+
+def _check_read(generating: Generating, encoder: Program) -> None:
+    """Refuse an encoder that does not read the texts that the model is given beside images.
+
+    Raises:
+        CaptureError: it is one.
+    """
+    if generating.task.with_prompt and TOKENS not in {spec.name for spec in encoder.inputs}:
+        raise CaptureError(
+            f"{generating.folder.path}: the encoder reads no text, which the decoder is given to "
+            "begin with; runners have no way to do that"
+        )
+
+
+def _settings(run: Recorded, inner: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `generate` of the decoder is told, with the tokens that it begins with."""
+    if run.loop.path not in inner:
+        return {}
+    start, *more = run.loop.first.before[run.loop.fresh[0]][0].tolist()
+    forced = {"forced_decoder_ids": [[at, token] for at, token in enumerate(more, 1)]}
+    return {"decoder_start_token_id": start, **inner[run.loop.path], **(forced if more else {})}
 
 
 _Described = tuple[str, dict[str, Any], tuple[str, ...], list[Leaves]]
@@ -187,30 +222,8 @@ def _encoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
     return path, call.arguments, wired, [run.encoder.before for run in runs]
 
 
-def _encoding(generating: Generating, runs: Sequence[Recorded]) -> Callable[..., Any]:
-    """What the encoder makes of the inputs of the whole, which `generate` gives to several modules.
-
-    Raises:
-        CaptureError: the forward of the whole gives it something else than `generate` does.
-    """
-    model, run = generating.model, runs[0]
-    whole, begin = model.forward, {}
-    if not run.loop.path:  # of the whole, which then asks for tokens to begin with
-        begin = {run.loop.fresh[0]: run.loop.first.before[run.loop.fresh[0]][:1]}
-
-    def forward(**arguments: Any) -> Any:
-        return result_inside(model, run.encoder.path, lambda: whole(**arguments, **begin))
-
-    for each in runs:
-        with torch.no_grad(), reporting(f"{generating.folder.path}: the model fails as a whole"):
-            made = leaves(forward(**each.encoder.arguments))
-        wired = each.wired.values()
-        if any(not torch.equal(made[path], each.encoder.result[path]) for path in wired):
-            raise CaptureError(
-                f"{generating.folder.path}: generate gives {run.encoder.path} something else than "
-                "the model's own forward does; one graph needs one way"
-            )
-    return forward
+def _spare(model: Any, loop: Loop) -> tuple[str, ...]:
+    return spare_arguments(_forward(model, loop.path), loop)
 
 
 def _cross_call(model: Any, runs: Sequence[Recorded]) -> _Described:
@@ -290,7 +303,7 @@ def _wires(
 def result_name(run: Recorded, path: str) -> str:
     """What the encoder's result at ``path`` is called: not as one of its own inputs, such as a mask
     that it makes shorter."""
-    return encoder_side(path) if path in run.encoder.before else path
+    return encoder_side(path) if path in run.encoder.before else run.names.get(path, path)
 
 
 def _token_name(path: str) -> str:
@@ -299,7 +312,8 @@ def _token_name(path: str) -> str:
 
 def _given_name(path: str, run: Recorded) -> str:
     """As the ecosystem calls what an encoder makes, and what it was given itself."""
-    return encoder_side(run.wired.get(path, path))
+    made = run.wired.get(path, path)
+    return encoder_side(run.names.get(made, made))
 
 
 def _cached(path: str, side: str) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,11 @@ from torch import Tensor
 from awqc.errors import CaptureError
 from awqc.recording.loop import Loop, longest_loop, sources
 from awqc.recording.outermost import OutsideCall
+from awqc.recording.spare import without
 from awqc.recording.structures import Leaves
+
+SpareOf = Callable[[Loop], tuple[str, ...]]
+"""Tells the arguments of a loop that its module needs not be given."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Recorded:
         wired: what of ``loop.given`` the encoder made, by its path in the encoder's result.
         calls: those of the decoder.
         alone: whether nothing but the encoder is called before the decoder.
+        spare: arguments of the decoder that it needs not be given, and that are left out.
+        names: what results of the encoder are called, by path, where not by that.
     """
 
     encoder: OutsideCall
@@ -34,10 +40,14 @@ class Recorded:
     wired: Mapping[str, str]
     calls: tuple[OutsideCall, ...]
     alone: bool = True
+    spare: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, calls: Sequence[OutsideCall], where: str) -> Recorded:
-        """The run that made ``calls``.
+    def of(
+        cls, calls: Sequence[OutsideCall], where: str, spare_of: SpareOf = lambda loop: ()
+    ) -> Recorded:
+        """The run that made ``calls``; of its loop ``spare_of`` tells what is left out.
 
         Raises:
             CaptureError: it is not the run of one encoder and one decoder.
@@ -51,8 +61,13 @@ class Recorded:
         if len(looped) != 1 or len(paths) < 2:
             raise CaptureError(what)
         own = longest_loop([call for call in calls if call.path == looped[0]])
+        begins = own[0]
         loop = Loop.of(own)
-        made = sources(calls, loop.first, loop.given)
+        spare = spare_of(loop) if len(loop.fresh) > 1 else ()
+        if spare:
+            own = without(own, spare)
+            loop = Loop.of(own)
+        made = sources(calls, begins, loop.given)
         if not made:
             raise CaptureError(
                 f"{where}: nothing that {_listed(paths[:1])} makes goes into the loop of "
@@ -69,7 +84,7 @@ class Recorded:
         tokens = torch.cat([call.before[fresh] for call in own], dim=1)
         encoder = next(call for call, _ in made.values())
         wired = {path: result for path, (_, result) in made.items()}
-        return cls(encoder, loop, tokens, wired, tuple(own), len(paths) == 2)
+        return cls(encoder, loop, tokens, wired, tuple(own), len(paths) == 2, spare)
 
     def through(self, inputs: Leaves) -> Recorded:
         """The same, with the encoder as what the whole makes of ``inputs`` on the way.

@@ -13,7 +13,8 @@ from awqc.huggingface.forwards import encoder_example
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import EXAMPLES, examples, model_inputs
 from awqc.huggingface.rotary import fix_rotary
-from awqc.huggingface.tasks import FolderTask, find_task
+from awqc.huggingface.task_table import FolderTask
+from awqc.huggingface.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def open_uncaptured(
     opened = open_for_task(source, task)
     model = opened.model
     if opened.task.media:
-        processor = Processor.of(source, opened.task.reads)
+        processor = Processor.of(source, opened.task.reads, opened.task.with_prompt)
         return model, model_inputs(model, processor, examples(processor, *EXAMPLES[0])), source.name
     model.config.use_cache = False
     return model, encoder_example(model), source.name

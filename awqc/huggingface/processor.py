@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,9 @@ TOLD_BY = {
     AUDIO: frozenset({"sampling_rate", "feature_size", "num_mel_bins"}),
 }
 """Settings in a processor's files by which one sees what it reads."""
+
+BOXES = "boxes"
+"""What a processor calls pieces of an image: for each image some of left, top, width, height."""
 
 WORDS = 256
 """Tokens of which texts are made up, at most."""
@@ -73,8 +77,9 @@ class Processor:
         auto_class = getattr(transformers, AUTO_CLASSES.get(reads, "AutoProcessor"))
         files = [*PROCESSOR_FILES, TOKENIZER_CONFIG]
         made = folder.read_processing(auto_class, "processor", files)
-        parts = {TEXT: "tokenizer", IMAGE: "image_processor"} if len(reads) > 1 else {}
-        lacking = [kind for kind, part in parts.items() if getattr(made, part, None) is None]
+        parts = {TEXT: "tokenizer", IMAGE: "image_processor", AUDIO: "feature_extractor"}
+        needed = reads if len(reads) > 1 else ()
+        lacking = [kind for kind in needed if getattr(made, parts[kind], None) is None]
         if lacking:
             raise UsageError(
                 f"{folder.path}: the processor ({type(made).__name__}) takes no {lacking[0]}, "
@@ -148,14 +153,33 @@ class Processor:
                 shown = [self._sized(sample) for sample in samples]
                 return prompt_inputs(self.made, shown, tokens, self._mark)
             if self.reads == (IMAGE,):
-                return self.made(images=images, return_tensors="pt")
+                return self.made(images=images, return_tensors="pt", **_places(self.made, images))
             if self.reads == (AUDIO,):
                 return self.made(audio, sampling_rate=self.rate, return_tensors="pt")
             cut = {"truncation": True, "max_length": tokens, "return_tensors": "pt"}
             if self.reads == (TEXT,):
                 return self.made(texts, padding=True, verbose=False, **cut)
-            given = {name: some for name, some in (("text", texts), ("images", images)) if some}
-            return self.made(**given, **cut)
+            kinds = {"text": texts, "images": images, "audio": audio}
+            given: dict[str, Any] = {name: some for name, some in kinds.items() if some}
+            if AUDIO not in self.reads:
+                return self.made(**given, **cut)
+            if audio:  # which is cut by the processor's own settings, of the same names
+                given["sampling_rate"] = self.rate
+            return self.made(
+                **given, text_kwargs={"truncation": True, "max_length": tokens}, return_tensors="pt"
+            )
+
+
+def _places(processor: Any, images: Sequence[Any]) -> dict[str, Any]:
+    """The whole of each of ``images`` as the one box, where ``processor`` must be told boxes.
+
+    As one for what stands around a person, which looks at a piece of an image at a time.
+    """
+    preprocess = getattr(processor, "preprocess", None)
+    known = inspect.signature(preprocess).parameters if callable(preprocess) else {}
+    if BOXES not in known or known[BOXES].default is not inspect.Parameter.empty:
+        return {}
+    return {BOXES: [[[0.0, 0.0, float(image.width), float(image.height)]] for image in images]}
 
 
 def _check_kind(folder: HFFolder, reads: Kinds) -> None:

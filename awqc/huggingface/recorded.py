@@ -16,6 +16,7 @@ from awqc.huggingface.folder import reporting
 from awqc.huggingface.forwards import plain_forward
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample, Sizes
+from awqc.huggingface.tasks import listed_for
 from awqc.program import TEXT, Program
 from awqc.recording.calls import SeenCall, record_calls
 from awqc.recording.varying import varying_axes
@@ -94,12 +95,19 @@ def model_inputs(
     return taken
 
 
+def _listed(model: Any) -> str:
+    tasks = listed_for(type(model).__name__)
+    return f"; transformers lists it for {' and '.join(tasks)}" if tasks else ""
+
+
 def _record(model: Any, processor: Processor, calls: list[dict[str, Tensor]]) -> list[SeenCall]:
     shapes = ", ".join(f"{name}={list(value.shape)}" for name, value in calls[0].items())
     what = (
         f"{processor.folder.path}: {type(model).__name__} fails on what the folder's processor "
-        f"({processor.name}) makes of example data ({shapes}); where it is another model's, copy "
-        "the model's own processor files into the folder"
+        f"({processor.name}) makes of example data ({shapes}){_listed(model)}; where it is another "
+        "model's, copy the model's own processor files into the folder; where it needs more than "
+        f"{' and '.join(processor.reads)}, compile it from Python: awqc.compile(model, "
+        "example_inputs, calib)"
     )
     with reporting(what):
         return record_calls(model, model, [((), inputs) for inputs in calls], len(calls))

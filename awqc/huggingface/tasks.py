@@ -1,212 +1,23 @@
-"""Tasks: what a Hugging Face model is for, and the auto class that loads it so."""
+"""Tasks: what a Hugging Face model is for, by its configuration and the class that it names."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from awqc.errors import BY_A_RUN, CaptureError, UsageError, spelled
 from awqc.huggingface.folder import HFFolder
-from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
-
-
-@dataclass(frozen=True)
-class FolderTask:
-    """A task that can be captured, under the name that the ecosystem has for it.
-
-    Attributes:
-        name: the name of the task's pipeline in transformers.
-        auto_class: name of the class in transformers that loads a model for it.
-        mapping: name of transformers' table of the architectures that can do it.
-        cached: whether the graph carries a key/value cache.
-        vocabulary: whether the logits are over the vocabulary.
-        reads: the kinds of data that such a model reads.
-        loops: whether such a model is an encoder and a decoder, which `generate` calls in a loop.
-        prompted: whether such a model is a decoder that continues text with images in it.
-    """
-
-    name: str
-    auto_class: str
-    mapping: str
-    cached: bool = False
-    vocabulary: bool = False
-    reads: Kinds = (TEXT,)
-    loops: bool = False
-    prompted: bool = False
-
-    @property
-    def several(self) -> bool:
-        """Whether such a model becomes several graphs."""
-        return self.loops or self.prompted
-
-    @property
-    def judges(self) -> bool:
-        """Whether such a model gives labels or places for a text that it reads once."""
-        return self.reads == (TEXT,) and self.name in JUDGING
-
-    @property
-    def with_prompt(self) -> bool:
-        """Whether each sample of such a model is a text with an image in it, or several."""
-        return self.several and len(self.reads) > 1
-
-    @property
-    def media(self) -> bool:
-        """Whether such a model reads images or audio."""
-        return not MEDIA.isdisjoint(self.reads)
-
-    def load_class(self) -> Any:
-        """The auto class itself."""
-        import transformers
-
-        return getattr(transformers, self.auto_class)
-
-    def table(self) -> Mapping[str, str | tuple[str, ...]]:
-        """Class names of all models that transformers has for this task, by type of model."""
-        from transformers.models.auto import modeling_auto
-
-        found: Mapping[str, str | tuple[str, ...]] = getattr(modeling_auto, self.mapping)
-        return found
-
-    def architectures(self) -> set[str]:
-        """Those class names."""
-        names: set[str] = set()
-        for value in self.table().values():
-            names.update([value] if isinstance(value, str) else value)
-        return names
-
-
-TASKS = (
-    FolderTask(
-        "text-generation",
-        "AutoModelForCausalLM",
-        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-        cached=True,
-        vocabulary=True,
-    ),
-    FolderTask(
-        "text2text-generation",
-        "AutoModelForSeq2SeqLM",
-        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-        loops=True,
-    ),
-    FolderTask(
-        "automatic-speech-recognition",
-        "AutoModelForSpeechSeq2Seq",
-        "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
-        reads=(AUDIO,),
-        loops=True,
-    ),
-    FolderTask(
-        "image-to-text",
-        "AutoModelForImageTextToText",
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-        reads=(IMAGE,),
-        loops=True,
-    ),
-    FolderTask(
-        "image-text-to-text",
-        "AutoModelForImageTextToText",
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        prompted=True,
-    ),
-    FolderTask(
-        "image-text-to-text",
-        "AutoModelForImageTextToText",
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        loops=True,
-    ),
-    FolderTask(
-        "fill-mask",
-        "AutoModelForMaskedLM",
-        "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-        vocabulary=True,
-    ),
-    FolderTask(
-        "text-classification",
-        "AutoModelForSequenceClassification",
-        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    ),
-    FolderTask(
-        "token-classification",
-        "AutoModelForTokenClassification",
-        "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    ),
-    FolderTask(
-        "question-answering",
-        "AutoModelForQuestionAnswering",
-        "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
-    ),
-    FolderTask(
-        "image-classification",
-        "AutoModelForImageClassification",
-        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-        reads=(IMAGE,),
-    ),
-    FolderTask(
-        "image-segmentation",
-        "AutoModelForSemanticSegmentation",
-        "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
-        reads=(IMAGE,),
-    ),
-    FolderTask(
-        "image-segmentation",
-        "AutoModelForUniversalSegmentation",
-        "MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES",
-        reads=(IMAGE,),
-    ),
-    FolderTask(
-        "image-segmentation",
-        "AutoModelForInstanceSegmentation",
-        "MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES",
-        reads=(IMAGE,),
-    ),
-    FolderTask(
-        "object-detection",
-        "AutoModelForObjectDetection",
-        "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
-        reads=(IMAGE,),
-    ),
-    FolderTask(
-        "depth-estimation",
-        "AutoModelForDepthEstimation",
-        "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
-        reads=(IMAGE,),
-    ),
-    FolderTask(
-        "automatic-speech-recognition",
-        "AutoModelForCTC",
-        "MODEL_FOR_CTC_MAPPING_NAMES",
-        reads=(AUDIO,),
-    ),
-    FolderTask(
-        "audio-classification",
-        "AutoModelForAudioClassification",
-        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
-        reads=(AUDIO,),
-    ),
-    FolderTask(
-        "zero-shot-image-classification",
-        "AutoModelForZeroShotImageClassification",
-        "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-    ),
-    FolderTask(
-        "image-feature-extraction", "AutoModel", "MODEL_FOR_IMAGE_MAPPING_NAMES", reads=(IMAGE,)
-    ),
-    FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
-    FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES", reads=(AUDIO,)),
-)
-"""Where several tasks have an architecture, the first counts."""
-
-JUDGING = ("text-classification", "token-classification", "question-answering")
-"""Tasks of one call: an encoder-decoder makes what its decoder reads of the text itself."""
+from awqc.huggingface.task_table import TASKS, FolderTask, names_in
+from awqc.program import AUDIO, IMAGE, TEXT, Kinds
 
 FIRST_READ = {"pixel_values": IMAGE, "input_values": AUDIO, "input_features": AUDIO}
 """Kinds of data by the names that transformers has for a model's main input."""
+
+FEATURES_OF_TEXT = "get_text_features"
+FEATURES = {IMAGE: "get_image_features", AUDIO: "get_audio_features"}
+"""Methods of models that compare texts with data of another kind, each of which they encode."""
 
 SAME = {"translation": "text2text-generation", "summarization": "text2text-generation"}
 """Other names of tasks."""
@@ -269,6 +80,9 @@ def _of_form(found: FolderTask | None, double: bool, named: Sequence[str]) -> Fo
     """
     if found is None or not found.several:
         return found
+    if not double and named and _is_known(named[0]) and not _offers(named[0], "generate"):
+        once = (each for each in TASKS if each.auto_class == found.auto_class and each.paired)
+        return next(once, found)
     fitting = [
         task
         for task in TASKS
@@ -278,6 +92,18 @@ def _of_form(found: FolderTask | None, double: bool, named: Sequence[str]) -> Fo
         prompt = _takes_tokens(named) if named else found.with_prompt
         fitting = [task for task in fitting if task.with_prompt == prompt]
     return found if found in fitting or not fitting else fitting[0]
+
+
+def ways_of(task: FolderTask) -> tuple[FolderTask, ...]:
+    """What a model that was found for ``task`` may be, which only a run tells.
+
+    No configuration says of a model that continues a prompt that `generate` of it runs an encoder
+    of images, or of images and texts, and a decoder that reads what comes of them.
+    """
+    if not task.prompted:
+        return (task,)
+    others = (each for each in TASKS if each.loops and each.auto_class == task.auto_class)
+    return (task, *sorted(others, key=lambda each: len(each.reads)))
 
 
 def _takes_tokens(named: Sequence[str]) -> bool:
@@ -297,6 +123,11 @@ def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | No
 
     if found is None or found.several or not named:
         return found
+    if found.auto_class == "AutoModel":
+        for other, features in FEATURES.items():
+            if _offers(named[0], FEATURES_OF_TEXT, features):
+                rows = (row for row in TASKS if row.reads == (TEXT, other) and not row.with_prompt)
+                return replace(next(rows), auto_class="AutoModel")
     first = getattr(getattr(transformers, named[0], None), "main_input_name", None)
     kind = FIRST_READ.get(first) if isinstance(first, str) else None
     if kind is None or kind in found.reads:
@@ -313,8 +144,38 @@ def _recognised(config: Any) -> FolderTask | None:
         for task in TASKS:
             suffix = task.auto_class.removeprefix("AutoModel")
             if suffix and architecture.endswith(suffix):
-                return task
+                own = _is_known(architecture)  # then no table leads to it
+                return replace(task, auto_class=architecture) if own else task
     return None
+
+
+def listed_for(architecture: str) -> list[str]:
+    """What transformers lists ``architecture`` for, by its tables: ``["video classification"]``."""
+    from transformers.models.auto import modeling_auto
+
+    found: list[str] = []
+    for name, table in vars(modeling_auto).items():
+        words = name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES")
+        if name == f"MODEL_FOR_{words}_MAPPING_NAMES":
+            listed = {each for value in table.values() for each in names_in(value)}
+            if architecture in listed:
+                found.append(words.lower().replace("_", " "))
+    return found
+
+
+def _offers(architecture: str, *methods: str) -> bool:
+    """Whether transformers' class of that name has all of ``methods``."""
+    import transformers
+
+    known = getattr(transformers, architecture, None)
+    return all(callable(getattr(known, method, None)) for method in methods)
+
+
+def _is_known(architecture: str) -> bool:
+    """Whether transformers has a class of that name."""
+    import transformers
+
+    return isinstance(getattr(transformers, architecture, None), type)
 
 
 def _of_class(named: Sequence[str]) -> FolderTask | None:
@@ -348,17 +209,19 @@ def _names() -> list[str]:
     return list(dict.fromkeys([*(task.name for task in TASKS), *SAME]))
 
 
-def reads_of(folder: HFFolder) -> Kinds:
+def read_by(folder: HFFolder) -> tuple[Kinds, bool]:
     """The kinds of data that the model of a compiled ``folder`` reads; text where that is unknown.
+
+    And whether it reads them in pairs.
 
     Raises:
         UsageError: the folder has no configuration that could be read.
     """
     if not (folder.path / "config.json").is_file():
-        return (TEXT,)
+        return (TEXT,), False
     config = folder.config()
     named = list(getattr(config, "architectures", None) or [])
     found = _recognised(config) or _of_class(named)
     found = _of_form(found, bool(getattr(config, "is_encoder_decoder", False)), named)
     found = _of_input(found, named)
-    return (TEXT,) if found is None else found.reads
+    return ((TEXT,), False) if found is None else (found.reads, found.paired)

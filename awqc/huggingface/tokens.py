@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from awqc.errors import UsageError
+from awqc.huggingface.boxes import BOXES, made_up_boxes
 from awqc.kv_cache import empty_shape
 from awqc.program import Batch, InputSpec
+
+TYPES = "token_type_ids"
 
 
 class TakesTokens(Protocol):
@@ -30,8 +33,9 @@ class TakesTokens(Protocol):
 def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
     """``given`` and what follows from its ``input_ids`` ``(batch, sequence)``.
 
-    That is a mask without padding, positions counted over the mask, types that are all 0, and
-    caches that hold nothing yet. What the program has no input for is not added.
+    That is a mask without padding, positions counted over the mask, types that are all 0, boxes of
+    a page that is made up, and caches that hold nothing yet. What the program has no input for is
+    not added.
     """
     ids = given.get("input_ids")
     if ids is None or ids.ndim != 2:
@@ -40,13 +44,17 @@ def complete_tokens(program: TakesTokens, given: Mapping[str, Tensor]) -> Batch:
     made = {
         "attention_mask": mask,
         "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0),
-        "token_type_ids": torch.zeros_like(ids),
     }
     carried = {name for name, _ in program.states}
     complete = dict(given)
     for spec in program.inputs:
         if spec.name in carried and spec.name not in given:
             complete[spec.name] = torch.zeros(empty_shape(spec.shape, len(ids)), dtype=spec.dtype)
+        elif spec.name == BOXES:
+            complete.setdefault(BOXES, made_up_boxes(len(ids), ids.shape[1], spec.dtype))
+        elif spec.name == TYPES:
+            kinds = [size for size in spec.shape[2:] if isinstance(size, int)]
+            complete.setdefault(TYPES, torch.zeros(*ids.shape, *kinds, dtype=ids.dtype))
         elif spec.name in made:
             complete.setdefault(spec.name, made[spec.name])
     return complete

@@ -68,13 +68,13 @@ class Loop:
             if all(call.before.get(path) is value for call in more):
                 (given if path in first.before else once).append(path)
             elif all(
-                after.before.get(path) is before.after.get(path)
+                after.before.get(path) is before.left.get(path)
                 for before, after in zip([first, later, *more], [later, *more], strict=False)
             ):
                 states.append(path)
             else:
                 fresh.append(path)
-        if made := [path for path in once if first.after.get(path) is not later.before[path]]:
+        if made := [path for path in once if first.left.get(path) is not later.before[path]]:
             raise CaptureError(
                 f"{where}: takes {made[0]} from the second call on, which is none of what the "
                 "first call made"

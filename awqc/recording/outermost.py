@@ -43,6 +43,11 @@ class OutsideCall:
     answer: Any
     method: str = FORWARD
 
+    @property
+    def left(self) -> Leaves:
+        """What there is after the call: a state that it was given nothing of may be a result."""
+        return {**self.result, **self.after}
+
 
 def record_outermost(
     model: nn.Module, run: Callable[[], object], among: Collection[str] | None = None

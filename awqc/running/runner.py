@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from awqc.artifacts.names import MERGED_MODEL, TUNED, VISION_MODEL
+from awqc.artifacts.json_files import read_json
+from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, REPORT, TUNED, VISION_MODEL
 from awqc.data.media_files import kind_of
 from awqc.data.records import Record
 from awqc.data.sample_reader import SampleReader
@@ -20,7 +21,8 @@ from awqc.huggingface.diffusion import MODEL_INDEX
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
-from awqc.huggingface.tasks import FolderTask, find_task
+from awqc.huggingface.task_table import FolderTask
+from awqc.huggingface.tasks import find_task, ways_of
 from awqc.program import IMAGE, TEXT
 from awqc.running import answers
 from awqc.running.answers import Answer
@@ -40,13 +42,21 @@ IMAGE_AND_TEXT = "image-text-to-text"
 def task_in(folder: HFFolder, task: str | None) -> FolderTask:
     """The task of the compiled model in ``folder``; ``task`` where it is not recognised.
 
+    Its files tell what of the task's models it turned out to be.
+
     Raises:
         UsageError: there is no such task, or none is recognised.
     """
     places = (folder.path, folder.path / TUNED)
     if task is None and any((place / VISION_MODEL).is_file() for place in places):
         task = IMAGE_AND_TEXT
-    return find_task(folder.config(), task, where=str(folder.path))
+    encodes = any((place / ENCODER_MODEL).is_file() for place in places)
+    told = read_json(folder.path / REPORT).get("task") if encodes else None
+    found = find_task(folder.config(), task or told, where=str(folder.path))
+    if found.prompted and encodes:
+        ways = [each for each in ways_of(found) if each.loops]
+        return next((each for each in ways if each.name == told), ways[-1])
+    return found
 
 
 class Runner:
@@ -98,7 +108,7 @@ class Runner:
         self._tokens = self._generate(provider) if several else None
         self._model: OrtModel | None = None
         self._dual: Dual | None = None
-        if len(self.task.reads) > 1 and not several:
+        if len(self.task.reads) > 1 and not several and not self.task.paired:
             self._dual = Dual(folder, self.processor, provider)
         elif not several:
             path = find_model(folder)
@@ -229,7 +239,7 @@ class Runner:
         name, names = self.task.name, dict(getattr(self._config, "id2label", None) or {})
         if self._transcribes:
             return answers.transcript(outputs, self._words().decode)
-        if name.endswith("classification") and "logits" in outputs:
+        if name.endswith(("classification", "visual-question-answering")) and "logits" in outputs:
             if name == "token-classification":
                 words = self._words().convert_ids_to_tokens(feeds["input_ids"].reshape(-1).tolist())
                 return answers.tokens(outputs, names, words)

@@ -13,7 +13,7 @@ import numpy as np
 
 from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, TUNED
 from awqc.errors import UsageError
-from awqc.kv_cache import CACHE_FLAG, encoder_side
+from awqc.kv_cache import CACHE_FLAG, PRESENT, encoder_side, past_of
 from awqc.runtimes.ort_model import Array, OrtModel
 from awqc.runtimes.session_settings import read_settings
 
@@ -54,12 +54,20 @@ class EncoderDecoder:
         """Outputs and inputs of the encoder as the decoder takes them at each call."""
         return self.decoder.hold({encoder_side(name): value for name, value in values.items()})
 
+    def begun(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        """The decoder's states before its first call; none, unless the encoder makes them.
+
+        As where rows of an image stand in front of the text.
+        """
+        made = {name: x for name, x in values.items() if name.startswith(PRESENT)}
+        return self.decoder.hold({past_of(name): value for name, value in made.items()})
+
     def step(
         self, tokens: Array, given: Mapping[str, Any], states: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Outputs for ``tokens``, ``(rows, count)``, and the states for the next call.
 
-        Before the first call there are no ``states``.
+        Before the first call there are no ``states`` but those that have `begun`.
         """
         made = self.decoder.hold({TOKENS: tokens, CACHE_FLAG: np.array([bool(states)])})
         carried = states or self.decoder.empty_states(len(tokens))

@@ -54,8 +54,8 @@ class TextOf:
             UsageError: the model knows no such language or task.
         """
         settings = self.settings
-        given = self.model.given({**feeds, **self.model.encode(feeds)})
-        states: dict[str, Any] = {}
+        encoded = self.model.encode(feeds)
+        given, states = self.model.given({**feeds, **encoded}), self.model.begun(encoded)
 
         def step(fresh: list[int]) -> Array:
             nonlocal states

@@ -21,7 +21,7 @@ from awqc.sources.source import Source, choose_inputs, load_program, load_source
 if TYPE_CHECKING:
     from awqc.huggingface.diffusion import DiffusionFolder
     from awqc.huggingface.folder import HFFolder
-    from awqc.huggingface.tasks import FolderTask
+    from awqc.huggingface.task_table import FolderTask
 
 CONFIG = "config.json"
 MODEL_INDEX = "model_index.json"

@@ -17,7 +17,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.data.text_batches import FEWEST_SAMPLES
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.tasks import reads_of
+from awqc.huggingface.tasks import read_by
 from awqc.program import IMAGE, Batch, Program
 from awqc.runtimes.base import DEFAULT_RUNTIMES, find_runtime
 from awqc.sources.opening import open_program
@@ -82,7 +82,8 @@ def reverify(
     against_it = None if against is None else original
     verification = judge_forms(quantized, against_it, batches, forms, provider, max_loss)
     if any((folder / name).is_file() for name in TOWERS):
-        quantized.task = replace(quantized.task, reads=reads_of(HFFolder(folder)))
+        reads, paired = read_by(HFFolder(folder))
+        quantized.task = replace(quantized.task, reads=reads, paired=paired)
         check_towers(quantized, batches, folder, verification)
     return verification
 
@@ -167,7 +168,8 @@ def _data(
     if program.task.transform is not None:
         return source.load(program, num_samples=count, seed=seed)
     origin = HFFolder(folder)
-    program.task = replace(program.task, reads=reads_of(origin))
+    reads, paired = read_by(origin)
+    program.task = replace(program.task, reads=reads, paired=paired)
     return source.load(program, num_samples=count, seed=seed, folder=origin)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.fixed_images import HEIGHT, WIDTH
-from awqc.artifacts.json_files import Object
+from awqc.artifacts.json_files import Object, read_json
 from awqc.artifacts.names import (
     EMBED_MODEL,
     ENCODER_MODEL,
@@ -39,6 +39,7 @@ from awqc.runtimes.session_settings import ACCURACY_LEVEL, SETTINGS
 PARTS = "parts"
 IMAGES = "images"
 """What the report says of the one size of images that the model takes."""
+GENERATION = "generation_config.json"
 
 Models = Mapping[str, Path]
 """The model of each part."""
@@ -61,22 +62,32 @@ def write_layout(
     places = [
         place for place in both if all((path / place / MODEL).is_file() for path in parts.values())
     ]
+    for place in {Path(), *places} if places else ():  # awqc runs the folder itself in any case
+        (folder / place).mkdir(exist_ok=True)
+        write_processing(origin, folder / place)
     for place in places:
         models = {name: path / place / MODEL for name, path in parts.items()}
         target = folder / place
-        target.mkdir(exist_ok=True)
         write(models, target)
         settings = [path.with_name(SETTINGS) for path in models.values()]
         (target / SETTINGS).write_text(_together(settings), encoding="utf-8")
-    for place in {Path(), *places} if places else ():  # awqc runs the folder itself in any case
-        write_processing(origin, folder / place)
     for name, path in parts.items():
         copy_tree(path, folder / PARTS / name, ignore=_models(path))
 
 
-def write_encoder_decoder(models: Models, target: Path) -> None:
-    """Write an encoder, and a decoder with its first call in it."""
+def write_encoder_decoder(
+    models: Models, target: Path, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write an encoder, and a decoder with its first call in it.
+
+    ``settings`` are added to the file that says how it generates.
+    """
     from awqc.export.merged import merge_decoder, save_as
+
+    if settings:
+        file = target / GENERATION
+        said = read_json(file) if file.is_file() else {}
+        file.write_text(json.dumps({**said, **settings}, indent=2) + "\n", encoding="utf-8")
 
     save_as(models[ENCODER], target / ENCODER_MODEL)
     merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)

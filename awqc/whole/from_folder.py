@@ -20,7 +20,7 @@ from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationEr
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Generating
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.machine.products import quick_products
 from awqc.machine.progress import stage, track
 from awqc.options import Options
@@ -34,7 +34,7 @@ from awqc.whole.compiling import (
     held_back,
 )
 from awqc.whole.folder_files import IMAGES, write_layout, write_whole_report
-from awqc.whole.ways import Way, way_of
+from awqc.whole.ways import Way, capture_generating
 
 NUM_SAMPLES = 24
 """Samples that are run where no number is asked for: each is generated for, token by token."""
@@ -88,7 +88,7 @@ def compile_generating(
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
     write_layout(folders, folder, files.path, partial(way.write, parts))
-    result.report = {"model": generating.name, "task": task.name, **result.report}
+    result.report = {"model": generating.name, "task": generating.task.name, **result.report}
     if (size := generating.processor.image_size) is not None:
         result.report[IMAGES] = {HEIGHT: size[0], WIDTH: size[1]}
     if any(name in options.formats for name in ("onnx", "ort")):
@@ -149,18 +149,18 @@ def open_generating(
         generating = Generating.load(folder, task)
         first = partial(_first_size, generating, source, options)
         generating = replace(generating, image_size=(lambda: image_size) if image_size else first)
-        way = way_of(task)
         try:
-            parts = way.capture(generating)
+            way, parts = capture_generating(generating)
         except CaptureError as error:
             if error.__cause__ is not None:  # what a library said, which is wrong in itself
                 raise
             raise CaptureError(f"{error.text}. {BY_A_RUN}") from error
+    captured: Generating = parts.generating
     check_exclude(parts.bundle, options)
-    for note in generating.notes:
+    for note in captured.notes:
         notify(Note(note, warning=True))
-    most = min(options.seq_len or NEW_TOKENS, generating.most_tokens)
-    return OpenedParts(parts.generating, way, parts, most)
+    most = min(options.seq_len or NEW_TOKENS, captured.most_tokens)
+    return OpenedParts(captured, way, parts, most)
 
 
 def _first_size(generating: Generating, source: DataSource, options: Options) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from awqc.data.load import DataSource
 from awqc.errors import Note, Speller, UsageError, in_python, spelled
 from awqc.huggingface.diffusion import COUNTS, DiffusionFolder
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.machine.progress import stage
 from awqc.options import Options
 from awqc.passes.part_patterns import patterns_within

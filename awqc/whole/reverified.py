@@ -13,7 +13,7 @@ from awqc.data.load import Calib, DataSource
 from awqc.errors import CaptureError, Note, UsageError, VerificationError, spelled
 from awqc.huggingface.diffusion import DiffusionFolder
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.task_table import FolderTask
 from awqc.options import Options
 from awqc.program import Batch, Program
 from awqc.runtimes.base import LoadedModel

@@ -1,5 +1,5 @@
-"""How models that generate become graphs, by what they are: an encoder and a decoder, or a prompt
-that a decoder continues."""
+"""How models that generate become graphs, by what they are: an encoder and a decoder, a prompt that
+a decoder continues, or a decoder that reads an image in front of its text."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
+from awqc.huggingface.prefix_parts import PrefixBundle, capture_prefix
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
-from awqc.huggingface.tasks import FolderTask
+from awqc.huggingface.tasks import ways_of
 from awqc.recording.remembered import remembering
 from awqc.runtimes.encoder_decoder import FILES as TWO_FILES
 from awqc.runtimes.encoder_decoder import EncoderDecoder
@@ -22,6 +24,7 @@ from awqc.runtimes.image_text import FILES as THREE_FILES
 from awqc.runtimes.image_text import ImageText
 from awqc.whole.folder_files import Models, write_encoder_decoder, write_image_text
 from awqc.whole.swapped import swapped
+from awqc.whole.swapped_prefix import swapped_prefix
 from awqc.whole.swapped_prompt import swapped_prompt
 
 Generate = Callable[[dict[str, Tensor], int], list[int]]
@@ -47,9 +50,23 @@ class Way:
     compiled: Callable[[Any, Path], AbstractContextManager[Generate]]
 
 
-def way_of(task: FolderTask) -> Way:
-    """The way of models for ``task``."""
-    return PROMPT if task.prompted else ENCODER_DECODER
+def capture_generating(generating: Generating) -> tuple[Way, Any]:
+    """The model, captured in the first way that it can go, and that way.
+
+    Raises:
+        UsageError: its processor or tokenizer is missing or another model's.
+        CaptureError: it cannot be recorded or captured: what stops the first way.
+    """
+    task = generating.task
+    stopped: list[CaptureError | UsageError] = []
+    ways = [(each, PROMPT if each.prompted else ENCODER_DECODER) for each in ways_of(task)]
+    ways += [(each, IN_FRONT) for each, way in ways[1:] if not each.with_prompt]
+    for each, way in ways:
+        try:
+            return way, way.capture(generating.doing(each))
+        except (CaptureError, UsageError) as error:
+            stopped.append(error)
+    raise stopped[0]
 
 
 @contextmanager
@@ -81,6 +98,17 @@ def _prompt(parts: PromptedBundle, folder: Path) -> Iterator[Generate]:
     yield generate
 
 
+@contextmanager
+def _in_front(parts: PrefixBundle, folder: Path) -> Iterator[Generate]:
+    compiled = EncoderDecoder(folder)
+
+    def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
+        with swapped_prefix(parts, compiled):
+            return parts.generating.new_tokens(inputs, most)
+
+    yield generate
+
+
 def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> None:
     write_image_text(models, target, parts.told)
 
@@ -88,7 +116,7 @@ def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> No
 ENCODER_DECODER = Way(
     TWO_FILES,
     capture_parts,
-    lambda _, models, target: write_encoder_decoder(models, target),
+    lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
     _with_encoder,
     _encoder_decoder,
 )
@@ -98,4 +126,11 @@ PROMPT = Way(
     _write_image_text,
     lambda parts: nullcontext(parts.generating.new_tokens),
     _prompt,
+)
+IN_FRONT = Way(
+    TWO_FILES,
+    capture_prefix,
+    lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
+    lambda parts: nullcontext(parts.generating.new_tokens),
+    _in_front,
 )

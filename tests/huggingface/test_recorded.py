@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from awqc.errors import AwqcError, UsageError
+from awqc.errors import AwqcError, UsageError, worded
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.forwards import plain_forward
 from awqc.huggingface.processor import PROCESSOR_FILES, Processor
 from awqc.huggingface.samples import Sizes
 from benchmarks.folder_models import MODELS
 
 INPUTS = {
     "image-classification/vit": ["pixel_values=float32[batch,3,32,32]"],
+    # whose processor must be told pieces of the image
+    "keypoint-detection/vitpose": ["pixel_values=float32[batch,3,64,48]"],
 }
 SLOW = {
     "automatic-speech-recognition/wav2vec2": ["input_values=float32[batch,input_values_axis_1]"],
@@ -28,6 +31,17 @@ SLOW = {
         "input_ids=int64[input_ids_batch,input_ids_axis_1]",
         "attention_mask=int64[input_ids_batch,input_ids_axis_1]",
         "pixel_values=float32[pixel_values_batch,3,32,32]",
+    ],
+    "zero-shot-object-detection/owlvit": [
+        "input_ids=int64[batch,input_ids_axis_1]",
+        "attention_mask=int64[batch,input_ids_axis_1]",
+        "pixel_values=float32[batch,3,32,32]",
+    ],
+    "zero-shot-audio-classification/clap": [
+        "input_ids=int64[input_ids_batch,input_ids_axis_1]",
+        "attention_mask=int64[input_ids_batch,input_ids_axis_1]",
+        "input_features=float32[input_features_batch,1,47,16]",
+        "is_longer=bool[input_features_batch,1]",
     ],
     "object-detection/detr": [
         "pixel_values=float32[batch,3,pixel_values_axis_2,pixel_values_axis_3]",
@@ -165,6 +179,23 @@ def test_texts_are_cut_to_what_the_model_takes(
     random = np.random.default_rng(0)
     made = processor.inputs([processor.maker().sample(random, Sizes(words=50))])
     assert made["input_ids"].shape == (1, 32)
+
+
+def test_images_that_a_model_of_text_leaves_out_are_told(
+    saved: Callable[[str], tuple[Path, Any]],
+) -> None:
+    folder, _ = saved("image-to-text/git")
+    notes = [worded(note) for note in load_folder(folder).notes]
+    assert any("pixel_values beside text" in note for note in notes)
+    assert any("task='image-text-to-text' keeps it" in note for note in notes)
+
+
+def test_results_that_stand_in_tuples_are_named_by_their_place() -> None:
+    class Nested:
+        def forward(self) -> dict[str, Any]:
+            return {"logits": (torch.zeros(1), torch.ones(1)), "more": None}
+
+    assert list(plain_forward(Nested())()) == ["logits_0", "logits_1"]
 
 
 def test_a_processor_of_images_takes_no_audio(vit: Path) -> None:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from awqc.errors import CaptureError, UsageError
-from awqc.huggingface.tasks import TASKS, find_task
+from awqc.huggingface.task_table import TASKS
+from awqc.huggingface.tasks import find_task, listed_for
 from awqc.program import AUDIO, IMAGE, TEXT
 
 RECOGNISED = {
@@ -50,6 +51,35 @@ def test_what_a_model_reads_tells_tasks_of_one_table_apart(
 ) -> None:
     found = find_task(config(architecture), None, where="here")
     assert (found.name, found.reads) == (name, reads)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "form"),
+    [
+        ("BlipForQuestionAnswering", "visual-question-answering", "prompted"),  # it generates
+        ("ViltForQuestionAnswering", "visual-question-answering", "paired"),
+        ("OwlViTForObjectDetection", "zero-shot-object-detection", "paired"),
+        ("OwlViTModel", "zero-shot-image-classification", ""),  # compares texts with images
+        ("ClapModel", "zero-shot-audio-classification", ""),
+    ],
+)
+def test_what_a_class_offers_tells_forms_apart(architecture: str, name: str, form: str) -> None:
+    found = find_task(config(architecture), None, where="here")
+    assert found.name == name
+    assert [each for each in ("prompted", "loops", "paired") if getattr(found, each)] == (
+        [form] if form else []
+    )
+    assert found.with_prompt == bool(form)
+
+
+def test_a_class_that_no_table_lists_is_loaded_by_its_name() -> None:
+    found = find_task(config("TapasForQuestionAnswering", "tapas"), None, where="here")
+    assert (found.name, found.load_class().__name__) == (
+        "question-answering",
+        "TapasForQuestionAnswering",
+    )
+    assert listed_for("VideoMAEForVideoClassification") == ["video classification"]
+    assert listed_for("MineForNothing") == []
 
 
 @pytest.mark.parametrize(

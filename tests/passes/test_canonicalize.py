@@ -65,6 +65,13 @@ def test_products_with_a_matrix_become_linear(function: object) -> None:
     assert program.weight("w").shape == (6, 8)
 
 
+def test_an_einsum_with_a_vector_makes_no_axis() -> None:
+    model = Apply(lambda m, x: torch.einsum("bk,k->b", x, m.w), w=torch.randn(8))
+    program, _ = canonical(model, x := torch.randn(3, 8))
+    (found,) = program.run(program.example)
+    torch.testing.assert_close(found, model(x), rtol=1e-5, atol=1e-6)
+
+
 def test_a_matrix_that_is_read_twice_keeps_its_first_form() -> None:
     model = Apply(lambda m, x: (x @ m.w) @ m.w.t(), w=torch.randn(8, 6))
     program, _ = canonical(model, torch.randn(3, 8))

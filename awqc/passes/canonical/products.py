@@ -88,6 +88,7 @@ def _einsum(program: Program, node: Node) -> Node | None:
     kept = [c for c in x_term if c not in summed]
     simple = (
         bool(summed)
+        and bool(made)  # a vector is no matrix
         and set(made).isdisjoint(kept)
         and sorted(result) == sorted(kept + made)
         and len(set(w_term)) == len(w_term)
