@@ -51,7 +51,8 @@ def task_in(folder: HFFolder, task: str | None) -> FolderTask:
     if task is None and any((place / VISION_MODEL).is_file() for place in places):
         task = IMAGE_AND_TEXT
     encodes = any((place / ENCODER_MODEL).is_file() for place in places)
-    told = read_json(folder.path / REPORT).get("task") if encodes else None
+    report = folder.path / REPORT  # which the files of one form alone have not
+    told = read_json(report).get("task") if encodes and report.is_file() else None
     found = find_task(folder.config(), task or told, where=str(folder.path))
     if found.prompted and encodes:
         ways = [each for each in ways_of(found) if each.loops]

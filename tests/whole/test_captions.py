@@ -105,3 +105,10 @@ def test_a_model_that_reads_nothing_in_front_is_refused(tmp_path: Path) -> None:
     _, alone, _ = ways_of(find_task(folder.config(), None, where="here"))
     with pytest.raises(CaptureError, match="does not call the model as a whole"):
         capture_prefix(Generating.load(folder, alone))
+
+
+def test_the_files_of_one_form_alone_tell_the_task(tmp_path: Path) -> None:
+    """As in ``ort/``, which has no report."""
+    MODELS["text2text-generation/t5"].save(tmp_path)
+    (tmp_path / "encoder_model.onnx").touch()
+    assert task_in(HFFolder(tmp_path), None).name == "text2text-generation"
