@@ -38,6 +38,10 @@ def pytest_configure() -> None:
     os.environ[STRICT] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     # What is imported by now stays: collections, of which loading a model asks one, pass it by.
     gc.collect()

@@ -20,7 +20,7 @@ from awqc.huggingface.folder import HFFolder
 from awqc.runtimes.onnxruntime import EXACT, Session
 from benchmarks.models import ModelUnavailableError, minilm, smollm2
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 MEGABYTE = 10**6
 HELD_OUT = (
