@@ -29,6 +29,7 @@ NEAREST_OF_MIDDLES = {
 }
 """Result ``i`` is the element at ``floor((i + 1/2) * scale)``."""
 RESIZED = (torch.float32, torch.float16)
+"""Types that onnxruntime resizes on the CPU as well as elsewhere."""
 
 
 def nearest_form(node: Node) -> Callable[..., Any] | None:
@@ -100,7 +101,7 @@ def _places(
         results = results + 0.5
     rounded = None if factor is None else float(np.float32(1.0 / factor))
     scale = quotient(*map(scalar, counts)) if rounded is None else rounded
-    return torch.floor(results * scale).to(torch.int64)
+    return (results * scale).to(torch.int64)  # cut off: none is negative
 
 
 def _times(size: Size, factor: float) -> Size:
