@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
@@ -81,6 +81,19 @@ class FolderTask:
         return {name for value in self.table().values() for name in names_in(value)}
 
 
+_IMAGE_TEXT = FolderTask(
+    "image-text-to-text",
+    "AutoModelForImageTextToText",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    reads=(TEXT, IMAGE),
+)
+_QUESTION = FolderTask(
+    "visual-question-answering",
+    "AutoModelForVisualQuestionAnswering",
+    "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
+    reads=(TEXT, IMAGE),
+)
+
 TASKS = (
     FolderTask(
         "text-generation",
@@ -109,41 +122,11 @@ TASKS = (
         reads=(IMAGE,),
         loops=True,
     ),
-    FolderTask(
-        "image-text-to-text",
-        "AutoModelForImageTextToText",
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        prompted=True,
-    ),
-    FolderTask(
-        "image-text-to-text",
-        "AutoModelForImageTextToText",
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        loops=True,
-    ),
-    FolderTask(
-        "visual-question-answering",
-        "AutoModelForVisualQuestionAnswering",
-        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        prompted=True,
-    ),
-    FolderTask(
-        "visual-question-answering",
-        "AutoModelForVisualQuestionAnswering",
-        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        loops=True,
-    ),
-    FolderTask(
-        "visual-question-answering",
-        "AutoModelForVisualQuestionAnswering",
-        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
-        reads=(TEXT, IMAGE),
-        paired=True,
-    ),
+    replace(_IMAGE_TEXT, prompted=True),
+    replace(_IMAGE_TEXT, loops=True),
+    replace(_QUESTION, prompted=True),
+    replace(_QUESTION, loops=True),
+    replace(_QUESTION, paired=True),
     FolderTask(
         "zero-shot-object-detection",
         "AutoModelForZeroShotObjectDetection",
