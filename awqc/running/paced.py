@@ -41,8 +41,7 @@ class Paced:
         self._model: TextOf | ImageText
         if task.prompted:
             self._model = ImageText(folder, provider, threads)
-            if self._model.fixed is not None:
-                processor = replace(processor, image_size=self._model.fixed.size)
+            processor = replace(processor, image_size=self._model.image_size)
         else:
             self._model = TextOf(folder, provider=provider, threads=threads)
         sample = processor.maker().sample(np.random.default_rng(0))

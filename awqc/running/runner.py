@@ -151,8 +151,7 @@ class Runner:
             if self._language is not None:
                 raise UsageError(f"{folder}: {spelled('language')} is for models that ask for one")
             compiled = ImageText(folder, provider)
-            if compiled.fixed is not None:
-                self.processor = replace(self.processor, image_size=compiled.fixed.size)
+            self.processor = replace(self.processor, image_size=compiled.image_size)
             return partial(compiled.tokens, max_new_tokens=most)
         text_of = TextOf(folder, provider=provider)
         return partial(text_of.tokens, max_new_tokens=most, language=self._language)

@@ -75,6 +75,11 @@ class ImageText:
         self._layout = _layout(self.vision.told.get(IMAGE_POSITIONS), place / VISION_MODEL)
         self._kinds = _kinds(self.vision.told.get(TOKEN_KINDS, "{}"), place / VISION_MODEL)
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width that images must have before the processor; None: any."""
+        return None if self.fixed is None else self.fixed.size
+
     def tokens(
         self, feeds: Mapping[str, Array], max_new_tokens: int | None = None
     ) -> Iterator[int]:
