@@ -11,7 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from awqc.graph.nodes import results_of
 from awqc.machine.devices import CPU, moved, place
-from awqc.machine.memory import forget, trim, unchanged_maps
+from awqc.machine.memory import LARGE, forget, trim, unchanged_maps
 from awqc.machine.products import quick_products
 from awqc.machine.progress import track
 from awqc.program import Batch, Program
@@ -121,7 +121,9 @@ class _Forget(nn.Module):
 
 
 def _forget_weights_on_the_way(module: GraphModule) -> None:
-    """Let mapped weights leave memory a few times in each run: a run reads each once."""
+    """Let mapped weights leave memory a few times in each run, if many: a run reads each once."""
+    if sum(weight.nbytes for weight in module.parameters()) < LARGE:
+        return
     if not (maps := unchanged_maps()):
         return
     calls = [node for node in module.graph.nodes if node.op == "call_module"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
 from torch import Tensor
 
+from awqc.bundle.parts import Trace
 from awqc.huggingface.circling import Circling
 from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import HFFolder, reporting
@@ -25,6 +26,27 @@ NEW_TOKENS = 64
 """Tokens that are generated of a sample, where no number is asked for."""
 FEWEST_TOKENS = 3
 """Calls of a decoder that tell what it carries."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run of `generate`: its calls of modules, and ids of the new tokens of its first sample."""
+
+    calls: list[OutsideCall]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A sample that was generated for.
+
+    Attributes:
+        trace: what each part read and made.
+        ids: of its new tokens.
+    """
+
+    trace: Trace
+    ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -115,22 +137,34 @@ class Generating:
 
     def new_tokens(self, inputs: dict[str, Tensor], most: int) -> list[int]:
         """Ids of what `generate` makes of one sample, without a prompt that it continues."""
-        ids: list[int] = self.generate(inputs, most)[0].tolist()
+        return self.without_prompt(self.generate(inputs, most), inputs)
+
+    def without_prompt(self, made: Tensor, inputs: dict[str, Tensor]) -> list[int]:
+        """Ids of one sample that are new in ``made``, which `generate` made of ``inputs``."""
+        ids: list[int] = made[0].tolist()
         return ids[inputs[TOKENS].shape[1] :] if self.task.prompted else ids
 
-    def record(
-        self,
-        inputs: dict[str, Tensor],
-        most: int,
-        least: int = 0,
-        among: Collection[str] | None = None,
-    ) -> list[OutsideCall]:
-        """The calls that `generate` makes, see `record_outermost`, until it goes in circles."""
+    def generate_to_follow(self, inputs: dict[str, Tensor], most: int) -> Tensor:
+        """As `generate`, for what parts are calibrated on and judged by.
+
+        There are `FEWEST_TOKENS` new tokens at least, unless ``most`` is less; where they go in
+        circles, the text ends.
+        """
         others: dict[str, Any] = {}
         if CRITERIA in signature(self.model.generate).parameters:
             others[CRITERIA] = [Circling()]
-        run = partial(self.generate, inputs, most, least, **others)
-        return record_outermost(self.model, run, among)
+        made: Tensor = self.generate(inputs, most, min(most, FEWEST_TOKENS), **others)
+        return made
+
+    def record(
+        self, inputs: dict[str, Tensor], most: int, among: Collection[str] | None = None
+    ) -> Recording:
+        """What `generate_to_follow` calls, see `record_outermost`, and makes."""
+        made: list[Tensor] = []
+        calls = record_outermost(
+            self.model, lambda: made.append(self.generate_to_follow(inputs, most)), among
+        )
+        return Recording(calls, self.without_prompt(made[0], inputs))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without special tokens."""

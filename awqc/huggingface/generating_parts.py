@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.bundle.parts import Bundle, Trace, Wire
+from awqc.bundle.parts import Bundle, Wire
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
-from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
+from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Followed, Generating
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.inner_generate import noting_inner
 from awqc.huggingface.recorded import EXAMPLES, examples
@@ -66,16 +66,17 @@ class GeneratingBundle:
     given: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
+    def follow(self, inputs: dict[str, Tensor], most: int) -> Followed:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
 
         All tokens of the run are one call of the decoder, from no past.
         """
         paths = (self.recorded.encoder.path, self.recorded.loop.path)
         with remembering(self.generating.model.get_submodule(self.recorded.encoder.path)):
-            calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), paths)
+            recording = self.generating.record(inputs, most, paths)
         known = self.recorded
-        run = Recorded.of(calls, str(self.generating.folder.path), lambda _: known.spare)
+        where = str(self.generating.folder.path)
+        run = Recorded.of(recording.calls, where, lambda _: known.spare)
         run = replace(run if known.alone else run.through(inputs), names=known.names)
         loop, made = run.loop, {}
         for path, result in run.wired.items():
@@ -95,7 +96,8 @@ class GeneratingBundle:
             part: {spec.name: values[f"{part}.{spec.name}"] for spec in program.inputs}
             for part, program in self.bundle.parts.items()
         }
-        return read, {name: made[name] for name in self.bundle.outputs}
+        outputs = {name: made[name] for name in self.bundle.outputs}
+        return Followed((read, outputs), recording.ids)
 
     @property
     def carried(self) -> dict[str, str]:
@@ -141,7 +143,7 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         encoder = model.get_submodule(runs[0].encoder.path) if runs else None
         known = remembering(encoder) if encoder is not None else nullcontext()
         with known, noting_inner(model) as inner:
-            calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
+            calls = generating.record(inputs, FEWEST_TOKENS).calls
         run = Recorded.of(calls, str(generating.folder.path), partial(_spare, model))
         runs.append(run if run.alone else run.through(inputs))
     settings = _settings(runs[0], inner)

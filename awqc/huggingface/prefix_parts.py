@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awqc.bundle.parts import Bundle, Trace, Wire
+from awqc.bundle.parts import Bundle, Wire
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
-from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
+from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Followed, Generating
 from awqc.huggingface.generating_parts import DECODER, ENCODER, HEAD, SIZES, layer_and_part
 from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.kv_cache import PAST, POSITIONS, past_name, present_name
@@ -96,10 +96,10 @@ class PrefixBundle:
     recorded: PrefixRun
     settings: dict[str, Any]
 
-    def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
+    def follow(self, inputs: dict[str, Tensor], most: int) -> Followed:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes."""
-        calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), WHOLE)
-        run = PrefixRun.of(calls, str(self.generating.folder.path))
+        recording = self.generating.record(inputs, most, WHOLE)
+        run = PrefixRun.of(recording.calls, str(self.generating.folder.path))
         first, last, names = run.loop.first, run.calls[-1], self.carried
         rows = {path: first.left[path][:, :, : run.prefix] for path in names}
         tokens = torch.cat([call.before[TOKENS] for call in run.calls], dim=1)
@@ -112,7 +112,7 @@ class PrefixBundle:
         made[f"{DECODER}.{HEAD}"] = torch.cat(logits, dim=1)
         for path, name in names.items():
             made[f"{DECODER}.{present_name(*name)}"] = last.after[path]
-        return read, made
+        return Followed((read, made), recording.ids)
 
     @property
     def carried(self) -> dict[str, tuple[str, str]]:
@@ -131,7 +131,7 @@ def capture_prefix(generating: Generating) -> PrefixBundle:
     runs: list[PrefixRun] = []
     for each in EXAMPLES:
         inputs = generating.inputs(examples(generating.processor, *each))
-        calls = generating.record(inputs, FEWEST_TOKENS, FEWEST_TOKENS)
+        calls = generating.record(inputs, FEWEST_TOKENS).calls
         runs.append(PrefixRun.of(calls, where))
     run, loop = runs[0], runs[0].loop
     if len({each.prefix for each in runs}) > 1:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from awqc.artifacts.fixed_images import FixedImages
-from awqc.bundle.parts import Bundle, Trace
+from awqc.bundle.parts import Bundle
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError, UsageError
-from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
+from awqc.huggingface.generating import TOKENS, Followed, Generating
 from awqc.huggingface.image_rows import ImageRows
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
 from awqc.huggingface.rows_decoder import MASK, POSITIONS, Form, capture_reader, kinds_of
@@ -65,7 +65,7 @@ class PromptedBundle:
     looped: str
     fixed: FixedImages | None = None
 
-    def trace(self, inputs: dict[str, Tensor], most: int) -> Trace:
+    def follow(self, inputs: dict[str, Tensor], most: int) -> Followed:
         """What a run on ``inputs``, of ``most`` new tokens, gives to each part and makes.
 
         All tokens of the run are one call of the decoder, from no past.
@@ -80,7 +80,7 @@ class PromptedBundle:
                 "own"
             )
         run = record_prompt(self.generating, self.merge, inputs)
-        made = self.generating.generate(inputs, most, min(most, FEWEST_TOKENS))
+        made = self.generating.generate_to_follow(inputs, most)
         tokens = torch.cat([run.tokens, made[:, run.tokens.shape[1] : -1]], dim=1)
         embedded = self.bundle.parts[EMBED].run({TOKENS: self.plain(tokens)})[0]
         merged = embedded.clone()
@@ -94,7 +94,7 @@ class PromptedBundle:
         outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows, f"{EMBED}.{TOKEN_ROWS}": embedded}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
             outputs[f"{DECODER}.{name}"] = value
-        return read, outputs
+        return Followed((read, outputs), self.generating.without_prompt(made, inputs))
 
     @property
     def told(self) -> dict[str, str]:

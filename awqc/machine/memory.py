@@ -66,11 +66,11 @@ def check_mapped_files() -> None:
 def give_back() -> None:
     """What `trim` does, and the pages of mapped files, which are read anew when touched.
 
-    Files of which a page was changed in memory stay as they are, and all where they are small
-    together: to ask the system which were changed takes milliseconds. Linux only.
+    Files of which a page was changed in memory stay as they are, and all where few pages came
+    since the last time: to ask the system which were changed takes milliseconds. Linux only.
     """
     trim()
-    if sum(map(len, list(_MAPS))) >= LARGE:
+    if sum(map(len, list(_MAPS))) >= LARGE and _file_pages() - _LEFT[0] >= LARGE:
         forget(unchanged_maps())
 
 
@@ -94,6 +94,17 @@ def forget(maps: Iterable[mmap.mmap]) -> None:
     if sys.platform == "linux":
         for mapped in maps:
             mapped.madvise(mmap.MADV_DONTNEED)
+        _LEFT[0] = _file_pages()
+
+
+def _file_pages() -> int:
+    """Bytes of files that are in the process's memory, code included; 0 but on Linux.
+
+    Source: proc_pid_statm(5).
+    """
+    if sys.platform != "linux":
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
 
 
 def _changed_areas() -> list[tuple[int, int]]:
@@ -120,4 +131,6 @@ LARGE = 2**25
 _AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?Anonymous: +(\d+)", re.MULTILINE)
 """Where a memory area begins and ends, and what of it no file holds."""
 _MAPS: weakref.WeakKeyDictionary[mmap.mmap, MappedFile] = weakref.WeakKeyDictionary()
+_LEFT = [0]
+"""`_file_pages` when `forget` was called last."""
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

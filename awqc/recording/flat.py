@@ -62,12 +62,9 @@ def flat_call(
     ``held`` keep the values in ``arguments``.
     """
     first = examples[0]
-    whole = FlatCall(forward, arguments, tuple(outputs), {})
-    read = tuple(
-        path
-        for path in first
-        if path not in held and (len(first) == 1 or _matters(whole, first, path))
-    )
+    read = tuple(path for path in first if path not in held)
+    if len(first) > 1:
+        read = _mattering(FlatCall(forward, arguments, tuple(outputs), {}), first, read)
     axes = varying_axes([SeenCall(dict(each)) for each in examples])
     places: dict[str, Place] = {}
     for path in read:
@@ -84,13 +81,18 @@ def flat_call(
     return FlatCall(forward, arguments, tuple(outputs), unread), read
 
 
-def _matters(call: FlatCall, given: Leaves, path: str) -> bool:
+def _mattering(call: FlatCall, given: Leaves, paths: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``paths`` by whose values an output changes."""
     with torch.no_grad():
         usual = call(given)
-        try:
-            other = call({**given, path: _others(given[path])})
-        except Exception:  # noqa: BLE001 - values that the code cannot take it reads
-            return True
+        return tuple(path for path in paths if _matters(call, given, path, usual))
+
+
+def _matters(call: FlatCall, given: Leaves, path: str, usual: Leaves) -> bool:
+    try:
+        other = call({**given, path: _others(given[path])})
+    except Exception:  # noqa: BLE001 - values that the code cannot take it reads
+        return True
     return any(not torch.equal(value, other[name]) for name, value in usual.items())
 
 

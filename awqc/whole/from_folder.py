@@ -13,13 +13,12 @@ from torch import Tensor
 
 from awqc.artifacts.fixed_images import HEIGHT, WIDTH
 from awqc.artifacts.scratch import ScratchFolder
-from awqc.bundle.parts import Trace
 from awqc.data.load import DataSource
 from awqc.data.media import Chosen, choose_samples
 from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationError
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.generating import NEW_TOKENS, Generating
+from awqc.huggingface.generating import NEW_TOKENS, Followed, Generating
 from awqc.huggingface.task_table import FolderTask
 from awqc.machine.products import quick_products
 from awqc.machine.progress import stage, track
@@ -36,7 +35,7 @@ from awqc.whole.compiling import (
 from awqc.whole.folder_files import IMAGES, write_layout, write_whole_report
 from awqc.whole.ways import Way, capture_generating
 
-NUM_SAMPLES = 24
+NUM_SAMPLES = 16
 """Samples that are run where no number is asked for: each is generated for, token by token."""
 OF_THE_WHOLE = (
     "task",
@@ -82,8 +81,9 @@ def compile_generating(
     opened = open_generating(folder, task, options, notify, source)
     generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
     samples = read_samples(generating, source, options, notify)
-    traces = list(trace_all(partial(parts.trace, most=most), samples))
+    followed = list(follow_all(partial(parts.follow, most=most), samples))
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}
+    traces = [each.trace for each in followed]
     result = compile_traced(parts.bundle, traces, own, notify, hold)
     files = ScratchFolder()
     folders = {name: part.folder for name, part in result.parts.items()}
@@ -92,21 +92,23 @@ def compile_generating(
     if (size := generating.processor.image_size) is not None:
         result.report[IMAGES] = {HEIGHT: size[0], WIDTH: size[1]}
     if any(name in options.formats for name in ("onnx", "ort")):
-        held_out = samples[len(samples) - result.held_out :]
+        first = len(samples) - result.held_out
         with stage("generate with what was compiled …"):
-            result.report["generated"] = generated(opened, files.path, held_out)
+            result.report["generated"] = generated(
+                opened, files.path, samples[first:], followed[first:]
+            )
     write_whole_report(result.report, files.path)
     return replace(result, files=files, layout=layout)
 
 
-def trace_all(
-    trace: Callable[[dict[str, Tensor]], Trace], samples: Sequence[dict[str, Tensor]]
-) -> Iterator[Trace]:
-    """The ``trace`` of each sample; those that the whole is not judged by in `quick_products`."""
+def follow_all(
+    follow: Callable[[dict[str, Tensor]], Followed], samples: Sequence[dict[str, Tensor]]
+) -> Iterator[Followed]:
+    """``follow`` each sample; those that the whole is not judged by in `quick_products`."""
     calibrating = len(samples) - held_back(len(samples))
     for number, each in enumerate(track(samples, "generate")):
         with quick_products() if number < calibrating else nullcontext():
-            found = trace(each)
+            found = follow(each)
         yield found
 
 
@@ -117,7 +119,7 @@ class OpenedParts:
     Attributes:
         generating: the model.
         way: how it becomes graphs.
-        parts: these, with a ``bundle`` and a ``trace`` of a sample.
+        parts: these, with a ``bundle``, which ``follow`` a sample.
         most: new tokens that are generated for a sample at most.
     """
 
@@ -206,16 +208,19 @@ def read_samples(
 
 
 def generated(
-    opened: OpenedParts, folder: Path, samples: Sequence[dict[str, Tensor]]
+    opened: OpenedParts,
+    folder: Path,
+    samples: Sequence[dict[str, Tensor]],
+    followed: Sequence[Followed],
 ) -> dict[str, Any]:
-    """What the float model and that in ``folder`` make of ``samples``, and how far that differs.
+    """What the model in ``folder`` makes of ``samples``, and how far that is from the original's.
+
+    ``followed`` are the same samples, as the float model generated for them.
 
     Raises:
         VerificationError: the model does not generate with the compiled parts.
     """
     way, parts, generating, most = opened.way, opened.parts, opened.generating, opened.most
-    with way.original(parts) as generate:
-        ids = [generate(each, most) for each in samples]
     try:
         with way.compiled(parts, folder) as generate:
             found = [generate(each, most) for each in samples]
@@ -224,7 +229,7 @@ def generated(
             f"{generating.name}: generate fails with the compiled parts: {error.text}; please "
             "report it"
         ) from error
-    pairs = list(zip(found, ids, strict=True))
+    pairs = [(now, was.ids) for now, was in zip(found, followed, strict=True)]
     texts = [(generating.decode(now), generating.decode(was)) for now, was in pairs]
     return {
         "form": find_parts(folder, way.files).relative_to(folder).as_posix(),

@@ -134,7 +134,7 @@ def plan_generating(
     inputs = opened.generating.inputs([next(iter(chosen.samples))], options.seq_len)
     started = time.perf_counter()
     with stage("generate for one sample …"):
-        trace = opened.parts.trace(inputs, opened.most)
+        trace = opened.parts.follow(inputs, opened.most).trace
     seconds = (time.perf_counter() - started) * chosen.count
     bundle: Bundle = opened.parts.bundle
     data = data_of_parts(bundle, [trace] * chosen.count)

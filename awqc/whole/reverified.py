@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from awqc.artifacts.manifest import MANIFEST, changed, read_manifest
-from awqc.bundle.parts import Bundle, Runner, Trace
+from awqc.bundle.parts import Bundle, Runner
 from awqc.data.load import Calib, DataSource
 from awqc.errors import CaptureError, Note, UsageError, VerificationError, spelled
 from awqc.huggingface.diffusion import DiffusionFolder
 from awqc.huggingface.folder import HFFolder
+from awqc.huggingface.generating import Followed
 from awqc.huggingface.task_table import FolderTask
 from awqc.options import Options
 from awqc.program import Batch, Program
@@ -205,13 +206,14 @@ def _of_generating(
     size = fixed_size(folder)
     opened = open_generating(origin, task, options, _noting(notes), source, size)
     samples = read_samples(opened.generating, source, options, _noting(notes))
-    traces: list[Trace] = [opened.parts.trace(each, opened.most) for each in samples]
+    followed: list[Followed] = [opened.parts.follow(each, opened.most) for each in samples]
+    traces = [each.trace for each in followed]
     bundle: Bundle = opened.parts.bundle
 
     def whole(runners: Mapping[str, Runner], limit: float) -> Judged:
         found = measure_whole(bundle, runners, traces)
         check_whole_loss(bundle, found, limit)
-        return {"verify": found, "generated": generated(opened, folder, samples)}
+        return {"verify": found, "generated": generated(opened, folder, samples, followed)}
 
     batches = {name: [seen[name] for seen, _ in traces] for name in bundle.parts}
     return _Original(bundle.parts, batches, whole, notes)

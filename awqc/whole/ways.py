@@ -4,7 +4,7 @@ a decoder continues, or a decoder that reads an image in front of its text."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.prefix_parts import PrefixBundle, capture_prefix
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
 from awqc.huggingface.tasks import ways_of
-from awqc.recording.remembered import remembering
 from awqc.runtimes.encoder_decoder import FILES as TWO_FILES
 from awqc.runtimes.encoder_decoder import EncoderDecoder
 from awqc.runtimes.image_text import FILES as THREE_FILES
@@ -37,16 +36,14 @@ class Way:
 
     Attributes:
         files: names of the models that its folder has.
-        capture: its parts, with a ``bundle``, a ``trace`` of a sample, and ``generating``.
+        capture: its parts, with a ``bundle``, which ``follow`` a sample, and ``generating``.
         write: puts the models of one form into a folder.
-        original: what generates with the model as it came.
         compiled: what generates with the parts that are in a folder.
     """
 
     files: tuple[str, ...]
     capture: Callable[[Generating], Any]
     write: Callable[[Any, Models, Path], None]
-    original: Callable[[Any], AbstractContextManager[Generate]]
     compiled: Callable[[Any, Path], AbstractContextManager[Generate]]
 
 
@@ -70,19 +67,12 @@ def capture_generating(generating: Generating) -> tuple[Way, Any]:
 
 
 @contextmanager
-def _with_encoder(parts: GeneratingBundle) -> Iterator[Generate]:
-    generating = parts.generating
-    with remembering(generating.model.get_submodule(parts.recorded.encoder.path)):
-        yield generating.new_tokens
-
-
-@contextmanager
 def _encoder_decoder(parts: GeneratingBundle, folder: Path) -> Iterator[Generate]:
     compiled = EncoderDecoder(folder)
 
     def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
         with swapped(parts, compiled, inputs):
-            return parts.generating.new_tokens(inputs, most)
+            return _ids(parts.generating, inputs, most)
 
     yield generate
 
@@ -93,7 +83,7 @@ def _prompt(parts: PromptedBundle, folder: Path) -> Iterator[Generate]:
 
     def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
         with swapped_prompt(parts, compiled, inputs) as left:
-            return parts.generating.new_tokens(left, most)
+            return _ids(parts.generating, left, most)
 
     yield generate
 
@@ -104,9 +94,13 @@ def _in_front(parts: PrefixBundle, folder: Path) -> Iterator[Generate]:
 
     def generate(inputs: dict[str, Tensor], most: int) -> list[int]:
         with swapped_prefix(parts, compiled):
-            return parts.generating.new_tokens(inputs, most)
+            return _ids(parts.generating, inputs, most)
 
     yield generate
+
+
+def _ids(generating: Generating, inputs: dict[str, Tensor], most: int) -> list[int]:
+    return generating.without_prompt(generating.generate_to_follow(inputs, most), inputs)
 
 
 def _write_image_text(parts: PromptedBundle, models: Models, target: Path) -> None:
@@ -117,20 +111,17 @@ ENCODER_DECODER = Way(
     TWO_FILES,
     capture_parts,
     lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
-    _with_encoder,
     _encoder_decoder,
 )
 PROMPT = Way(
     THREE_FILES,
     capture_prompted,
     _write_image_text,
-    lambda parts: nullcontext(parts.generating.new_tokens),
     _prompt,
 )
 IN_FRONT = Way(
     TWO_FILES,
     capture_prefix,
     lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
-    lambda parts: nullcontext(parts.generating.new_tokens),
     _in_front,
 )

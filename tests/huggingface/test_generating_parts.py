@@ -61,7 +61,7 @@ def test_the_parts_in_their_wiring_are_the_model(
     sizes = Sizes(image=(70, 90), seconds=0.7, words=5)
     sample = generating.processor.maker().sample(np.random.default_rng(5), sizes)
     inputs = generating.inputs([sample])
-    read, wanted = parts.trace(inputs, 7)
+    read, wanted = parts.follow(inputs, 7).trace
     batch = {f"{part}.{name}": x for part, own in read.items() for name, x in own.items()}
     again, made = parts.bundle.trace(batch)
     assert made.keys() == wanted.keys()
@@ -113,7 +113,7 @@ def test_a_configuration_without_a_cache_is_given_one(tmp_path: Path) -> None:
     generating = Generating.load(folder, task)
     generating.model.config.use_cache = generating.model.generation_config.use_cache = False
     sample = generating.processor.maker().sample(np.random.default_rng(5))
-    calls = generating.record(generating.inputs([sample]), 3, 3)
+    calls = generating.record(generating.inputs([sample]), 3).calls
     assert len(Recorded.of(calls, "t5").loop.states) == 4
 
 

@@ -87,7 +87,7 @@ def test_the_rows_of_an_image_are_the_past_of_a_text(tmp_path: Path) -> None:
     generating = Generating.load(folder, alone)
     parts = capture_prefix(generating)
     sample = generating.processor.maker().sample(np.random.default_rng(5))
-    read, wanted = parts.trace(inputs := generating.inputs([sample]), 5)
+    read, wanted = parts.follow(inputs := generating.inputs([sample]), 5).trace
     batch = {f"{part}.{key}": x for part, own in read.items() for key, x in own.items()}
     _, made = parts.bundle.trace(batch)
     assert made.keys() == wanted.keys()
