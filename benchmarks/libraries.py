@@ -1,8 +1,9 @@
 """Small compiled folders used by the ecosystem's own libraries, beside ``awqc run`` on the same.
 
-``python -m benchmarks.libraries PYTHON [--node FOLDER] [-o RESULTS]``: PYTHON is that of an
-environment with ``transformers<4.58 optimum optimum-onnx onnxruntime sentence-transformers
-fastembed pillow``; FOLDER has the npm package ``@huggingface/transformers`` in ``node_modules``.
+``python -m benchmarks.libraries [--python PYTHON] [--node FOLDER] [-o RESULTS]``: PYTHON is that
+of an environment with ``transformers<4.58 optimum optimum-onnx onnxruntime sentence-transformers
+fastembed pillow``; FOLDER has the npm package ``@huggingface/transformers`` in ``node_modules``,
+which is used in Node and, where there is a Chromium, in a page of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,21 @@ import numpy as np
 import awqc
 from awqc.running.runner import Runner
 from benchmarks.folder_models import MODELS
+from benchmarks.runtimes_browser import CLIENTS, find_browser, use_in_browser
 from tests.media import write_images, write_speech
-from tests.tiny_language_models import save_encoder, save_tokenizer
+from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
 
-CLIENTS = Path(__file__).parent / "runtimes_clients"
-CLIENT, NODE_CLIENT = CLIENTS / "libraries.py", CLIENTS / "transformers_js.mjs"
-JAVASCRIPT = "transformers.js"
+JAVASCRIPT, NODE, CHROMIUM = "transformers.js", "Node", "Chromium"
+CAUSAL = "text-generation"
+SECONDS = 300
+"""For a page to answer."""
 RESULTS = Path(__file__).parent / "results" / "libraries.json"
 TOKENS, CLOSE, CLOSE_SHARE = 12, 1e-3, 1e-2
 """Tokens that are written for a sample; how far vectors may be apart, and shares of a class: images
 are resized by another library."""
 OPTIMUM = ("optimum", "optimum-onnx", "transformers", "onnxruntime")
 TEXTS = ["w5 w6 w7", "w9 w30 w31 w12 w8"]
+T5_TEXTS = ["t5 t6 t7", "t9 t30 t31 t12"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,12 @@ def sentence_encoder(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
+def decoder(folder: Path) -> None:
+    """Write a decoder with a cache."""
+    save_decoder("llama", folder)
+    save_tokenizer(folder)
+
+
 def _of(name: str) -> Callable[[Path], object]:
     return lambda folder: MODELS[name].save(folder)
 
@@ -100,32 +111,50 @@ CASES = {
     ),
     "Optimum, ORTModelForSeq2SeqLM": Case(
         "seq2seq", OPTIMUM, _of("text2text-generation/t5"),
-        lambda _: ["t5 t6 t7", "t9 t30 t31 t12"],
+        lambda _: T5_TEXTS,
     ),
     "Optimum, ORTModelForSpeechSeq2Seq": Case(
         "speech", OPTIMUM, _of("automatic-speech-recognition/whisper"), _speech
     ),
-    f"{JAVASCRIPT} in Node, feature-extraction": Case(
-        "feature-extraction", (), sentence_encoder, lambda _: TEXTS
-    ),
-    f"{JAVASCRIPT} in Node, image-classification": Case(
-        "image-classification", (), _of("image-classification/vit"), _images
-    ),
-    f"{JAVASCRIPT} in Node, text2text-generation": Case(
-        "text2text-generation", (), _of("text2text-generation/t5"),
-        lambda _: ["t5 t6 t7", "t9 t30 t31 t12"],
-    ),
-    f"{JAVASCRIPT} in Node, automatic-speech-recognition": Case(
-        "automatic-speech-recognition", (), _of("automatic-speech-recognition/whisper"), _speech
-    ),
 }  # fmt: skip
+CASES |= {
+    f"{JAVASCRIPT} in {where}, {task}": Case(task, (), save, inputs)
+    for where in (NODE, CHROMIUM)
+    for task, save, inputs in (
+        ("feature-extraction", sentence_encoder, lambda _: TEXTS),
+        ("image-classification", _of("image-classification/vit"), _images),
+        (CAUSAL, decoder, lambda _: TEXTS),
+        ("text2text-generation", _of("text2text-generation/t5"), lambda _: T5_TEXTS),
+        ("automatic-speech-recognition", _of("automatic-speech-recognition/whisper"), _speech),
+    )
+}
+
+Client = Callable[[dict[str, Any]], dict[str, Any]]
+"""Does a job; gives ``outputs``, or an ``error``."""
 
 
-def use(case: Case, command: Sequence[str], layout: str) -> dict[str, Any]:
+def process(*command: str | Path, behind: Sequence[str | Path] = ()) -> Client:
+    """A client that ``command`` runs, with files of the job and of its result, and ``behind``."""
+
+    def run(job: dict[str, Any]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as made:
+            asked, answered = Path(made) / "job.json", Path(made) / "result.json"
+            asked.write_text(json.dumps(job))
+            done = subprocess.run(
+                [*command, asked, answered, *behind], capture_output=True, text=True, check=False
+            )
+            if not answered.is_file():
+                return {"error": done.stderr.strip().splitlines()[-1:]}
+            result: dict[str, Any] = json.loads(answered.read_text())
+            return result
+
+    return run
+
+
+def use(case: Case, client: Client, layout: str) -> dict[str, Any]:
     """Compile the folder of ``case`` and let its library use it; what came of it.
 
-    ``command`` runs the client, with the job and the result behind its first two words; ``layout``
-    is that of the folder.
+    ``layout`` is that of the folder.
     """
     with tempfile.TemporaryDirectory() as made:
         base = Path(made)
@@ -141,19 +170,20 @@ def use(case: Case, command: Sequence[str], layout: str) -> dict[str, Any]:
             "client": case.client, "packages": case.packages, "folder": str(base / "used"),
             "inputs": inputs, "tokens": TOKENS, "width": config.get("hidden_size"),
         }  # fmt: skip
-        (base / "job.json").write_text(json.dumps(job))
-        done = subprocess.run(
-            [*command[:2], str(base / "job.json"), str(base / "result.json"), *command[2:]],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if not (base / "result.json").is_file():
-            return {"agrees": False, "error": done.stderr.strip().splitlines()[-1:]}
-        result: dict[str, Any] = json.loads((base / "result.json").read_text())
+        result = client(job)
         if "error" in result:
             return {"agrees": False, **result}
-        runner = Runner(base / "out", max_new_tokens=TOKENS)
-        wanted = [answer.content for _, answer in runner.answer(inputs)]
-        return {"versions": result["versions"], **_compared(result["outputs"], wanted)}
+        wanted = _said(base / "out", case, inputs)
+        return {"versions": result.get("versions"), **_compared(result["outputs"], wanted)}
+
+
+def _said(folder: Path, case: Case, inputs: Sequence[str]) -> list[Any]:
+    """What awqc's own runners say of ``inputs``."""
+    if case.client == CAUSAL:
+        made = [awqc.generate(folder, text, max_new_tokens=TOKENS) for text in inputs]
+        return ["".join(pieces).strip() for pieces in made]
+    runner = Runner(folder, max_new_tokens=TOKENS)
+    return [answer.content for _, answer in runner.answer(inputs)]
 
 
 def _compared(found: list[Any], wanted: list[Any]) -> dict[str, Any]:
@@ -172,22 +202,41 @@ def _compared(found: list[Any], wanted: list[Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("python")
-    parser.add_argument("--node", type=Path)
+    parser.add_argument("--python", help="of an environment with the libraries")
+    parser.add_argument("--node", type=Path, help="a folder with node_modules")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     arguments = parser.parse_args()
-    results = {}
+    results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
     for name, case in CASES.items():
-        javascript = name.startswith(JAVASCRIPT)
-        if arguments.only in name and (arguments.node or not javascript):
-            command = [arguments.python, str(CLIENT)]
-            if javascript:
-                package = arguments.node / "node_modules" / "@huggingface" / "transformers"
-                command = ["node", str(NODE_CLIENT), str(package)]
-            results[name] = use(case, command, JAVASCRIPT if javascript else "plain")
-            print(name, json.dumps(results[name]), flush=True)
-    arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+        client = _client(name, arguments.python, arguments.node)
+        if client is None or arguments.only not in name:
+            continue
+        found = use(case, client, JAVASCRIPT if name.startswith(JAVASCRIPT) else "plain")
+        if name.startswith(JAVASCRIPT):
+            found["versions"] = {"@huggingface/transformers": npm_version(arguments.node)}
+        results[name] = found
+        print(name, json.dumps(found), flush=True)
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _client(name: str, python: str | None, node: Path | None) -> Client | None:
+    """What does the jobs of the case ``name``; None: it is not at hand."""
+    if not name.startswith(JAVASCRIPT):
+        return process(python, CLIENTS / "libraries.py") if python else None
+    if node is None:
+        return None
+    modules = node / "node_modules"
+    if NODE in name:
+        package = modules / "@huggingface" / "transformers"
+        return process("node", CLIENTS / "transformers_js.mjs", behind=[package])
+    return partial(use_in_browser, modules=modules, timeout=SECONDS) if find_browser() else None
+
+
+def npm_version(node: Path) -> str:
+    """Of transformers.js."""
+    path = node / "node_modules" / "@huggingface" / "transformers" / "package.json"
+    return str(json.loads(path.read_text())["version"])
 
 
 if __name__ == "__main__":
