@@ -32,6 +32,7 @@ from awqc.huggingface.inner_generate import noting_inner
 from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.huggingface.whole_encoding import encoding_whole
 from awqc.kv_cache import PAST, encoder_side, past_name, present_name
+from awqc.machine.products import quick_products
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
 from awqc.recording.loop import Loop
@@ -142,7 +143,7 @@ def capture_parts(generating: Generating) -> GeneratingBundle:
         inputs = generating.inputs(examples(generating.processor, *each))
         encoder = model.get_submodule(runs[0].encoder.path) if runs else None
         known = remembering(encoder) if encoder is not None else nullcontext()
-        with known, noting_inner(model) as inner:
+        with known, noting_inner(model) as inner, quick_products():
             calls = generating.record(inputs, FEWEST_TOKENS).calls
         run = Recorded.of(calls, str(generating.folder.path), partial(_spare, model))
         runs.append(run if run.alone else run.through(inputs))
