@@ -25,6 +25,7 @@ from awqc.bundle.parts import Bundle, Trace
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
+from awqc.huggingface.given_rows import GivenRows
 from awqc.huggingface.image_rows import ImageRows
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
 from awqc.huggingface.rows_decoder import MASK, POSITIONS, Form, capture_reader, kinds_of
@@ -177,11 +178,12 @@ def _runs(generating: Generating) -> list[PromptedRun]:
 
 def _embed(generating: Generating, runs: list[PromptedRun]) -> Program:
     module = generating.model.get_submodule(runs[0].merge.embedding)
-    table = module.forward
+    table, given = module.forward, GivenRows.of(generating, runs[0])
     examples = [{TOKENS: torch.where(run.tokens == run.merge.token, 0, run.tokens)} for run in runs]
 
     def forward(**arguments: Tensor) -> dict[str, Tensor]:
-        return {TOKEN_ROWS: table(arguments[TOKENS])}
+        tokens = arguments[TOKENS]
+        return {TOKEN_ROWS: given.put_among(tokens, table(tokens))}
 
     flat = FlatCall(forward, dict(examples[0]), (TOKEN_ROWS,), {})
     return capture_flat(
