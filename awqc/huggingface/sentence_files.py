@@ -7,12 +7,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from awqc.artifacts.json_files import read_objects
+from awqc.artifacts.json_files import Object, read_objects
 from awqc.errors import UsageError
+from awqc.huggingface.folder import WEIGHTS
 
 MODULES = "modules.json"
 SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
-OF_A_MODULE = ("config.json", "model.safetensors")
+OF_A_MODULE = ("config.json", *WEIGHTS)
+SENTENCE = "sentence_embedding"
+"""The one vector of a text, among what is known of it."""
+FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""How older versions write a mode; several are joined in this order."""
 
 
 def copy_sentence_files(folder: Path, target: Path) -> None:
@@ -49,3 +61,26 @@ def module_folder(folder: Path, entry: Any) -> Path:
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise UsageError(f"{folder / MODULES}: {entry!r} names no folder of a module")
     return folder / name
+
+
+def pooling_modes(path: Path) -> tuple[str, ...]:
+    """The modes that the configuration at ``path`` asks for, whose results are joined.
+
+    Raises:
+        UsageError: it asks for one that is not known.
+    """
+    content = Object.of(path)
+    found = content.listed("pooling_mode", str)
+    if not found:
+        found = [mode for flag, mode in FLAGS.items() if content.get(flag, bool, False)] or ["mean"]
+    for mode in found:
+        if mode not in FLAGS.values():
+            known = ", ".join(FLAGS.values())
+            raise UsageError(f"{path}: the pooling {mode!r} is not known: {known} are")
+    return tuple(found)
+
+
+def read_and_written(config: Object) -> tuple[str, str]:
+    """What a module reads of what is known of a text, and what it writes."""
+    source = config.get("module_input_name", str, SENTENCE)
+    return source, config.optional("module_output_name", str) or source
