@@ -13,7 +13,8 @@ from awqc.huggingface.folder import WEIGHTS
 
 MODULES = "modules.json"
 SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
-OF_A_MODULE = ("config.json", *WEIGHTS)
+OF_A_MODULE = ("*config.json", *WEIGHTS)
+"""Patterns; some modules put their name before that of their configuration."""
 SENTENCE = "sentence_embedding"
 """The one vector of a text, among what is known of it."""
 FLAGS = {
@@ -48,7 +49,17 @@ def sentence_files(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in SETTINGS if (folder / name).is_file())
     for entry in read_objects(path)[1:]:
         place = module_folder(folder, entry)
-        yield from (place / name for name in OF_A_MODULE if (place / name).is_file())
+        yield from (file for name in OF_A_MODULE for file in sorted(place.glob(name)))
+
+
+def module_config(place: Path) -> Object:
+    """The configuration of the module there; an empty one, if it has none.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    found = sorted(place.glob(OF_A_MODULE[0]))
+    return Object.of(found[0]) if found else Object({}, str(place))
 
 
 def module_folder(folder: Path, entry: Any) -> Path:
@@ -63,20 +74,21 @@ def module_folder(folder: Path, entry: Any) -> Path:
     return folder / name
 
 
-def pooling_modes(path: Path) -> tuple[str, ...]:
-    """The modes that the configuration at ``path`` asks for, whose results are joined.
+def pooling_modes(content: Object) -> tuple[str, ...]:
+    """The modes that a configuration asks for, whose results are joined.
 
     Raises:
         UsageError: it asks for one that is not known.
     """
-    content = Object.of(path)
+    if not content.content:
+        raise UsageError(f"{content.where}: has no config.json, which says how tokens are pooled")
     found = content.listed("pooling_mode", str)
     if not found:
         found = [mode for flag, mode in FLAGS.items() if content.get(flag, bool, False)] or ["mean"]
     for mode in found:
         if mode not in FLAGS.values():
             known = ", ".join(FLAGS.values())
-            raise UsageError(f"{path}: the pooling {mode!r} is not known: {known} are")
+            raise UsageError(f"{content.where}: the pooling {mode!r} is not known: {known} are")
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from awqc.huggingface.folder import WEIGHTS, reporting
 from awqc.huggingface.sentence_files import (
     MODULES,
     SENTENCE,
+    module_config,
     module_folder,
     pooling_modes,
     read_and_written,
@@ -35,9 +36,9 @@ Known = dict[str, Any]
 class Pooled(nn.Module):
     """One vector of those of tokens, ``modes`` joined."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, modes: tuple[str, ...]) -> None:
         super().__init__()
-        self.modes = pooling_modes(place / "config.json")
+        self.modes = modes
 
     def forward(self, known: Known) -> Known:
         """``known`` with it."""
@@ -159,7 +160,7 @@ def _layered(config: Object, place: Path) -> nn.Module:
 
 
 KINDS: Mapping[str, Callable[[Object, Path], nn.Module]] = {
-    "Pooling": lambda config, place: Pooled(place),
+    "Pooling": lambda config, place: Pooled(pooling_modes(config)),
     "Normalize": _normalize,
     "Dense": _dense,
     "LayerNorm": _layer_norm,
@@ -193,9 +194,7 @@ def sentence_modules(folder: Path) -> nn.Sequential:
                 f"{spelled('task', 'feature-extraction')}, and let sentence-transformers do "
                 "the rest"
             )
-        config = place / "config.json"
-        content = Object.of(config) if config.is_file() else Object({}, str(config))
-        made.append(KINDS[kind](content, place))
+        made.append(KINDS[kind](module_config(place), place))
     if not any(isinstance(each, Pooled) for each in made):
         raise UsageError(f"{path}: nothing in it makes one vector of those of tokens")
     return nn.Sequential(*made).eval()

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from awqc.artifacts.json_files import Object, read_objects
+from awqc.artifacts.json_files import read_objects
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.sentence_files import (
     MODULES,
     SENTENCE,
+    module_config,
     module_folder,
     pooling_modes,
     read_and_written,
@@ -63,7 +64,7 @@ class Pooling:
         for entry in read_objects(path)[1:]:
             kind = str(entry.get("type")).rpartition(".")[2]
             if kind == "Pooling":
-                modes = pooling_modes(module_folder(folder, entry) / "config.json")
+                modes = pooling_modes(module_config(module_folder(folder, entry)))
             elif kind == "Normalize" and _of_sentence(module_folder(folder, entry)):
                 normalize = True
             else:
@@ -90,5 +91,4 @@ class Pooling:
 
 def _of_sentence(place: Path) -> bool:
     """Whether the module there reads and writes the one vector of a text."""
-    config = place / "config.json"
-    return not config.is_file() or read_and_written(Object.of(config)) == (SENTENCE, SENTENCE)
+    return read_and_written(module_config(place)) == (SENTENCE, SENTENCE)

@@ -31,7 +31,8 @@ def written(folder: Path, *modules: Module) -> Path:
     for index, (kind, config, weights) in enumerate(modules, 1):
         place = folder / f"{index}_{kind}"
         place.mkdir()
-        (place / "config.json").write_text(json.dumps(config))
+        name = "cnn_config.json" if kind == "CNN" else "config.json"
+        (place / name).write_text(json.dumps(config))
         if weights:
             save_file(weights, place / "model.safetensors")
         listed.append({"idx": index, "path": place.name, "type": f"sentence_transformers.{kind}"})
@@ -114,7 +115,9 @@ def test_layers_and_neighbours_are_joined(tmp_path: Path) -> None:
              "attention_mask": torch.ones(1, 4)}  # fmt: skip
     made = sentence_modules(written(tmp_path, layered, cnn, MEAN))(known)
     mixed = (layers[1] + 3 * layers[2]) / 4
-    rows = nn.functional.conv1d(mixed.transpose(1, 2), *kernels.values(), padding=1)
+    rows = nn.functional.conv1d(
+        mixed.transpose(1, 2), kernels["convs.0.weight"], kernels["convs.0.bias"], padding=1
+    )
     torch.testing.assert_close(made["sentence_embedding"], rows.mean(dim=2))
 
 
@@ -125,6 +128,7 @@ REFUSED: dict[str, tuple[list[Module], str]] = {
         "os.system is no module of torch.nn",
     ),
     "no weights": ([MEAN, ("Dense", DENSE[1], {})], "has no model.safetensors or pytorch_model"),
+    "no configuration": ([("Pooling", {}, {})], "has no config.json, which says how"),
     "no vector": ([("Normalize", {}, {})], "nothing in it makes one vector"),
     "sizes": (
         [MEAN, ("Dense", {**DENSE[1], "out_features": "x"}, DENSE[2])],
