@@ -52,6 +52,27 @@ def sentence_files(folder: Path) -> Iterator[Path]:
         yield from (file for name in OF_A_MODULE for file in sorted(place.glob(name)))
 
 
+def check_begins_with_model(folder: Path) -> None:
+    """Refuse a folder of sentence-transformers without a model of transformers at its top.
+
+    Raises:
+        UsageError: it begins with something else, or its model lies further inside.
+    """
+    path = folder / MODULES
+    if not path.is_file() or not (modules := read_objects(path)):
+        return
+    place = module_folder(folder, modules[0])
+    if place != folder and (place / "config.json").is_file():
+        raise UsageError(
+            f"{folder}: its model lies in {place.name}, as older versions of sentence-transformers "
+            f"wrote it. Compile {place}, or load and save the folder with a newer version"
+        )
+    raise UsageError(
+        f"{path}: begins with {modules[0].get('type')}, which is no model of transformers; "
+        "sentence-transformers runs the folder"
+    )
+
+
 def module_config(place: Path) -> Object:
     """The configuration of the module there; an empty one, if it has none.
 
