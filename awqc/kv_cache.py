@@ -33,6 +33,10 @@ PLACES = "awqc.places"
 """Metadata of a model: ``1`` where it has no input for positions, and counts them from the first
 place of the cache."""
 
+PROMPT_ROWS = "awqc.prompt_rows"
+"""Metadata of an encoder whose decoder continues a prompt: names of the decoder's inputs that have
+a row for each of its tokens, as JSON; each new token has the last of these rows."""
+
 TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
 """Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
 IMAGE_TOKEN = "awqc.image_token"

@@ -45,6 +45,10 @@ _CODES = {"<image>": _TOKEN,
           **{f"IMGIMG{chr(65 + code // 10)}{chr(65 + code % 10)}Z": code + 4
              for code in range(32)}}  # fmt: skip
 """Tokens of pieces of an image, whose rows are those of the table."""
+_TILED = {"hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 4,
+          "intermediate_size": 48, "vision_output_dim": 64, "image_size": 32, "patch_size": 8,
+          "max_num_tiles": 2, "intermediate_layers_indices": [0],
+          "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]}  # fmt: skip
 _PATCHES = {"patch_size": 8, "vision_feature_select_strategy": "default",
             "num_additional_image_tokens": 1}  # fmt: skip
 
@@ -197,6 +201,11 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
                  "Chameleon", _CROPPED, "Chameleon", {"image_seq_length": 256},
                  ("<image>", "<racm3:break>", "<eoss>"),
                  {"image_token": "<image>", "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}),
+        Prompted("mllama", {"text_config": {**_TEXT, "model_type": "mllama_text_model",
+                                            "num_hidden_layers": 3, "cross_attention_layers": [1]},
+                            "vision_config": _TILED, "image_token_index": _TOKEN},
+                 "Mllama", {**_SQUARE, "max_image_tiles": 2}, "Mllama",
+                 marks=("<|image|>", "<|python_tag|>"), chat=_CHAT.replace("<image>", "<|image|>")),
         Prompted("blip-2", {**both, "text_config": _OPT, "vision_config": _VIT,
                             "qformer_config": _QUERIES, "num_query_tokens": 4},
                  "Blip", _SQUARE, "Blip2", {"num_query_tokens": 4}),

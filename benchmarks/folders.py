@@ -109,14 +109,18 @@ def _loss_of_parts(model: Any, target: Path) -> float:
     encoded = compiled.encode(feeds)
     given, states = compiled.given({**feeds, **encoded}), compiled.begun(encoded)
     found: list[torch.Tensor] = []
-    for some in np.split(tokens.numpy(), 2, axis=1):
-        outputs, states = compiled.step(some, given, states)
+    seen = 0
+    for some in np.array_split(tokens.numpy(), 2, axis=1):
+        rows = compiled.following(feeds, seen, some.shape[1])
+        outputs, states = compiled.step(some, {**given, **rows}, states)
         found.append(torch.from_numpy(outputs["logits"].numpy()))
-    return float((torch.cat(found, dim=1) - wanted).norm() / wanted.norm())
+        seen += some.shape[1]
+    last = torch.cat(found, dim=1)[:, -wanted.shape[1] :]
+    return float((last - wanted).norm() / wanted.norm())
 
 
 def _tokens_and_logits(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-    """Some tokens, and the logits of the float model behind each."""
+    """Some tokens, and the logits of the float model behind each, or behind those of no prompt."""
     import torch
 
     if model.config.is_encoder_decoder:
