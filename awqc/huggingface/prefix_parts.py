@@ -25,77 +25,17 @@ from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Generating
 from awqc.huggingface.generating_parts import DECODER, ENCODER, HEAD, SIZES, layer_and_part
+from awqc.huggingface.prefix_run import WHOLE, PrefixRun, begun
 from awqc.huggingface.recorded import EXAMPLES, examples
 from awqc.kv_cache import PAST, POSITIONS, PRESENT, PROMPT_ROWS, past_name, present_name
 from awqc.program import Batch, Program, Task
 from awqc.recording.flat import FlatCall, flat_call
-from awqc.recording.loop import Loop, longest_loop
-from awqc.recording.outermost import OutsideCall
-from awqc.recording.spare import without
+from awqc.recording.loop import Loop
+from awqc.recording.near import near
 from awqc.recording.structures import Leaves, leaves
 
 AGREE = 1e-3
 """How far logits may be from those of `generate`, relative to their norm."""
-WHOLE = ("",)
-"""The path of the model itself."""
-
-
-@dataclass(frozen=True)
-class PrefixRun:
-    """A run of `generate` that loops around the model itself.
-
-    Attributes:
-        loop: its calls, without positions.
-        calls: the same, in order.
-        opening: what the first call takes and no other one.
-        places: whether the calls are given positions, which count the tokens.
-        prefix: rows in front of the first token.
-        repeated: what the calls are given besides, a row for each token, and for new ones the last
-            row of the prompt.
-    """
-
-    loop: Loop
-    calls: tuple[OutsideCall, ...]
-    opening: tuple[str, ...]
-    places: bool
-    prefix: int
-    repeated: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, calls: Sequence[OutsideCall], where: str) -> PrefixRun:
-        """The run that made ``calls``.
-
-        Raises:
-            CaptureError: it is no loop around the model, or nothing stands in front of the text.
-        """
-        if not calls or any(call.path for call in calls):
-            raise CaptureError(f"{where}: generate does not call the model as a whole in a loop")
-        own = longest_loop(calls)
-        loop = Loop.of(own)
-        opening = [n for n in loop.first.before if n not in (*loop.later.before, *loop.fresh)]
-        repeated = tuple(name for name in loop.fresh if name not in (TOKENS, POSITIONS))
-        if (
-            not opening
-            or TOKENS not in loop.fresh
-            or not all(_repeats(name, loop) for name in repeated)
-        ):
-            raise CaptureError(
-                f"{where}: at each call the model takes {', '.join(loop.fresh)}, and at the first "
-                f"{', '.join(opening) or 'nothing'} besides; tokens, an image, and what follows "
-                "from the prompt are needed"
-            )
-        tokens = loop.first.before[TOKENS].shape[1]
-        places = POSITIONS in loop.fresh
-        if places and int(loop.later.before[POSITIONS].max()) != tokens:
-            raise CaptureError(f"{where}: {POSITIONS} do not count the tokens of the text")
-        plain = without(own, (POSITIONS,))
-        rows = loop.first.left[loop.states[0]].shape[2] - tokens
-        return cls(Loop.of(plain), tuple(plain), tuple(opening), places, rows, repeated)
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """What the encoder makes: rows in front of the text, and what layers of their own read."""
-        return (*(self.loop.states if self.prefix else ()), *self.loop.once)
 
 
 @dataclass(frozen=True)
@@ -119,18 +59,18 @@ class PrefixBundle:
         calls = self.generating.record(inputs, most, min(most, FEWEST_TOKENS), WHOLE)
         run = PrefixRun.of(calls, str(self.generating.folder.path))
         first, last, names = run.loop.first, run.calls[-1], self.carried
-        begun = _begun(run, first.left)
+        known = begun(run, first.left)
         named = {**names, **self.constant}
         tokens, *others = (
             torch.cat([call.before[name] for call in run.calls], dim=1)
             for name in (TOKENS, *run.repeated)
         )
-        past = {past_name(*named[path]): value for path, value in begun.items()}
+        past = {past_name(*named[path]): value for path, value in known.items()}
         read = {
             ENCODER: {path: first.before[path] for path in self._read(run.opening)},
             DECODER: {TOKENS: tokens, **dict(zip(run.repeated, others, strict=True)), **past},
         }
-        made = {f"{ENCODER}.{present_name(*named[path])}": begun[path] for path in run.kept}
+        made = {f"{ENCODER}.{present_name(*named[path])}": known[path] for path in run.kept}
         made[f"{DECODER}.{HEAD}"] = self._logits(read[DECODER], run)
         for path, name in names.items():
             made[f"{DECODER}.{present_name(*name)}"] = last.after[path]
@@ -154,7 +94,7 @@ class PrefixBundle:
         program = self.bundle.parts[DECODER]
         inputs = {spec.name: read[spec.name] for spec in program.inputs}
         whole = program.run(inputs)[list(program.outputs).index(HEAD)]
-        if not float((whole[:, -len(made) :] - own[:, -len(made) :]).norm()) <= AGREE * own.norm():
+        if not near(whole[:, -len(made) :], own[:, -len(made) :], AGREE):
             raise CaptureError(
                 f"{self.generating.folder.path}: of all tokens at once the decoder makes other "
                 f"{HEAD} than generate does, token by token; one graph has to do both"
@@ -224,15 +164,6 @@ def capture_prefix(generating: Generating) -> PrefixBundle:
     return PrefixBundle(generating, Bundle(parts, tuple(wires)), run, settings)
 
 
-def _repeats(name: str, loop: Loop) -> bool:
-    """Whether what a later call is given as ``name`` is the last row of what the first one is."""
-    first, later = loop.first.before.get(name), loop.later.before[name]
-    tokens = loop.first.before[TOKENS]
-    if first is None or first.shape[:2] != tokens.shape:
-        return False
-    return torch.equal(first[:, -1:], later)
-
-
 def _named(paths: Sequence[str], side: str, where: str) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path in paths:
@@ -245,19 +176,13 @@ def _named(paths: Sequence[str], side: str, where: str) -> dict[str, tuple[str, 
     return found
 
 
-def _begun(run: PrefixRun, left: Leaves) -> Leaves:
-    """Of what the first call ``left`` that which is known before the first token."""
-    rows = {path: left[path][:, :, : run.prefix] for path in run.loop.states}
-    return {**rows, **{path: left[path] for path in run.loop.once}}
-
-
 def _opens(whole: Callable[..., Any], run: PrefixRun) -> Callable[..., Leaves]:
     """What of it there is any."""
 
     def forward(**arguments: Any) -> Leaves:
         result = whole(**arguments)
-        begun = _begun(run, {**leaves(arguments), **leaves(result)})
-        return {path: begun[path] for path in run.kept}
+        known = begun(run, {**leaves(arguments), **leaves(result)})
+        return {path: known[path] for path in run.kept}
 
     return forward
 

@@ -21,7 +21,7 @@ from awqc.errors import CaptureError
 from awqc.recording.entries import EntryPoint, own_methods
 from awqc.recording.inner import InnerCall, record_inner
 from awqc.recording.instead import FORWARD
-from awqc.recording.structures import Leaves
+from awqc.recording.structures import Leaves, leaves
 
 CLOSE = 1e-3
 """How far rows may be from rows that they are, relative to their norm."""
@@ -74,7 +74,8 @@ class Merge:
         """
 
         def until(ended: Sequence[InnerCall], call: InnerCall) -> bool:
-            return next(_mixed(ended, call, tokens), None) is not None
+            taken = next(_mixed(ended, call, tokens), None)
+            return taken is not None and _reads(model.get_submodule(call.path), call, taken[1])
 
         calls = record_inner(model, run, until=until)
         found = next(_mixed(calls, calls[-1], tokens), None) if calls else None
@@ -164,6 +165,23 @@ def _mixed(
             same = ~put_in
             if put_in.any() and same.any() and torch.equal(read[same], tokens[same]):
                 yield embedding, argument, put_in
+
+
+def _reads(module: nn.Module, call: InnerCall, argument: str) -> bool:
+    """Whether ``module`` looks at the values of ``argument``, and not at its type alone.
+
+    As one that makes tables of positions does not. One that has others inside does something.
+    """
+    if next(module.children(), None) is not None:
+        return True
+    try:
+        usual, other = (
+            leaves(module.forward(**{**call.given, argument: call.given[argument] + more}))
+            for more in (0, 1)
+        )
+    except Exception:  # noqa: BLE001 - it is given more than tensors
+        return True
+    return any(not torch.equal(value, other[path]) for path, value in usual.items())
 
 
 def _varies(rows: Tensor) -> bool:

@@ -116,6 +116,26 @@ def test_what_is_called_for_other_rows_too_is_not_what_makes_those_of_images() -
     assert found(Codes()).maker == EntryPoint("", "seen")
 
 
+def test_what_asks_rows_for_their_type_alone_does_not_take_them() -> None:
+    """As what makes tables of positions, before the first layer."""
+
+    class Places(nn.Module):
+        def forward(self, *, rows: Tensor) -> Tensor:
+            return torch.arange(rows.shape[1], dtype=rows.dtype)
+
+    class Told(Sees):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = Places()
+
+        def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+            merged = super().merge(tokens, rows, seen)
+            self.places(rows=merged)
+            return merged
+
+    assert found(Told()) == found(Sees())
+
+
 class Ignores(Sees):
     def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
         return rows
