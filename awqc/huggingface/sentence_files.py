@@ -95,14 +95,15 @@ def module_folder(folder: Path, entry: Any) -> Path:
     return folder / name
 
 
-def pooling_modes(content: Object) -> tuple[str, ...]:
-    """The modes that a configuration asks for, whose results are joined.
+def pooling_modes(place: Path) -> tuple[str, ...]:
+    """The modes that the configuration of the module there asks for, whose results are joined.
 
     Raises:
-        UsageError: it asks for one that is not known.
+        UsageError: there is none, it is damaged, or it asks for a mode that is not known.
     """
-    if not content.content:
-        raise UsageError(f"{content.where}: has no config.json, which says how tokens are pooled")
+    if not any(place.glob(OF_A_MODULE[0])):
+        raise UsageError(f"{place}: has no config.json, which says how tokens are pooled")
+    content = module_config(place)
     found = content.listed("pooling_mode", str)
     if not found:
         found = [mode for flag, mode in FLAGS.items() if content.get(flag, bool, False)] or ["mean"]

@@ -160,7 +160,7 @@ def _layered(config: Object, place: Path) -> nn.Module:
 
 
 KINDS: Mapping[str, Callable[[Object, Path], nn.Module]] = {
-    "Pooling": lambda config, place: Pooled(pooling_modes(config)),
+    "Pooling": lambda config, place: Pooled(pooling_modes(place)),
     "Normalize": _normalize,
     "Dense": _dense,
     "LayerNorm": _layer_norm,

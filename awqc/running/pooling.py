@@ -64,7 +64,7 @@ class Pooling:
         for entry in read_objects(path)[1:]:
             kind = str(entry.get("type")).rpartition(".")[2]
             if kind == "Pooling":
-                modes = pooling_modes(module_config(module_folder(folder, entry)))
+                modes = pooling_modes(module_folder(folder, entry))
             elif kind == "Normalize" and _of_sentence(module_folder(folder, entry)):
                 normalize = True
             else:

@@ -128,7 +128,6 @@ REFUSED: dict[str, tuple[list[Module], str]] = {
         "os.system is no module of torch.nn",
     ),
     "no weights": ([MEAN, ("Dense", DENSE[1], {})], "has no model.safetensors or pytorch_model"),
-    "no configuration": ([("Pooling", {}, {})], "has no config.json, which says how"),
     "no vector": ([("Normalize", {}, {})], "nothing in it makes one vector"),
     "sizes": (
         [MEAN, ("Dense", {**DENSE[1], "out_features": "x"}, DENSE[2])],
@@ -142,6 +141,12 @@ def test_what_is_not_known_or_damaged_is_said(case: str, tmp_path: Path) -> None
     modules, message = REFUSED[case]
     with pytest.raises(UsageError, match=message):
         sentence_modules(written(tmp_path, *modules))
+
+
+def test_pooling_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    (written(tmp_path, MEAN) / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"1_Pooling: has no config\.json, which says how"):
+        sentence_modules(tmp_path)
 
 
 def test_a_folder_without_them_is_refused(tmp_path: Path) -> None:
