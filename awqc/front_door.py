@@ -209,9 +209,17 @@ def _find_whole(
             f"{spelled('part')} is for models that are run to find their parts: a diffusers "
             "folder, or awqc.compile(model, run=…) in Python; leave it out"
         )
-    found = pipeline or find_several_graphs(
-        model, options.task, options.trust_remote_code, options.adapter
-    )
+    several = None
+    if pipeline is None:
+        several = find_several_graphs(
+            model, options.task, options.trust_remote_code, options.adapter
+        )
+    if options.image_size is not None and (several is None or not several[1].prompted):
+        raise UsageError(
+            f"{spelled('image_size')} is for models that read images and text in one decoder; "
+            "leave it out"
+        )
+    found = pipeline or several
     if found is not None and options.weights is not None:
         raise UsageError(
             f"{spelled('weights')} is for a model that a factory makes; {model} brings its own"
@@ -236,7 +244,7 @@ def _compile_run(
             "where run is given, the model is one that is loaded already, in one process; load it "
             "first"
         )
-    check_whole(chosen, ("num_samples",))
+    check_whole(chosen, ("num_samples", "image_size"))
     prepare(chosen)
     target = None if output_dir is None else given_path(output_dir, "output_dir")
     if target is not None:

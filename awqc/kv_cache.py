@@ -33,8 +33,14 @@ PLACES = "awqc.places"
 """Metadata of a model: ``1`` where it has no input for positions, and counts them from the first
 place of the cache."""
 
+PROMPT_ROWS = "awqc.prompt_rows"
+"""Metadata of an encoder whose decoder continues a prompt: names of the decoder's inputs that have
+a row for each of its tokens, as JSON; each new token has the last of these rows."""
+
 TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
 """Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
+TEXT_ROWS = "text_rows"
+"""Rows of tokens that are made, where some have another one in a prompt with images."""
 IMAGE_TOKEN = "awqc.image_token"
 """Metadata of a model that makes rows of images: the token in whose places they are put."""
 TOKEN_KINDS = "awqc.token_kinds"

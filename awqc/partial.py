@@ -53,7 +53,8 @@ from awqc.stages.asked import prepare, used_files
 from awqc.verify.gaps import Gaps
 from awqc.verify.limits import check_loss
 
-_WHOLE = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf", "part")
+_WHOLE = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf", "part",
+          "image_size")  # fmt: skip
 """Options that only a model which is captured whole has."""
 
 _OPENING = {name for name, one in declarations(Options).items() if one.group == "model"}

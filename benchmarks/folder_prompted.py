@@ -39,6 +39,16 @@ _STAGES = {"depths": [1, 1, 1, 1], "embed_dim": [8, 16, 24, 32], "num_heads": [1
 _COHERE = {**_TEXT, "model_type": "cohere2", "layer_types": ["full_attention"] * 2}
 _SQUARE = {"size": {"height": 32, "width": 32}}
 _CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+_MARKED = [129, 130, 131, 132, 133]
+"""Tokens around an image, whose rows the model keeps with what sees images."""
+_CODES = {"<image>": _TOKEN,
+          **{f"IMGIMG{chr(65 + code // 10)}{chr(65 + code % 10)}Z": code + 4
+             for code in range(32)}}  # fmt: skip
+"""Tokens of pieces of an image, whose rows are those of the table."""
+_TILED = {"hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 4,
+          "intermediate_size": 48, "vision_output_dim": 64, "image_size": 32, "patch_size": 8,
+          "max_num_tiles": 2, "intermediate_layers_indices": [0],
+          "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]}  # fmt: skip
 _PATCHES = {"patch_size": 8, "vision_feature_select_strategy": "default",
             "num_additional_image_tokens": 1}  # fmt: skip
 
@@ -174,6 +184,28 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
         Prompted("deepseek_vl", {**both, "vision_config": _SIGLIP_POOLED}, "DeepseekVL",
                  {**_SQUARE, "min_size": 8}, "DeepseekVL", {"num_image_tokens": 16},
                  named={"image_token": "<image>"}),
+        Prompted("ovis2", {"text_config": {**_TEXT, "model_type": "qwen2"}, "hidden_size": 32,
+                           "vision_config": {**_VIT, "vocab_size": 64, "hidden_stride": 2,
+                                             "num_visual_indicator_tokens": 5},
+                           "image_token_id": _TOKEN, "visual_indicator_token_ids": _MARKED,
+                           "vocab_size": _VOCABULARY},
+                 "Ovis2", {**_SQUARE, "crop_to_patches": False}, "Ovis2", {"image_seq_length": 4},
+                 ("<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>",
+                  "<image>"), {"image_token": "<IMG_ATOM>"}, chat=_CHAT),
+        Prompted("chameleon", {**_TEXT, "num_key_value_heads": 4, "image_token_id": _TOKEN,
+                               "vq_config": {"embed_dim": 16, "num_embeddings": 32,
+                                             "latent_channels": 16, "resolution": 32,
+                                             "base_channels": 32, "channel_multiplier": [1, 2],
+                                             "num_res_blocks": 1},
+                               "vocabulary_map": _CODES},
+                 "Chameleon", _CROPPED, "Chameleon", {"image_seq_length": 256},
+                 ("<image>", "<racm3:break>", "<eoss>"),
+                 {"image_token": "<image>", "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}),
+        Prompted("mllama", {"text_config": {**_TEXT, "model_type": "mllama_text_model",
+                                            "num_hidden_layers": 3, "cross_attention_layers": [1]},
+                            "vision_config": _TILED, "image_token_index": _TOKEN},
+                 "Mllama", {**_SQUARE, "max_image_tiles": 2}, "Mllama",
+                 marks=("<|image|>", "<|python_tag|>"), chat=_CHAT.replace("<image>", "<|image|>")),
         Prompted("blip-2", {**both, "text_config": _OPT, "vision_config": _VIT,
                             "qformer_config": _QUERIES, "num_query_tokens": 4},
                  "Blip", _SQUARE, "Blip2", {"num_query_tokens": 4}),

@@ -23,6 +23,8 @@ from benchmarks.folder_pipelines import Pipelined
 from benchmarks.folder_prompted import Prompted
 from benchmarks.isolated import Reached, isolated
 
+HIDDEN = -1e30
+"""Logits below are of tokens that are never made, such as those of pieces of images."""
 RESULTS = Path(__file__).parent / "results" / "folders.json"
 
 
@@ -109,14 +111,18 @@ def _loss_of_parts(model: Any, target: Path) -> float:
     encoded = compiled.encode(feeds)
     given, states = compiled.given({**feeds, **encoded}), compiled.begun(encoded)
     found: list[torch.Tensor] = []
-    for some in np.split(tokens.numpy(), 2, axis=1):
-        outputs, states = compiled.step(some, given, states)
+    seen = 0
+    for some in np.array_split(tokens.numpy(), 2, axis=1):
+        rows = compiled.following(feeds, seen, some.shape[1])
+        outputs, states = compiled.step(some, {**given, **rows}, states)
         found.append(torch.from_numpy(outputs["logits"].numpy()))
-    return float((torch.cat(found, dim=1) - wanted).norm() / wanted.norm())
+        seen += some.shape[1]
+    last = torch.cat(found, dim=1)[:, -wanted.shape[1] :]
+    return float((last - wanted).norm() / wanted.norm())
 
 
 def _tokens_and_logits(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-    """Some tokens, and the logits of the float model behind each."""
+    """Some tokens, and the logits of the float model behind each, or behind those of no prompt."""
     import torch
 
     if model.config.is_encoder_decoder:
@@ -156,7 +162,8 @@ def _loss_of_prompt(model: Any, target: Path) -> float:
         outputs, states = compiled.step(tokens, {} if states else feeds, states)
         found.append(torch.from_numpy(outputs["logits"].numpy()[:, -1]))
     logits = torch.cat(wanted.logits)
-    return float((torch.cat(found) - logits).norm() / logits.norm())
+    told = logits > HIDDEN
+    return float((torch.cat(found) - logits)[told].norm() / logits[told].norm())
 
 
 def _loss_of_images(pipeline: Any, target: Path) -> float:

@@ -21,7 +21,7 @@ NEEDED = inspect.Parameter.empty
 OPTIONS: dict[str, Any] = {
     "inputs": (), "dynamic": None, "trust_pickle": False, "part": None, "task": None,
     "trust_remote_code": False, "weights": None, "adapter": None,
-    "num_samples": None, "seq_len": None, "seed": 0,
+    "num_samples": None, "seq_len": None, "image_size": None, "seed": 0,
     "bits": 4, "group_size": "auto", "symmetric": False, "exclude": (), "head_bits": 8,
     "embed_bits": 8, "conv_bits": None, "weight_format": "",
     "effort": "default", "rounding": "auto", "sequential": False, "avg_bits": None,
@@ -35,7 +35,7 @@ OPTIONS: dict[str, Any] = {
     "max_loss": 0.5,
 }  # fmt: skip
 POSITIONAL = {"model": NEEDED, "example_inputs": None, "calib": None}
-WHOLE_MODEL = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf", "part")
+WHOLE_MODEL = ("seq_len", "dynamic", "work_dir", "fresh", "layout", "gguf", "part", "image_size")
 ERRORS = {
     "UsageError": 2, "CaptureError": 1, "UnsupportedGraphError": 1, "CalibrationError": 1,
     "InvariantError": 1, "RankError": 1, "ExportError": 1, "VerificationError": 1,

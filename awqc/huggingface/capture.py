@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from awqc.capture.module import capture_module
 from awqc.capture.renamed import rename_inputs
@@ -21,10 +22,12 @@ from awqc.huggingface.forwards import (
     cached_forward,
     encoder_example,
     plain_forward,
+    sentence_forward,
 )
 from awqc.huggingface.opened import open_for_task
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import capture_recorded
+from awqc.huggingface.sentence_modules import sentence_modules
 from awqc.huggingface.task_table import TASKS
 from awqc.huggingface.tasks import FIRST_READ, listed_for
 from awqc.kv_cache import past_name, present_name
@@ -73,7 +76,14 @@ def load_folder(
         processor = Processor.of(source, chosen.reads, chosen.with_prompt)
         program = capture_recorded(model, processor, source.name)
     else:
-        program = (_capture_cached if chosen.cached else _capture_encoder)(model, source.name)
+        forward = plain_forward(model)
+        if chosen.pooled:
+            forward = sentence_forward(model, sentence_modules(source.path))
+        program = (
+            _capture_cached(model, source.name)
+            if chosen.cached
+            else _capture_encoder(model, forward, source.name)
+        )
     program.task = Task(
         None if chosen.media else "attention_mask",
         ("logits",) if chosen.vocabulary else (),
@@ -136,10 +146,10 @@ def _capture_cached(model: Any, name: str) -> Program:
     return rename_inputs(program, [*flat, *past])
 
 
-def _capture_encoder(model: Any, name: str) -> Program:
+def _capture_encoder(model: Any, forward: Callable[..., dict[str, Tensor]], name: str) -> Program:
     model.config.use_cache = False
     example = encoder_example(model)
-    model.forward = taking_the_last(plain_forward(model), _with_ends(model, example))
+    model.forward = taking_the_last(forward, _with_ends(model, example))
     dynamic = {key: dict(enumerate(TOKENS)) for key in example}
     try:
         program = capture_module(model, example, name=name, dynamic=dynamic, copy=False)

@@ -5,6 +5,7 @@ A model that also sees or hears keeps the numbers of its language model in a par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -66,6 +67,13 @@ def context_length(config: Any) -> int | None:
     lengths = [config_value(config, key) for key in CONTEXT_KEYS]
     known = [int(value) for value in lengths if isinstance(value, int) and value > 0][:1]
     return min([*known, *rotary_switches(config)], default=None)
+
+
+def fewest_places(config: Any) -> int | None:
+    """The smallest of the tables of positions that a configuration names in whatever words."""
+    named = re.compile(r"max_\w*positions?(_embeddings)?$")
+    told = (value for name, value in vars(config).items() if named.match(name))
+    return min((each for each in told if type(each) is int and each > 0), default=None)
 
 
 def rotary_switches(config: Any) -> Iterator[int]:

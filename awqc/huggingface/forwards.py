@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from awqc.errors import UsageError, spelled
 from awqc.huggingface.boxes import boxes_example
@@ -23,8 +23,10 @@ from awqc.huggingface.carried import (
     state_of,
 )
 from awqc.huggingface.config_values import config_value
+from awqc.huggingface.sentence_files import SENTENCE
+from awqc.huggingface.sentence_modules import LAYERS, ROWS
 from awqc.huggingface.tokens import TYPES
-from awqc.kv_cache import KEY, TOKENS, VALUE
+from awqc.kv_cache import KEY, MASK, TOKENS, VALUE
 
 BATCH, SEQUENCE, PAST = 2, 3, 5
 """Example sizes: above 1, which torch.export would fix, and different, so that none merge."""
@@ -79,6 +81,25 @@ def plain_forward(model: Any) -> Callable[..., dict[str, Tensor]]:
             for place, each in enumerate(value)
             if isinstance(each, Tensor)
         }
+
+    return forward
+
+
+def sentence_forward(model: Any, after: nn.Module) -> Callable[..., dict[str, Tensor]]:
+    """A forward that returns vectors of tokens, and the one of a text that ``after`` makes of them.
+
+    ``after`` takes and returns what is known of texts by name, see `sentence_modules`; it becomes
+    a part of ``model``.
+    """
+    original = model.forward
+    model.add_module(SENTENCE, after)
+    layers = bool(config_value(model.config, "output_hidden_states"))
+
+    def forward(**inputs: Tensor) -> dict[str, Tensor]:
+        result = original(**inputs)
+        known = {ROWS: result[0], MASK: inputs[MASK]}
+        known = after({**known, LAYERS: result.hidden_states} if layers else known)
+        return {name: known[name] for name in (ROWS, SENTENCE)}
 
     return forward
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from awqc.bundle.parts import Trace
 from awqc.huggingface.circling import Circling
-from awqc.huggingface.config_values import context_length
+from awqc.huggingface.config_values import context_length, fewest_places
 from awqc.huggingface.folder import HFFolder, reporting
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.recorded import model_inputs
@@ -108,6 +108,7 @@ class Generating:
         """Tokens that its decoder can make at most, as far as its configuration says."""
         config = self.model.config
         longest = getattr(config, "max_target_positions", None) or context_length(config)
+        longest = longest or fewest_places(config)
         return NEW_TOKENS if not isinstance(longest, int) else max(longest // 2, FEWEST_TOKENS)
 
     def of_one_size(self) -> Generating:

@@ -26,6 +26,7 @@ from torch import Tensor
 from awqc.bundle.parts import Bundle, Wire
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError
+from awqc.huggingface.folder import reporting
 from awqc.huggingface.generating import FEWEST_TOKENS, TOKENS, Followed, Generating
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.inner_generate import noting_inner
@@ -249,6 +250,12 @@ def _decoder_call(model: Any, runs: Sequence[Recorded]) -> _Described:
             made = call(first)
         kept = {path: first[path] for path in loop.given}
         examples_of.append({**kept, loop.fresh[0]: tokens[:, past:], **made})
+    what = (
+        f"{loop.path or type(model).__name__} does not read {SIZES[0][1]} tokens at once behind "
+        f"{SIZES[0][0]} others, and one graph has to, for any numbers of them"
+    )
+    with torch.no_grad(), reporting(what):
+        FlatCall(forward, loop.later.arguments, loop.made, {})(examples_of[0])
     arguments = _for_all_tokens(forward, loop, examples_of[0])
     return loop.path, arguments, (*loop.made, *loop.states), examples_of
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from awqc.artifacts.fixed_images import FixedImages
 from awqc.capture.flat_capture import capture_flat
-from awqc.errors import CaptureError
+from awqc.errors import CaptureError, spelled
 from awqc.huggingface.generating import TOKENS, Generating
 from awqc.huggingface.prompted_run import PromptedRun, example_samples
 from awqc.huggingface.samples import Sizes
@@ -96,6 +96,6 @@ class ImageRows:
         program.tell(
             f"it is for images of {fixed.height} x {fixed.width} pixels (height x width), since "
             f"the model goes by the numbers in {', '.join(self.held)}; others are brought to this "
-            "size, which is that of the first image of the data"
+            f"size, which {spelled('image_size')} says, or else the first image of the data"
         )
         return program, fixed

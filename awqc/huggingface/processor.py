@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from awqc.artifacts.json_files import read_json
-from awqc.errors import UsageError
+from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder, reporting
 from awqc.huggingface.prompts import added_tokens, image_mark, prompt_inputs
 from awqc.huggingface.samples import Maker, Sample
@@ -109,6 +109,11 @@ class Processor:
             )
         return rate
 
+    @property
+    def marks_images(self) -> bool:
+        """Whether the texts that it takes beside images have something that stands for these."""
+        return any(getattr(self.made, name, None) for name in ("chat_template", "image_token"))
+
     def maker(self) -> Maker:
         """What makes up samples that it takes."""
         rate = self.rate if AUDIO in self.reads else 0
@@ -140,6 +145,11 @@ class Processor:
             CaptureError: it fails on them.
         """
         made = self._call(samples, tokens)
+        if not isinstance(made, Mapping):
+            raise CaptureError(
+                f"{self.folder.path}: the processor ({self.name}) gives a {type(made).__name__}; "
+                "tensors by the names of the model's inputs are needed"
+            )
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
     def _call(self, samples: Sequence[Sample], tokens: int | None) -> Any:

@@ -25,6 +25,7 @@ from awqc.bundle.parts import Bundle
 from awqc.capture.flat_capture import capture_flat
 from awqc.errors import CaptureError, UsageError
 from awqc.huggingface.generating import TOKENS, Followed, Generating
+from awqc.huggingface.given_rows import GivenRows
 from awqc.huggingface.image_rows import ImageRows
 from awqc.huggingface.prompted_run import PROMPTS, PromptedRun, record_prompt
 from awqc.huggingface.rows_decoder import MASK, POSITIONS, Form, capture_reader, kinds_of
@@ -33,6 +34,7 @@ from awqc.kv_cache import (
     IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
+    TEXT_ROWS,
     TOKEN_KINDS,
     TOKEN_ROWS,
 )
@@ -82,8 +84,9 @@ class PromptedBundle:
         run = record_prompt(self.generating, self.merge, inputs)
         made = self.generating.generate_to_follow(inputs, most)
         tokens = torch.cat([run.tokens, made[:, run.tokens.shape[1] : -1]], dim=1)
-        embedded = self.bundle.parts[EMBED].run({TOKENS: self.plain(tokens)})[0]
-        merged = embedded.clone()
+        embed = self.bundle.parts[EMBED]
+        embedded = dict(zip(embed.outputs, embed.run({TOKENS: self.plain(tokens)}), strict=True))
+        merged = embedded[embed.outputs[-1]].clone()
         merged[:, : run.merged.shape[1]] = run.merged
         program = self.bundle.parts[DECODER]
         read: dict[str, Batch] = {
@@ -91,7 +94,8 @@ class PromptedBundle:
             EMBED: {TOKENS: self.plain(tokens)},
             DECODER: decoder_batch(program, merged, self.form, tokens == self.merge.token),
         }
-        outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows, f"{EMBED}.{TOKEN_ROWS}": embedded}
+        outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows}
+        outputs |= {f"{EMBED}.{name}": value for name, value in embedded.items()}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
             outputs[f"{DECODER}.{name}"] = value
         return Followed((read, outputs), self.generating.without_prompt(made, inputs))
@@ -177,14 +181,17 @@ def _runs(generating: Generating) -> list[PromptedRun]:
 
 def _embed(generating: Generating, runs: list[PromptedRun]) -> Program:
     module = generating.model.get_submodule(runs[0].merge.embedding)
-    table = module.forward
+    table, given = module.forward, GivenRows.of(generating, runs[0])
     examples = [{TOKENS: torch.where(run.tokens == run.merge.token, 0, run.tokens)} for run in runs]
 
     def forward(**arguments: Tensor) -> dict[str, Tensor]:
-        return {TOKEN_ROWS: table(arguments[TOKENS])}
+        tokens = arguments[TOKENS]
+        rows = table(tokens)
+        return {TOKEN_ROWS: given.put_among(tokens, rows), TEXT_ROWS: rows}
 
-    flat = FlatCall(forward, dict(examples[0]), (TOKEN_ROWS,), {})
+    outputs = (TOKEN_ROWS, TEXT_ROWS) if len(given.tokens) else (TOKEN_ROWS,)
+    flat = FlatCall(forward, dict(examples[0]), outputs, {})
     return capture_flat(
-        module, flat, examples, {TOKENS: TOKENS}, {TOKEN_ROWS: TOKEN_ROWS},
+        module, flat, examples, {TOKENS: TOKENS}, {name: name for name in outputs},
         f"{generating.name}-{EMBED}", lambda name: "sequence",
     )  # fmt: skip

@@ -32,6 +32,7 @@ from awqc.program import Program, Task
 from awqc.recording.broadcast import broadcasting
 from awqc.recording.inner import given_instead
 from awqc.recording.instead import forward_instead
+from awqc.recording.near import near
 
 HEAD, MASK, POSITIONS, PAST = "logits", "attention_mask", "position_ids", "past_key_values"
 AGREE = 1e-3
@@ -221,7 +222,7 @@ def _agrees(
         besides = kinds_of(form.besides, images[:, :total])
         with torch.no_grad(), reporting("the decoder does not run on rows alone"):
             logits, *made = forward(rows, mask, order, past, **besides)
-        if not float((logits[:, -1] - wanted).norm()) <= AGREE * float(wanted.norm()):
+        if not near(logits[:, -1], wanted, AGREE):
             return False
         past = dict(zip(past, made, strict=True))
     return True

@@ -8,6 +8,8 @@ from typing import Any
 
 from awqc.program import AUDIO, IMAGE, MEDIA, TEXT, Kinds
 
+SENTENCES = "sentence-similarity"
+"""Task of a text encoder that makes one vector of a text, inside of the graph."""
 JUDGING = ("text-classification", "token-classification", "question-answering")
 """Tasks of one call: an encoder-decoder makes what its decoder reads of the text itself."""
 
@@ -31,6 +33,7 @@ class FolderTask:
         loops: whether such a model is an encoder and a decoder, which `generate` calls in a loop.
         prompted: whether such a model is a decoder that continues text with images in it.
         paired: whether such a model is one graph that reads a text and an image together.
+        pooled: whether what sentence-transformers puts behind such a model is a part of it.
     """
 
     name: str
@@ -42,6 +45,7 @@ class FolderTask:
     loops: bool = False
     prompted: bool = False
     paired: bool = False
+    pooled: bool = False
 
     @property
     def several(self) -> bool:
@@ -214,6 +218,7 @@ TASKS = (
     ),
     FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES"),
     FolderTask("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES", reads=(AUDIO,)),
+    FolderTask(SENTENCES, "AutoModel", "MODEL_MAPPING_NAMES", pooled=True),
     FolderTask(
         "zero-shot-audio-classification", "AutoModel", "MODEL_MAPPING_NAMES", reads=(TEXT, AUDIO)
     ),

@@ -10,6 +10,7 @@ from typing import Any
 from awqc.errors import BY_A_RUN, CaptureError, UsageError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.task_table import TASKS, FolderTask, names_in
+from awqc.kv_cache import TOKENS
 from awqc.program import AUDIO, IMAGE, TEXT, Kinds
 
 FIRST_READ = {"pixel_values": IMAGE, "input_values": AUDIO, "input_features": AUDIO}
@@ -18,6 +19,9 @@ FIRST_READ = {"pixel_values": IMAGE, "input_values": AUDIO, "input_features": AU
 FEATURES_OF_TEXT = "get_text_features"
 FEATURES = {IMAGE: "get_image_features", AUDIO: "get_audio_features"}
 """Methods of models that compare texts with data of another kind, each of which they encode."""
+
+AUTO_MODEL = "AutoModel"
+DECODER_TOKENS = f"decoder_{TOKENS}"
 
 SAME = {"translation": "text2text-generation", "summarization": "text2text-generation"}
 """Other names of tasks."""
@@ -45,11 +49,14 @@ def find_task(
     """
     found = _recognised(config) if wanted is None else _named(config, wanted)
     named = list(getattr(config, "architectures", None) or [])
+    own = _of_class(named) if _recognised(config) is None else None
     if found is None:
-        found = _of_class(named)
+        found = own
+    elif own is not None and found.auto_class == AUTO_MODEL:  # which may load more than there is
+        found = replace(found, auto_class=own.auto_class)
     if found is None and not named and default is not None:
         found = _named(config, default)
-    double = bool(getattr(config, "is_encoder_decoder", False))
+    double = bool(getattr(config, "is_encoder_decoder", False)) and _has_decoder(named)
     found = _of_form(found, double, named)
     if not double:
         found = _of_input(found, named)
@@ -106,12 +113,24 @@ def ways_of(task: FolderTask) -> tuple[FolderTask, ...]:
     return (task, *sorted(others, key=lambda each: len(each.reads)))
 
 
+def _has_decoder(named: Sequence[str]) -> bool:
+    """Whether a class that is ``named`` first has a decoder, as far as its forward says.
+
+    The encoder alone of an encoder-decoder may be saved with the configuration of both.
+    """
+    return not named or not _is_known(named[0]) or _takes(named, DECODER_TOKENS)
+
+
 def _takes_tokens(named: Sequence[str]) -> bool:
     """Whether the forward of the class of transformers that is ``named`` first takes tokens."""
+    return _takes(named, TOKENS)
+
+
+def _takes(named: Sequence[str], argument: str) -> bool:
     import transformers
 
     forward = getattr(getattr(transformers, named[0], None), "forward", None)
-    return forward is not None and "input_ids" in inspect.signature(forward).parameters
+    return forward is not None and argument in inspect.signature(forward).parameters
 
 
 def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | None:
@@ -123,11 +142,11 @@ def _of_input(found: FolderTask | None, named: Sequence[str]) -> FolderTask | No
 
     if found is None or found.several or not named:
         return found
-    if found.auto_class == "AutoModel":
+    if found.auto_class == AUTO_MODEL:
         for other, features in FEATURES.items():
             if _offers(named[0], FEATURES_OF_TEXT, features):
                 rows = (row for row in TASKS if row.reads == (TEXT, other) and not row.with_prompt)
-                return replace(next(rows), auto_class="AutoModel")
+                return replace(next(rows), auto_class=AUTO_MODEL)
     first = getattr(getattr(transformers, named[0], None), "main_input_name", None)
     kind = FIRST_READ.get(first) if isinstance(first, str) else None
     if kind is None or kind in found.reads:
@@ -142,7 +161,7 @@ def _recognised(config: Any) -> FolderTask | None:
             if architecture in task.architectures():
                 return task
         for task in TASKS:
-            suffix = task.auto_class.removeprefix("AutoModel")
+            suffix = task.auto_class.removeprefix(AUTO_MODEL)
             if suffix and architecture.endswith(suffix):
                 own = _is_known(architecture)  # then no table leads to it
                 return replace(task, auto_class=architecture) if own else task
@@ -189,7 +208,7 @@ def _of_class(named: Sequence[str]) -> FolderTask | None:
     if not isinstance(known, type) or not issubclass(known, transformers.PreTrainedModel):
         return None
     kind = FIRST_READ.get(known.main_input_name, TEXT)
-    rows = (task for task in TASKS if task.auto_class == "AutoModel" and task.reads == (kind,))
+    rows = (task for task in TASKS if task.auto_class == AUTO_MODEL and task.reads == (kind,))
     return next((replace(task, auto_class=named[0]) for task in rows), None)
 
 

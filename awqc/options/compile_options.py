@@ -17,6 +17,7 @@ from awqc.options.values import (
     check_parts,
     check_seed,
     check_size,
+    parse_image_size,
     read_axes,
     read_parts,
 )
@@ -120,6 +121,14 @@ class Options:
         kind=int,
         least=2,
         most=10**7,
+    )
+    image_size: str | None = option(
+        None,
+        "Height and width of all images, in pixels, for models of images and text whose graph is "
+        "for images of one size; by default those of the first image of the data.",
+        group="data",
+        metavar="HxW",
+        check=parse_image_size,
     )
     seed: int = option(
         0,

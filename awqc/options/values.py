@@ -28,6 +28,23 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
+def parse_image_size(size: str) -> tuple[int, int]:
+    """Height and width of text such as ``480x640``.
+
+    Raises:
+        UsageError: it reads otherwise.
+
+    >>> parse_image_size("480x640")
+    (480, 640)
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size, re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise UsageError(
+            f"{spelled('image_size', size)}: write height x width in pixels, as 480x640"
+        )
+    return int(match[1]), int(match[2])
+
+
 def check_size(name: str, size: Any) -> None:
     """Refuse a value of the option ``name`` that is no size.
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from awqc.errors import CaptureError
 from awqc.recording.entries import EntryPoint, own_methods
 from awqc.recording.inner import InnerCall, record_inner
 from awqc.recording.instead import FORWARD
-from awqc.recording.structures import Leaves
+from awqc.recording.structures import Leaves, leaves
 
 CLOSE = 1e-3
 """How far rows may be from rows that they are, relative to their norm."""
@@ -39,6 +40,7 @@ class Merge:
         token: the token in whose places the rows are put, one after another.
         factor: the rows are put in times this.
         method: of the module ``source``, that makes the rows.
+        replaced: whether other tokens have, beside images, a row each that is not the embedding's.
     """
 
     embedding: str
@@ -49,6 +51,7 @@ class Merge:
     token: int
     factor: float
     method: str = FORWARD
+    replaced: bool = False
 
     @property
     def maker(self) -> EntryPoint:
@@ -71,7 +74,8 @@ class Merge:
         """
 
         def until(ended: Sequence[InnerCall], call: InnerCall) -> bool:
-            return next(_mixed(ended, call, tokens), None) is not None
+            taken = next(_mixed(ended, call, tokens), None)
+            return taken is not None and _reads(model.get_submodule(call.path), call, taken[1])
 
         calls = record_inner(model, run, until=until)
         found = next(_mixed(calls, calls[-1], tokens), None) if calls else None
@@ -85,23 +89,25 @@ class Merge:
         merged = decoder.given[argument]
         place = f"{where}: of the argument {argument} of {decoder.path}"
         ids = tokens[put_in].unique()
-        if len(ids) != 1 or bool((tokens[~put_in] == ids[0]).any()):
+        varying = [each for each in ids if len(ids) == 1 or _varies(merged[tokens == each])]
+        if len(varying) != 1 or bool(torch.isin(tokens[~put_in], ids).any()):
             raise CaptureError(
                 f"{place} {int(put_in.sum())} rows are none of tokens, at the tokens "
                 f"{', '.join(map(str, ids.tolist()[:6]))}; one token is needed that stands for "
-                "such rows and nothing else"
+                "such rows and nothing else, and each other one has to have one row"
             )
-        rows = merged[put_in]
+        token = int(varying[0])
+        rows = merged[tokens == token]
         for call in _and_methods(model, run, calls):
             for made, value in _made(call.result):
                 factor = _factor(rows, value)
                 if factor is not None:
                     return cls(
                         embedding.path, call.path, made, decoder.path, argument,
-                        int(ids[0]), factor, call.method,
+                        token, factor, call.method, len(ids) > 1,
                     )  # fmt: skip
         raise CaptureError(
-            f"{place} {len(rows)} rows stand at the token {int(ids[0])}, which no module and no "
+            f"{place} {len(rows)} rows stand at the token {token}, which no module and no "
             "method of one makes as they are, in this order: something is put between them, or "
             "they are changed by code on the way"
         )
@@ -112,9 +118,12 @@ def _and_methods(
 ) -> Iterator[InnerCall]:
     """The calls of modules that ``run`` made, the last one to end first; then those of methods.
 
-    Methods are those of the modules around the last call.
+    Methods are those of the modules around the last call. What is called several times makes rows
+    of an image and others.
     """
-    yield from sorted(calls, key=lambda call: -call.left)
+    count = Counter(call.path for call in calls)
+    once = (call for call in calls if count[call.path] == 1)
+    yield from sorted(once, key=lambda call: -call.left)
     taking = calls[-1].path
     again = record_inner(
         model, run, (taking,), lambda _, call: call.path == taking, own_methods(model, taking)
@@ -132,7 +141,7 @@ def _made(result: Leaves) -> Iterator[tuple[str, Tensor]]:
     for path, value in result.items():
         above, _, last = path.rpartition(".")
         if last.isdecimal() and value.ndim:
-            lists.setdefault(above, []).append(value.flatten(0, -2))
+            lists.setdefault(above, []).append(value.reshape(-1, value.shape[-1]))
     for path, values in lists.items():
         if len({value.shape[-1] for value in values}) == 1:
             yield path, torch.cat(values)
@@ -156,6 +165,28 @@ def _mixed(
             same = ~put_in
             if put_in.any() and same.any() and torch.equal(read[same], tokens[same]):
                 yield embedding, argument, put_in
+
+
+def _reads(module: nn.Module, call: InnerCall, argument: str) -> bool:
+    """Whether ``module`` looks at the values of ``argument``, and not at its type alone.
+
+    As one that makes tables of positions does not. One that has others inside does something.
+    """
+    if next(module.children(), None) is not None:
+        return True
+    try:
+        usual, other = (
+            leaves(module.forward(**{**call.given, argument: call.given[argument] + more}))
+            for more in (0, 1)
+        )
+    except Exception:  # noqa: BLE001 - it is given more than tensors
+        return True
+    return any(not torch.equal(value, other[path]) for path, value in usual.items())
+
+
+def _varies(rows: Tensor) -> bool:
+    """Whether they are not all the same."""
+    return bool((rows != rows[:1]).any())
 
 
 def _factor(rows: Tensor, value: Tensor) -> float | None:

@@ -13,6 +13,7 @@ import torch
 
 from awqc.recording.flat import FlatCall
 from awqc.recording.loop import Loop
+from awqc.recording.near import largest_shown
 from awqc.recording.outermost import OutsideCall
 from awqc.recording.structures import leaves, rebuilt
 
@@ -38,7 +39,7 @@ def _is_spare(forward: Callable[..., Any], loop: Loop, name: str) -> bool:
             return False
         for path in loop.made:
             wanted = call.result[path]
-            size = CLOSE * max(float(wanted.abs().max()), 1e-30)
+            size = CLOSE * max(largest_shown(wanted), 1e-30)
             if made[path].shape != wanted.shape or not torch.allclose(
                 made[path], wanted, rtol=0, atol=size
             ):

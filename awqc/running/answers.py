@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from awqc.huggingface.sentence_files import SENTENCE
 from awqc.running.pooling import Pooling
 
 Array = np.ndarray[Any, Any]
@@ -15,7 +16,7 @@ Outputs = Mapping[str, Array]
 """Outputs of one sample, by name."""
 
 MEAN = Pooling(("mean",))
-POOLED = ("_embeds", "pooler_output")
+POOLED = (SENTENCE, "_embeds", "pooler_output")
 """How names of outputs end that are the vector of a sample, the best first."""
 TOP = 5
 """Labels or words that are told, the likeliest first."""
@@ -74,7 +75,7 @@ def embedding(outputs: Outputs, mask: Array | None, pooling: Pooling | None = No
     """One vector, as ``pooling`` says; else the projected or pooled output, or else the mean."""
     vectors = {name: value for name, value in outputs.items() if value.size == max(value.shape)}
     pooled = next((vectors[name] for end in POOLED for name in vectors if name.endswith(end)), None)
-    if pooled is None or pooling is not None:
+    if SENTENCE not in outputs and (pooled is None or pooling is not None):
         states = outputs.get("last_hidden_state", next(iter(outputs.values())))
         pooled = (pooling or MEAN).vector(states, mask)
     vector = [float(number) for number in np.asarray(pooled).reshape(-1)]

@@ -12,9 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from awqc.artifacts.json_files import Object, read_objects
-from awqc.errors import UsageError
-from awqc.huggingface.sentence_files import MODULES, module_folder
+from awqc.artifacts.json_files import read_objects
+from awqc.errors import UsageError, spelled
+from awqc.huggingface.sentence_files import (
+    MODULES,
+    SENTENCE,
+    module_config,
+    module_folder,
+    pooling_modes,
+    read_and_written,
+)
+from awqc.huggingface.task_table import SENTENCES
 from awqc.runtimes.ort_model import Array
 
 TINY = 1e-12
@@ -27,15 +35,6 @@ MODES: Mapping[str, Callable[[Array], Array]] = {
     "lasttoken": lambda states: states[-1],
 }
 """Of the vectors ``(tokens, width)`` of what is no padding."""
-FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-"""How older versions write a mode; several are joined in this order."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,14 @@ class Pooling:
         for entry in read_objects(path)[1:]:
             kind = str(entry.get("type")).rpartition(".")[2]
             if kind == "Pooling":
-                modes = _modes(module_folder(folder, entry) / "config.json")
-            elif kind == "Normalize":
+                modes = pooling_modes(module_folder(folder, entry))
+            elif kind == "Normalize" and _of_sentence(module_folder(folder, entry)):
                 normalize = True
             else:
                 raise UsageError(
                     f"{path}: {entry.get('type')} follows the model; pooling and normalisation are "
-                    "known here. sentence-transformers runs the folder"
+                    "known here. sentence-transformers runs the folder; compiled with "
+                    f"{spelled('task', SENTENCES)} it is a part of the graph"
                 )
         return cls(modes, normalize) if modes else None
 
@@ -89,12 +89,6 @@ class Pooling:
         return made / max(float(np.linalg.norm(made)), TINY) if self.normalize else made
 
 
-def _modes(path: Path) -> tuple[str, ...]:
-    content = Object.of(path)
-    found = content.listed("pooling_mode", str)
-    if not found:
-        found = [mode for flag, mode in FLAGS.items() if content.get(flag, bool, False)] or ["mean"]
-    for mode in found:
-        if mode not in MODES:
-            raise UsageError(f"{path}: the pooling {mode!r} is not known: {', '.join(MODES)} are")
-    return tuple(found)
+def _of_sentence(place: Path) -> bool:
+    """Whether the module there reads and writes the one vector of a text."""
+    return read_and_written(module_config(place)) == (SENTENCE, SENTENCE)

@@ -21,6 +21,7 @@ from awqc.huggingface.diffusion import MODEL_INDEX
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
+from awqc.huggingface.sentence_files import SENTENCE
 from awqc.huggingface.task_table import FolderTask
 from awqc.huggingface.tasks import find_task, ways_of
 from awqc.program import IMAGE, TEXT
@@ -100,8 +101,7 @@ class Runner:
         self.task: FolderTask = task_in(self._folder, task)
         if self.task.cached:
             raise UsageError(f"{folder}: continues text; awqc generate runs it")
-        self._embeds = self.task.name.endswith("feature-extraction")
-        self._pooling = Pooling.read(folder) if self._embeds else None
+        self._embeds = self.task.pooled or self.task.name.endswith("feature-extraction")
         self._max_new_tokens, self._language = max_new_tokens, language
         self.processor = Processor.of(self._folder, self.task.reads, self.task.with_prompt)
         places = (folder, folder / TUNED)
@@ -114,6 +114,8 @@ class Runner:
         elif not several:
             path = find_model(folder)
             self._model = OrtModel(path, provider, read_settings(path, provider))
+        inside = self._model is not None and SENTENCE in self._model.outputs
+        self._pooling = Pooling.read(folder) if self._embeds and not inside else None
         self._tokenizer: Any = None
 
     def answer(self, given: Sequence[str]) -> Iterator[tuple[str, Answer]]:

@@ -22,6 +22,7 @@ from awqc.kv_cache import (
     IMAGE_ROWS,
     IMAGE_TOKEN,
     LOGITS_START,
+    TEXT_ROWS,
     TOKEN_KINDS,
     TOKEN_ROWS,
     Kinds,
@@ -110,7 +111,9 @@ class ImageText:
                 another size than the model takes.
         """
         places = tokens == self.token
-        rows = self.embed.run({TOKENS: np.where(places, 0, tokens)}, [TOKEN_ROWS])[0]
+        alone = TEXT_ROWS in self.embed.outputs and not images
+        wanted = TEXT_ROWS if alone else TOKEN_ROWS
+        rows = self.embed.run({TOKENS: np.where(places, 0, tokens)}, [wanted])[0]
         if not images:
             return rows
         made = self._seen(images)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from awqc.errors import UsageError, spelled
-from awqc.runtimes.encoder_decoder import EncoderDecoder
+from awqc.runtimes.encoder_decoder import TOKENS, EncoderDecoder
 from awqc.runtimes.generation_settings import GenerationSettings
 from awqc.runtimes.ort_model import Array
 
 USUAL_TASK = "transcribe"
+USUAL_TOKENS = 256
+"""Tokens that are made at most behind a prompt, where no number is asked for."""
 
 
 class TextOf:
@@ -31,8 +33,9 @@ class TextOf:
             UsageError: a file is missing or damaged, or the provider does not run here.
             VerificationError: onnxruntime does not load a model.
         """
-        self.settings = GenerationSettings.read(folder)
         self.model = EncoderDecoder(folder, provider, threads)
+        self._prompted = self.model.prompt_rows is not None
+        self.settings = GenerationSettings.read(folder, prompted=self._prompted)
 
     def tokens(
         self,
@@ -53,16 +56,24 @@ class TextOf:
         Raises:
             UsageError: the model knows no such language or task.
         """
-        settings = self.settings
+        settings, seen = self.settings, 0
         encoded = self.model.encode(feeds)
         given, states = self.model.given({**feeds, **encoded}), self.model.begun(encoded)
 
         def step(fresh: list[int]) -> Array:
-            nonlocal states
-            outputs, states = self.model.step(np.array([fresh], dtype=np.int64), given, states)
+            nonlocal states, seen
+            rows = self.model.following(feeds, seen, len(fresh))
+            tokens = np.array([fresh], dtype=np.int64)
+            outputs, states = self.model.step(tokens, {**given, **rows}, states)
+            seen += len(fresh)
             return last_logits(outputs)
 
-        yield from likeliest(settings, step, self._prompt(given, language, task), max_new_tokens)
+        if self._prompted:
+            prompt = [int(token) for token in feeds[TOKENS][0]]
+            max_new_tokens = max_new_tokens or USUAL_TOKENS
+        else:
+            prompt = self._prompt(given, language, task)
+        yield from likeliest(settings, step, prompt, max_new_tokens)
 
     def _prompt(
         self, given: Mapping[str, Any], language: str | None, task: str | None

@@ -32,6 +32,7 @@ def with_adapter(
 def check_folder(path: Path) -> None:
     """Refuse a folder that holds no model, or cannot be read for want of a package."""
     from awqc.huggingface.folder import check_no_adapter
+    from awqc.huggingface.sentence_files import check_begins_with_model
 
     if path.is_dir() and read_manifest(path) is not None:
         raise UsageError(
@@ -40,6 +41,7 @@ def check_folder(path: Path) -> None:
         )
     if path.is_dir() and not (path / "config.json").is_file() and not any(path.glob("*.gguf")):
         check_no_adapter(path)
+        check_begins_with_model(path)
         raise UsageError(
             f"{path}: the folder has no config.json, so it is no Hugging Face model. "
             f"MODEL is {SOURCES}"

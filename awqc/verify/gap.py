@@ -34,6 +34,9 @@ from awqc.verify.columns import Columns
 CHUNK = 2**19
 """Elements that are compared at once, in float64."""
 
+HIDDEN = -1e30
+"""Values below hide what a model never gives, such as tokens that it must not make; as -inf."""
+
 ULPS = 16
 """Units of the last place of the magnitude that correct computations may differ by."""
 
@@ -94,6 +97,7 @@ class Gap:
         if not self.discrete:
             floats = [value.dtype for value in (now, reference) if value.is_floating_point()]
             self._eps = max(self._eps, *(torch.finfo(dtype).eps for dtype in floats))
+            now, reference = (_hidden_as_infinite(value) for value in (now, reference))
         width = reference.shape[-1] if reference.ndim > 1 else 1
         rows = max(1, CHUNK // width)
         parts = zip(
@@ -254,6 +258,12 @@ def _rms(rows: Tensor) -> Tensor:
 
 def _dot(one: Tensor, other: Tensor) -> float:
     return float(torch.dot(one.reshape(-1), other.reshape(-1)))
+
+
+def _hidden_as_infinite(value: Tensor) -> Tensor:
+    if not value.is_floating_point() or float(value.amin()) > HIDDEN:
+        return value
+    return torch.where(value < HIDDEN, -math.inf, value)
 
 
 def _is_finite(values: Tensor) -> bool:

@@ -38,9 +38,10 @@ class TextQuality:
     ) -> None:
         """Take in logits ``(batch, tokens, vocabulary)`` for ``ids`` ``(batch, tokens)``.
 
-        ``mask`` is 0 on padding; ``reference`` holds another model's logits.
+        ``mask`` is 0 on padding; ``reference`` holds another model's logits. Tokens that have none,
+        such as that of an image, are nothing to predict.
         """
-        judged = (mask[:, 1:] != 0) & (mask[:, :-1] != 0)
+        judged = (mask[:, 1:] != 0) & (mask[:, :-1] != 0) & (ids[:, 1:] < logits.shape[-1])
         rows, places = judged.nonzero(as_tuple=True)
         count = max(1, min(ROWS, ELEMENTS // max(1, logits.shape[-1])))
         for some, at in zip(rows.split(count), places.split(count), strict=True):

@@ -76,11 +76,15 @@ def write_layout(
 
 
 def write_encoder_decoder(
-    models: Models, target: Path, settings: Mapping[str, Any] | None = None
+    models: Models,
+    target: Path,
+    settings: Mapping[str, Any] | None = None,
+    told: Mapping[str, str] | None = None,
 ) -> None:
     """Write an encoder, and a decoder with its first call in it.
 
-    ``settings`` are added to the file that says how it generates.
+    ``settings`` are added to the file that says how it generates; ``told`` is what a runner must
+    know, for the metadata of the encoder.
     """
     from awqc.export.merged import merge_decoder, save_as
 
@@ -89,7 +93,7 @@ def write_encoder_decoder(
         said = read_json(file) if file.is_file() else {}
         file.write_text(json.dumps({**said, **settings}, indent=2) + "\n", encoding="utf-8")
 
-    save_as(models[ENCODER], target / ENCODER_MODEL)
+    save_as(models[ENCODER], target / ENCODER_MODEL, dict(told or {}))
     merge_decoder(models.get(CROSS), models[DECODER], target / MERGED_MODEL)
 
 

@@ -15,7 +15,7 @@ from awqc.artifacts.fixed_images import HEIGHT, WIDTH
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.media import Chosen, choose_samples
-from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationError
+from awqc.errors import BY_A_RUN, CaptureError, Note, UsageError, VerificationError, spelled
 from awqc.export.layouts import FolderLayout
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import NEW_TOKENS, Followed, Generating
@@ -23,6 +23,7 @@ from awqc.huggingface.task_table import FolderTask
 from awqc.machine.products import quick_products
 from awqc.machine.progress import stage, track
 from awqc.options import Options
+from awqc.options.values import parse_image_size
 from awqc.runtimes.encoder_decoder import find_parts
 from awqc.verify.words import word_error_rate
 from awqc.whole.compiling import (
@@ -43,6 +44,7 @@ OF_THE_WHOLE = (
     "adapter",
     "num_samples",
     "seq_len",
+    "image_size",
     "inputs",
     "dynamic",
     "layout",
@@ -140,7 +142,7 @@ def open_generating(
     """The model in ``folder``, captured part by part.
 
     One that is made for images of one size takes them in ``image_size``, height and width; None:
-    in that of the first image of ``source``.
+    in what ``options`` say, or else in that of the first image of ``source``.
 
     Raises:
         UsageError: an option is not for such a model.
@@ -150,6 +152,8 @@ def open_generating(
     with stage("capture …"):
         generating = Generating.load(folder, task)
         first = partial(_first_size, generating, source, options)
+        if image_size is None and options.image_size is not None:
+            image_size = parse_image_size(options.image_size)
         generating = replace(generating, image_size=(lambda: image_size) if image_size else first)
         try:
             way, parts = capture_generating(generating)
@@ -158,6 +162,11 @@ def open_generating(
                 raise
             raise CaptureError(f"{error.text}. {BY_A_RUN}") from error
     captured: Generating = parts.generating
+    if options.image_size is not None and captured.processor.image_size is None:
+        raise UsageError(
+            f"{spelled('image_size', options.image_size)} is for models whose graph is for images "
+            f"of one size; {folder.path} takes images of any: leave it out"
+        )
     check_exclude(parts.bundle, options)
     for note in captured.notes:
         notify(Note(note, warning=True))

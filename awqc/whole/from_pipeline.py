@@ -14,7 +14,7 @@ from awqc.artifacts.copying import copy_tree
 from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.text_files import read_lines
-from awqc.errors import Note, UsageError, spelled
+from awqc.errors import CaptureError, Note, UsageError, spelled
 from awqc.huggingface.diffusion import (
     CONFIG,
     DiffusionFolder,
@@ -93,9 +93,24 @@ def open_pipeline(
     calls = pipeline_calls(pipeline, prompts, options.num_samples or NUM_SAMPLES, folder.name)
 
     def run(pipe: Any) -> object:
-        return [pipe(**call).images for call in calls]
+        return [_images(pipe(**call), type(pipe).__name__, folder.name) for call in calls]
 
     return pipeline, run
+
+
+def _images(made: Any, pipeline: str, name: str) -> object:
+    """The images in what a pipeline returned.
+
+    Raises:
+        CaptureError: there are none, as of one that makes videos or audio.
+    """
+    if not hasattr(made, "images"):
+        raise CaptureError(
+            f"{name}: {pipeline} makes {', '.join(vars(made))}, and of a folder awqc lets it make "
+            "images. Load the pipeline in Python and call awqc.compile(pipeline, run=lambda pipe: "
+            "…)"
+        )
+    return made.images
 
 
 def pipeline_names(entry: EntryPoint, taken: Leaves, made: Leaves) -> Names:

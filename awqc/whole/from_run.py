@@ -22,7 +22,8 @@ from awqc.whole.results import compare_results
 MOST_CALLS, MOST_JUDGED = 64, 8
 """Calls of a part that it is calibrated on, and judged by, at most."""
 WHOLE = "the whole, run with its parts compiled"
-OF_THE_WHOLE = ("inputs", "dynamic", "task", "trust_remote_code", "num_samples", "seq_len", "part")
+OF_THE_WHOLE = ("inputs", "dynamic", "task", "trust_remote_code", "num_samples", "seq_len", "part",
+                "image_size")  # fmt: skip
 
 
 def compile_run(

@@ -30,16 +30,18 @@ def swapped_prefix(parts: PrefixBundle, compiled: EncoderDecoder) -> Iterator[No
     """
     model, run = parts.generating.model, parts.recorded
     answer = run.loop.later.answer
-    states = dict[str, Any]()
+    states, given = dict[str, Any](), dict[str, Any]()
 
     @wraps(model.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal states
+        nonlocal states, given
         taken = leaves(bind(model, args, kwargs))
         if all(path in taken for path in run.opening):
             feeds = {path: taken[path].numpy() for path in run.opening}
-            states = compiled.begun(compiled.encode(feeds))
-        made, states = compiled.step(taken[TOKENS].numpy(), {}, states)
+            encoded = compiled.encode(feeds)
+            states, given = compiled.begun(encoded), compiled.given(encoded)
+        rows = compiled.decoder.hold({name: taken[name].numpy() for name in run.repeated})
+        made, states = compiled.step(taken[TOKENS].numpy(), {**given, **rows}, states)
         found: Leaves = {HEAD: torch.from_numpy(np.array(made[HEAD].numpy()))}
         for path, name in parts.carried.items():
             found[path] = sized(states[past_name(*name)].shape())

@@ -57,7 +57,10 @@ def capture_generating(generating: Generating) -> tuple[Way, Any]:
     task = generating.task
     stopped: list[CaptureError | UsageError] = []
     ways = [(each, PROMPT if each.prompted else ENCODER_DECODER) for each in ways_of(task)]
-    ways += [(each, IN_FRONT) for each, way in ways[1:] if not each.with_prompt]
+    if task.prompted and generating.processor.marks_images:  # no text is without one
+        ways.append((task, IN_FRONT))
+    else:
+        ways += [(each, IN_FRONT) for each, _ in ways[1:] if not each.with_prompt]
     for each, way in ways:
         try:
             return way, way.capture(generating.doing(each))
@@ -122,6 +125,6 @@ PROMPT = Way(
 IN_FRONT = Way(
     TWO_FILES,
     capture_prefix,
-    lambda parts, models, target: write_encoder_decoder(models, target, parts.settings),
+    lambda parts, models, target: write_encoder_decoder(models, target, parts.settings, parts.told),
     _in_front,
 )

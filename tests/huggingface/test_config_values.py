@@ -13,7 +13,12 @@ import awqc
 from awqc.compiler import compile_graph
 from awqc.errors import UsageError
 from awqc.huggingface.capture import load_folder
-from awqc.huggingface.config_values import check_complete, config_value, context_length
+from awqc.huggingface.config_values import (
+    check_complete,
+    config_value,
+    context_length,
+    fewest_places,
+)
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.runner_files import genai_config
 from awqc.huggingface.tokens import token_batch
@@ -133,3 +138,12 @@ def test_a_cache_that_stays_in_its_buffer_is_told_where_it_does(tmp_path: Path) 
     for form, shared in (("", False), ("ort", True)):
         described = json.loads((tmp_path / "out" / form / "genai_config.json").read_text())
         assert described["search"]["past_present_share_buffer"] is shared
+
+
+def test_tables_of_positions_are_known_by_whatever_they_are_called() -> None:
+    from transformers import AutoConfig
+
+    spoken = AutoConfig.for_model("speecht5", max_text_positions=48, max_speech_positions=90)
+    assert fewest_places(spoken) == 48
+    assert context_length(spoken) is None
+    assert fewest_places(AutoConfig.for_model("resnet")) is None

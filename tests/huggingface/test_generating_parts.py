@@ -18,7 +18,7 @@ from awqc.huggingface.generating_parts import GeneratingBundle, capture_parts
 from awqc.huggingface.generating_run import Recorded
 from awqc.huggingface.samples import Sizes
 from awqc.huggingface.tasks import find_task
-from benchmarks.folder_models import MODELS
+from benchmarks.folder_models import MODELS, Saved
 
 SPEECH = "automatic-speech-recognition/whisper"
 CACHED = [f"past_key_values.0.{side}.{part}" for side in ("encoder", "decoder")
@@ -121,6 +121,22 @@ def test_one_graph_is_asked_of_an_encoder_decoder(tmp_path: Path) -> None:
     MODELS["text2text-generation/t5"].save(tmp_path)
     with pytest.raises(CaptureError, match="is several graphs"):
         load_folder(tmp_path)
+
+
+def test_a_decoder_that_reads_one_token_at_a_time_is_refused(tmp_path: Path) -> None:
+    """Behind a past, that is; one graph has to read any number of tokens behind any other."""
+    config = {
+        "vocab_size": 128, "hidden_size": 32, "num_encoder_layers": 1, "num_decoder_layers": 1,
+        "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    }  # fmt: skip
+    Saved("prophetnet", "AutoModelForSeq2SeqLM", config, "", {}, tokenizer=True).save(tmp_path)
+    folder = HFFolder.at(tmp_path)
+    generating = Generating.load(folder, find_task(folder.config(), None, where="model"))
+    message = "does not read 3 tokens at once behind 5 others.*only supported.*of length 1"
+    with pytest.raises(CaptureError, match=message):
+        capture_parts(generating)
 
 
 def test_a_run_of_one_module_is_no_encoder_and_decoder() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from awqc.errors import UsageError
-from awqc.huggingface.sentence_files import copy_sentence_files
+from awqc.huggingface.sentence_files import check_begins_with_model, copy_sentence_files
 
 FIRST = {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}
 
@@ -42,3 +42,14 @@ def test_a_module_outside_is_refused(path: Any, tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     with pytest.raises(UsageError, match=r"modules\.json: .* names no folder of a module"):
         copy_sentence_files(source, tmp_path / "target")
+
+
+def test_a_folder_that_begins_with_no_model_of_transformers_is_refused(tmp_path: Path) -> None:
+    source = folder(tmp_path / "source", {"idx": 1, "path": "1_Pooling", "type": "x.Pooling"})
+    (source / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"begins with sentence_transformers\.models\.Transformer"):
+        check_begins_with_model(source)
+    (source / "modules.json").write_text(json.dumps([{**FIRST, "path": "1_Pooling"}]))
+    with pytest.raises(UsageError, match="its model lies in 1_Pooling"):
+        check_begins_with_model(source)
+    check_begins_with_model(tmp_path)  # of another kind: nothing

@@ -96,6 +96,14 @@ def test_a_class_that_no_table_lists_makes_features(architecture: str, name: str
     assert found.load_class().__name__ == architecture
 
 
+def test_the_encoder_of_a_pair_is_loaded_alone_where_it_was_saved_alone() -> None:
+    """Its configuration may still be that of both, and a task be asked for."""
+    both = config("T5EncoderModel", "t5", is_encoder_decoder=True)
+    for task in (None, "feature-extraction", "sentence-similarity"):
+        found = find_task(both, task, where="here")
+        assert (found.auto_class, found.several) == ("T5EncoderModel", False)
+
+
 def test_of_several_rows_of_a_task_the_one_with_the_type_of_model_is_taken() -> None:
     for kind, auto in {
         "segformer": "AutoModelForSemanticSegmentation",

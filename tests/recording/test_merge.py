@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,60 @@ def test_rows_may_be_made_by_a_method() -> None:
     assert merge.maker == EntryPoint("", "seen")
     made = merge.rows(leaves(model.seen(PIXELS)))
     assert torch.equal(made, torch.cat(model.seen(PIXELS)["rows"]))
+
+
+def test_another_token_may_have_a_row_of_its_own_beside_images() -> None:
+    """As a mark in front of an image, which is the same for all images."""
+
+    class Marked(Sees):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mark = nn.Parameter(torch.ones(WIDTH))
+
+        def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+            merged = super().merge(tokens, rows, seen)
+            return torch.where((tokens == PROMPT[0, 0])[..., None], self.mark, merged)
+
+    merge = found(Marked())
+    assert merge.replaced
+    assert merge == replace(found(Sees()), replaced=True)
+
+
+def test_what_is_called_for_other_rows_too_is_not_what_makes_those_of_images() -> None:
+    """As where pieces of an image are tokens, whose rows the same table makes."""
+
+    class Codes(Sees):
+        def seen(self, pixels: Tensor) -> Tensor:
+            codes = self.eye(pixels).argmax(dim=-1)
+            rows: Tensor = self.table(codes)
+            return rows
+
+        def forward(self, tokens: Tensor, *, pixels: Tensor) -> Tensor:
+            merged = self.merge(tokens, self.table(tokens), self.seen(pixels))
+            logits: Tensor = self.reader(rows=merged)
+            return logits
+
+    assert found(Codes()).maker == EntryPoint("", "seen")
+
+
+def test_what_asks_rows_for_their_type_alone_does_not_take_them() -> None:
+    """As what makes tables of positions, before the first layer."""
+
+    class Places(nn.Module):
+        def forward(self, *, rows: Tensor) -> Tensor:
+            return torch.arange(rows.shape[1], dtype=rows.dtype)
+
+    class Told(Sees):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = Places()
+
+        def merge(self, tokens: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+            merged = super().merge(tokens, rows, seen)
+            self.places(rows=merged)
+            return merged
+
+    assert found(Told()) == found(Sees())
 
 
 class Ignores(Sees):

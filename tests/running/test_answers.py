@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from awqc.running import answers
+from awqc.running.pooling import Pooling
 
 NAMES = {0: "cat", 1: "dog", 2: "cow"}
 
@@ -55,3 +56,9 @@ def test_an_embedding_is_pooled_or_the_mean_of_tokens() -> None:
 def test_other_outputs_are_told_by_size_and_range() -> None:
     answer = answers.shapes({"depth": np.array([[1.0, 3.0]])})
     assert answer.text == "depth [1, 2]: 1 to 3"
+
+
+def test_a_vector_that_the_graph_makes_is_the_answer_whatever_the_files_say() -> None:
+    outputs = {"token_embeddings": np.ones((1, 3, 2)), "sentence_embedding": np.array([[3.0, 4.0]])}
+    found = answers.embedding(outputs, np.ones((1, 3)), Pooling(("cls",)))
+    assert found.content == [3.0, 4.0]

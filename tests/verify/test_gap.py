@@ -153,3 +153,14 @@ def test_what_is_not_finite() -> None:
 def test_another_shape_is_an_error() -> None:
     with pytest.raises(VerificationError, match=r"shape \(2, 3\), the reference \(3, 2\)"):
         gap(torch.zeros(2, 3), torch.zeros(3, 2))
+
+
+def test_the_lowest_number_hides_no_difference_beside_it() -> None:
+    """Models hide tokens that are never made behind it, next to which all differences are small."""
+    lowest = torch.finfo(torch.float32).min
+    reference = torch.tensor([[1.0, 2.0, 3.0, lowest]] * 3)
+    other = torch.tensor([[3.0, 2.0, 1.0, lowest]] * 3)
+    assert gap(other, reference).rel > 1
+    assert gap(reference, reference).rel == 0
+    shown = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 3)
+    assert not gap(shown.where(shown < 4, lowest), shown).finite

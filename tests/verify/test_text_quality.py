@@ -42,3 +42,12 @@ def test_padding_is_neither_judged_nor_judges() -> None:
 
 def test_nothing_compared_is_not_reported() -> None:
     assert TextQuality().as_dict() == {"tokens": 0, "perplexity": 1.0}
+
+
+def test_a_token_without_logits_is_nothing_to_predict() -> None:
+    """As that of an image, which stands in texts and is never made."""
+    logits, ids = torch.zeros(1, 4, 5), torch.tensor([[1, 5, 2, 3]])
+    score = TextQuality()
+    score.add(logits, ids, torch.ones_like(ids))
+    assert score.tokens == 2
+    assert score.perplexity == pytest.approx(5)

@@ -99,6 +99,52 @@ def test_the_rows_of_an_image_are_the_past_of_a_text(tmp_path: Path) -> None:
     torch.testing.assert_close(made["decoder.logits"], logits[:, -count:], rtol=1e-3, atol=1e-5)
 
 
+LOOKS = "image-text-to-text/mllama"
+"""Its decoder has layers of their own that look at an image, and reads a prompt."""
+
+
+def test_layers_of_their_own_look_at_what_the_first_call_made_of_an_image(tmp_path: Path) -> None:
+    """Which of it each token may see follows from the prompt; new tokens see what its last sees."""
+    model = MODELS[LOOKS].save(tmp_path)
+    folder = HFFolder.at(tmp_path)
+    generating = Generating.load(folder, find_task(folder.config(), None, where="here"))
+    parts = capture_prefix(generating)
+    outputs = parts.bundle.parts["encoder"].outputs
+    assert outputs == ("present.1.encoder.key", "present.1.encoder.value")
+    sample = generating.processor.maker().sample(np.random.default_rng(5))
+    read, wanted = parts.follow(inputs := generating.inputs([sample]), 5).trace
+    mask = read["decoder"]["cross_attention_mask"]
+    prompt = inputs["input_ids"].shape[1]
+    assert torch.equal(mask[:, prompt:], mask[:, prompt - 1 : prompt].expand(-1, 4, -1, -1))
+    batch = {f"{part}.{key}": x for part, own in read.items() for key, x in own.items()}
+    _, made = parts.bundle.trace(batch)
+    for key, value in made.items():
+        torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-4)
+    tokens = batch["decoder.input_ids"]
+    images = {key: value for key, value in inputs.items() if key in read["encoder"]}
+    with torch.no_grad():
+        logits = model(input_ids=tokens, cross_attention_mask=mask, **images).logits
+    torch.testing.assert_close(made["decoder.logits"], logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_prompt_with_an_image_that_is_looked_at_is_continued(
+    picture: Path, tmp_path: Path
+) -> None:
+    folder, target = tmp_path / "model", tmp_path / "out"
+    model = MODELS[LOOKS].save(folder)
+    compiled = awqc.compile(folder, output_dir=target, **CHEAP)
+    assert list(compiled.parts) == ["encoder", "decoder"]
+    assert compiled.report["task"] == "image-text-to-text"
+    runner = Runner(target, max_new_tokens=4)
+    ((_, answer),) = runner.answer([str(picture), "t4 t6"])
+    inputs = runner.processor.inputs([Sample("seen", "t4 t6", Image.open(picture))])
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    ids = ids[0, inputs["input_ids"].shape[1] :]
+    assert answer.text == HFFolder(folder).tokenizer().decode(ids, skip_special_tokens=True)
+
+
 def test_a_model_that_reads_nothing_in_front_is_refused(tmp_path: Path) -> None:
     MODELS["image-to-text/blip"].save(tmp_path)
     folder = HFFolder.at(tmp_path)

@@ -14,13 +14,13 @@ from PIL import Image
 
 import awqc
 from awqc.cli import run
-from awqc.errors import UsageError, VerificationError
+from awqc.errors import CaptureError, UsageError, VerificationError
 from awqc.front_door import plan_compile
 from awqc.huggingface.diffusion import DiffusionFolder
 from awqc.options import parse_options
 from awqc.recording.entries import EntryPoint
 from awqc.running.pictures import Pictures
-from awqc.whole.from_pipeline import pipeline_names
+from awqc.whole.from_pipeline import _images, pipeline_names
 from awqc.whole.plans import WholePlan
 from tests.tiny_pipelines import save_text_to_image, save_unconditional
 
@@ -117,3 +117,12 @@ def test_data_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the format gguf is for models of one graph"):
         awqc.compile(tmp_path / "made", **{**CHEAP, "formats": ("gguf",)})
     assert DiffusionFolder.at(tmp_path / "made").components()
+
+
+def test_what_makes_no_images_is_refused() -> None:
+    class Filmed(dict[str, object]):
+        def __init__(self) -> None:
+            self.frames = [1]
+
+    with pytest.raises(CaptureError, match="films: Films makes frames, and of a folder"):
+        _images(Filmed(), "Films", "films")

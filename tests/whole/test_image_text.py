@@ -13,13 +13,17 @@ import pytest
 import torch
 
 import awqc
+from awqc.data.load import DataSource
 from awqc.errors import CaptureError, Note, UsageError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.processor import Processor
 from awqc.huggingface.samples import Sample
+from awqc.huggingface.tasks import find_task
+from awqc.options import parse_options
 from awqc.program import IMAGE, TEXT
 from awqc.running.runner import Runner
+from awqc.whole.from_folder import OpenedParts, open_generating
 from benchmarks.folder_models import MODELS
 from tests.media import write_images
 
@@ -149,6 +153,28 @@ def test_images_are_brought_to_the_size_of_the_first(
         "1 images of other sizes were brought to 40 x 60 pixels (height x width), for which the "
         "model is made"
     ]
+
+
+def opened(path: Path, image_size: str) -> OpenedParts:
+    folder, options = HFFolder.at(path), parse_options(image_size=image_size)
+    task = find_task(folder.config(), None, where=str(path))
+    return open_generating(folder, task, options, lambda note: None, DataSource())
+
+
+def test_the_size_of_images_may_be_given(images: list[Path], tmp_path: Path) -> None:
+    MODELS["image-text-to-text/llava_next"].save(tmp_path / "model")
+    assert opened(tmp_path / "model", "48x32").parts.fixed.size == (48, 32)
+
+
+def test_a_size_is_refused_where_images_may_have_any(tmp_path: Path) -> None:
+    MODELS["image-text-to-text/llava"].save(tmp_path / "llava")
+    with pytest.raises(UsageError, match=r"image_size='48x32'.*takes images of any"):
+        opened(tmp_path / "llava", "48x32")
+    MODELS["image-classification/vit"].save(tmp_path / "vit")
+    with pytest.raises(UsageError, match="image_size is for models that read images and text in"):
+        awqc.compile(tmp_path / "vit", image_size="48x32", **CHEAP)
+    with pytest.raises(UsageError, match="write height x width in pixels, as 480x640"):
+        awqc.compile(tmp_path / "vit", image_size="48", **CHEAP)
 
 
 def test_what_a_processor_makes_of_another_size_is_refused(
