@@ -15,7 +15,6 @@ from awqc.capture.module import ExampleInputs
 from awqc.compiler import Compiled, compile_graph
 from awqc.data.load import Calib, DataSource
 from awqc.errors import Note, UsageError, spelled
-from awqc.huggingface.diffusion import DiffusionFolder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.task_table import FolderTask
 from awqc.machine.given_paths import given_path
@@ -26,15 +25,15 @@ from awqc.options.declare import takes
 from awqc.passes.pipeline import Observe
 from awqc.passes.planning import Plan
 from awqc.program import Program
-from awqc.sources.opening import ModelLike, find_pipeline, find_several_graphs
+from awqc.sources.opening import ModelLike, find_run_folder, find_several_graphs
 from awqc.stages.asked import prepare, used_files
 from awqc.stages.foreseen import foresee
 from awqc.whole.compiling import CompiledBundle, check_whole, kept_beside
 from awqc.whole.from_folder import compile_generating
-from awqc.whole.from_pipeline import compile_pipeline
 from awqc.whole.from_run import compile_run
-from awqc.whole.plans import WholePlan, plan_generating, plan_pipeline
+from awqc.whole.plans import WholePlan, plan_generating, plan_run_folder
 from awqc.whole.recorded_run import Run, own_modules
+from awqc.whole.run_folders import RunFolder, compile_run_folder
 
 
 @overload
@@ -166,8 +165,8 @@ def compile(
     source, tell = DataSource.of(calib), notify or (lambda note: None)
     given = kept_beside(target, options)
     with ExitStack() as hold:
-        if isinstance(whole, DiffusionFolder):
-            result = compile_pipeline(whole, source, chosen, given, tell, hold)
+        if not isinstance(whole, tuple):
+            result = compile_run_folder(whole, source, chosen, given, tell, hold)
         else:
             folder, task, notes = whole
             for text in notes:
@@ -189,37 +188,35 @@ def plan_compile(model: ModelLike, calib: Calib | None, options: Options) -> Pla
         return foresee(model, calib, options)
     prepare(options)
     source = DataSource.of(calib)
-    if isinstance(whole, DiffusionFolder):
-        return plan_pipeline(whole, source, options)
+    if not isinstance(whole, tuple):
+        return plan_run_folder(whole, source, options)
     return plan_generating(whole[0], whole[1], source, options)
 
 
 def _find_whole(
     model: Any, options: Options
-) -> DiffusionFolder | tuple[HFFolder, FolderTask, tuple[str, ...]] | None:
+) -> RunFolder | tuple[HFFolder, FolderTask, tuple[str, ...]] | None:
     """The folder of a model of several graphs that ``model`` is; None of one graph.
 
     Raises:
         UsageError: the folder is none that could be used, or an option is not for such a model.
         CaptureError: transformers does not know the architecture.
     """
-    pipeline = find_pipeline(model)
-    if options.part and pipeline is None:
+    how = options.task, options.trust_remote_code, options.adapter
+    run = find_run_folder(model, *how)
+    if options.part and run is None:
         raise UsageError(
             f"{spelled('part')} is for models that are run to find their parts: a diffusers "
-            "folder, or awqc.compile(model, run=…) in Python; leave it out"
+            "folder, one of a model that speaks, or awqc.compile(model, run=…) in Python; leave it "
+            "out"
         )
-    several = None
-    if pipeline is None:
-        several = find_several_graphs(
-            model, options.task, options.trust_remote_code, options.adapter
-        )
+    several = None if run is not None else find_several_graphs(model, *how)
     if options.image_size is not None and (several is None or not several[1].prompted):
         raise UsageError(
             f"{spelled('image_size')} is for models that read images and text in one decoder; "
             "leave it out"
         )
-    found = pipeline or several
+    found = run or several
     if found is not None and options.weights is not None:
         raise UsageError(
             f"{spelled('weights')} is for a model that a factory makes; {model} brings its own"

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.folder_pipelines import PIPELINES, Pipelined
 from benchmarks.folder_prompted import Prompted, prompted_models
+from benchmarks.folder_speech import SPEAKING, Speaking
 
 VOCABULARY = 128
 _BLOCKS = {
@@ -362,9 +363,10 @@ def _generating() -> Iterator[tuple[str, Saved]]:
     yield "image-to-text/vision-encoder-decoder", saved
 
 
-MODELS: dict[str, Saved | Prompted | Pipelined] = {
+MODELS: dict[str, Saved | Prompted | Pipelined | Speaking] = {
     **dict(_models()),
     **dict(prompted_models()),
     **PIPELINES,
+    **SPEAKING,
 }
 """By task and type of model."""

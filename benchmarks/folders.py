@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.folder_models import MODELS
 from benchmarks.folder_pipelines import Pipelined
 from benchmarks.folder_prompted import Prompted
+from benchmarks.folder_speech import Speaking, loss_of_speech
 from benchmarks.isolated import Reached, isolated
 
 HIDDEN = -1e30
@@ -51,19 +52,22 @@ def run_one(name: str, reached: Reached = lambda stage: None) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     stage, prompted = "save", isinstance(MODELS[name], Prompted)
-    pipelined = isinstance(MODELS[name], Pipelined)
+    pipelined, speaking = (isinstance(MODELS[name], kind) for kind in (Pipelined, Speaking))
     with tempfile.TemporaryDirectory() as work:
         source, target = Path(work) / "model", Path(work) / "out"
         try:
             model = MODELS[name].save(source)
             reached(stage := "compile")
             compiled = awqc.compile(
-                source, output_dir=target, bits=8, group_size=16, effort="fast", num_samples=10,
+                source, output_dir=target, bits=8, group_size=16, effort="fast",
+                num_samples=6 if speaking else 10,
                 formats=("onnx",), provider="cpu",
                 task=name.partition("/")[0] if prompted else None,
             )  # fmt: skip
             reached(stage := "run")
-            if pipelined:
+            if speaking:
+                loss = loss_of_speech(source, target)
+            elif pipelined:
                 loss = _loss_of_images(model, target)
             else:
                 reads_prompt = (target / "vision_encoder.onnx").is_file()

@@ -25,10 +25,11 @@ from awqc.commands.declared import declared
 @click.option(
     "-o",
     "--output-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     default=Path(),
     metavar="DIR",
-    help="Where such images are written.  [default: where you are]",
+    help="Where such images, or sounds, are written; of one sound also a file, *.wav.  "
+    "[default: where you are]",
 )
 @click.option("--language", help="Spoken or written language, by its code, where a model asks.")
 @declared("provider", "Where onnxruntime runs.")
@@ -50,7 +51,8 @@ def command(
     text, or a file with one in each line. For a model of images and text it is an image, and the
     text behind it; for one that compares images with texts, some of both: which text fits, or, of
     one kind alone, embeddings; for a diffusion pipeline a text, of which an image is made (by
-    diffusers' scheduler). The model runs in onnxruntime; its own processor makes its inputs.
+    diffusers' scheduler); for a model that speaks a text, of which a file of sound is made. The
+    model runs in onnxruntime; its own processor makes its inputs.
 
     \b
     Examples:
@@ -61,17 +63,21 @@ def command(
       awqc run t5-small-awq "translate English to German: Good morning."
       awqc run minilm-awq lines.txt --json
       awqc run stable-diffusion-awq "a lighthouse at dusk" -o images
+      awqc run vits-awq "Good morning." -o morning.wav
     """
     from awqc.huggingface.diffusion import MODEL_INDEX
     from awqc.machine.terminal import console, echo, labelled
     from awqc.running.pictures import Pictures
     from awqc.running.runner import Runner
+    from awqc.running.speech import Speech, speaks
     from awqc.runtimes.onnxruntime import resolve_provider
 
     device = resolve_provider(provider)
-    runner: Runner | Pictures
+    runner: Runner | Pictures | Speech
     if (folder / MODEL_INDEX).is_file():
         runner = Pictures(folder, output_dir, device, steps)
+    elif speaks(folder):
+        runner = Speech(folder, output_dir, device, max_new_tokens)
     else:
         runner = Runner(
             folder,
@@ -85,5 +91,5 @@ def command(
             echo(json.dumps({"input": source, "output": answer.content}))
         else:
             echo(answer.text if len(inputs) == 1 else f"{source}: {answer.text}")
-    for note in runner.notes if isinstance(runner, Runner) else ():
+    for note in () if isinstance(runner, Pictures) else runner.notes:
         console(stderr=True).print(labelled("note", "cyan", note))

@@ -47,8 +47,9 @@ def open_for_task(source: HFFolder, task: str | None) -> Opened:
     config = source.config()
     default = "text-generation" if source.gguf_file else None
     chosen = find_task(config, task, where=where, default=default)
-    if chosen.several:
-        what = "an encoder-decoder" if chosen.loops else "a model of images and text"
+    if chosen.several or chosen.speaks:
+        loops = "an encoder-decoder" if chosen.loops else "a model of images and text"
+        what = "a model that speaks" if chosen.speaks else loops
         raise CaptureError(
             f"{where}: {what} ({config.model_type}) is several graphs, which this "
             "does not take; awqc compile and awqc.compile do, and awqc plan tells what they need"

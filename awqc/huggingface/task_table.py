@@ -34,6 +34,7 @@ class FolderTask:
         prompted: whether such a model is a decoder that continues text with images in it.
         paired: whether such a model is one graph that reads a text and an image together.
         pooled: whether what sentence-transformers puts behind such a model is a part of it.
+        speaks: whether such a model makes sound of a text, in a way of its own that must be run.
     """
 
     name: str
@@ -46,6 +47,7 @@ class FolderTask:
     prompted: bool = False
     paired: bool = False
     pooled: bool = False
+    speaks: bool = False
 
     @property
     def several(self) -> bool:
@@ -212,6 +214,18 @@ TASKS = (
         "AutoModelForZeroShotImageClassification",
         "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
         reads=(TEXT, IMAGE),
+    ),
+    FolderTask(
+        "text-to-speech",
+        "AutoModelForTextToWaveform",
+        "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
+        speaks=True,
+    ),
+    FolderTask(
+        "text-to-speech",
+        "AutoModelForTextToSpectrogram",
+        "MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES",
+        speaks=True,
     ),
     FolderTask(
         "image-feature-extraction", "AutoModel", "MODEL_FOR_IMAGE_MAPPING_NAMES", reads=(IMAGE,)

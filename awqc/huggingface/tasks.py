@@ -23,7 +23,11 @@ FEATURES = {IMAGE: "get_image_features", AUDIO: "get_audio_features"}
 AUTO_MODEL = "AutoModel"
 DECODER_TOKENS = f"decoder_{TOKENS}"
 
-SAME = {"translation": "text2text-generation", "summarization": "text2text-generation"}
+SAME = {
+    "translation": "text2text-generation",
+    "summarization": "text2text-generation",
+    "text-to-audio": "text-to-speech",
+}
 """Other names of tasks."""
 
 
@@ -60,8 +64,10 @@ def find_task(
     found = _of_form(found, double, named)
     if not double:
         found = _of_input(found, named)
-    if double and (found is None or not (found.media or found.loops or found.judges)):
-        names = ", ".join(dict.fromkeys(task.name for task in TASKS if task.loops))
+    known = found is not None and (found.media or found.loops or found.judges or found.speaks)
+    if double and not known:
+        generate = (task.name for task in TASKS if task.loops or task.speaks)
+        names = ", ".join(dict.fromkeys(generate))
         raise CaptureError(
             f"{where}: an encoder-decoder ({config.model_type}), which can be compiled for what it "
             f"generates: {names} ({spelled('task')}). {BY_A_RUN}"
@@ -221,7 +227,12 @@ def _named(config: Any, wanted: str) -> FolderTask:
     rows = [task for task in TASKS if task.name == SAME.get(wanted, wanted)]
     if not rows:
         raise UsageError(f"no task is called {wanted!r}; tasks: {', '.join(_names())}")
-    return next((task for task in rows if config.model_type in task.table()), rows[0])
+    named = list(getattr(config, "architectures", None) or [])
+    for task in rows:
+        if config.model_type in task.table():
+            return task
+    own = rows[0].speaks and named and _is_known(named[0])  # in a table for what it does besides
+    return replace(rows[0], auto_class=named[0]) if own else rows[0]
 
 
 def _names() -> list[str]:

@@ -9,17 +9,18 @@
            -> vae.decoder           inside of it
 
 A method that calls a module again and again, as `generate` does, is a loop of the model's own:
-entries are looked for inside of it.
+entries are looked for inside of it. So they are inside of one that is *opened* since it is no
+graph: it draws random numbers, or its path follows from values.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -55,9 +56,16 @@ def modules_of(model: Any) -> dict[str, nn.Module]:
     return found
 
 
-def find_entries(modules: Mapping[str, nn.Module], run: Callable[[], object]) -> list[EntryPoint]:
-    """The entries of ``modules`` while ``run`` runs, in the order of their first calls."""
-    watch = _Watch({id(module): path for path, module in modules.items()})
+def find_entries(
+    modules: Mapping[str, nn.Module],
+    run: Callable[[], object],
+    opened: Collection[EntryPoint] = (),
+) -> list[EntryPoint]:
+    """The entries of ``modules`` while ``run`` runs, in the order of their first calls.
+
+    In place of those that are ``opened`` are what they call.
+    """
+    watch = _Watch({id(module): path for path, module in modules.items()}, frozenset(opened))
     with ExitStack() as stack, torch.no_grad():
         for module in modules.values():
             for hook in (
@@ -96,8 +104,9 @@ class _MethodCall:
 
 
 class _Watch:
-    def __init__(self, paths: dict[int, str]) -> None:
+    def __init__(self, paths: dict[int, str], opened: frozenset[EntryPoint]) -> None:
         self._paths = paths
+        self._opened = opened
         self._depth = 0
         self._ways: dict[tuple[EntryPoint, ...], None] = {}
         self._loops: set[EntryPoint] = set()
@@ -105,10 +114,12 @@ class _Watch:
         self._under_way: list[_MethodCall] = []
 
     def enter(self, module: nn.Module, _: Any) -> None:
+        path = self._paths[id(module)]
+        if EntryPoint(path) in self._opened:
+            return
         self._depth += 1
         if self._depth > 1:
             return
-        path = self._paths[id(module)]
         known = {id(call.frame): call for call in self._under_way}
         self._under_way = [
             known.get(id(frame)) or _MethodCall(frame, entry) for frame, entry in self._methods()
@@ -119,15 +130,17 @@ class _Watch:
             call.called.add(path)
         self._ways[(*(call.entry for call in self._under_way), EntryPoint(path))] = None
 
-    def leave(self, *_: Any) -> None:
-        self._depth -= 1
+    def leave(self, module: nn.Module, *_: Any) -> None:
+        if EntryPoint(self._paths[id(module)]) not in self._opened:
+            self._depth -= 1
 
     def entries(self) -> list[EntryPoint]:
-        """Of each way into a module the outermost method that is no loop."""
+        """Of each way into a module the outermost method that is no loop and not opened."""
         self._under_way = []
+        passed = self._loops | self._opened
         return list(
             dict.fromkeys(
-                next(entry for entry in way if entry == way[-1] or entry not in self._loops)
+                next(entry for entry in way if entry == way[-1] or entry not in passed)
                 for way in self._ways
             )
         )
@@ -141,9 +154,15 @@ class _Watch:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
-            if code.co_argcount and code.co_filename != torch_module.__file__:
+            if _is_public(code):
                 owner = frame.f_locals.get(code.co_varnames[0])
                 path = self._paths.get(id(owner))
                 if path is not None and callable(getattr(type(owner), code.co_name, None)):
                     yield frame, EntryPoint(path, code.co_name)
             frame = frame.f_back
+
+
+def _is_public(code: CodeType) -> bool:
+    """Whether it may be a method that others call; a private one is a piece of its class."""
+    known = code.co_argcount > 0 and code.co_filename != torch_module.__file__
+    return known and not code.co_name.startswith("_")

@@ -70,9 +70,12 @@ def flat_call(
     for path in read:
         for axis, label in axes.get(path, {}).items():
             places.setdefault(label, (path, axis))
+    batches = {first[path].shape[0]: (path, 0) for path in reversed(read) if first[path].ndim}
     unread = {
         path: tuple(
-            places.get(axes.get(path, {}).get(axis, ""), size)
+            places.get(axes[path][axis], size)
+            if axis in axes.get(path, {})
+            else (batches.get(size, size) if axis == 0 else size)  # a graph may leave it free
             for axis, size in enumerate(value.shape)
         )
         for path, value in first.items()

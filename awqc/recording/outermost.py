@@ -9,10 +9,10 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from awqc.errors import CaptureError
-from awqc.recording.calls import bind
+from awqc.recording.calls import bind_given
 from awqc.recording.entries import EntryPoint
 from awqc.recording.instead import FORWARD, method_instead
 from awqc.recording.structures import Leaves, leaves, rebuilt
@@ -33,6 +33,7 @@ class OutsideCall:
         result: the tensors in ``answer``.
         answer: the result.
         method: of the module, that was called.
+        versions: of its tensors as they were noted, by which one sees who was written into since.
     """
 
     path: str
@@ -42,6 +43,12 @@ class OutsideCall:
     result: Leaves
     answer: Any
     method: str = FORWARD
+    versions: tuple[tuple[Tensor, int], ...] = ()
+
+    @property
+    def intact(self) -> bool:
+        """Whether nobody wrote into its tensors since, so that they are what was given and made."""
+        return all(value._version == version for value, version in self.versions)
 
     @property
     def left(self) -> Leaves:
@@ -67,14 +74,19 @@ def record_outermost(
 
 
 def record_entries(
-    modules: Mapping[str, nn.Module], entries: Iterable[EntryPoint], run: Callable[[], object]
+    modules: Mapping[str, nn.Module],
+    entries: Iterable[EntryPoint],
+    run: Callable[[], object],
+    copied: Collection[EntryPoint] = (),
 ) -> list[OutsideCall]:
     """The calls of ``entries`` that none of them makes itself, in order, while ``run`` runs.
+
+    Of those ``copied`` the tensors are: whoever made them writes into them later.
 
     Raises:
         CaptureError: a call writes into a tensor that it was given.
     """
-    recorder = _Recorder()
+    recorder = _Recorder(frozenset(copied))
     with ExitStack() as stack, torch.no_grad():
         for entry in entries:
             module = modules[entry.path]
@@ -85,8 +97,9 @@ def record_entries(
 
 
 class _Recorder:
-    def __init__(self) -> None:
+    def __init__(self, copied: frozenset[EntryPoint]) -> None:
         self.calls: list[OutsideCall] = []
+        self._copied = copied
         self._busy = False
 
     def watched(self, entry: EntryPoint, module: nn.Module) -> Callable[..., Any]:
@@ -113,20 +126,28 @@ class _Recorder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        now = {k: v for k, v in bind(own, args, kwargs).items() if v is not None}
-        kept = rebuilt(now, {})
-        versions = {key: value._version for key, value in leaves(now).items()}
+        now = bind_given(own, args, kwargs)
+        given = leaves(now)
+        versions = {key: value._version for key, value in given.items()}
+        kept = self._kept(entry, now)
         result = own(*args, **kwargs)
-        before = leaves(kept)
-        written = [key for key, value in before.items() if value._version != versions[key]]
+        written = [key for key, value in given.items() if value._version != versions[key]]
         if written:
             raise CaptureError(
                 f"{str(entry) or type(module).__name__}: a call writes into {written[0]}, a tensor "
                 "that it is given; a part must return what it makes, since a compiled one cannot "
                 "write into its inputs"
             )
-        after, answer = leaves(now), rebuilt(result, {})
+        after, answer = leaves(now), self._kept(entry, result)
+        before, made = leaves(kept), leaves(answer)
+        noted = tuple((value, value._version) for value in (*before.values(), *made.values()))
         self.calls.append(
-            OutsideCall(entry.path, kept, before, after, leaves(answer), answer, entry.method)
+            OutsideCall(entry.path, kept, before, after, made, answer, entry.method, noted)
         )
         return result
+
+    def _kept(self, entry: EntryPoint, value: Any) -> Any:
+        """``value`` built anew, so that code that changes it later changes nothing here."""
+        tensors = leaves(value) if entry in self._copied else {}
+        copies = {id(x): x.clone() for x in tensors.values()}
+        return rebuilt(value, {path: copies[id(x)] for path, x in tensors.items()})

@@ -52,6 +52,22 @@ def _print_generated(made: Mapping[str, Any], out: Console) -> None:
 
 def _print_run(ran: Mapping[str, Any], out: Console) -> None:
     """What a run returned with the compiled parts, against what it did with the original's."""
+    told = "run with the compiled parts, against the original"
+    out.print(f"{told}: {'; '.join(_said(ran)) or 'nothing'}")
+    if held := ran.get("same_choices"):
+        out.print(Text(f"{told}, with its choices: {'; '.join([*_said(held), *_choices(held)])}"))
+
+
+def _choices(held: Mapping[str, Any]) -> list[str]:
+    """What the original's choices took the place of."""
+    said = [f"{held['chosen_otherwise']} of {held['calls']} calls were given other choices"]
+    if answers := held["answers_of_the_original"]:
+        said.append(f"the original's answers of {', '.join(answers)}")
+    return said
+
+
+def _said(ran: Mapping[str, Any]) -> list[str]:
+    """How far images, other results and texts are from the original's."""
     outputs = ran["outputs"].values()
     said = []
     images = [gap["psnr_db"] for gap in outputs if "psnr_db" in gap]
@@ -70,4 +86,4 @@ def _print_run(ran: Mapping[str, Any], out: Console) -> None:
         )
     if ran["of_another_size"]:
         said.append(f"{ran['of_another_size']} results of another size")
-    out.print(f"run with the compiled parts, against the original: {'; '.join(said) or 'nothing'}")
+    return said

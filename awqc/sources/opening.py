@@ -21,6 +21,7 @@ from awqc.sources.source import Source, choose_inputs, load_program, load_source
 if TYPE_CHECKING:
     from awqc.huggingface.diffusion import DiffusionFolder
     from awqc.huggingface.folder import HFFolder
+    from awqc.huggingface.speaking import SpeakingFolder
     from awqc.huggingface.task_table import FolderTask
 
 CONFIG = "config.json"
@@ -87,33 +88,50 @@ def find_several_graphs(
         UsageError: the folder, or ``task``, is none that could be used.
         CaptureError: transformers does not know the architecture.
     """
-    if not isinstance(model, str | Path) or not Path(model).expanduser().is_dir():
+    if not isinstance(model, str | Path):
         return None
-    path, notes = with_adapter(Path(model).expanduser(), adapter, trust_remote_code)
+    found = _find_task(Path(model).expanduser(), task, trust_remote_code, adapter)
+    return found if found is not None and found[1].several else None
+
+
+def _find_task(
+    folder: Path, task: str | None, trust_remote_code: bool, adapter: str | Path | None
+) -> tuple[HFFolder, FolderTask, tuple[str, ...]] | None:
+    """The model in ``folder``, its task, and what to tell; None where there is no such folder."""
+    if not folder.is_dir():
+        return None
+    path, notes = with_adapter(folder, adapter, trust_remote_code)
     if not (path / CONFIG).is_file():
         return None
     from awqc.huggingface.folder import HFFolder
     from awqc.huggingface.tasks import find_task
 
-    folder = HFFolder.at(path, trust_remote_code=trust_remote_code)
-    found = find_task(folder.config(), task, where=str(model))
-    return (folder, found, notes) if found.several else None
+    found = HFFolder.at(path, trust_remote_code=trust_remote_code)
+    return found, find_task(found.config(), task, where=str(folder)), notes
 
 
-def find_pipeline(model: object) -> DiffusionFolder | None:
-    """The folder of a diffusion pipeline that ``model`` is; None: it is something else.
+def find_run_folder(
+    model: object, task: str | None, trust_remote_code: bool, adapter: str | Path | None = None
+) -> DiffusionFolder | SpeakingFolder | None:
+    """The folder that ``model`` is of what must be run to find its parts; None: something else.
 
     Raises:
         UsageError: the folder is none that could be used, or diffusers is not installed.
+        CaptureError: transformers does not know the architecture.
     """
     if not isinstance(model, str | Path):
         return None
     path = Path(model).expanduser()
-    if not (path / MODEL_INDEX).is_file():
-        return None
-    from awqc.huggingface.diffusion import DiffusionFolder
+    if (path / MODEL_INDEX).is_file():
+        from awqc.huggingface.diffusion import DiffusionFolder
 
-    return DiffusionFolder.at(path)
+        return DiffusionFolder.at(path)
+    found = _find_task(path, task, trust_remote_code, adapter)
+    if found is None or not found[1].speaks:
+        return None
+    from awqc.huggingface.speaking import SpeakingFolder
+
+    return SpeakingFolder(*found)
 
 
 def open_module(

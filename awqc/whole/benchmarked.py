@@ -15,12 +15,12 @@ from awqc.data.load import DataSource
 from awqc.errors import UsageError, spelled
 from awqc.options import Options
 from awqc.runtimes.onnxruntime import resolve_provider
-from awqc.sources.opening import find_pipeline, find_several_graphs
+from awqc.sources.opening import find_run_folder, find_several_graphs
 from awqc.whole.folder_files import fixed_size, write_layout
 from awqc.whole.from_folder import open_generating
-from awqc.whole.from_pipeline import open_pipeline, pipeline_names
 from awqc.whole.part_files import WrittenPart, written_parts
 from awqc.whole.recorded_run import record_run
+from awqc.whole.run_folders import open_run
 
 FORMS = {"quantized ort": TUNED, "quantized onnx": "onnx"}
 """What is measured, by the format of its file."""
@@ -100,12 +100,13 @@ def _write_float(
         UsageError: it is no folder of a model of several graphs.
         CaptureError: it cannot be loaded, run or captured.
     """
-    if (pipeline := find_pipeline(against)) is not None:
-        made, run = open_pipeline(pipeline, DataSource(), options, lambda _: None)
-        recorded = record_run(made, run, options, pipeline_names)
+    how = options.task, options.trust_remote_code, options.adapter
+    if (run := find_run_folder(against, *how)) is not None:
+        made = open_run(run, DataSource(), options, lambda _: None)
+        recorded = record_run(made.model, made.run, options, made.naming)
         _export(Bundle({part.name: part.program for part in recorded.parts}), target)
         return
-    several = find_several_graphs(against, options.task, options.trust_remote_code, options.adapter)
+    several = find_several_graphs(against, *how)
     if several is None:
         raise UsageError(
             f"{against}: is no folder of a model of several graphs; what was compiled from Python "

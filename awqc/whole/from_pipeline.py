@@ -1,22 +1,21 @@
-"""A diffusers folder: its pipeline is run, recorded and compiled by parts."""
+"""A diffusers folder: how its pipeline is run, and what is written of it."""
 
 from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from awqc.artifacts.copying import copy_tree
-from awqc.artifacts.scratch import ScratchFolder
 from awqc.data.load import DataSource
 from awqc.data.text_files import read_lines
 from awqc.errors import CaptureError, Note, UsageError, spelled
 from awqc.huggingface.diffusion import (
     CONFIG,
+    COUNTS,
     DiffusionFolder,
     pipeline_calls,
 )
@@ -25,10 +24,9 @@ from awqc.options import Options
 from awqc.recording.entries import EntryPoint
 from awqc.recording.structures import Leaves
 from awqc.whole.compiling import CompiledBundle
-from awqc.whole.folder_files import write_whole_report
-from awqc.whole.from_run import compile_run
-from awqc.whole.recorded_parts import Names, RecordedPart, usual_names
-from awqc.whole.recorded_run import Run
+from awqc.whole.folder_run import FolderRun
+from awqc.whole.recorded_parts import Names, usual_names
+from awqc.whole.recorded_run import RecordedRun
 
 NUM_SAMPLES = 10
 """Images that are made where no number is asked for."""
@@ -45,39 +43,15 @@ OUTPUTS = {
 """Names that Optimum's runner of pipelines looks for, by diffusers' names of folders."""
 
 
-def compile_pipeline(
-    folder: DiffusionFolder,
-    source: DataSource,
-    options: Options,
-    given: Mapping[str, Any],
-    notify: Callable[[Note], object],
-    hold: ExitStack | None = None,
-) -> CompiledBundle:
-    """Compile the pipeline in ``folder`` part by part, and let it make images with them.
-
-    The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads. What is
-    finished of each part is kept until ``hold`` ends well.
-
-    Raises:
-        UsageError: an option or the data is not for such a model.
-        CaptureError: the pipeline cannot be loaded, run or captured.
-        VerificationError: a part or the whole is not the model that was asked for.
-    """
-    pipeline, run = open_pipeline(folder, source, options, notify)
-    result, parts = compile_run(pipeline, run, options, given, notify, pipeline_names, hold)
-    result.report = {**result.report, "model": folder.name, "task": "diffusion"}
-    files = ScratchFolder()
-    _write(folder, result, parts, files.path)
-    return replace(result, files=files)
-
-
 def open_pipeline(
     folder: DiffusionFolder,
     source: DataSource,
     options: Options,
     notify: Callable[[Note], object],
-) -> tuple[Any, Run]:
+) -> FolderRun:
     """The pipeline in ``folder``, and what lets it make images of prompts.
+
+    The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads.
 
     Raises:
         UsageError: the data is not for such a model.
@@ -90,12 +64,17 @@ def open_pipeline(
     with stage("load the pipeline …"):
         pipeline = folder.pipeline()
     prompts = _prompts(pipeline, source, options.seed, notify)
-    calls = pipeline_calls(pipeline, prompts, options.num_samples or NUM_SAMPLES, folder.name)
+    count = options.num_samples or NUM_SAMPLES
+    calls = pipeline_calls(pipeline, prompts, count, folder.name)
+    made = sum(COUNTS) * -(-max(count, 2) // sum(COUNTS))
 
     def run(pipe: Any) -> object:
         return [_images(pipe(**call), type(pipe).__name__, folder.name) for call in calls]
 
-    return pipeline, run
+    write = partial(_write, folder)
+    return FolderRun(
+        folder.name, "diffusion", pipeline, run, made, NUM_SAMPLES, write, pipeline_names
+    )
 
 
 def _images(made: Any, pipeline: str, name: str) -> object:
@@ -150,17 +129,13 @@ def _prompts(
 
 
 def _write(
-    folder: DiffusionFolder,
-    result: CompiledBundle,
-    parts: Sequence[RecordedPart],
-    target: Path,
+    folder: DiffusionFolder, result: CompiledBundle, recorded: RecordedRun, target: Path
 ) -> None:
     """Write parts into folders of their names, each with its configuration."""
     folder.copy_processing(target)
-    for part in parts:
+    for part in recorded.parts:
         copy_tree(result.parts[part.name].folder, target / part.name)
         component = part.entry.path.partition(".")[0]
         config = folder.path / component / CONFIG
         if config.is_file():
             shutil.copyfile(config, target / part.name / CONFIG)
-    write_whole_report(result.report, target)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from awqc.bundle.parts import Bundle
 from awqc.data.calibration import CalibrationData
 from awqc.errors import CaptureError, Note, VerificationError
 from awqc.machine.progress import stage
 from awqc.options import Options
+from awqc.recording.around import noting_reads
+from awqc.recording.forms import form_of, telling_numbers
 from awqc.verify.limits import check_loss
 from awqc.whole.compiling import REACHES, CompiledBundle, check_exclude, compile_parts, held_back
+from awqc.whole.held_choices import Choices, StrayedError
 from awqc.whole.recorded_parts import Naming, RecordedPart, usual_names, wires
 from awqc.whole.recorded_run import RecordedRun, Run, record_run, run_compiled
 from awqc.whole.results import compare_results
@@ -34,7 +39,7 @@ def compile_run(
     notify: Callable[[Note], object],
     naming: Naming = usual_names,
     hold: ExitStack | None = None,
-) -> tuple[CompiledBundle, tuple[RecordedPart, ...]]:
+) -> tuple[CompiledBundle, RecordedRun]:
     """Compile what ``run`` calls of ``model``, and run it again with what was compiled.
 
     The modules that ``run`` calls from outside of all modules become parts; their calls, all but
@@ -50,6 +55,9 @@ def compile_run(
     parts = recorded.parts
     bundle = Bundle({part.name: part.program for part in parts})
     check_exclude(bundle, options)
+    for name, reason in recorded.opened.items():
+        first = reason.splitlines()[0]
+        notify(Note(f"{name} is no graph, so what it calls are parts: {first}"))
     for part in parts:
         for text in _told(part):
             notify(Note(f"{part.name}: {text}"))
@@ -61,13 +69,22 @@ def compile_run(
         **result.report,
         "wiring": [asdict(wire) for wire in wires(parts)],
         "calls": {part.name: len(part.calls) for part in parts},
-        "entries": {part.name: part.described() for part in parts},
+        "entries": {part.name: part.described(_numbers(part, parts)) for part in parts},
+        "opened": dict(recorded.opened),
     }
     if any(name in options.formats for name in ("onnx", "ort")):
         folders = {name: part.folder for name, part in result.parts.items()}
         with stage("run what was compiled …"):
-            result.report["run"] = _measure(recorded, folders, options)
-    return result, parts
+            result.report["run"], around = _run_with_parts(recorded, folders, options)
+        recorded = replace(recorded, around=around)
+    return result, recorded
+
+
+def _numbers(part: RecordedPart, parts: Sequence[RecordedPart]) -> dict[str, Any]:
+    """The numbers in the calls of ``part`` that tell it from other parts of the same method."""
+    forms = [each for each in parts if each.entry == part.entry]
+    telling = telling_numbers([each.calls[0] for each in forms])
+    return dict(form_of(part.calls[0].arguments, telling).numbers)
 
 
 def _told(part: RecordedPart) -> Iterator[str]:
@@ -104,23 +121,66 @@ def spread(batches: Sequence[Any], most: int) -> list[Any]:
     return [batches[place * len(batches) // count] for place in range(count)]
 
 
-def _measure(
+def _run_with_parts(
     recorded: RecordedRun, folders: Mapping[str, Path], options: Options
-) -> dict[str, Any]:
-    """What the run returns with the compiled parts in place, against what it returned before.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`measure_run`, and the tensors of what runs around the parts.
 
     Raises:
         VerificationError: it fails, or has moved by more than ``max_loss``.
     """
-    try:
-        found = compare_results(run_compiled(recorded, folders, options.seed), recorded.was)
-    except CaptureError as error:
-        raise VerificationError(
-            f"with the compiled parts {error.text}. Nothing was written; please report it"
-        ) from error
-    if found["outputs"]:
+    with noting_reads(recorded.modules) as around:
         try:
-            check_loss(found["outputs"], options.max_loss, WHOLE)
+            found = measure_run(recorded, folders, options.seed, options.max_loss)
         except VerificationError as error:
             raise VerificationError(f"{error.text}. Nothing was written") from error
+    return found, around
+
+
+def measure_run(
+    recorded: RecordedRun, folders: Mapping[str, Path], seed: int, limit: float
+) -> dict[str, Any]:
+    """What the run returns with the compiled parts in place, against what it returned before.
+
+    Where code between the parts decided otherwise, as where another token was likeliest, it is run
+    once more with the decisions that were recorded, and the loss is judged by that.
+
+    Raises:
+        VerificationError: it fails, or has moved by more than ``limit``.
+    """
+    free = Choices()
+    try:
+        found = compare_results(run_compiled(recorded, folders, seed, free), recorded.was)
+        judged = found
+        if free.otherwise and recorded.was.tensors:
+            judged = found["same_choices"] = _held(recorded, folders, seed)
+    except CaptureError as error:
+        raise VerificationError(f"with the compiled parts {error.text}") from error
+    if judged["outputs"]:
+        check_loss(judged["outputs"], limit, WHOLE)
     return found
+
+
+def _held(recorded: RecordedRun, folders: Mapping[str, Path], seed: int) -> dict[str, Any]:
+    """What the run returns with the decisions that were recorded.
+
+    Raises:
+        CaptureError: it cannot be held to these.
+    """
+    answers: tuple[str, ...] = ()
+    while True:
+        held = Choices(held=True, answers=frozenset(answers))
+        try:
+            made = run_compiled(recorded, folders, seed, held)
+        except StrayedError as error:
+            left = [name for name in error.before if name not in answers]
+            if not left:
+                raise
+            answers += (left[0],)
+            continue
+        return {
+            **compare_results(made, recorded.was),
+            "calls": held.calls,
+            "chosen_otherwise": held.otherwise,
+            "answers_of_the_original": list(answers),
+        }

@@ -18,7 +18,6 @@ from awqc.bundle.parts import Bundle
 from awqc.data.calibration import CalibrationData
 from awqc.data.load import DataSource
 from awqc.errors import Note, Speller, UsageError, in_python, spelled
-from awqc.huggingface.diffusion import COUNTS, DiffusionFolder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.task_table import FolderTask
 from awqc.machine.progress import stage
@@ -28,14 +27,14 @@ from awqc.passes.planning import Plan, gigabytes, minutes
 from awqc.stages.foreseen import foresee_program
 from awqc.whole.compiling import data_of_parts
 from awqc.whole.from_folder import choose_given, open_generating
-from awqc.whole.from_pipeline import NUM_SAMPLES, open_pipeline, pipeline_names
 from awqc.whole.from_run import data_of_calls
 from awqc.whole.recorded_run import record_run
+from awqc.whole.run_folders import RunFolder, open_run
 
 FEW = 2
-"""Samples that a pipeline is run on to plan, which makes calls of two sizes."""
+"""Samples that a model is run on to plan, which makes calls of two sizes."""
 RUNS = 3
-"""Times that a pipeline runs in a compile: it is looked at, recorded, and run as compiled."""
+"""Times that such a model runs in a compile: it is looked at, recorded, and run as compiled."""
 
 
 @dataclass(frozen=True)
@@ -143,25 +142,25 @@ def plan_generating(
     return WholePlan(_planned(bundle, data, options), held, seconds)
 
 
-def plan_pipeline(folder: DiffusionFolder, source: DataSource, options: Options) -> WholePlan:
-    """What the compile of the pipeline in ``folder`` needs; it runs on few samples.
+def plan_run_folder(folder: RunFolder, source: DataSource, options: Options) -> WholePlan:
+    """What the compile of the model in ``folder`` needs; it runs on few samples.
 
     Raises:
         UsageError: an option or the data is not for such a model.
-        CaptureError: the pipeline cannot be loaded, run or captured.
+        CaptureError: the model cannot be loaded, run or captured.
     """
     few = replace(options, num_samples=FEW)
-    pipeline, run = open_pipeline(folder, source, few, _silent)
+    opened = open_run(folder, source, few, _silent)
     took: list[float] = []
 
     def timed(pipe: Any) -> object:
         started = time.perf_counter()
-        made = run(pipe)
+        made = opened.run(pipe)
         took.append(time.perf_counter() - started)
         return made
 
-    recorded = record_run(pipeline, timed, few, pipeline_names)
-    times = max(1, round((options.num_samples or NUM_SAMPLES) / sum(COUNTS)))
+    recorded = record_run(opened.model, timed, few, opened.naming)
+    times = max(1, round((options.num_samples or opened.usual) / opened.samples))
     bundle = Bundle({part.name: part.program for part in recorded.parts})
     data = {part.name: data_of_calls(part, times) for part in recorded.parts}
     held = times * sum(_bytes(part.batches()) for part in recorded.parts)

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from awqc.bundle.parts import Wire
 from awqc.capture.flat_capture import capture_flat
-from awqc.errors import CaptureError, spelled
+from awqc.errors import CaptureError, UsageError, spelled
 from awqc.program import Batch, Program
 from awqc.recording.calls import SeenCall
+from awqc.recording.described import described
 from awqc.recording.entries import EntryPoint
 from awqc.recording.flat import FlatCall, flat_call
 from awqc.recording.outermost import OutsideCall
@@ -38,6 +39,10 @@ EXAMPLES = 6
 """Calls of different sizes that tell which axes are free."""
 
 
+class NoGraphError(CaptureError):
+    """A part is no graph, since it draws random numbers or cannot be captured; pieces may be."""
+
+
 @dataclass(frozen=True)
 class RecordedPart:
     """A method of a module, its calls, and the graph that computes the same.
@@ -48,7 +53,8 @@ class RecordedPart:
         calls: all of them, in order.
         program: the graph.
         inputs: names of its inputs, by the paths of tensors in the arguments.
-        outputs: names of its outputs, by the paths of tensors in the result.
+        outputs: names of its outputs, by the paths of tensors in the result; of one tensor that is
+            at several the same.
     """
 
     name: str
@@ -58,13 +64,18 @@ class RecordedPart:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
-    def described(self) -> dict[str, Any]:
-        """What of the model it stands for, for a report: tensors of a call by path, with names."""
+    def described(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the model it stands for, for a report: tensors of a call by path, with names.
+
+        ``numbers`` in its calls tell it from other parts of the same method.
+        """
         return {
             "module": self.entry.path,
             "method": self.entry.method,
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
+            "numbers": dict(numbers),
+            "form": _form(self.calls[0].answer),
         }
 
     def batches(self) -> list[Batch]:
@@ -122,10 +133,12 @@ def capture_part(
     """The part that ``calls`` are the calls of.
 
     Raises:
-        CaptureError: it is called in several ways, is no function of the tensors that it is given,
-            or cannot be captured.
+        CaptureError: it is called in several ways.
+        NoGraphError: it is no function of the tensors that it is given, or cannot be captured.
     """
-    name, outputs = names.part, names.outputs
+    name, same = names.part, _same_results(calls)
+    outputs = {path: names.outputs[same[path]] for path in names.outputs}
+    own = {path: output for path, output in outputs.items() if same[path] == path}
     check_one_form(name, calls)
     examples = _examples(calls)
     first = examples[0]
@@ -135,11 +148,37 @@ def capture_part(
     leaves = [call.before for call in examples]
     if not leaves[0]:
         raise CaptureError(f"{name}: is given no tensor, so it is a constant; leave it out")
-    flat, read = flat_call(method, first.arguments, tuple(outputs), leaves)
+    flat, read = flat_call(method, first.arguments, tuple(own), leaves)
     _check_repeats(name, flat, calls)
     inputs = {path: names.inputs[path] for path in read}
-    program = capture_flat(module, flat, leaves, inputs, outputs, name, lambda _: None)
-    return RecordedPart(name, entry, tuple(calls), program, inputs, outputs)
+    try:
+        program = capture_flat(module, flat, leaves, inputs, own, name, lambda _: None)
+    except (CaptureError, UsageError) as error:  # inputs are those that were recorded
+        raise NoGraphError(error.text) from error
+    part = RecordedPart(name, entry, tuple(calls), program, inputs, outputs)
+    _check_sizes(part, examples)
+    return part
+
+
+def _form(answer: Any) -> Any:
+    """The form of ``answer``; None where there are no words for it."""
+    try:
+        return described(answer)
+    except CaptureError:
+        return None
+
+
+def _same_results(calls: Sequence[OutsideCall]) -> dict[str, str]:
+    """For each path in the results the first one that has the same tensor in all of ``calls``."""
+    paths = list(calls[0].result)
+    return {
+        path: next(
+            first
+            for first in paths
+            if all(call.result.get(first) is call.result.get(path) for call in calls)
+        )
+        for path in paths
+    }
 
 
 def wires(parts: Sequence[RecordedPart]) -> list[Wire]:
@@ -155,45 +194,6 @@ def wires(parts: Sequence[RecordedPart]) -> list[Wire]:
             if (source := made.get(id(call.before[path]))) is not None:
                 found[Wire(source, f"{part.name}.{name}")] = None
     return list(found)
-
-
-FormKey = tuple[tuple[str, int, torch.dtype], ...]
-"""Of a call the paths of its tensors, each with its number of axes and its dtype."""
-MOST_FORMS = 4
-
-
-def form_of(taken: Leaves) -> FormKey:
-    """What tells ``taken``, the tensors of a call, from those of calls of another form."""
-    return tuple(sorted((path, x.ndim, x.dtype) for path, x in taken.items()))
-
-
-def calls_by_form(part: str, calls: Sequence[OutsideCall]) -> dict[str, list[OutsideCall]]:
-    """The calls of each form in which a ``part`` is called, by a name for it.
-
-    A form takes tensors that another one does not, as a decoder does behind its first call. All
-    calls are one form where some form has a single call only, or where there are many.
-
-    The form of fewest tensors has the part's name, another one that of an argument that it takes
-    besides: ``decoder`` and ``decoder_with_past``.
-    """
-    found: dict[FormKey, list[OutsideCall]] = {}
-    for call in calls:
-        found.setdefault(form_of(call.before), []).append(call)
-    if len(found) > MOST_FORMS or min(map(len, found.values())) < 2:
-        return {part: list(calls)}
-    least = min(found, key=len)
-    known = _arguments(least)
-    named: dict[str, list[OutsideCall]] = {}
-    for place, (form, own) in enumerate(found.items(), 1):
-        more = [name for name in _arguments(form) if name not in known]
-        name = part if form == least else f"{part}_with_{more[0]}" if more else f"{part}_{place}"
-        named[name if name not in named else f"{part}_{place}"] = own
-    return named
-
-
-def _arguments(form: FormKey) -> list[str]:
-    """Names of the arguments that hold the tensors of ``form``."""
-    return list(dict.fromkeys(path.partition(".")[0] for path, _, _ in form))
 
 
 def check_one_form(name: str, calls: Sequence[OutsideCall]) -> None:
@@ -263,24 +263,67 @@ def _examples(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
         }
         return sum(size > 1 for size in sizes.values()), len(set(sizes.values()))
 
-    return sorted(chosen, key=fitness, reverse=True)[:EXAMPLES]
+    return _of_most_sizes(sorted(chosen, key=fitness, reverse=True))
+
+
+def _of_most_sizes(calls: Sequence[OutsideCall]) -> list[OutsideCall]:
+    """At most `EXAMPLES` of ``calls``, of which the first is one: others vary more axes first."""
+
+    def varying(some: Sequence[OutsideCall]) -> int:
+        axes = varying_axes([SeenCall(dict(call.before)) for call in some])
+        return sum(map(len, axes.values()))
+
+    found = list(calls[:1])
+    for call in calls[1:]:
+        if len(found) < EXAMPLES and varying([*found, call]) > varying(found):
+            found.append(call)
+    left = [call for call in calls if not any(call is one for one in found)]
+    return [*found, *left][:EXAMPLES]
 
 
 def _check_repeats(name: str, flat: FlatCall, calls: Sequence[OutsideCall]) -> None:
     """Refuse a part whose first or last call gives something else when it is made again.
 
     Raises:
-        CaptureError: it does.
+        NoGraphError: it does.
     """
     for place, call in {1: calls[0], len(calls): calls[-1]}.items():
         with torch.no_grad(), seeded(OTHER_SEED):
             again = flat(_as_recorded(flat, call.before))
         for path, value in again.items():
             if not _alike(value, call.result[path]):
-                raise CaptureError(
+                raise NoGraphError(
                     f"{name}: call {place} gives another {path or 'result'} when it is made again "
                     "with the tensors that it was given: it draws random numbers, or reads what "
                     "is no argument of it. A part must be a function of its arguments"
+                )
+
+
+def _check_sizes(part: RecordedPart, examples: Sequence[OutsideCall]) -> None:
+    """Refuse a graph that does not give for calls of other sizes what was recorded.
+
+    As one that took a number of an example's values for its own.
+
+    Raises:
+        NoGraphError: it does not.
+    """
+    for call in examples[1:]:
+        batch = {name: call.before[path] for path, name in part.inputs.items()}
+        sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        try:
+            with torch.no_grad():
+                made = part.program.run(batch)
+        except Exception as error:  # whatever an operation says of sizes
+            raise NoGraphError(
+                f"{part.name}: the captured graph fails where it is given {sizes}: "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+        named = dict(zip(part.program.outputs, made, strict=True))
+        for path, name in part.outputs.items():
+            if not _alike(named[name], call.result[path]):
+                raise NoGraphError(
+                    f"{part.name}: the captured graph gives another {name} than the model where it "
+                    f"is given {sizes}"
                 )
 
 

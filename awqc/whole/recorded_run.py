@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from awqc.errors import AwqcError, CaptureError, UsageError, spelled
 from awqc.machine.progress import stage
 from awqc.options import Options
-from awqc.recording.calls import bind
+from awqc.recording.calls import bind_given
 from awqc.recording.entries import EntryPoint, find_entries, modules_of
+from awqc.recording.forms import form_of, telling_numbers
 from awqc.recording.instead import method_instead
 from awqc.recording.outermost import OutsideCall, record_entries
 from awqc.recording.structures import leaves, rebuilt
 from awqc.runtimes.loading import load
+from awqc.whole.captured_parts import CapturedParts
 from awqc.whole.compiling import check_whole
-from awqc.whole.recorded_parts import (
-    REPEATED,
-    Naming,
-    RecordedPart,
-    calls_by_form,
-    capture_part,
-    form_of,
-    usual_names,
-)
+from awqc.whole.held_choices import Choices
+from awqc.whole.recorded_parts import REPEATED, Naming, RecordedPart, usual_names
 from awqc.whole.results import Results, compare_results
 from awqc.whole.seeded import seeded
 
@@ -51,6 +46,8 @@ class RecordedRun:
         modules: by path.
         parts: found in what was called, and captured.
         was: what the run returned.
+        opened: by the name of an entry that is no graph the reason; what it calls are parts.
+        around: by path the tensors of what runs beside the parts, once it was run with these.
     """
 
     model: Any
@@ -58,6 +55,8 @@ class RecordedRun:
     modules: Mapping[str, nn.Module]
     parts: tuple[RecordedPart, ...]
     was: Results
+    opened: Mapping[str, str] = field(default_factory=dict)
+    around: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def record_run(model: Any, run: Run, options: Options, naming: Naming = usual_names) -> RecordedRun:
@@ -74,13 +73,17 @@ def record_run(model: Any, run: Run, options: Options, naming: Naming = usual_na
             f"run: the model is a {type(model).__name__}, which has no torch module among its "
             "attributes; give an nn.Module, or an object that holds some, such as a pipeline"
         )
-    with stage("run the model …"):
-        entries, was = _entries(model, modules, run, options)
-        calls, again = _recorded(model, modules, entries, run, options.seed)
-    _check_repeats(was, again)
-    with stage("capture …"):
-        parts = tuple(_captured(modules, entries, calls, options, naming))
-    return RecordedRun(model, run, modules, parts, was)
+    captured = CapturedParts(modules, options, naming)
+    parts = None
+    while parts is None:
+        with stage("run the model …"):
+            entries, was = _entries(model, modules, run, options, captured.opened)
+            calls, again = _recorded(model, modules, entries, run, options.seed)
+        _check_repeats(was, again)
+        with stage("capture …"):
+            parts = captured.take(entries, calls)
+    reasons = {str(entry) or "model": error.text for entry, error in captured.opened.items()}
+    return RecordedRun(model, run, modules, parts, was, reasons)
 
 
 def own_modules(model: Any) -> Any:
@@ -95,15 +98,19 @@ def own_modules(model: Any) -> Any:
 
 
 def _entries(
-    model: Any, modules: Mapping[str, nn.Module], run: Run, options: Options
+    model: Any,
+    modules: Mapping[str, nn.Module],
+    run: Run,
+    options: Options,
+    opened: Collection[EntryPoint],
 ) -> tuple[list[EntryPoint], Results]:
     """What becomes parts, and what the run returned."""
     returned: list[object] = []
     with _blamed(model), seeded(options.seed):
-        found = find_entries(modules, lambda: returned.append(run(model)))
+        found = find_entries(modules, lambda: returned.append(run(model)), opened)
     if options.part:
         found = [_entry(modules, path) for path in options.part.values()]
-    if not found:
+    if not found and not opened:
         raise UsageError(
             f"run: calls no module of {type(model).__name__}, so there is nothing to compile; "
             "call the model that is its argument"
@@ -127,10 +134,17 @@ def _entry(modules: Mapping[str, nn.Module], path: str) -> EntryPoint:
 def _recorded(
     model: Any, modules: Mapping[str, nn.Module], entries: Sequence[EntryPoint], run: Run, seed: int
 ) -> tuple[list[OutsideCall], Results]:
-    returned: list[object] = []
-    with _blamed(model), seeded(seed):
-        calls = record_entries(modules, entries, lambda: returned.append(run(model)))
-    return calls, Results.of(returned[0])
+    """All calls, and what the run returned; it runs again where tensors of a call were written
+    into after it, which are copied then."""
+    copied: set[EntryPoint] = set()
+    while True:
+        returned: list[object] = []
+        with _blamed(model), seeded(seed):
+            noted = record_entries(modules, entries, lambda: returned.append(run(model)), copied)  # noqa: B023  it is called here
+        stale = {EntryPoint(call.path, call.method) for call in noted if not call.intact}
+        if not stale:
+            return noted, Results.of(returned[0])
+        copied |= stale
 
 
 def _check_repeats(was: Results, again: Results) -> None:
@@ -166,79 +180,64 @@ def _blamed(model: Any) -> Iterator[None]:
         ) from error
 
 
-def _captured(
-    modules: Mapping[str, nn.Module],
-    entries: Sequence[EntryPoint],
-    calls: Sequence[OutsideCall],
-    options: Options,
-    naming: Naming,
-) -> Iterator[RecordedPart]:
-    wanted: list[str | None] = list(options.part or ()) or [None] * len(entries)
-    for asked, entry in zip(wanted, entries, strict=True):
-        own = [call for call in calls if (call.path, call.method) == entry]
-        name = asked or str(entry) or "model"
-        if len(own) < 2:
-            raise CaptureError(
-                f"{name}: {entry or 'the model'} is called {len(own)} times while run runs; two "
-                "calls are needed at least, of which one is held back: let run take more samples, "
-                "and name no part inside of another one"
-            )
-        module = modules[entry.path]
-        if not any(value.ndim > 1 for value in module.parameters()):
-            if options.part:
-                raise UsageError(f"{spelled('part')}: {entry} has no weights to quantize")
-            continue
-        usual = naming(entry, own[0].before, own[0].result).part
-        for part, some in calls_by_form(asked or usual, own).items():
-            names = replace(naming(entry, some[0].before, some[0].result), part=part)
-            try:
-                yield capture_part(names, entry, module, some)
-            except CaptureError as error:
-                raise CaptureError(
-                    f"{error.text}. To leave {entry} as it is, name the other parts "
-                    f"({spelled('part')})"
-                ) from error
-
-
-def run_compiled(recorded: RecordedRun, folders: Mapping[str, Path], seed: int) -> Results:
+def run_compiled(
+    recorded: RecordedRun,
+    folders: Mapping[str, Path],
+    seed: int,
+    choices: Choices | None = None,
+) -> Results:
     """What the run returns with the parts in ``folders`` in the places of its own.
+
+    ``choices`` may let the parts be given the whole numbers that they were recorded with.
 
     Raises:
         CaptureError: it fails.
     """
     model, parts = recorded.model, recorded.parts
-    instead = parts_instead(recorded.modules, parts, folders)
+    instead = parts_instead(recorded.modules, parts, folders, choices)
     with _blamed(model), instead, seeded(seed), torch.no_grad():
-        return Results.of(recorded.run(model))
+        made = Results.of(recorded.run(model))
+    if choices is not None:
+        choices.end(parts)
+    return made
 
 
 @contextmanager
 def parts_instead(
-    modules: Mapping[str, nn.Module], parts: Sequence[RecordedPart], folders: Mapping[str, Path]
+    modules: Mapping[str, nn.Module],
+    parts: Sequence[RecordedPart],
+    folders: Mapping[str, Path],
+    choices: Choices | None = None,
 ) -> Iterator[None]:
     """Let calls of ``parts`` go to the models in their ``folders`` in onnxruntime."""
+    followed = choices or Choices()
     by_entry: dict[EntryPoint, list[RecordedPart]] = {}
     for part in parts:
         by_entry.setdefault(part.entry, []).append(part)
     with ExitStack() as stack:
         for entry, forms in by_entry.items():
             module = modules[entry.path]
-            method = _compiled(forms, getattr(module, entry.method), folders)
+            method = _compiled(forms, getattr(module, entry.method), folders, followed)
             stack.enter_context(method_instead(module, entry.method, method))
         yield
 
 
 def _compiled(
-    forms: Sequence[RecordedPart], own: Callable[..., Any], folders: Mapping[str, Path]
+    forms: Sequence[RecordedPart],
+    own: Callable[..., Any],
+    folders: Mapping[str, Path],
+    choices: Choices,
 ) -> Callable[..., Any]:
     """The method of which ``forms`` are the parts, with models in their place."""
     sessions = {part.name: load(folders[part.name], "cpu") for part in forms}
-    known = {form_of(part.calls[0].before): part for part in forms}
+    telling = telling_numbers([call for part in forms for call in part.calls[:1]])
+    known = {form_of(part.calls[0].arguments, telling): part for part in forms}
 
     @wraps(own)
     def method(*args: Any, **kwargs: Any) -> Any:
-        taken = leaves(bind(own, args, kwargs))
-        part = forms[0] if len(forms) == 1 else known.get(form_of(taken))
+        given = bind_given(own, args, kwargs)
+        taken = leaves(given)
+        part = forms[0] if len(forms) == 1 else known.get(form_of(given, telling))
         if part is None:
             raise CaptureError(
                 f"{forms[0].name}: is called with {', '.join(taken) or 'no tensor'}, as it was not "
@@ -248,8 +247,8 @@ def _compiled(
             raise CaptureError(f"{part.name}: is called without {missing[0]}")
         session = sessions[part.name]
         batch = {name: taken[path].detach().contiguous() for path, name in part.inputs.items()}
-        made = dict(zip(session.outputs, session.run(batch), strict=True))
-        answer = part.calls[0].answer
-        return rebuilt(answer, {path: made[name] for path, name in part.outputs.items()})
+        made = dict(zip(session.outputs, session.run(choices.given(part, batch)), strict=True))
+        found = {path: made[name] for path, name in part.outputs.items()}
+        return rebuilt(part.calls[0].answer, choices.made(part, found))
 
     return method

@@ -10,27 +10,24 @@ from typing import Any
 from awqc.artifacts.manifest import MANIFEST, changed, read_manifest
 from awqc.bundle.parts import Bundle, Runner
 from awqc.data.load import Calib, DataSource
-from awqc.errors import CaptureError, Note, UsageError, VerificationError, spelled
-from awqc.huggingface.diffusion import DiffusionFolder
+from awqc.errors import Note, UsageError, VerificationError, spelled
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Followed
 from awqc.huggingface.task_table import FolderTask
 from awqc.options import Options
 from awqc.program import Batch, Program
 from awqc.runtimes.base import LoadedModel
-from awqc.sources.opening import find_pipeline, find_several_graphs
+from awqc.sources.opening import find_run_folder, find_several_graphs
 from awqc.verify.comparison import ExportedForm
-from awqc.verify.limits import check_loss
 from awqc.verify.reverify import check_forms, judge_forms, open_quantized, refuse_limit
 from awqc.verify.verification import Verification
 from awqc.whole.compiling import check_whole_loss, measure_whole
 from awqc.whole.folder_files import fixed_size
 from awqc.whole.from_folder import generated, open_generating, read_samples
-from awqc.whole.from_pipeline import open_pipeline, pipeline_names
-from awqc.whole.from_run import MOST_JUDGED, WHOLE, spread
+from awqc.whole.from_run import MOST_JUDGED, measure_run, spread
 from awqc.whole.part_files import WrittenPart, written_parts
-from awqc.whole.recorded_run import record_run, run_compiled
-from awqc.whole.results import compare_results
+from awqc.whole.recorded_run import record_run
+from awqc.whole.run_folders import RunFolder, open_run
 
 HOLD_MODELS = (".onnx", ".data", ".pt2", ".safetensors")
 """Endings of files that a model is made of."""
@@ -188,9 +185,10 @@ def _original(folder: Path, against: str, source: DataSource, options: Options) 
         UsageError: it is no folder of a model of several graphs, or none of the data.
         CaptureError: it cannot be loaded, run or captured.
     """
-    if (pipeline := find_pipeline(against)) is not None:
-        return _of_pipeline(folder, pipeline, source, options)
-    several = find_several_graphs(against, options.task, options.trust_remote_code, options.adapter)
+    how = options.task, options.trust_remote_code, options.adapter
+    if (run := find_run_folder(against, *how)) is not None:
+        return _of_run(folder, run, source, options)
+    several = find_several_graphs(against, *how)
     if several is None:
         raise UsageError(
             f"{against}: is no folder of a model of several graphs, as {folder} is; what was "
@@ -219,23 +217,14 @@ def _of_generating(
     return _Original(bundle.parts, batches, whole, notes)
 
 
-def _of_pipeline(
-    folder: Path, origin: DiffusionFolder, source: DataSource, options: Options
-) -> _Original:
+def _of_run(folder: Path, origin: RunFolder, source: DataSource, options: Options) -> _Original:
     notes: list[str] = []
-    pipeline, run = open_pipeline(origin, source, options, _noting(notes))
-    recorded = record_run(pipeline, run, options, pipeline_names)
+    opened = open_run(origin, source, options, _noting(notes))
+    recorded = record_run(opened.model, opened.run, options, opened.naming)
 
     def whole(_: Mapping[str, Runner], limit: float) -> Judged:
         folders = {part.name: folder / part.name for part in recorded.parts}
-        try:
-            made = run_compiled(recorded, folders, options.seed)
-            found = compare_results(made, recorded.was)
-        except CaptureError as error:
-            raise VerificationError(f"with the compiled parts {error.text}") from error
-        if found["outputs"]:
-            check_loss(found["outputs"], limit, WHOLE)
-        return {"run": found}
+        return {"run": measure_run(recorded, folders, options.seed, limit)}
 
     return _Original(
         {part.name: part.program for part in recorded.parts},

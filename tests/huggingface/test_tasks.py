@@ -22,6 +22,8 @@ RECOGNISED = {
     "GLPNForDepthEstimation": "depth-estimation",
     "Wav2Vec2ForSequenceClassification": "audio-classification",
     "Wav2Vec2ForCTC": "automatic-speech-recognition",
+    "VitsModel": "text-to-speech",
+    "BarkModel": "text-to-speech",
     "CLIPModel": "zero-shot-image-classification",
     "MineForImageClassification": "image-classification",  # by its ending
 }

@@ -31,6 +31,40 @@ def test_a_method_that_loops_is_looked_into() -> None:
     assert found == [EntryPoint("encoder"), EntryPoint("")]
 
 
+def test_in_place_of_what_is_opened_is_what_it_calls() -> None:
+    pipe = Pipe()
+    opened = [EntryPoint("denoiser"), EntryPoint("coder", "decode")]
+    found = find_entries(modules_of(pipe), lambda: draw(pipe), opened)
+    assert [str(entry) for entry in found] == [
+        "texts", "denoiser.read", "denoiser.inner", "denoiser.outer", "coder.before", "coder.after",
+    ]  # fmt: skip
+
+
+class Private(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+
+    def begin(self, x: Tensor) -> Tensor:
+        return self._first(x)
+
+    def _first(self, x: Tensor) -> Tensor:
+        out: Tensor = self(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.one(x)
+        return out
+
+
+def test_a_private_method_is_no_entry() -> None:
+    model, x = Private(), torch.ones(2, 4)
+    found = find_entries(modules_of(model), lambda: [model._first(x), model(x)])
+    assert found == [EntryPoint("")]
+    found = find_entries(modules_of(model), lambda: model.begin(x))
+    assert [entry.method for entry in found] == ["begin"]
+
+
 class Twice(nn.Module):
     """Two methods, each of which calls one module once: what runs them is no loop of the model."""
 

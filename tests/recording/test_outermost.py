@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from awqc.errors import CaptureError
-from awqc.recording.outermost import record_outermost
+from awqc.recording.entries import EntryPoint
+from awqc.recording.outermost import record_entries, record_outermost
 from tests.recording.toys import IDS, Toy
 
 
@@ -40,6 +41,32 @@ def test_hooks_go_where_the_run_fails() -> None:
         record_outermost(model, fails)
     assert not model.encoder._forward_pre_hooks
     assert not model._forward_hooks
+
+
+def test_tensors_that_are_written_into_later_are_told_and_copied() -> None:
+    model = nn.Linear(2, 2)
+
+    def run() -> None:
+        x = torch.zeros(1, 2)
+        model(x)
+        x[0, 0] = 5
+
+    (call,) = record_entries({"": model}, [EntryPoint("")], run)
+    assert not call.intact
+    (call,) = record_entries({"": model}, [EntryPoint("")], run, [EntryPoint("")])
+    assert call.intact
+    assert call.before["input"].tolist() == [[0.0, 0.0]]
+
+
+class Wants(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None, more: Tensor | None = None) -> Tensor:
+        return x if mask is None else x * mask
+
+
+def test_none_stays_where_an_argument_must_be_given() -> None:
+    model = Wants()
+    (call,) = record_entries({"": model}, [EntryPoint("")], lambda: model(torch.ones(1), None))
+    assert list(call.arguments) == ["x", "mask"]
 
 
 class Writes(nn.Module):

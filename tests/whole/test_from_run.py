@@ -148,6 +148,17 @@ class Random(Texty):
         return out
 
 
+class Noisy(nn.Module):
+    """Draws, and has no module inside that could be a part without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(32, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.table + torch.randn(x.shape)
+
+
 class Branches(Texty):
     def forward(self, x: Tensor, factor: float = 1.0, other: Tensor | None = None) -> Tensor:
         out: Tensor = self.line(x) * factor
@@ -161,7 +172,7 @@ X = torch.ones(2, 32)
     ("model", "run", "error", "says"),
     [
         (Stateful(), twice(X), CaptureError, "returns something else when it is called again"),
-        (Random(), twice(X), CaptureError, "call 1 gives another result when it is made again"),
+        (Noisy(), twice(X), CaptureError, "call 1 gives another result when it is made again"),
         (
             Branches(),
             lambda m: [m(X, 1.0), m(X, 2.0)],
@@ -186,6 +197,96 @@ def test_what_cannot_become_parts_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         awqc.compile(model, run=run, **CHEAP)
+
+
+def test_what_draws_is_opened_and_what_it_calls_are_parts() -> None:
+    told: list[str] = []
+    bundle = awqc.compile(Random(), run=twice(X), notify=lambda n: told.append(n.text), **CHEAP)
+    assert list(bundle.parts) == ["line"]
+    assert list(bundle.report["opened"]) == ["model"]
+    assert any("model is no graph, so what it calls are parts: model: call 1" in t for t in told)
+    with pytest.raises(CaptureError, match="call 1 gives another result"):
+        awqc.compile(Random(), run=twice(X), part={"all": ""}, **CHEAP)
+
+
+class Repeats(nn.Module):
+    """Gives one tensor at two places, as a last state and the last of all states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        made = torch.relu(self.line(x))
+        return {"last": made, "all": [x + 1, made]}
+
+
+def test_a_tensor_at_two_places_of_a_result_is_one_output() -> None:
+    bundle = awqc.compile(Repeats(), run=lambda m: [m(X), m(torch.cat([X, X]))], **CHEAP)
+    (part,) = bundle.report["entries"].values()
+    assert part["outputs"] == {"last": "last", "all.0": "all.0", "all.1": "last"}
+
+
+class Counts(Texty):
+    """Goes by the number of a value, and no graph does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.line(x)
+        out: Tensor = rows.repeat(int(x.abs().sum()) % 3 + 1, 1)
+        return out
+
+
+def test_what_goes_by_values_is_opened() -> None:
+    def run(model: nn.Module) -> list[Tensor]:
+        return [model(X[:1] * 2), model(X), model(X * 3)]
+
+    bundle = awqc.compile(Counts(), run=run, **CHEAP)
+    assert list(bundle.parts) == ["line"]
+    assert "Could not" in bundle.report["opened"]["model"]
+
+
+def test_calls_with_other_numbers_are_parts_of_their_own() -> None:
+    both = torch.cat([X, X])
+
+    def run(model: nn.Module) -> list[Tensor]:
+        return [model(x, factor) for factor in (1.0, 2.0) for x in (X, both)]
+
+    bundle = awqc.compile(Branches(), run=run, **CHEAP)
+    assert list(bundle.parts) == ["model_factor_1_0", "model_factor_2_0"]
+    told = bundle.report["entries"]
+    assert [each["numbers"] for each in told.values()] == [{"factor": 1.0}, {"factor": 2.0}]
+
+
+class Speaks(nn.Module):
+    """Makes tokens until one is large, each of which what follows is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(64, 32), nn.Linear(32, 64)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.head(self.table(ids).cumsum(1))
+        return out
+
+    def say(self, ids: Tensor) -> Tensor:
+        for _ in range(6):
+            ids = torch.cat([ids, self(ids)[:, -1:].argmax(-1)], 1)
+        return torch.tanh(self(ids))
+
+
+def speak(model: Any) -> list[Tensor]:
+    return [model.say(torch.arange(place, place + 3 + place)[None]) for place in range(4)]
+
+
+def test_the_whole_is_judged_by_the_choices_of_the_original() -> None:
+    few = {**CHEAP, "bits": 2, "max_loss": 5.0}
+    report = awqc.compile(Speaks(), run=speak, **few).report["run"]
+    held = report["same_choices"]
+    assert held["chosen_otherwise"] > 0
+    assert held["answers_of_the_original"] == []
+    worst = max(gap["rel"] for gap in report["outputs"].values())
+    assert max(gap["rel"] for gap in held["outputs"].values()) < worst
 
 
 @pytest.mark.parametrize(
@@ -280,8 +381,8 @@ def test_a_whole_that_lost_too_much_is_not_published(
 ) -> None:
     whole = recorded_run._compiled
 
-    def damaged(forms: Any, own: Any, folders: Any) -> Any:
-        method = whole(forms, own, folders)
+    def damaged(forms: Any, own: Any, folders: Any, choices: Any) -> Any:
+        method = whole(forms, own, folders, choices)
         return lambda *args, **kwargs: -method(*args, **kwargs)
 
     monkeypatch.setattr(recorded_run, "_compiled", damaged)
