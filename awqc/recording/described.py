@@ -88,6 +88,8 @@ def _of_object(
         return torch.device(content)
     known = _class(form[CLASS], allowed)
     if ITEMS in form:
+        if not issubclass(known, Mapping):  # whose making might do anything
+            raise ValueError(f"{form[CLASS]} is no mapping")
         return known(**{key: made(each) for key, each in form[ITEMS]})
     if ATTRIBUTES not in form:
         return known

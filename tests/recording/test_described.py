@@ -69,6 +69,7 @@ def test_what_has_no_words_is_refused() -> None:
         {"class": "transformers:BertModel", "attributes": []},
         {"class": "transformers.cache_utils:gone", "attributes": []},
         {"class": "transformers.cache_utils:torch", "items": []},
+        {"class": "transformers.cache_utils:DynamicCache", "items": []},
         {"dtype": "load"},
         {"tensor": "gone"},
         {"other": 1},
