@@ -164,23 +164,30 @@ def measure_run(
 def _held(recorded: RecordedRun, folders: Mapping[str, Path], seed: int) -> dict[str, Any]:
     """What the run returns with the decisions that were recorded.
 
+    A part answers as the original did only where the run comes further by that.
+
     Raises:
         CaptureError: it cannot be held to these.
     """
-    answers: tuple[str, ...] = ()
-    while True:
+
+    def tried(answers: tuple[str, ...]) -> tuple[int, StrayedError | dict[str, Any]]:
         held = Choices(held=True, answers=frozenset(answers))
         try:
             made = run_compiled(recorded, folders, seed, held)
         except StrayedError as error:
-            left = [name for name in error.before if name not in answers]
-            if not left:
-                raise
-            answers += (left[0],)
-            continue
-        return {
-            **compare_results(made, recorded.was),
-            "calls": held.calls,
-            "chosen_otherwise": held.otherwise,
-            "answers_of_the_original": list(answers),
-        }
+            return held.calls, error
+        found = compare_results(made, recorded.was)
+        counted = {"calls": held.calls, "chosen_otherwise": held.otherwise}
+        return held.calls, {**found, **counted, "answers_of_the_original": list(answers)}
+
+    answers: tuple[str, ...] = ()
+    reached, found = tried(answers)
+    while isinstance(found, StrayedError):
+        for name in (name for name in found.before if name not in answers):
+            further, other = tried((*answers, name))
+            if further > reached or not isinstance(other, StrayedError):
+                answers, reached, found = (*answers, name), further, other
+                break
+        else:
+            raise found
+    return found
