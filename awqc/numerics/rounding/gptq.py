@@ -26,7 +26,7 @@ def compensate(matrix: Tensor, gram: Tensor, grid: Grid, width: int) -> Tensor:
     """
     columns = matrix.shape[1]
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
-    factor = _inverse_factor(conditioned(gram)[order][:, order])
+    factor = _inverse_factor(conditioned(gram)[order[:, None], order])
     values = matrix.T[order].contiguous()  # (columns, rows): a step touches a whole line
     steps = torch.empty_like(values)
     round_block = recorded(_round_block, matrix.device)
@@ -76,10 +76,16 @@ def _energy(errors: Tensor, gram: Tensor) -> Tensor:
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:
-    """Upper triangular ``U`` with ``U^T U = gram^-1``, from one Cholesky of the flipped matrix."""
-    lower = gram.flip(0, 1).double()
+    """Upper triangular ``U`` with ``U^T U = gram^-1``, from one Cholesky of the flipped matrix.
+
+    The matrices of doubles, symmetric at first, are turned to lie column by column: LAPACK works in
+    them, and needs no others.
+    """
+    lower = gram.flip(0, 1).double().mT
     torch.linalg.cholesky(lower, out=lower)
-    inverse = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    inverse = torch.eye(len(gram), dtype=torch.float64, device=gram.device).mT
     torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
-    factor: Tensor = inverse.float().flip(0, 1)
+    del lower
+    inverse = inverse.float()
+    factor: Tensor = inverse.flip(0, 1).contiguous()  # read row by row
     return factor
