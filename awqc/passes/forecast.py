@@ -33,7 +33,7 @@ SKETCH_ROWS = InsertObservers.rows
 MATRIX_COPIES = 5
 """Float32 copies of a matrix while it is rounded with compensation: it, its columns in order,
 steps, codes, and what it is measured with."""
-GRAM_COPIES = 9
+GRAM_COPIES = 7
 """Copies of moments, in float32, while they are inverted in float64."""
 INLINE = 2**27
 """Bytes of quantized weights up to which they lie in the ONNX file itself."""
