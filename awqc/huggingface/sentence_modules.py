@@ -223,7 +223,7 @@ def _loaded(module: Any, place: Path) -> Any:
     if not files:
         raise UsageError(f"{place}: has no {' or '.join(WEIGHTS)}, the weights of this module")
     with reporting(f"{files[0]}: the weights of this module could not be read"):
-        if files[0].suffix == ".bin":
+        if files[0].suffix.lower() == ".bin":
             state = torch.load(files[0], map_location="cpu", weights_only=True)
         else:
             state = load_file(files[0])

@@ -82,7 +82,7 @@ class Speech:
             VerificationError: the model fails.
         """
         texts = [each for one in given for each in self._texts(one)]
-        if len(texts) > 1 and self._target.suffix in (SOUNDS, OTHERS):
+        if len(texts) > 1 and self._target.suffix.lower() in (SOUNDS, OTHERS):
             raise UsageError(f"{self._target}: is one file; of {len(texts)} texts give a folder")
         for number, each in enumerate(texts, 1):
             yield each.text, self._written(self._spoken(each), each.text, number)
@@ -126,8 +126,8 @@ class Speech:
 
     def _path(self, text: str, number: int) -> Path:
         ending = SOUNDS if self._sound else OTHERS
-        if self._target.suffix in (SOUNDS, OTHERS):
-            if self._target.suffix != ending:
+        if (given := self._target.suffix.lower()) in (SOUNDS, OTHERS):
+            if given != ending:
                 raise UsageError(
                     f"{self._target}: the model makes {'sound' if self._sound else 'spectrograms'}"
                     f"; give a name that ends with {ending}"
