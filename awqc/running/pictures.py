@@ -18,6 +18,7 @@ from awqc.errors import AwqcError, UsageError, VerificationError
 from awqc.huggingface.diffusion import DiffusionFolder
 from awqc.recording.entries import modules_of
 from awqc.running.answers import Answer
+from awqc.running.free_paths import free_path
 from awqc.running.graphs import put_graphs, read_entries, shown_form
 
 PROMPT, LABELS = "prompt", "class_labels"
@@ -94,12 +95,7 @@ class Pictures:
             ) from error
 
     def _written(self, image: Any, text: str, number: int) -> Answer:
-        words = "".join(c if c.isalnum() else " " for c in text).split()
-        stem = "-".join(words)[:40] or f"image-{number}"
-        path, more = self._target / f"{stem}.png", 1
-        while path.exists():
-            more += 1
-            path = self._target / f"{stem}-{more}.png"
+        path = free_path(self._target, text, f"image-{number}", ".png")
         try:
             self._target.mkdir(parents=True, exist_ok=True)
             image.save(path)

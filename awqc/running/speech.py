@@ -24,6 +24,7 @@ from awqc.huggingface.spoken_settings import limits
 from awqc.huggingface.tasks import find_task
 from awqc.recording.entries import modules_of
 from awqc.running.answers import Answer
+from awqc.running.free_paths import free_path
 from awqc.running.graphs import described_form, put_graphs, read_entries
 
 SOUNDS, OTHERS = ".wav", ".npy"
@@ -133,13 +134,7 @@ class Speech:
                     f"; give a name that ends with {ending}"
                 )
             return self._target
-        words = "".join(c if c.isalnum() else " " for c in text).split()
-        stem = "-".join(words)[:40] or f"speech-{number}"
-        path, more = self._target / f"{stem}{ending}", 1
-        while path.exists():
-            more += 1
-            path = self._target / f"{stem}-{more}{ending}"
-        return path
+        return free_path(self._target, text, f"speech-{number}", ending)
 
     def _write_sound(self, path: Path, made: Tensor) -> None:
         """As plain WAV of 16 bits."""
