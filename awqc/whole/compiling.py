@@ -35,7 +35,7 @@ from awqc.verify.limits import check_loss
 FORMATS = ("onnx", "ort", "pt2")
 OF_ONE_GRAPH = ("inputs", "dynamic", "recipe", "stats")
 """Options that say something of one graph."""
-ENOUGH, FEWEST = 4096, 4
+ENOUGH, FEWEST = 4096, 3
 """Tokens or patches of which more tell a part little, and batches at least."""
 REACHES = "what reaches this part"
 JUDGED, FEWEST_JUDGED = 2048, 2
