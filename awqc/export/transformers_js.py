@@ -42,6 +42,9 @@ BITS = ("bits", "expert_weight_bits")
 AXES = {"batch": "batch_size"}
 """Names of axes by which transformers.js makes an empty cache."""
 TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
+PREPROCESSORS = ("feature_extractor", "image_processor")
+"""What transformers 5 keeps inside of a processor's configuration; transformers.js reads a file."""
 
 
 def arrange(folder: Path) -> None:
@@ -55,6 +58,7 @@ def arrange(folder: Path) -> None:
     shutil.rmtree(folder / TUNED, ignore_errors=True)
     _describe(folder / "config.json", dtype, external)
     _put_template_in(folder)
+    _put_preprocessor_beside(folder)
 
 
 def _form(folder: Path, name: str) -> Path | None:
@@ -122,6 +126,19 @@ def _describe(config: Path, dtype: str, external: list[str]) -> None:
         files = [f"{Path(name).stem}{SUFFIXES[dtype]}.onnx" for name in external]
         content[SETTINGS_KEY]["use_external_data_format"] = dict.fromkeys(files, 1)
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _put_preprocessor_beside(folder: Path) -> None:
+    """What makes a model's inputs, as the file of its own that it was before transformers 5."""
+    path = folder / PROCESSOR
+    if not path.is_file() or (folder / PREPROCESSOR).is_file():
+        return
+    content = read_json(path)
+    found = next((content[name] for name in PREPROCESSORS if name in content), None)
+    if isinstance(found, dict):
+        told = {key: content[key] for key in ("processor_class",) if key in content}
+        text = json.dumps({**found, **told}, indent=2) + "\n"
+        (folder / PREPROCESSOR).write_text(text, encoding="utf-8")
 
 
 def _put_template_in(folder: Path) -> None:

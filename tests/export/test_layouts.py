@@ -86,6 +86,15 @@ def test_the_chat_template_is_where_it_is_looked_for(folder: Path) -> None:
     assert config["chat_template"] == "{{ messages }}"
 
 
+def test_what_makes_inputs_has_a_file_of_its_own(folder: Path) -> None:
+    inner = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80}
+    own = {"feature_extractor": inner, "processor_class": "WhisperProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(own))
+    FolderLayout(JS).apply(folder)
+    written = json.loads((folder / "preprocessor_config.json").read_text())
+    assert written == {**inner, "processor_class": "WhisperProcessor"}
+
+
 def test_a_model_without_a_configuration_is_refused_before_any_work() -> None:
     with pytest.raises(UsageError, match=r"layout='transformers.js' is for Hugging Face models"):
         awqc.compile(nn.Linear(4, 4), (torch.zeros(2, 4),), layout=JS)
