@@ -29,7 +29,7 @@ MAY_USE: dict[str, str] = {
     "probes": "graph program",
     "weights": "errors executor findings graph machine numerics program",
     "passes": "artifacts channels errors executor findings graph machine numerics program weights",
-    "recording": "calling errors",
+    "recording": "calling errors numerics",
     "capture": "artifacts calling errors graph kv_cache machine probes program pt2 recording",
     "huggingface": "artifacts bundle capture errors findings graph kv_cache machine program "
     "recording",

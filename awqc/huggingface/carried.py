@@ -23,6 +23,7 @@ from awqc.errors import CaptureError, spelled
 from awqc.huggingface.folder import reporting
 from awqc.huggingface.kernel_forms import recurrences_instead
 from awqc.kv_cache import CONV, INDEXER, KEY, RECURRENT, VALUE
+from awqc.recording.near import near_everywhere
 
 STATES = {CONV: "conv_states", RECURRENT: "recurrent_states"}
 """Where a layer keeps those of which it may have several."""
@@ -244,7 +245,7 @@ def _check_together(model: Any, shapes: Mapping[State, Shape], where: str) -> No
     fixed = [state for state, shape in shapes.items() if None not in shape]
     pairs = [(_kept(plain.layers[state[0]])[state[1]], states[state]) for state in fixed]
     pairs.append((logits, torch.cat(made, 1)))
-    if not all(_near(*pair) for pair in pairs):
+    if not all(near_everywhere(found, wanted, NEAR) for wanted, found in pairs):
         kinds = sorted({part for _, part in fixed})
         raise CaptureError(
             f"{where}: {type(model).__name__} carries states ({', '.join(kinds)}) in a way of its "
@@ -252,12 +253,6 @@ def _check_together(model: Any, shapes: Mapping[State, Shape], where: str) -> No
             "reads all at once, so one graph for any number of tokens cannot be written. "
             f"Capture it without a cache: {spelled('task', 'feature-extraction')}"
         )
-
-
-def _near(wanted: Tensor, found: Tensor) -> bool:
-    if wanted.shape != found.shape:
-        return False
-    return bool(float((found - wanted).abs().max()) <= NEAR * float(wanted.abs().max()))
 
 
 def _run(model: Any, cache: Any, tokens: range, where: str) -> Tensor:

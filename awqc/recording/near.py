@@ -1,29 +1,28 @@
-"""Whether values are near others, of which some are so low that they hide the rest.
-
-A model hides what it never makes, such as tokens of pieces of images, behind the lowest number that
-there is; next to that every difference is small.
-"""
+"""Whether values are near others, of which some may hide what a model never gives."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-HIDDEN = -1e30
-"""Values below are no numbers that were computed."""
+from awqc.numerics.hidden import shown
 
 
 def near(made: Tensor, wanted: Tensor, share: float) -> bool:
     """Whether ``made`` is ``wanted`` but for ``share`` of its norm, and hides the same."""
-    if made.shape != wanted.shape:
+    if not _hides_the_same(made, wanted):
         return False
-    shown = wanted > HIDDEN
-    if not torch.equal(shown, made > HIDDEN):
-        return False
-    gap, size = (made - wanted)[shown].norm(), wanted[shown].norm()
-    return bool(gap <= share * size)
+    at = shown(wanted)
+    return bool((made - wanted)[at].norm() <= share * wanted[at].norm())
 
 
-def largest_shown(values: Tensor) -> float:
-    """The largest magnitude among those that are not hidden."""
-    return float(torch.where(values > HIDDEN, values, 0).abs().max())
+def near_everywhere(made: Tensor, wanted: Tensor, share: float) -> bool:
+    """The same for each value, against ``share`` of the largest magnitude."""
+    if not _hides_the_same(made, wanted):
+        return False
+    gaps, sizes = (values[shown(wanted)].abs() for values in (made - wanted, wanted))
+    return gaps.numel() == 0 or bool(gaps.max() <= share * sizes.max())
+
+
+def _hides_the_same(made: Tensor, wanted: Tensor) -> bool:
+    return made.shape == wanted.shape and torch.equal(shown(made), shown(wanted))

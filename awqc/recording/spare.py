@@ -13,7 +13,7 @@ import torch
 
 from awqc.recording.flat import FlatCall
 from awqc.recording.loop import Loop
-from awqc.recording.near import largest_shown
+from awqc.recording.near import near_everywhere
 from awqc.recording.outermost import OutsideCall
 from awqc.recording.structures import leaves, rebuilt
 
@@ -37,13 +37,8 @@ def _is_spare(forward: Callable[..., Any], loop: Loop, name: str) -> bool:
                 made = FlatCall(forward, arguments, loop.made, {})({})
         except Exception:  # noqa: BLE001 - code that needs the argument may fail in any way
             return False
-        for path in loop.made:
-            wanted = call.result[path]
-            size = CLOSE * max(largest_shown(wanted), 1e-30)
-            if made[path].shape != wanted.shape or not torch.allclose(
-                made[path], wanted, rtol=0, atol=size
-            ):
-                return False
+        if not all(near_everywhere(made[path], call.result[path], CLOSE) for path in loop.made):
+            return False
     return True
 
 

@@ -29,13 +29,11 @@ import torch
 from torch import Tensor
 
 from awqc.errors import VerificationError
+from awqc.numerics.hidden import HIDDEN, shown
 from awqc.verify.columns import Columns
 
 CHUNK = 2**19
 """Elements that are compared at once, in float64."""
-
-HIDDEN = -1e30
-"""Values below hide what a model never gives, such as tokens that it must not make; as -inf."""
 
 ULPS = 16
 """Units of the last place of the magnitude that correct computations may differ by."""
@@ -263,7 +261,7 @@ def _dot(one: Tensor, other: Tensor) -> float:
 def _hidden_as_infinite(value: Tensor) -> Tensor:
     if not value.is_floating_point() or float(value.amin()) > HIDDEN:
         return value
-    return torch.where(value < HIDDEN, -math.inf, value)
+    return torch.where(shown(value), value, -math.inf)
 
 
 def _is_finite(values: Tensor) -> bool:
