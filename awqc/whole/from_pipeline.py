@@ -24,7 +24,7 @@ from awqc.options import Options
 from awqc.recording.entries import EntryPoint
 from awqc.recording.structures import Leaves
 from awqc.whole.compiling import CompiledBundle
-from awqc.whole.folder_run import FolderRun
+from awqc.whole.opened_run import OpenedRun
 from awqc.whole.recorded_parts import Names, usual_names
 from awqc.whole.recorded_run import RecordedRun
 
@@ -48,7 +48,7 @@ def open_pipeline(
     source: DataSource,
     options: Options,
     notify: Callable[[Note], object],
-) -> FolderRun:
+) -> OpenedRun:
     """The pipeline in ``folder``, and what lets it make images of prompts.
 
     The folder that comes of it is what Optimum's ``ORTDiffusionPipeline`` loads.
@@ -72,7 +72,7 @@ def open_pipeline(
         return [_images(pipe(**call), type(pipe).__name__, folder.name) for call in calls]
 
     write = partial(_write, folder)
-    return FolderRun(
+    return OpenedRun(
         folder.name, "diffusion", pipeline, run, made, NUM_SAMPLES, write, pipeline_names
     )
 

@@ -25,7 +25,7 @@ from awqc.huggingface.spoken_settings import limits, made_up, told_of, without_c
 from awqc.machine.progress import stage
 from awqc.options import Options
 from awqc.whole.compiling import CompiledBundle
-from awqc.whole.folder_run import FolderRun
+from awqc.whole.opened_run import OpenedRun
 from awqc.whole.recorded_run import RecordedRun
 
 NUM_SAMPLES = 8
@@ -43,7 +43,7 @@ def open_speaking(
     source: DataSource,
     options: Options,
     notify: Callable[[Note], object],
-) -> FolderRun:
+) -> OpenedRun:
     """The model in ``folder``, and what lets it speak some texts.
 
     Raises:
@@ -73,7 +73,7 @@ def open_speaking(
 
     told = {"given": {name: _plain(value) for name, value in texts[0].given.items()}}
     write = partial(_write, folder)
-    return FolderRun(
+    return OpenedRun(
         folder.name, folder.task.name, speaker, run, len(texts), NUM_SAMPLES, write, told=told
     )
 

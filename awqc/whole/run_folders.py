@@ -15,10 +15,10 @@ from awqc.huggingface.speaking import SpeakingFolder
 from awqc.options import Options
 from awqc.whole.compiling import CompiledBundle
 from awqc.whole.folder_files import write_whole_report
-from awqc.whole.folder_run import FolderRun
 from awqc.whole.from_pipeline import open_pipeline
 from awqc.whole.from_run import compile_run
 from awqc.whole.from_speaking import open_speaking
+from awqc.whole.opened_run import OpenedRun
 
 RunFolder = DiffusionFolder | SpeakingFolder
 """A folder of such a model."""
@@ -26,7 +26,7 @@ RunFolder = DiffusionFolder | SpeakingFolder
 
 def open_run(
     folder: RunFolder, source: DataSource, options: Options, notify: Callable[[Note], object]
-) -> FolderRun:
+) -> OpenedRun:
     """The model in ``folder``, and what runs it on samples.
 
     Raises:

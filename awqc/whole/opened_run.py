@@ -1,4 +1,4 @@
-"""A folder whose model awqc itself runs to find its parts: what `open_run` gives of each kind."""
+"""A model that awqc runs itself to find its parts, opened: what `open_run` gives of each kind."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Write = Callable[[CompiledBundle, RecordedRun, Path], None]
 
 
 @dataclass(frozen=True)
-class FolderRun:
-    """A model of a folder, and what runs it.
+class OpenedRun:
+    """A model of a folder, loaded, and what runs it.
 
     Attributes:
         name: of the model.
