@@ -27,7 +27,7 @@ from awqc.capture.sizes_in_tensors import SizesInTensors
 from awqc.capture.stand_ins import has_narrow, put_back, stand_ins
 from awqc.capture.symbolic_sizes import symbolic_sizes
 from awqc.capture.taken_over import taken_over, unwrap
-from awqc.errors import UsageError
+from awqc.errors import UsageError, spelled
 from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
@@ -322,11 +322,16 @@ def _check_runs(module: nn.Module, call: _Call) -> None:
             deepcopy(module)(*args, **kwargs)
     except Exception as error:
         line = model_line(error)
+        tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
+        shapes = ", ".join(
+            f"{str(each.dtype).removeprefix('torch.')}{list(each.shape)}" for each in tensors
+        )
         raise UsageError(
-            f"{type(module).__name__} fails on the example inputs: "
+            f"{type(module).__name__} fails on the example inputs ({shapes or 'none'}): "
             f"{type(error).__name__}: {error}"
             + (f"\n  at {line}" if line else "")
-            + "\nGive inputs that the model takes"
+            + f"\nGive inputs that the model takes: its own sizes ({spelled('inputs')}), where a "
+            f"name stands for 2 or 16, or data ({spelled('calib')}), of which samples are taken"
         ) from error
 
 
