@@ -156,6 +156,7 @@ def compile_graph(
         with _timed(timing, "capture"):
             source = DataSource.of(calib)
             program = open_as_asked(model, example_inputs, source, chosen)
+        layout.check_parts({program.name: program})
         result = _compile(
             program, source, chosen, pipeline, provider, timing, observe, tell, journal, ranks
         )

@@ -1,15 +1,20 @@
-"""Layouts of a published folder: its own, or the one in which transformers.js looks for files."""
+"""Layouts of a published folder: its own, or one in which another library looks for files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from awqc.artifacts.names import TUNED
 from awqc.errors import UsageError, spelled
 
-PLAIN = "plain"
-LAYOUTS = (PLAIN, "transformers.js")
+if TYPE_CHECKING:
+    from awqc.program import Program
+
+PLAIN, GENAI = "plain", "onnxruntime-genai"
+LAYOUTS = (PLAIN, "transformers.js", GENAI)
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class FolderLayout:
     """How a folder is arranged before it is published.
 
     Attributes:
-        name: ``plain`` or ``transformers.js``.
+        name: one of `LAYOUTS`.
     """
 
     name: str = PLAIN
@@ -42,9 +47,35 @@ class FolderLayout:
                 f"({spelled('formats')})"
             )
 
+    def check_parts(self, parts: Mapping[str, Program]) -> None:
+        """Refuse parts that cannot be arranged so, before they are compiled.
+
+        Raises:
+            UsageError: the layout is for others.
+        """
+        if self.name != GENAI:
+            return
+        if len(parts) == 1:
+            raise UsageError(
+                f"{spelled('layout', self.name)} is for models of an encoder and a decoder; the "
+                f"folder of a decoder alone opens in {self.name} as it is: its {TUNED}/, with "
+                f"{spelled('formats', 'onnx,ort')}. Leave it out"
+            )
+        encoder = next(iter(parts.values()))
+        kinds = [encoder.example[spec.name].is_floating_point() for spec in encoder.inputs]
+        if kinds != [True]:
+            names = ", ".join(spec.name for spec in encoder.inputs)
+            raise UsageError(
+                f"{spelled('layout', self.name)}: that library runs encoders that read features of "
+                f"audio alone; this one reads {names}. Leave it out"
+            )
+
     def apply(self, folder: Path) -> None:
         """Arrange ``folder``, which is as a compile writes it."""
-        if self.name != PLAIN:
+        if self.name == GENAI:
+            from awqc.export.genai_layout import arrange
+        elif self.name != PLAIN:
             from awqc.export.transformers_js import arrange
-
-            arrange(folder)
+        else:
+            return
+        arrange(folder)

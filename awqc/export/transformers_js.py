@@ -28,6 +28,7 @@ from awqc.artifacts.names import (
     TUNED,
     VISION_MODEL,
 )
+from awqc.export.preprocessors import PREPROCESSOR, read_preprocessor
 from awqc.runtimes.session_file import LEVELLED
 
 DTYPES = {"4": "q4", "8": "q8"}
@@ -42,9 +43,6 @@ BITS = ("bits", "expert_weight_bits")
 AXES = {"batch": "batch_size"}
 """Names of axes by which transformers.js makes an empty cache."""
 TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
-PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
-PREPROCESSORS = ("feature_extractor", "image_processor")
-"""What transformers 5 keeps inside of a processor's configuration; transformers.js reads a file."""
 
 
 def arrange(folder: Path) -> None:
@@ -130,14 +128,9 @@ def _describe(config: Path, dtype: str, external: list[str]) -> None:
 
 def _put_preprocessor_beside(folder: Path) -> None:
     """What makes a model's inputs, as the file of its own that it was before transformers 5."""
-    path = folder / PROCESSOR
-    if not path.is_file() or (folder / PREPROCESSOR).is_file():
-        return
-    content = read_json(path)
-    found = next((content[name] for name in PREPROCESSORS if name in content), None)
-    if isinstance(found, dict):
-        told = {key: content[key] for key in ("processor_class",) if key in content}
-        text = json.dumps({**found, **told}, indent=2) + "\n"
+    found = read_preprocessor(folder)
+    if found is not None:
+        text = json.dumps(found, indent=2) + "\n"
         (folder / PREPROCESSOR).write_text(text, encoding="utf-8")
 
 

@@ -14,24 +14,11 @@ from typing import Any
 
 from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
-from awqc.huggingface.config_values import config_value, context_length
+from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder
+from awqc.huggingface.genai import GENAI, genai_config, runs_in_genai
 from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
-from awqc.kv_cache import (
-    CONV,
-    KEY,
-    MASK,
-    PAST,
-    PLACES,
-    POSITIONS,
-    RECURRENT,
-    SHARED_CACHE,
-    VALUE,
-    named_state,
-    past_name,
-    present_name,
-)
 from awqc.program import Program
 
 COPIED = ("config.json", "generation_config.json")
@@ -45,7 +32,6 @@ PROCESSING_FILES = (
     "spiece.model",
     *PROCESSOR_FILES,
 )
-GENAI = "genai_config.json"
 TOKENIZED = ("input_ids", "token_type_ids", "attention_mask")
 """Inputs that tokenizers make, in their order."""
 
@@ -92,97 +78,6 @@ def write_processing(folder: HFFolder, target: Path, config: Any = None) -> Any:
     return tokenizer
 
 
-def runs_in_genai(program: Program) -> bool:
-    """Whether onnxruntime-genai has words for what ``program`` carries.
-
-    It knows keys and values, what a convolution has still to see, and the state of a recurrence; no
-    decoder without keys and values, and no convolutions in layers that have these, unless there is
-    a recurrence.
-    """
-    each = list(state_layers(program).values())
-    carried = {part for parts in each for part in parts}
-    plain = RECURRENT in carried or all(parts in ({KEY, VALUE}, {CONV}) for parts in each)
-    return {KEY, VALUE} <= carried <= {KEY, VALUE, CONV, RECURRENT} and plain
-
-
-def state_layers(program: Program) -> dict[int, set[str]]:
-    """What each layer carries that carries anything."""
-    found: dict[int, set[str]] = {}
-    for name, _ in program.states:
-        layer, part = named_state(name)
-        found.setdefault(layer, set()).add(part)
-    return found
-
-
-def genai_config(
-    program: Program,
-    config: Any,
-    tokenizer: Any = None,
-    told: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """The content of ``genai_config.json`` for a program with a cache.
-
-    ``told`` are metadata of the model: whether it counts positions itself, and whether its past and
-    present may be one buffer. Sizes come from the graph; the type is genai's general ``decoder``,
-    whatever the model. Tokens that are no words of the model are left out: genai refuses the folder
-    for them.
-    """
-    shapes = {spec.name: spec.shape for spec in program.inputs}
-    keys = [name for name in shapes if name.startswith(PAST) and name.endswith(f".{KEY}")]
-    _, heads, _, width = shapes[keys[0]]
-    layers = state_layers(program)
-    carried = {part for parts in layers.values() for part in parts}
-    counted: dict[str, Any] = {"num_hidden_layers": len(keys)}
-    if carried > {KEY, VALUE}:
-        counted["num_hidden_layers"] = max(layers) + 1
-    if carried == {KEY, VALUE, CONV}:  # states of recurrences are found by their names
-        counted["layer_types"] = [
-            "conv" if layers[layer] == {CONV} else "full_attention" for layer in sorted(layers)
-        ]
-    told = told or {}
-    taken = ("input_ids", MASK, *(() if told.get(PLACES) == "1" else (POSITIONS,)))
-    names = {name: name for name in taken if name in shapes}
-    limit = context_length(config) or 2048
-    words = config_value(config, "vocab_size")
-    ids = {
-        key: _within(_token_id(key, config, tokenizer), words)
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-    }
-    if ids["pad_token_id"] is None:
-        end = ids["eos_token_id"]
-        ids["pad_token_id"] = end[0] if isinstance(end, list) else end
-    return {
-        "model": {
-            "type": "decoder",
-            "context_length": limit,
-            "vocab_size": words,
-            **{key: value for key, value in ids.items() if value is not None},
-            "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": "model.onnx",
-                "head_size": width,
-                "hidden_size": config_value(config, "hidden_size"),
-                "num_attention_heads": config_value(config, "num_attention_heads") or heads,
-                "num_key_value_heads": heads,
-                **counted,
-                "inputs": names
-                | {f"past_{part}_names": past_name("%d", part) for part in sorted(carried)},
-                "outputs": {"logits": program.outputs[0]}
-                | {f"present_{part}_names": present_name("%d", part) for part in sorted(carried)},
-            },
-        },
-        "search": {
-            "do_sample": False,
-            "max_length": limit,
-            "num_beams": 1,
-            "past_present_share_buffer": told.get(SHARED_CACHE) == "1",
-            "temperature": 1.0,
-            "top_k": 1,
-            "top_p": 1.0,
-        },
-    }
-
-
 def _name_tokenizer(path: Path) -> None:
     """Give the tokenizer's general class the name that releases of transformers before 5 know."""
     content = read_json(path) if path.is_file() else {}
@@ -211,18 +106,6 @@ def _describe_tokenizer(program: Program, config: Any, path: Path) -> None:
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _within(token: Any, words: int) -> Any:
-    """``token``, or those of a list of them, that a model of ``words`` words can make, if any."""
-    if isinstance(token, list):
-        return [each for each in token if each < words] or None
-    return token if token is not None and token < words else None
-
-
-def _token_id(key: str, config: Any, tokenizer: Any) -> Any:
-    value = config_value(config, key)
-    return getattr(tokenizer, key, None) if value is None else value
 
 
 def _tokenizer(folder: HFFolder) -> Any:

@@ -314,9 +314,9 @@ class Options:
     layout: str = option(
         "plain",
         "How the folder is arranged; transformers.js: as that library looks for files, for models "
-        "from a Hugging Face folder.",
+        "from a Hugging Face folder; onnxruntime-genai: likewise, for models that transcribe.",
         group="output",
-        choices=("plain", "transformers.js"),
+        choices=("plain", "transformers.js", "onnxruntime-genai"),
     )
     dtype: str = option(
         "auto",

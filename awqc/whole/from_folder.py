@@ -82,6 +82,7 @@ def compile_generating(
     layout.check(folder.path, options.formats)
     opened = open_generating(folder, task, options, notify, source)
     generating, way, parts, most = opened.generating, opened.way, opened.parts, opened.most
+    layout.check_parts(parts.bundle.parts)
     samples = read_samples(generating, source, options, notify)
     followed = list(follow_all(partial(parts.follow, most=most), samples))
     own = {name: value for name, value in given.items() if name not in OF_THE_WHOLE}

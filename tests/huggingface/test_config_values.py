@@ -20,7 +20,7 @@ from awqc.huggingface.config_values import (
     fewest_places,
 )
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.runner_files import genai_config
+from awqc.huggingface.genai import genai_config
 from awqc.huggingface.tokens import token_batch
 from tests.tiny_language_models import DECODERS, VOCABULARY, save_decoder, save_tokenizer
 

@@ -10,12 +10,8 @@ import pytest
 
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.runner_files import (
-    genai_config,
-    runs_in_genai,
-    write_processing,
-    write_runner_files,
-)
+from awqc.huggingface.genai import genai_config, runs_in_genai
+from awqc.huggingface.runner_files import write_processing, write_runner_files
 from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
 
 
