@@ -1,16 +1,16 @@
-"""Decoding and reading prompts in onnxruntime, form beside form, in CPU seconds of one thread.
+"""Decoding and reading prompts, form beside form: in onnxruntime, and GGUF files in llama.cpp.
 
-    python -m benchmarks.decode before=FOLDER after=FOLDER   # writes results/decode.json
+    python -m benchmarks.decode before=FOLDER after=FOLDER other=FILE.gguf   # results/decode.json
 
-Each folder holds a decoder with a cache as ``model.onnx``: ``ort/`` of a compiled folder, or what
-another exporter wrote with the same names of inputs and outputs. Models take turns; numbers are
-medians. ``prefill``: tokens a second of a prompt of 256, of which the logits of the last token are
-asked for where the model can be asked; ``decode``: tokens a second behind it; ``step_ms``: of one
-token behind 1000. A cache that can be shared stays where it is; ``--share NAME`` says that of a
-model which does not say it of itself. ``--zero-points NAME`` measures that model once more, with
-zero points in its 4-bit products where they have none: kernels take longer with them. ``nodes`` is
-the graph as onnxruntime runs it. Models take turns step by step, so that whatever else the machine
-does meets all alike.
+Times are CPU seconds of one thread; with ``--threads 2`` those of the clock. Each folder holds a
+decoder with a cache as ``model.onnx``: ``ort/`` of a compiled folder, or what another exporter
+wrote with the same names of inputs and outputs. Models take turns step by step, so that whatever
+else the machine does meets all alike; numbers are medians. ``prefill``: tokens a second of a prompt
+of 256, of which the logits of the last token are asked for where the model can be asked;
+``decode``: tokens a second behind it; ``step_ms``: of one token behind 1000. A cache that can be
+shared stays where it is; ``--share NAME`` says that of a model which does not say it of itself.
+``--zero-points NAME`` measures that model once more, with zero points in its 4-bit products where
+they have none: kernels take longer with them. ``nodes`` is the graph as onnxruntime runs it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import onnxruntime as ort
 from awqc.kv_cache import LOGITS_START
 from awqc.report.content import environment
 from awqc.runtimes.ort_model import OrtModel
+from benchmarks.decode_llama import LlamaCpp
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"
 PROMPT, NEW, LONG, STEPS, TURNS = 256, 32, 1000, 16, 5
@@ -43,8 +44,12 @@ PLAIN, MIDDLES = 3, 0x88
 Array = np.ndarray[Any, Any]
 
 
-def reader(model: OrtModel, tokens: int, share: bool) -> Callable[[dict[str, Array]], None]:
+def reader(
+    model: OrtModel | LlamaCpp, tokens: int, share: bool
+) -> Callable[[dict[str, Array]], None]:
     """What reads tokens into a cache of its own."""
+    if isinstance(model, LlamaCpp):
+        return model.reader(tokens)
     if share:
         cache = model.shared_cache(tokens)
         return lambda feeds: void(cache.step(feeds))
@@ -69,7 +74,7 @@ def feeds(start: int, stop: int) -> dict[str, Array]:
 
 
 def turns(
-    models: Mapping[str, tuple[OrtModel, bool]],
+    models: Mapping[str, tuple[OrtModel | LlamaCpp, bool]],
     clock: Callable[[], float] = time.thread_time,
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each model for each number, once for a prompt and once a step; ``clock`` tells."""
@@ -155,39 +160,63 @@ def main() -> None:
     parser.add_argument("--share", action="append", default=[], metavar="NAME")
     parser.add_argument("--zero-points", action="append", default=[], metavar="NAME")
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", help="under which the results stand; without it by themselves")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, scratch)
-    files = {
-        name: Path(folder) / "model.onnx"
-        for name, _, folder in (model.partition("=") for model in arguments.models)
-    }
+    given = (model.partition("=") for model in arguments.models)
+    files = {name: model_file(Path(place)) for name, _, place in given}
     for name in arguments.zero_points:
         (scratch / name).mkdir()
         files[f"{name}, zero points"] = with_zero_points(files[name], scratch / name)
-    models = {
-        name: OrtModel(file, threads=1, fixed={LOGITS_START: -1}) for name, file in files.items()
+    models = {name: load(file, arguments.threads) for name, file in files.items()}
+    shared = {
+        name: (model, name.partition(",")[0] in arguments.share or shares(model))
+        for name, model in models.items()
     }
-    shared = {name: (model, model.shares_cache or name.partition(",")[0] in arguments.share)
-              for name, model in models.items()}  # fmt: skip
-    made = [turns(shared) for _ in range(arguments.turns)]
+    clock = time.thread_time if arguments.threads == 1 else time.perf_counter
+    made = [turns(shared, clock) for _ in range(arguments.turns)]
     result = {
         "models": {
-            name: {
-                **numbers([each[name] for each in made]),
-                "nodes": sum(found.values()),
-                "operations": dict(found.most_common()),
-            }
-            for name in models
-            for found in [nodes(files[name])]
+            name: numbers([each[name] for each in made]) | graph(files[name]) for name in models
         },
         "turns": arguments.turns,
+        "threads": arguments.threads,
         "environment": environment(),
     }
     print(json.dumps(result, indent=2))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.name:
+        old = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+        result = {**old, arguments.name: result}
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def model_file(place: Path) -> Path:
+    """The model at ``place``: a GGUF file, or in a folder."""
+    return place if place.is_file() else place / "model.onnx"
+
+
+def load(file: Path, threads: int) -> OrtModel | LlamaCpp:
+    """The model in ``file``, ready to run."""
+    if file.suffix.lower() == ".gguf":
+        return LlamaCpp(file, threads)
+    return OrtModel(file, threads=threads, fixed={LOGITS_START: -1})
+
+
+def shares(model: OrtModel | LlamaCpp) -> bool:
+    """Whether the model says that its cache can stay where it is."""
+    return isinstance(model, OrtModel) and model.shares_cache
+
+
+def graph(file: Path) -> dict[str, Any]:
+    """How many operations onnxruntime runs, and which; nothing of a GGUF file."""
+    if file.suffix.lower() == ".gguf":
+        return {}
+    found = nodes(file)
+    return {"nodes": sum(found.values()), "operations": dict(found.most_common())}
 
 
 if __name__ == "__main__":

@@ -100,6 +100,24 @@ def speech(job):
     return found
 
 
+def genai_speech(job):
+    import onnxruntime_genai
+
+    model = onnxruntime_genai.Model(job["folder"])
+    processor = model.create_multimodal_processor()
+    found = []
+    for file in job["inputs"]:
+        inputs = processor([job["prompt"]], audios=onnxruntime_genai.Audios.open(file))
+        settings = onnxruntime_genai.GeneratorParams(model)
+        settings.set_search_options(do_sample=False, num_beams=1, batch_size=1)
+        generator = onnxruntime_genai.Generator(model, settings)
+        generator.set_inputs(inputs)
+        while not generator.is_done():
+            generator.generate_next_token()
+        found.append(processor.decode(generator.get_sequence(0)).strip())
+    return found
+
+
 def main():
     job = json.loads(Path(sys.argv[1]).read_text())
     result = {"versions": {name: version(name) for name in job["packages"]}}
