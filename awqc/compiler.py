@@ -41,6 +41,7 @@ from awqc.machine.process import undisturbed
 from awqc.machine.progress import stage as showing
 from awqc.machine.ranks import ALONE, Ranks
 from awqc.options import Options, parse_options
+from awqc.options.chosen_passes import may_untie
 from awqc.options.declare import takes
 from awqc.passes.convert_dtype import DTYPES, is_mixed
 from awqc.passes.journal import Journal
@@ -214,9 +215,10 @@ def _compile(
         trials = take_trials(original)
         step_trials(original, "the original")
         if options.head_bits == AUTO and options.recipe is None:
-            chosen = choose_head(original, body, reference, find_target(options.target))
+            runs_on, untie = find_target(options.target), may_untie(options)
+            chosen = choose_head(original, body, reference, runs_on, untie)
             notify(Note(f"the head has {chosen.width} bits: {chosen.reason}"))
-            pipeline, body = (each.with_head_bits(chosen.width) for each in (pipeline, body))
+            pipeline, body = (chosen.taken_by(each) for each in (pipeline, body))
     watched = reference.batches[0]
     body.run(
         program,

@@ -16,7 +16,11 @@ from awqc.passes.pipeline import Pipeline, make_pipeline, parse_pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
 
 AUTO, WIDE_HEAD = "auto", 8
-"""Of a head, and the width that it has until one is chosen."""
+"""Of a head, and the width that it has until one is chosen, which is that of tables too."""
+NARROW_HEADS = (2, 3, 4)
+OWN_NAMES = frozenset({"onnx", "ort", "pt2"})
+"""Formats whose weights have the program's names, so that a head may be no table; others have those
+of a checkpoint."""
 SAMPLES = 64
 """Tokens of each activation that are kept for the search under the runtime's numerics."""
 
@@ -40,10 +44,17 @@ def build_pipeline(asked: Options) -> Pipeline:
     if (asked.avg_bits or asked.budget) and asked.recipe is None and not allocates:
         step = AllocateBits(**options["allocate_bits"])
         pipeline = pipeline.with_pass(step, before=QuantizeWeights)
+    if asked.head_bits in NARROW_HEADS and asked.recipe is None and may_untie(asked):
+        pipeline = pipeline.with_untied_head()
     for each in pipeline.passes:
         if isinstance(each, QuantizeWeights):
             check_held(asked.formats, each.spec.asked)
     return pipeline
+
+
+def may_untie(asked: Options) -> bool:
+    """Whether a head that is its embedding's table may have codes of its own."""
+    return not asked.pipeline and not asked.weight_format and OWN_NAMES.issuperset(asked.formats)
 
 
 def _pass_options(asked: Options) -> PassOptions:

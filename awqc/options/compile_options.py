@@ -172,7 +172,8 @@ class Options:
     head_bits: int | str = option(
         8,
         "Width of the product that makes a language model's logits; none (0): float; auto: 4 or 8, "
-        "by what 4 lose on data held back and the time that they save.",
+        "by what 4 lose on data held back and the time that they save. Where it is the table of "
+        "embeddings too, it gets codes of its own for 2 to 4.",
         group="weights",
         kind=int,
         choices=(2, 3, 4, 8),

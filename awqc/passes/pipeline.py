@@ -34,6 +34,7 @@ from awqc.passes.quantize_weights import QuantizeWeights
 from awqc.passes.search_scales import SearchScales
 from awqc.passes.spelling import build, read, spell_all
 from awqc.passes.tune_scales import TuneScales
+from awqc.passes.untie_head import UntieHead
 from awqc.program import Batch, Program
 from awqc.weights.tuning.teacher import take_teacher
 
@@ -41,6 +42,7 @@ PASSES: dict[str, type[Any]] = {
     cls.name: cls
     for cls in (
         Canonicalize,
+        UntieHead,
         InsertObservers,
         Calibrate,
         SearchScales,
@@ -253,6 +255,19 @@ class Pipeline:
         for each in self.passes:
             steps += [step, each] if isinstance(each, before) else [each]
         return self._of(steps)
+
+    def with_untied_head(self) -> Pipeline:
+        """This pipeline with `UntieHead`, in front of what knows weights by their names.
+
+        >>> str(parse_pipeline("canonicalize,quantize-weights").with_untied_head())
+        'canonicalize,untie-head,quantize-weights'
+        """
+        known = (InsertObservers, LoadScales, AllocateBits, QuantizeWeights)
+        place = next(
+            (place for place, each in enumerate(self.passes) if isinstance(each, known)),
+            len(self.passes),
+        )
+        return self._of([*self.passes[:place], UntieHead(), *self.passes[place:]])
 
     def with_head_bits(self, bits: int) -> Pipeline:
         """This pipeline with a head of ``bits``; what it measures is counted as this one's.

@@ -16,6 +16,7 @@ from awqc.numerics.quantizing import fake_quantize
 from awqc.numerics.request import Cut
 from awqc.passes.pipeline import Pipeline
 from awqc.passes.quantize_weights import QuantizeWeights
+from awqc.passes.untie_head import UntieHead
 from awqc.program import Program
 from awqc.runtimes.product_speed import seconds_of_product
 from awqc.targets.base import Target
@@ -37,26 +38,43 @@ class HeadChoice:
     Attributes:
         width: in bits, that was chosen.
         reason: in words.
+        untied: whether the head is its embedding's table, and gets codes of its own for that width.
     """
 
     width: int
     reason: str
+    untied: bool = False
+
+    def taken_by(self, pipeline: Pipeline) -> Pipeline:
+        """``pipeline`` with that width."""
+        found = pipeline.with_head_bits(self.width)
+        return found.with_untied_head() if self.untied else found
 
 
 def choose_head(
-    program: Program, pipeline: Pipeline, reference: Reference, target: Target
+    program: Program,
+    pipeline: Pipeline,
+    reference: Reference,
+    target: Target,
+    untie: bool = False,
 ) -> HeadChoice:
     """Whether 4 bits for the head of the float ``program`` save more time than they lose.
 
     Lost is KL divergence from the float logits, on the batches held back, with the head alone
     rounded to nearest: compensated it loses less. Saved are seconds of a step's products, one
     token, measured in onnxruntime on this machine's CPU. A head that is its embedding's table keeps
-    that one's 8 bits: another copy would take more bytes.
+    that one's 8 bits, but with ``untie``: then codes of its own are weighed likewise, and the
+    reason tells what they take.
     """
     steps = [each for each in pipeline.passes if isinstance(each, QuantizeWeights)]
     if not steps:
         return HeadChoice(WIDE, "nothing is quantized")
     spec = steps[0].spec
+    untied = []
+    if untie:
+        program = program.variant()
+        untied = UntieHead().apply(program)
+        program.tidy()
     decisions = decide(program, spec)
     heads = head_weights(program)
     linears = {each.weight_name: each for each in find_linears(program.graph)}
@@ -78,11 +96,18 @@ def choose_head(
     saved = 1 - (rest + took[NARROW]) / (rest + took[WIDE])
     worse = lost[NARROW] - lost[WIDE]
     bits = NARROW if worse <= WORTH * saved else WIDE
-    return HeadChoice(
-        bits,
+    reason = (
         f"{NARROW} in place of {WIDE} would add {worse:.4f} to the KL divergence and save "
-        f"{saved:.0%} of the time that a token's products take",
+        f"{saved:.0%} of the time that a token's products take"
     )
+    own = bool(untied) and bits == NARROW
+    if own:
+        sizes = zip(forms[bits], open_, strict=True)
+        more = sum(
+            form.nbytes(each.rows, each.columns, program.scale_dtype) for form, each in sizes
+        )
+        reason += f"; beside the table that it is, it takes {more / 1e6:.1f} MB more"
+    return HeadChoice(bits, reason, own)
 
 
 def _lost(

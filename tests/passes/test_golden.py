@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from awqc.graph.dump import compare_weights, diff, dump
 from awqc.passes.base import Change
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.passes.pipeline import DEFAULT, PASSES, parse_pipeline
+from awqc.passes.untie_head import UntieHead
 from awqc.program import Program
 from tests.conftest import Golden
 from tests.tiny import calibration, capture, captured, run
@@ -71,6 +72,24 @@ def effect(program: Program, spec: str) -> str:
     return seen[-1]
 
 
+class Tied(nn.Module):
+    """A language model of no layers, whose head is its table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(96, 48), nn.RMSNorm(48)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return nn.functional.linear(self.norm(self.table(ids)), self.table.weight)
+
+
+def tied() -> Program:
+    torch.manual_seed(0)
+    program = capture(Tied().eval(), torch.zeros(2, 3, dtype=torch.long))
+    program.task = replace(program.task, head_outputs=program.outputs)
+    return program
+
+
 @dataclass(frozen=True)
 class Case:
     model: str
@@ -120,6 +139,17 @@ def test_tune_scales(golden: Golden) -> None:
 def test_allocate_bits(golden: Golden) -> None:
     spec = ",".join(DEFAULT.split(",")[:5]) + ",allocate-bits{avg-bits=8}"
     golden("allocate-bits-mlp", effect(captured("mlp"), spec))
+
+
+def test_untie_head(golden: Golden) -> None:
+    program = tied()
+    before = program.clone()
+    changes = UntieHead().apply(program)
+    program.tidy()
+    golden("untie-head-tied", text(before, program, changes))
+    ids = torch.arange(6).view(2, 3)
+    assert torch.equal(program.run({"ids": ids})[0], before.run({"ids": ids})[0])
+    assert not UntieHead().apply(program)
 
 
 def test_load_scales(golden: Golden, tmp_path: Path) -> None:

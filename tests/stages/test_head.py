@@ -15,6 +15,8 @@ from awqc.compiler import compile_graph
 from awqc.errors import UsageError, worded
 from awqc.huggingface.capture import load_folder
 from awqc.machine.ranks import Ranks
+from awqc.options import parse_options
+from awqc.options.chosen_passes import build_pipeline
 from awqc.passes.pipeline import parse_pipeline
 from awqc.runtimes.product_speed import seconds_of_product
 from awqc.stages import head
@@ -24,6 +26,8 @@ from awqc.verify.reference import take_reference
 from tests.tiny_language_models import save_decoder
 
 WIDE = {"hidden_size": 256, "intermediate_size": 64, "vocab_size": 8192, "num_hidden_layers": 1}
+TABLE = "model.embed_tokens.weight"
+ROWS = onnx.helper.make_attribute("N", WIDE["vocab_size"])
 PIPELINE = "canonicalize,quantize-weights{bits=4,group-size=64}"
 
 
@@ -78,6 +82,55 @@ def test_what_has_no_head_of_its_own_keeps_8_bits(tmp_path: Path) -> None:
     assert (chosen.width, chosen.reason) == (8, "there is no head with a width of its own")
     chosen = choose_head(tied, parse_pipeline("canonicalize"), reference, ORT_CPU)
     assert (chosen.width, chosen.reason) == (8, "nothing is quantized")
+
+
+def test_a_head_that_is_a_table_is_weighed_with_codes_of_its_own(tmp_path: Path) -> None:
+    tied = program_of(tmp_path, 1.0, tie_word_embeddings=True)
+    before, names = tied.weight(TABLE).clone(), set(tied.parameters())
+    pipeline = parse_pipeline(PIPELINE)
+    chosen = choose_head(tied, pipeline, reference_of(tied), ORT_CPU, untie=True)
+    assert (chosen.width, chosen.untied) == (4, True)
+    assert chosen.reason.endswith("beside the table that it is, it takes 1.2 MB more")
+    assert set(tied.parameters()) == names
+    assert torch.equal(tied.weight(TABLE), before)
+    taken = "canonicalize,untie-head,quantize-weights{group-size=64,head-bits=4}"
+    assert str(chosen.taken_by(pipeline)) == taken
+
+
+@pytest.mark.parametrize("width", ["auto", 4])
+def test_a_compile_gives_a_tied_head_the_width_that_was_asked_for(
+    width: int | str, tmp_path: Path
+) -> None:
+    program = program_of(tmp_path / "model", 1.0, tie_word_embeddings=True)
+    compile_graph(
+        program, head_bits=width, effort="fast", formats=("onnx", "ort"), max_loss=float("inf"),
+        output_dir=tmp_path / "out",
+    )  # fmt: skip
+    graphs = [
+        onnx.load(tmp_path / "out" / place / "model.onnx", load_external_data=False).graph
+        for place in ("", "ort")
+    ]
+    found = {each.name: each.data_type for each in graphs[0].initializer}
+    assert found["lm_head.weight"] == onnx.TensorProto.INT8  # of two names the graph keeps one
+    assert found["lm_head.head.weight"] == onnx.TensorProto.UINT4
+    products = [node.attribute for node in graphs[1].node if node.op_type == "MatMulNBits"]
+    (bits,) = (each.i for told in products if ROWS in told for each in told if each.name == "bits")
+    assert bits == 4
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    again = compile_graph(
+        load_folder(tmp_path / "model"), recipe=tmp_path / "out" / "recipe.json",
+        effort="fast", formats=("onnx",), max_loss=float("inf"),
+    )  # fmt: skip
+    assert "untie-head" in recipe["pipeline"]
+    same = (folder / "model.onnx" for folder in (tmp_path / "out", again.folder))
+    assert len({path.read_bytes() for path in same}) == 1
+
+
+def test_formats_with_names_of_a_checkpoint_keep_one_table() -> None:
+    for formats, untied in ((("onnx",), True), (("onnx", "awq"), False), (("gguf",), False)):
+        options = parse_options(head_bits=4, formats=formats)
+        assert ("untie-head" in str(build_pipeline(options))) == untied
+    assert "untie-head" not in str(build_pipeline(parse_options(head_bits=8)))
 
 
 def test_a_compile_writes_the_width_and_a_recipe_repeats_it(tmp_path: Path) -> None:
