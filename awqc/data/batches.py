@@ -11,6 +11,9 @@ from torch import Tensor
 from awqc.errors import CalibrationError
 from awqc.program import Batch, InputSpec
 
+LARGEST_OUTPUT = 128 * 2**20
+"""Bytes of logits that a batch may cause."""
+
 
 def batched_inputs(specs: Sequence[InputSpec]) -> tuple[str, ...]:
     """Names of the inputs whose first axis is the batch.
@@ -49,6 +52,11 @@ def count_samples(batch: Batch, specs: Sequence[InputSpec]) -> int:
     """Samples in ``batch``."""
     names = batched_inputs(specs)
     return batch[names[0]].shape[0] if names else 1
+
+
+def samples_at_once(output: int, most: int) -> int:
+    """Samples of a batch, ``most`` or fewer, where each causes logits of ``output`` bytes."""
+    return max(1, min(most, LARGEST_OUTPUT // max(output, 1)))
 
 
 def match_names(

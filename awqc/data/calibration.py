@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ from awqc.data.batches import (
     cut_batch,
     fixed_batch_size,
     match_names,
+    samples_at_once,
     split,
     take,
 )
 from awqc.data.drawing import describe_drawing, draw_like
 from awqc.errors import CalibrationError, UsageError, spelled
+from awqc.graph.nodes import results_of, shape_of
 from awqc.graph.ops import argument
 from awqc.huggingface.tokens import complete_tokens
 from awqc.program import Batch, InputSpec, Program
@@ -65,7 +68,8 @@ def from_arrays(
 ) -> CalibrationData:
     """Data of arrays by input name (first axis = samples), cut into batches that the graph takes.
 
-    An input without a batch axis has an array of just its shape, used for every batch.
+    An input without a batch axis has an array of just its shape, used for every batch. Long
+    sequences go into batches of few samples, as those of a text do, since each token makes logits.
 
     Raises:
         UsageError: ``num_samples`` is not positive.
@@ -80,7 +84,8 @@ def from_arrays(
     whole = take(whole, specs, slice(num_samples))
     count, size = count_samples(whole, specs), fixed_batch_size(specs)
     if size is None:
-        size = max(1, min(_LARGEST_BATCH, count // _FEWEST_BATCHES))
+        most = min(_LARGEST_BATCH, count // _FEWEST_BATCHES)
+        size = samples_at_once(_logit_bytes(program, whole), most)
     batches = cut_batch(whole, specs, size)
     if fixed_batch_size(specs) is not None and count % size:
         if count < size:
@@ -90,6 +95,15 @@ def from_arrays(
         batches.pop()
         notes.append(f"the last {count % size} samples are left out: the batch is fixed at {size}")
     return _divided(batches, specs, source, notes)
+
+
+def _logit_bytes(program: Program, batch: Batch) -> int:
+    """Bytes of the logits that a sample of ``batch`` causes; 0 where it causes none."""
+    if not program.head_outputs or "input_ids" not in batch:
+        return 0
+    made = dict(zip(program.outputs, results_of(program.graph), strict=True))
+    vocabulary = shape_of(made[program.head_outputs[0]])[-1]
+    return 4 * prod(batch["input_ids"].shape[1:]) * int(vocabulary)
 
 
 def from_mapping(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from awqc.data.batches import samples_at_once
 from awqc.data.calibration import CalibrationData, embedding_rows
 from awqc.data.document_rows import Packed, pack_documents, prefix
 from awqc.data.longest_text import longest_text
@@ -31,8 +32,6 @@ CORE_FLOPS = 60e9
 """What one core of today does in float32, roughly."""
 
 HELD_OUT_TOKENS = 512
-LARGEST_OUTPUT = 128 * 2**20
-"""Bytes of logits that a batch may cause."""
 
 
 @dataclass(frozen=True)
@@ -248,4 +247,4 @@ def _made_up(
 
 def _batch_size(model: TextModel, length: int) -> int:
     bytes_each = 4 * length * (model.vocabulary if model.cached else 4096)
-    return max(1, min(16, LARGEST_OUTPUT // bytes_each))
+    return samples_at_once(bytes_each, 16)

@@ -17,6 +17,7 @@ signs are added up before their products are taken, by the same identity as abov
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +30,8 @@ EXACT_COLUMNS = 256
 SAMPLES_A_BATCH = 8
 GRAM_TOKENS = 2
 GRAM_FOLD = 8
+SPAN = 512
+"""Columns of a gram that are summed at once, from the diagonal on: half of it follows."""
 RANK_SEEDS = 2**32
 """How far the seeds of two ranks lie apart."""
 LARGEST = 1e16
@@ -173,15 +176,16 @@ class Accumulator:
         return signs.to(x.device)
 
     def _add_gram(self, signed: Tensor) -> None:
-        """Add ``X^T X`` of tokens with signs, folded once there are many."""
+        """Add ``X^T X`` of tokens with signs, folded once there are many, to the lower half."""
         if self._tokens >= GRAM_TOKENS * signed.shape[2]:
             short = -signed.shape[1] % GRAM_FOLD
             padded = torch.nn.functional.pad(signed, (0, 0, 0, short))
             signed = padded.unflatten(1, (GRAM_FOLD, -1)).sum(1)
         if self._gram is None:
-            self._gram = signed.transpose(1, 2) @ signed
-        else:
-            self._gram.baddbmm_(signed.transpose(1, 2), signed)
+            self._gram = signed.new_zeros(len(signed), signed.shape[2], signed.shape[2])
+        for gram, rows in zip(self._gram, signed, strict=True):
+            for here in _spans(rows.shape[1]):
+                gram[here.start :, here].addmm_(rows[:, here.start :].T, rows[:, here])
 
     def _sketch(self, signed: Tensor) -> Tensor:
         """Every ``rows``-th token with its sign into one bucket: ``(blocks, rows, K)``."""
@@ -206,7 +210,7 @@ class Accumulator:
             gram = sums.moments / self._tokens
             factor = _square_root(sums.moments / self._tokens)
         else:
-            gram = None if gram is None else gram.cpu().div_(self._tokens)
+            gram = None if gram is None else _mirrored(gram.cpu().div_(self._tokens))
             factor = sums.moments.div_(self._tokens**0.5)
         return Statistics(
             tokens=self._tokens,
@@ -216,6 +220,18 @@ class Accumulator:
             gram=gram,
             sample=torch.cat(sample, dim=1)[:, : self.samples] if sample else None,
         )
+
+
+def _spans(columns: int) -> Iterator[slice]:
+    for start in range(0, columns, SPAN):
+        yield slice(start, min(start + SPAN, columns))
+
+
+def _mirrored(gram: Tensor) -> Tensor:
+    """``gram`` ``(blocks, K, K)``, of which the lower half was summed, with the other half."""
+    for here in _spans(gram.shape[-1]):
+        gram[:, here, here.stop :] = gram[:, here.stop :, here].mT
+    return gram
 
 
 def _square_root(moments: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ SKETCH_ROWS = InsertObservers.rows
 MATRIX_COPIES = 5
 """Float32 copies of a matrix while it is rounded with compensation: it, its columns in order,
 steps, codes, and what it is measured with."""
-GRAM_COPIES = 7
-"""Copies of moments, in float32, while they are inverted in float64."""
+GRAM_COPIES = 3
+"""Copies of moments while they are factored: scaled, damped, and in order."""
 INLINE = 2**27
 """Bytes of quantized weights up to which they lie in the ONNX file itself."""
 SESSION_COPIES = {True: 3.8, False: 2.1}

@@ -86,11 +86,13 @@ def run_job(
     ]
     if correction is not None:
         matrices = [matrix @ moved(correction, gram.device) for matrix in matrices]
+    sizes = [matrix.shape[1] for matrix in matrices]
+    together = torch.cat(matrices, dim=1)
+    del matrices  # as large as all of them
     blocks = [
         round_matrix(matrix, moments, job.format, program.scale_dtype, spec)
-        for matrix, moments in zip(torch.cat(matrices, dim=1), gram, strict=True)
+        for matrix, moments in zip(together, gram, strict=True)
     ]
-    sizes = [matrix.shape[1] for matrix in matrices]
     shares = {
         role: torch.stack([block[role].cpu() for block in blocks]).split(sizes, dim=1)
         for role in blocks[0]

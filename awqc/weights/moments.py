@@ -39,6 +39,6 @@ def scaled_gram(statistics: Statistics, scale: Tensor, device: torch.device = CP
     if statistics.gram is None:
         return None
     gram, scale = moved((statistics.gram, scale), device)
-    gram = gram / scale.unsqueeze(1) / scale.unsqueeze(2)
+    gram = (gram / scale.unsqueeze(1)).div_(scale.unsqueeze(2))
     gram.diagonal(dim1=1, dim2=2).mul_(1 + gram.shape[-1] / statistics.tokens)
     return gram

@@ -59,7 +59,8 @@ def product_of(
     if linear is None or statistics is None:
         return None
     scale, factor = moved((column_scale(program, linear), statistics.factor), device)
-    return lambda rows, block: (rows / scale[block]) @ factor[block].T
+    turned = (factor / scale.unsqueeze(1)).mT
+    return lambda rows, block: rows @ turned[block]
 
 
 def doubt_of(program: Program, linear: Linear | None, device: torch.device = CPU) -> Product | None:

@@ -93,7 +93,8 @@ def prove_against(
 
 def sum_of_squares(parts: Sequence[Tensor]) -> Tensor:
     """Of each row, over all ``parts``, in float64."""
-    return torch.stack([part.double().square().sum(-1) for part in parts]).sum(0)
+    norms = [torch.linalg.vector_norm(part, dim=-1, dtype=torch.float64) for part in parts]
+    return torch.stack(norms).square().sum(0)
 
 
 def nearest_values(quantized: QuantizedWeight, matrix: Tensor) -> Tensor:
@@ -108,10 +109,10 @@ def nearest_values(quantized: QuantizedWeight, matrix: Tensor) -> Tensor:
         end = {role: torch.full_like(quantized.tensors[role], bits) for role in roles}
         ends.append(quantized.with_tensors(end))
     last = float(ends[1].codes.max())
-    low, high = (end.dequantize().reshape(matrix.shape).double() for end in ends)
-    step = (high - low) / last
-    codes = torch.where(step == 0, 0, (matrix - low) / torch.where(step == 0, 1, step))
-    return (low + codes.round().clamp(0, quantized.format.levels - 1) * step).float()
+    low, high = (end.dequantize().reshape(matrix.shape) for end in ends)
+    step = high.div_(last).sub_(low / last)  # divided first: their distance may be no number
+    codes = torch.where(step == 0, 0, (matrix / step).sub_(low / step))
+    return codes.round_().clamp_(0, quantized.format.levels - 1).mul_(step).add_(low)
 
 
 def check_rows(name: str, errors: Tensor, least: Tensor) -> None:

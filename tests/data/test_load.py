@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import awqc
 from awqc.cli import run
-from awqc.data.calibration import CalibrationData
+from awqc.data.calibration import CalibrationData, from_mapping
 from awqc.data.load import DataSource
 from awqc.errors import CalibrationError, UsageError
 from awqc.huggingface.capture import load_folder
@@ -72,6 +72,17 @@ def decoder(work: Path) -> Program:
 
 def rows(data: CalibrationData) -> int:
     return sum(batch["input"].shape[0] for batch in (*data.batches, *data.held_out))
+
+
+@pytest.mark.parametrize(("fit", "sizes"), [(1, {1}), (2, {2}), (100, {4})])
+def test_no_batch_of_tokens_makes_more_logits_than_fit(
+    fit: int, sizes: set[int], decoder: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary = decoder.parameters()["lm_head.weight"].shape[0]
+    monkeypatch.setattr("awqc.data.batches.LARGEST_OUTPUT", fit * 4 * 16 * vocabulary + 1)
+    ids = torch.ones(20, 16, dtype=torch.long)
+    data = from_mapping({"input_ids": ids}, decoder)
+    assert {len(batch["input_ids"]) for batch in (*data.batches, *data.held_out)} == sizes
 
 
 @pytest.mark.parametrize("suffix", both_cases(ARRAYS))

@@ -84,7 +84,13 @@ def test_without_correlation_it_is_rounding_to_nearest() -> None:
     assert torch.allclose(value(result, form, 40), nearest(matrix, full_range(matrix, form), form))
 
 
-@pytest.mark.parametrize("gram", [torch.zeros(40, 40), torch.ones(40, 40), torch.eye(40) * 1e-20])
+TWO_OUTWEIGH = torch.block_diag(torch.full((2, 2), 1e12), torch.eye(38))
+
+
+@pytest.mark.parametrize(
+    "gram",
+    [torch.zeros(40, 40), torch.ones(40, 40), torch.eye(40) * 1e-20, TWO_OUTWEIGH],
+)
 def test_degenerate_moments_give_finite_codes(gram: Tensor) -> None:
     form = IntGrid(3, 16)
     matrix, _ = problem(7, 40)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from awqc.numerics.statistics import EXACT_COLUMNS, LARGEST, Accumulator, Statistics
+from awqc.numerics.statistics import EXACT_COLUMNS, LARGEST, SPAN, Accumulator, Statistics
 
 
 def observed(*batches: Tensor, rows: int = 64, seed: int = 0) -> Statistics:
@@ -86,6 +86,18 @@ def test_dead_and_tiny_and_huge_channels(columns: int) -> None:
     assert bool((gram(found)[0, 0].abs() <= 1e-9 * gram(found).max()).all())
     assert float(found.abs_mean[0, 2]) == pytest.approx(1e8)
     assert float(found.abs_max[0, 3]) == 5
+
+
+@pytest.mark.parametrize("columns", [EXACT_COLUMNS + 1, SPAN, 2 * SPAN + 9])
+def test_a_gram_that_was_asked_for_is_whole_and_exact(columns: int) -> None:
+    x = torch.randn(2, 90, columns)
+    accumulator = Accumulator(64, 0, gram=True)
+    for batch in (x[:, :50], x[:, 50:]):
+        assert accumulator.add(batch)
+    found = accumulator.finish().gram
+    assert found is not None
+    torch.testing.assert_close(found.double(), moments(x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[:, SPAN:, :SPAN], found[:, :SPAN, SPAN:].mT)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 10 * LARGEST])

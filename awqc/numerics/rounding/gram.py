@@ -19,7 +19,9 @@ def conditioned(gram: Tensor, damping: float = DAMPING) -> Tensor:
     mean = gram.diagonal().mean()
     if not bool(mean > 0):
         return torch.eye(columns, device=gram.device)
-    return gram / mean + damping * torch.eye(columns, device=gram.device)
+    found = gram / mean
+    found.diagonal(dim1=-2, dim2=-1).add_(damping)
+    return found
 
 
 def group_blocks(gram: Tensor, width: int, groups: int) -> Tensor:

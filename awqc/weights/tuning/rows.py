@@ -16,7 +16,7 @@ from awqc.machine.devices import moved
 from awqc.program import Batch, Program
 from awqc.weights.tuning.objective import counting, divergence
 
-ELEMENTS = 2**22
+ELEMENTS = 2**23
 """Logits of one model that are computed at once."""
 
 
