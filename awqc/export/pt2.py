@@ -13,7 +13,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -62,9 +62,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
             exported = trace_module(module, args, kwargs, shapes)
             _let_go_of_inequalities(exported)
             _let_go_of_bounds(exported)
-            for node in exported.graph.nodes:
-                # The rest is for debugging: it is large, and holds paths of this machine.
-                node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+            _let_go_of_origins(exported.graph_module)
             _let_go_of_memory(exported)
             with path.open("wb") as file:
                 written = _Patient(file)
@@ -78,6 +76,16 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     if written.failure is not None:
         raise written.failure
     return ExportedPt2(path, tuple(program.findings.quantized))
+
+
+def _let_go_of_origins(graph_module: GraphModule) -> None:
+    """Leave values alone of what nodes know, also in graphs of loops.
+
+    The rest is for debugging: it is large, and holds paths of this machine.
+    """
+    for module in graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
 
 
 def _let_go_of_inequalities(exported: ExportedProgram) -> None:
