@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,15 @@ MIDDLES: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-def program(name: str) -> Program:
+@cache
+def _captured(name: str) -> Program:
     torch.manual_seed(0)
     return capture_module(Net(MIDDLES[name]).eval(), (torch.randn(2, 3, WIDTH),))
+
+
+def program(name: str) -> Program:
+    """A copy of what is captured once."""
+    return _captured(name).clone()
 
 
 def by_name(program: Program) -> Program:

@@ -65,7 +65,11 @@ def random_ids(rows: int, length: int) -> Tensor:
 
 def compile_folder(folder: Path, **options: Any) -> tuple[Program, Compiled]:
     """The program in ``folder``, quantized, and what came of it."""
-    program = load_folder(folder)
+    return compile_loaded(load_folder(folder), **options)
+
+
+def compile_loaded(program: Program, **options: Any) -> tuple[Program, Compiled]:
+    """``program`` of a folder, quantized, and what came of it."""
     ids = random_ids(6, 16)
     data = CalibrationData(
         (token_batch(program, ids[:4]),), (token_batch(program, ids[4:]),), "random tokens"

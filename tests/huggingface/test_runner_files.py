@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from awqc.huggingface.runner_files import (
     write_processing,
     write_runner_files,
 )
+from awqc.program import Program
 from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
 
 
@@ -24,11 +26,18 @@ def settings(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    folder = tmp_path_factory.mktemp("runner") / "model"
+    save_encoder("bert", folder)
+    save_tokenizer(folder)
+    return load_folder(folder)
+
+
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    save_encoder("bert", tmp_path / "model")
-    save_tokenizer(tmp_path / "model")
-    return tmp_path / "model"
+def source(encoder: Program, tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return shutil.copytree(HFFolder.of(encoder).path, tmp_path / "model")
 
 
 def set_longest(folder: Path, value: int | None) -> None:
@@ -40,16 +49,15 @@ def set_longest(folder: Path, value: int | None) -> None:
 
 @pytest.mark.parametrize(("given", "wanted"), [(None, 64), (10**30, 64), (16, 16), (100, 64)])
 def test_texts_are_as_long_as_the_model_takes(
-    given: int | None, wanted: int, source: Path, tmp_path: Path
+    given: int | None, wanted: int, encoder: Program, source: Path, tmp_path: Path
 ) -> None:
     set_longest(source, given)
-    program = load_folder(source)
-    assert HFFolder.of(program).config().max_position_embeddings == 64
+    assert HFFolder.at(source).config().max_position_embeddings == 64
     (tmp_path / "out").mkdir()
-    write_runner_files(program, HFFolder.of(program), tmp_path / "out")
+    write_runner_files(encoder, HFFolder.at(source), tmp_path / "out")
     found = settings(tmp_path / "out")
     assert found["model_max_length"] == wanted
-    assert set(found["model_input_names"]) == {spec.name for spec in program.inputs}
+    assert set(found["model_input_names"]) == {spec.name for spec in encoder.inputs}
 
 
 def test_the_general_class_has_a_name_that_all_releases_know(source: Path, tmp_path: Path) -> None:
