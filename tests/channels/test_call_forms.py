@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from awqc.graph.sites import Site
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.program import Program
+from tests.tiny import captured_once
 
 WIDTH = 8
 
@@ -104,15 +104,10 @@ MIDDLES: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-@cache
-def _captured(name: str) -> Program:
+@captured_once
+def program(name: str) -> Program:
     torch.manual_seed(0)
     return capture_module(Net(MIDDLES[name]).eval(), (torch.randn(2, 3, WIDTH),))
-
-
-def program(name: str) -> Program:
-    """A copy of what is captured once."""
-    return _captured(name).clone()
 
 
 def by_name(program: Program) -> Program:
