@@ -19,7 +19,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from awqc.calling import dynamic_shapes, example_call, in_plain_containers, restore_calls
 from awqc.errors import ExportError
-from awqc.export.torch_scans import ScansInstead
+from awqc.export.torch_scans import scans_instead
 from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
@@ -58,7 +58,7 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     args, kwargs = example_call(plain)
     module, shapes = restore_calls(plain), dynamic_shapes(plain)
     try:
-        with torch.no_grad(), quiet_libraries(), ScansInstead():
+        with torch.no_grad(), quiet_libraries(), scans_instead(program.graph_module):
             exported = trace_module(module, args, kwargs, shapes)
             _let_go_of_inequalities(exported)
             _let_go_of_bounds(exported)
