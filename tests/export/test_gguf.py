@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +23,21 @@ from awqc.numerics.formats.found import named_format
 from awqc.program import Program
 from tests.gguf_files import gguf_tensors, write_template
 from tests.huggingface.test_language_models import compile_loaded, random_ids
-from tests.tiny_language_models import save_decoder
+from tests.tiny_language_models import Opened, save_decoder
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """A model, its ``folder``, and what is captured of it, of which each test gets a copy."""
-
-    folder: Path
-    model: Any
-    captured: Program
-
-    @classmethod
-    def saved(cls, folder: Path, **changes: Any) -> Decoder:
-        model = save_decoder("llama", folder, **WIDE, **changes)
-        return cls(folder, model, load_folder(folder))
-
-    @property
-    def program(self) -> Program:
-        return self.captured.clone()
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened.saved("llama", tmp_path_factory.mktemp("gguf") / "model", **WIDE)
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return Decoder.saved(tmp_path_factory.mktemp("gguf") / "model")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return Decoder.saved(tmp_path_factory.mktemp("gguf") / "model", num_hidden_layers=1)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened.saved(
+        "llama", tmp_path_factory.mktemp("gguf") / "model", **WIDE, num_hidden_layers=1
+    )
 
 
 def compiled_after(
@@ -177,7 +160,7 @@ def test_columns_that_256_does_not_divide_get_blocks_of_32_or_stay_float(tmp_pat
     assert reasons["model.layers.0.mlp.down_proj.weight"] == "it is in float in the GGUF file"
 
 
-def test_a_quantized_file_says_what_each_weight_is_to_be(llama: Decoder, tmp_path: Path) -> None:
+def test_a_quantized_file_says_what_each_weight_is_to_be(llama: Opened, tmp_path: Path) -> None:
     """Rows are found though their values are rounded, and each tensor has the type it had."""
     wanted = {
         "token_embd.weight": "Q6_K", "output.weight": "Q6_K", "blk.0.attn_q.weight": "Q3_K",
@@ -225,7 +208,7 @@ def test_its_configuration_is_read_once_for_each_state_of_the_file(tmp_path: Pat
     assert source.config().vocab_size == 77
 
 
-def test_a_budget_is_shared_among_the_formats_of_ggml(llama: Decoder, tmp_path: Path) -> None:
+def test_a_budget_is_shared_among_the_formats_of_ggml(llama: Opened, tmp_path: Path) -> None:
     write_template(llama.model, "llama", tmp_path / "float.gguf")
     _, compiled, found = compiled_after(llama.program, tmp_path / "float.gguf", avg_bits=5.2)
     with pytest.raises(UsageError, match=r"holds model\.gguf alone, which llama\.cpp runs"):
@@ -257,7 +240,7 @@ def test_a_budget_is_shared_among_the_formats_of_ggml(llama: Decoder, tmp_path: 
 def test_what_cannot_be_written_is_refused_before_work(
     options: dict[str, Any],
     message: str,
-    small: Decoder,
+    small: Opened,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -347,7 +330,7 @@ def no_scales(data: Any) -> None:
 def test_a_file_that_holds_something_else_is_not_published(
     name: str,
     spoil: Callable[[Any], None],
-    llama: Decoder,
+    llama: Opened,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

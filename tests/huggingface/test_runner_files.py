@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from awqc.huggingface.runner_files import (
     write_runner_files,
 )
 from awqc.program import Program
-from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
+from tests.tiny_language_models import Opened, save_encoder, save_tokenizer
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -77,13 +78,12 @@ def test_the_general_class_has_a_name_that_all_releases_know(source: Path, tmp_p
     ],
 )
 def test_another_runner_is_told_what_is_carried(
-    kind: str, parts: set[str], types: list[str] | None, tmp_path: Path
+    kind: str, parts: set[str], types: list[str] | None, decoder_of: Callable[[str], Opened]
 ) -> None:
     """The names that onnxruntime-genai 0.18 has for these; it finds recurrent layers by them."""
-    save_decoder(kind, tmp_path)
-    program = load_folder(tmp_path)
+    program = decoder_of(kind).program
     assert runs_in_genai(program)
-    decoder = genai_config(program, HFFolder.at(tmp_path).config())["model"]["decoder"]
+    decoder = genai_config(program, HFFolder.of(program).config())["model"]["decoder"]
     assert decoder["num_hidden_layers"] == 2
     assert decoder.get("layer_types") == types
     states = {name for name, _ in program.states}
@@ -95,10 +95,12 @@ def test_another_runner_is_told_what_is_carried(
 
 
 @pytest.mark.parametrize("kind", ["mamba", "deepseek_v32"])
-def test_what_another_runner_has_no_words_for_is_left_out(kind: str, tmp_path: Path) -> None:
-    save_decoder(kind, tmp_path)
+def test_what_another_runner_has_no_words_for_is_left_out(
+    kind: str, decoder_of: Callable[[str], Opened], tmp_path: Path
+) -> None:
+    program = decoder_of(kind).program
+    shutil.copytree(decoder_of(kind).folder, tmp_path, dirs_exist_ok=True)
     save_tokenizer(tmp_path)
-    program = load_folder(tmp_path)
     assert not runs_in_genai(program)
     (tmp_path / "out").mkdir()
     write_runner_files(program, HFFolder.at(tmp_path), tmp_path / "out")
