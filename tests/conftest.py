@@ -13,6 +13,7 @@ import torch
 from awqc.machine import products
 from awqc.machine.strict import STRICT
 from awqc.program import Program
+from awqc.verify import fresh
 from tests.processes import Processes
 from tests.tiny import MODELS, captured
 
@@ -34,6 +35,8 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
     # Products are whole in this process, whatever the processor, so that oracles hold.
     products.has_quick_products = lambda: False
+    # The process that opens what was published waits for the next test that compiles.
+    fresh.IDLE = 3600.0
     # No second-best way is taken unseen; the marker ``fallbacks`` lets a test show one.
     os.environ[STRICT] = "1"
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch._dynamo
 
-import awqc.commands.compile
-import awqc.compiler  # noqa: F401 - imported once for all processes
+from awqc.export import onnx_translator
+from awqc.export.onnx_codes import MIN_OPSET
 
 NOBODY = "nobody"
 """Names an output whose reader has gone, like ``| true`` when ``true`` has ended."""
@@ -89,6 +89,7 @@ def run(code: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    onnx_translator._functions(MIN_OPSET)  # made once for all processes
     job = serve()
     signal.alarm(SECONDS)  # whoever hangs is ended
     os._exit(run(job["code"]))

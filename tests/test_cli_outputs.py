@@ -23,7 +23,7 @@ from tests.test_partial import Branching
 from tests.tiny import inputs, model
 
 Capture = pytest.CaptureFixture[str]
-QUICK = ("compile", "model.pt", "--calib", "data.npz", "--formats", "pt2", "--effort", "fast")
+QUICK = ("compile", "model.pt", "--calib", "data.npz", "--formats", "onnx", "--effort", "fast")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, data, and a result of them; tests get copies."""
     folder = fill(tmp_path_factory.mktemp("outputs"))
     args = ["compile", str(folder / "model.pt"), "--calib", str(folder / "data.npz")]
-    assert run([*args, "--formats", "pt2", "--effort", "fast", "-o", str(folder / "out")]) == 0
+    assert run([*args, "--formats", "onnx", "--effort", "fast", "-o", str(folder / "out")]) == 0
     return folder
 
 

@@ -128,7 +128,7 @@ def test_a_language_model_in_a_gguf_file_still_knows_the_capital_of_france(
     assert spec.origin is not None
     (gguf,) = Path(spec.origin).parent.glob("*.gguf")
     folder = tmp_path / "out"
-    asked = ["--num-samples", "8", "--seq-len", "128", "--group-size", "64", "--formats", "onnx"]
+    asked = ["--num-samples", "4", "--seq-len", "64", "--group-size", "64", "--formats", "onnx"]
     run_awqc("compile", str(gguf), "--calib", str(text), *asked, "-o", str(folder))
     report = json.loads((folder / "report.json").read_text())
     sites = [site for site in report["sites"] if ".layers." in site["name"]]

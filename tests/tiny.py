@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,18 +129,30 @@ def calibration(program: Program, batches: int = 4) -> list[Batch]:
     return [_noisy(program.example, generator) for _ in range(batches)]
 
 
-@cache
-def _captured(name: str) -> tuple[Program, Tensor]:
-    """The program, and the state of random numbers after its capture."""
-    return capture(model(name), inputs(name)), torch.get_rng_state()
+def captured_once(make: Callable[..., Program]) -> Callable[..., Program]:
+    """``make``, called once for what it is given: copies of its program.
+
+    What is drawn next is what would be drawn behind a capture.
+    """
+
+    @cache
+    def first(*given: Any) -> tuple[Program, Tensor]:
+        return make(*given), torch.get_rng_state()
+
+    @wraps(make)
+    def copied(*given: Any) -> Program:
+        program, state = first(*given)
+        torch.set_rng_state(state)
+        example = {key: value.clone() for key, value in program.example.items()}
+        return replace(program.clone(), interface=replace(program.interface, example=example))
+
+    return copied
 
 
+@captured_once
 def captured(name: str) -> Program:
-    """A copy of the program of a model, which is captured once; what is drawn next is the same."""
-    program, state = _captured(name)
-    torch.set_rng_state(state)
-    example = {key: value.clone() for key, value in program.example.items()}
-    return replace(program.clone(), interface=replace(program.interface, example=example))
+    """The program of a model."""
+    return capture(model(name), inputs(name))
 
 
 def _noisy(batch: Batch, generator: torch.Generator) -> Batch:

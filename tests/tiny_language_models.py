@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from awqc.huggingface.capture import load_folder
+from awqc.program import Program
 
 VOCABULARY = 128
 _DECODER = {
@@ -115,6 +119,26 @@ def save_decoder(kind: str, folder: Path, **changes: Any) -> Any:
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)
     return model
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoder in its ``folder``, and what is captured of it, of which each test gets a copy."""
+
+    folder: Path
+    model: Any
+    captured: Program
+
+    @classmethod
+    def saved(cls, kind: str, folder: Path, **changes: Any) -> Opened:
+        """A random decoder of the family ``kind``, written and captured."""
+        model = save_decoder(kind, folder, **changes)
+        return cls(folder, model, load_folder(folder))
+
+    @property
+    def program(self) -> Program:
+        """A copy of the program."""
+        return self.captured.clone()
 
 
 def save_encoder(kind: str, folder: Path) -> Any:

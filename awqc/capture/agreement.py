@@ -111,10 +111,14 @@ def _draws(node: Node) -> bool:
 
 
 def _run(module: nn.Module, call: _Call, seed: int = 0) -> list[Tensor] | None:
-    """The tensors that ``module`` returns; None where it fails."""
+    """The tensors that ``module`` returns; None where it fails.
+
+    What is wrapped in ``torch.compile`` inside of it runs as it is: compiling takes seconds a size.
+    """
     args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, call)
+    plain = torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call]  # torch's own has no types
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), plain:
             torch.manual_seed(seed)
             result = module(*args, **kwargs)
     except Exception:  # noqa: BLE001 - inputs of a size that was not asked for may be refused

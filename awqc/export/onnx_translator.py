@@ -15,6 +15,7 @@ from torch.onnx import ONNXProgram
 from torch.onnx._internal.exporter import _core
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from awqc.export.type_promotion import values_known
 from awqc.machine.process import quiet_libraries
 
 
@@ -32,7 +33,7 @@ def translate(
     Raises:
         torch.onnx.OnnxExporterError: an operation has no ONNX form.
     """
-    with quiet_libraries():
+    with quiet_libraries(), values_known():
         return _core.export(
             exported,
             registry=_functions(opset),

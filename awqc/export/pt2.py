@@ -13,13 +13,13 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from awqc.calling import dynamic_shapes, example_call, in_plain_containers, restore_calls
 from awqc.errors import ExportError
-from awqc.export.torch_scans import ScansInstead
+from awqc.export.torch_scans import scans_instead
 from awqc.graph.trace_module import trace_module
 from awqc.machine.process import quiet_libraries
 from awqc.program import Program
@@ -58,13 +58,11 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     args, kwargs = example_call(plain)
     module, shapes = restore_calls(plain), dynamic_shapes(plain)
     try:
-        with torch.no_grad(), quiet_libraries(), ScansInstead():
+        with torch.no_grad(), quiet_libraries(), scans_instead(program.graph_module):
             exported = trace_module(module, args, kwargs, shapes)
             _let_go_of_inequalities(exported)
             _let_go_of_bounds(exported)
-            for node in exported.graph.nodes:
-                # The rest is for debugging: it is large, and holds paths of this machine.
-                node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+            _let_go_of_origins(exported.graph_module)
             _let_go_of_memory(exported)
             with path.open("wb") as file:
                 written = _Patient(file)
@@ -78,6 +76,16 @@ def export_pt2(program: Program, path: Path) -> ExportedPt2:
     if written.failure is not None:
         raise written.failure
     return ExportedPt2(path, tuple(program.findings.quantized))
+
+
+def _let_go_of_origins(graph_module: GraphModule) -> None:
+    """Leave values alone of what nodes know, also in graphs of loops.
+
+    The rest is for debugging: it is large, and holds paths of this machine.
+    """
+    for module in graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
 
 
 def _let_go_of_inequalities(exported: ExportedProgram) -> None:

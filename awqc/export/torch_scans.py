@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from awqc.graph.recurrence import OPERATION
@@ -22,6 +24,13 @@ class ScansInstead(TorchFunctionMode):
         """What ``func`` makes."""
         instead = scan_tokens if func is OPERATION else func
         return instead(*args, **(kwargs or {}))
+
+
+def scans_instead(module: GraphModule) -> AbstractContextManager[object]:
+    """`ScansInstead` where ``module`` has one: a mode is asked at every call that is traced."""
+    graphs = [each.graph for each in module.modules() if isinstance(each, GraphModule)]
+    has_one = any(node.target is OPERATION for graph in graphs for node in graph.nodes)
+    return ScansInstead() if has_one else nullcontext()
 
 
 def scan_tokens(

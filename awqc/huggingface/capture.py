@@ -31,7 +31,7 @@ from awqc.huggingface.sentence_modules import sentence_modules
 from awqc.huggingface.task_table import TASKS
 from awqc.huggingface.tasks import FIRST_READ, listed_for
 from awqc.kv_cache import past_name, present_name
-from awqc.machine.memory import release
+from awqc.machine.memory import release_behind
 from awqc.program import TEXT, Program, Task
 from awqc.recording.last_chosen import taking_the_last
 
@@ -104,8 +104,9 @@ def load_folder(
             f"{len(extra)} tensors of the weights have no place in {type(model).__name__} and are "
             f"left out: {', '.join(extra[:3])}{', …' if len(extra) > 3 else ''}"
         )
+    held = sum(value.nbytes for value in model.state_dict().values())
     del model, opened
-    release()
+    release_behind(held)
     return program
 
 

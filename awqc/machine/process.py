@@ -62,7 +62,10 @@ def quiet_libraries() -> Iterator[None]:
         warnings.simplefilter("ignore")
         for logger in _library_loggers():
             stack.callback(logger.setLevel, logger.level)
+            stack.callback(setattr, logger, "handlers", logger.handlers)
             logger.setLevel(_SILENT)
+            # Torch makes long records, of stacks, wherever a handler could take them.
+            logger.handlers = []
         if "transformers" in sys.modules:
             from transformers.utils import logging as hf_logging
 

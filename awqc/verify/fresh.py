@@ -16,6 +16,8 @@ from awqc.machine.child import Child, ChildGone
 
 PATIENCE = 3600.0
 """Seconds for one job; then the file counts as one that does not open."""
+IDLE = 60.0
+"""Seconds without a job after which the process ends."""
 
 _PROGRAM = Path(__file__).with_name("fresh_child.py")
 _SAFE_PATH = "-P"
@@ -77,7 +79,7 @@ class FreshProcess:
             self.end()
             self._owner = os.getpid()
         if self._child is None:
-            self._child = Child([sys.executable, _SAFE_PATH, str(_PROGRAM)])
+            self._child = Child([sys.executable, _SAFE_PATH, str(_PROGRAM), str(IDLE)])
         return self._child
 
 

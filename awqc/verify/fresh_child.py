@@ -3,7 +3,7 @@
 `awqc.verify.fresh` starts this file by its path. Nothing of awqc is imported: models run in torch
 or onnxruntime alone, checkpoints are read by the published rule of their format. A job is a line
 of JSON on standard input, the answer one on standard output. The process ends with its input, or
-after `IDLE` seconds without a job.
+after as many seconds without a job as its argument says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-IDLE = 60.0
 AT_ONCE = 2**22
 """Values of a weight that are looked at together."""
 Parts = tuple[int, int, Iterator[tuple[int, Any]]]
@@ -309,11 +308,12 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer jobs until the input ends."""
+    idle = float(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started this
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
     while True:
-        clock = threading.Timer(IDLE, os._exit, [0])
+        clock = threading.Timer(idle, os._exit, [0])
         clock.daemon = True
         clock.start()
         line = sys.stdin.readline()

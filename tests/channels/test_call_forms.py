@@ -22,6 +22,7 @@ from awqc.graph.sites import Site
 from awqc.passes.canonicalize import Canonicalize
 from awqc.passes.convert_dtype import ConvertDtype
 from awqc.program import Program
+from tests.tiny import captured_once
 
 WIDTH = 8
 
@@ -103,6 +104,7 @@ MIDDLES: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
+@captured_once
 def program(name: str) -> Program:
     torch.manual_seed(0)
     return capture_module(Net(MIDDLES[name]).eval(), (torch.randn(2, 3, WIDTH),))

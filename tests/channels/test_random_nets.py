@@ -10,7 +10,7 @@ from tests.channels.proving import prove
 from tests.channels.random_nets import STEPS, WIDTH, RandomNet
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from(STEPS), min_size=1, max_size=6),
     st.integers(0, 2**20),

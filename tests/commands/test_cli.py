@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,28 +89,34 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """A process that has compiled in ``folder``."""
+
+    folder: Path
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Done:
     """One compile with default output; tests must not change its folder."""
     folder = fill(tmp_path_factory.mktemp("cli"))
-    args = ("compile", folder / "model.pt", "--calib", folder / "data.npz", "--json")
-    command = [*COMMAND, *map(str, args)]
-    return checked(
-        subprocess.run(
-            command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
-        )
-    )
+    args = ["compile", str(folder / "model.pt"), "--calib", str(folder / "data.npz"), "--json"]
+    done = processes.start(COMMAND_LINE, args, cwd=folder, env=environment()).wait()
+    checked(done)
+    return Done(folder, done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
-def work(compiled: subprocess.CompletedProcess[str], tmp_path: Path) -> Path:
+def work(compiled: Done, tmp_path: Path) -> Path:
     """A copy of the folder that `compiled` worked in."""
-    source = Path(compiled.args[4]).parent
-    return shutil.copytree(source, tmp_path / "work")
+    return shutil.copytree(compiled.folder, tmp_path / "work")
 
 
 def test_compile_gives_the_report_on_stdout_and_the_rest_on_stderr(
-    compiled: subprocess.CompletedProcess[str],
+    compiled: Done,
 ) -> None:
     assert compiled.returncode == 0
     report: dict[str, Any] = json.loads(compiled.stdout)
@@ -122,8 +129,8 @@ def test_compile_gives_the_report_on_stdout_and_the_rest_on_stderr(
     assert report["verify"]["comparisons"][0]["kernels"]["low_bit"] == 3
 
 
-def test_compile_writes_beside_the_model(compiled: subprocess.CompletedProcess[str]) -> None:
-    folder = Path(compiled.args[4]).parent
+def test_compile_writes_beside_the_model(compiled: Done) -> None:
+    folder = compiled.folder
     assert {path.name for path in folder.iterdir()} == {"model.pt", "data.npz", "model-awq"}
     assert set(content(folder / "model-awq")) == ARTIFACTS
     assert json.loads((folder / "model-awq" / "report.json").read_text()) == json.loads(

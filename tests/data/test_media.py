@@ -100,8 +100,9 @@ def test_speech_is_recognised_by_the_compiled_folder(
 ) -> None:
     folder, model = wav2vec2
     compiled = awqc.compile(
-        folder, calib=work / "speech", bits=8, group_size=16, effort="fast", provider="cpu"
-    )
+        folder, calib=work / "speech", bits=8, group_size=16, effort="fast", provider="cpu",
+        formats="onnx",
+    )  # fmt: skip
     samples = torch.from_numpy(tone(16000, 0.15, 300))[None]
     found = awqc.load(compiled.folder, provider="cpu").run({"input_values": samples})[0]
     with torch.no_grad():
@@ -124,8 +125,9 @@ def test_images_and_texts_are_compared_by_the_compiled_folder(work: Path) -> Non
     pairs = work / "pairs.jsonl"
     pairs.write_text("\n".join(map(json.dumps, lines)))
     compiled = awqc.compile(
-        folder, calib=pairs, bits=8, group_size=16, effort="fast", provider="cpu"
-    )
+        folder, calib=pairs, bits=8, group_size=16, effort="fast", provider="cpu",
+        formats="onnx",
+    )  # fmt: skip
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(compiled.folder)

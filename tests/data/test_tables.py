@@ -22,6 +22,7 @@ from awqc.data.text_files import read_documents, read_lines
 from awqc.errors import AwqcError, CalibrationError, UsageError
 from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
+from awqc.program import Program
 from tests.media import tone, write_images, write_wave
 from tests.tiny_language_models import save_decoder, save_tokenizer
 
@@ -69,7 +70,7 @@ def test_texts_of_every_form(write: Any) -> None:
     assert Table.open(path).columns == ("text",)
 
 
-def test_folders_of_several_files_and_of_splits() -> None:
+def test_folders_of_several_files_and_of_splits(decoder: Program) -> None:
     for number in range(2):
         write_stream(f"saved/data-0000{number}-of-00002.arrow", text=[f"w{4 + number}"] * 3)
     Path("saved/state.json").write_text("{}")
@@ -80,29 +81,30 @@ def test_folders_of_several_files_and_of_splits() -> None:
     assert read_lines(Path("splits"), None) == ["w6"]
     write_parquet("splits/test/0.parquet", text=["w7"])
     with pytest.raises(UsageError, match="has the splits test, train; give the folder of one"):
-        DataSource.of("splits").load(_decoder())
+        DataSource.of("splits").load(decoder)
     write_images(Path("photos"), 2)
     assert not is_table(Path("photos"))
 
 
-def _decoder() -> Any:
-    save_decoder("llama", Path("model"))
-    save_tokenizer(Path("model"))
-    return load_folder(Path("model"))
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    folder = tmp_path_factory.mktemp("tables") / "model"
+    save_decoder("llama", folder, num_hidden_layers=1)
+    save_tokenizer(folder)
+    return load_folder(folder)
 
 
-def test_a_language_model_is_calibrated_on_texts_and_chats_of_a_table() -> None:
-    program = _decoder()
+def test_a_language_model_is_calibrated_on_texts_and_chats_of_a_table(decoder: Program) -> None:
     rows = ["w5 w6 w7 w8 " * 10, "w9 w10 " * 20]
     table = write_parquet("t.parquet", text=rows * 20)
     Path("t.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in rows * 20))
-    given = {name: DataSource.of(name).load(program, num_samples=4, seq_len=16)
+    given = {name: DataSource.of(name).load(decoder, num_samples=4, seq_len=16)
              for name in ("t.parquet", "t.jsonl")}  # fmt: skip
     first, second = (each.batches[0]["input_ids"] for each in given.values())
     assert first.tolist() == second.tolist()
     chats = [[{"role": "user", "content": text}] for text in rows]
     write_parquet("c.parquet", messages=chats * 20)
-    tokenizer = HFFolder(Path("model")).tokenizer()
+    tokenizer = HFFolder.of(decoder).tokenizer()
     documents = list(read_documents(Path("c.parquet"), tokenizer))
     assert len(documents) == 40
     assert documents[0].chat
@@ -180,13 +182,12 @@ def test_several_images_of_a_sample() -> None:
     ],
 )  # fmt: skip
 def test_tables_that_are_no_data_are_refused(
-    make: Any, kind: type[AwqcError], message: str
+    make: Any, kind: type[AwqcError], message: str, decoder: Program
 ) -> None:
-    program = _decoder()
     make()
     name = "t.arrow" if Path("t.arrow").exists() else "t.parquet"
     with pytest.raises(kind, match=message):
-        DataSource.of(name).load(program, num_samples=2, seq_len=8)
+        DataSource.of(name).load(decoder, num_samples=2, seq_len=8)
 
 
 def test_a_damaged_image_in_a_table_is_named() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from awqc.executor.segments import cut, whole
 from awqc.graph.linears import find_linears
 from awqc.program import Program
-from tests.tiny import GatedBlock, GroupedAttention, capture, model, run
+from tests.tiny import GatedBlock, GroupedAttention, capture, captured_once, model, run
 
 FOUND = "canonicalize,insert-observers{gram=true}"
 
@@ -31,6 +31,7 @@ class Decoder(nn.Module):
         return out
 
 
+@captured_once
 def decoder() -> Program:
     torch.manual_seed(0)
     return capture(Decoder().eval(), torch.randn(2, 5, 32))

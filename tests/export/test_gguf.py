@@ -22,18 +22,31 @@ from awqc.huggingface.tokens import token_batch
 from awqc.numerics.formats.found import named_format
 from awqc.program import Program
 from tests.gguf_files import gguf_tensors, write_template
-from tests.huggingface.test_language_models import compile_folder, random_ids
-from tests.tiny_language_models import save_decoder
+from tests.huggingface.test_language_models import compile_loaded, random_ids
+from tests.tiny_language_models import Opened, save_decoder
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 
 
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened.saved("llama", tmp_path_factory.mktemp("gguf") / "model", **WIDE)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened.saved(
+        "llama", tmp_path_factory.mktemp("gguf") / "model", **WIDE, num_hidden_layers=1
+    )
+
+
 def compiled_after(
-    folder: Path, template: Path | None, **options: Any
+    model: Path | Program, template: Path | None, **options: Any
 ) -> tuple[Program, Compiled, dict[str, Any]]:
     """The program, what came of it, and the tensors of the GGUF file by name."""
     settings: dict[str, Any] = {"formats": ("gguf",), "effort": "fast", "group_size": "auto"}
-    program, compiled = compile_folder(folder, **{**settings, "gguf": template, **options})
+    program = load_folder(model) if isinstance(model, Path) else model
+    program, compiled = compile_loaded(program, **{**settings, "gguf": template, **options})
     reader = GGUFReader(compiled.folder / "model.gguf")
     return program, compiled, {tensor.name: tensor for tensor in reader.tensors}
 
@@ -147,9 +160,8 @@ def test_columns_that_256_does_not_divide_get_blocks_of_32_or_stay_float(tmp_pat
     assert reasons["model.layers.0.mlp.down_proj.weight"] == "it is in float in the GGUF file"
 
 
-def test_a_quantized_file_says_what_each_weight_is_to_be(tmp_path: Path) -> None:
+def test_a_quantized_file_says_what_each_weight_is_to_be(llama: Opened, tmp_path: Path) -> None:
     """Rows are found though their values are rounded, and each tensor has the type it had."""
-    model = save_decoder("llama", tmp_path / "model", **WIDE)
     wanted = {
         "token_embd.weight": "Q6_K", "output.weight": "Q6_K", "blk.0.attn_q.weight": "Q3_K",
         "blk.0.attn_k.weight": "Q2_K", "blk.0.attn_v.weight": "Q5_K",
@@ -159,17 +171,15 @@ def test_a_quantized_file_says_what_each_weight_is_to_be(tmp_path: Path) -> None
     }  # fmt: skip
     types = {name: named_format(kind) for name, kind in wanted.items()}
     write_template(
-        model, "llama", tmp_path / "mixed.gguf",
+        llama.model, "llama", tmp_path / "mixed.gguf",
         types={**types, "blk.1.attn_q.weight": "Q8_0", "blk.1.attn_k.weight": "Q4_0"},
     )  # fmt: skip
-    _, compiled, found = compiled_after(
-        tmp_path / "model", tmp_path / "mixed.gguf", effort="default"
-    )
+    _, compiled, found = compiled_after(llama.program, tmp_path / "mixed.gguf", effort="default")
     kinds = {name: tensor.tensor_type.name for name, tensor in found.items()}
     assert {name: kinds[name] for name in wanted} == wanted
     assert kinds["blk.1.ffn_up.weight"] == "F16"  # as it was there
     assert not (compiled.folder / "codes.safetensors").exists()  # the file itself has them
-    check_repeated(compiled, tmp_path / "model", tmp_path / "mixed.gguf")
+    check_repeated(compiled, llama.folder, tmp_path / "mixed.gguf")
 
 
 def test_a_gguf_file_that_is_compiled_is_its_own_template(tmp_path: Path) -> None:
@@ -198,10 +208,9 @@ def test_its_configuration_is_read_once_for_each_state_of_the_file(tmp_path: Pat
     assert source.config().vocab_size == 77
 
 
-def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
-    model = save_decoder("llama", tmp_path / "model", **WIDE)
-    write_template(model, "llama", tmp_path / "float.gguf")
-    _, compiled, found = compiled_after(tmp_path / "model", tmp_path / "float.gguf", avg_bits=5.2)
+def test_a_budget_is_shared_among_the_formats_of_ggml(llama: Opened, tmp_path: Path) -> None:
+    write_template(llama.model, "llama", tmp_path / "float.gguf")
+    _, compiled, found = compiled_after(llama.program, tmp_path / "float.gguf", avg_bits=5.2)
     with pytest.raises(UsageError, match=r"holds model\.gguf alone, which llama\.cpp runs"):
         awqc.load(compiled.folder)
     layers = {name: tensor for name, tensor in found.items() if name.startswith("blk")}
@@ -211,7 +220,7 @@ def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
     assert kinds <= {"Q4_K", "Q5_K", "Q6_K", "Q8_0"}
     size = sum(int(tensor.n_bytes) for tensor in matrices)
     assert 4.5 < 8 * size / sum(int(tensor.n_elements) for tensor in matrices) <= 5.2
-    check_repeated(compiled, tmp_path / "model", tmp_path / "float.gguf")
+    check_repeated(compiled, llama.folder, tmp_path / "float.gguf")
 
 
 @pytest.mark.parametrize(
@@ -229,10 +238,14 @@ def test_a_budget_is_shared_among_the_formats_of_ggml(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_refused_before_work(
-    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    message: str,
+    small: Opened,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = save_decoder("llama", tmp_path / "model", **WIDE, num_hidden_layers=1)
+    model = small.model
     write_template(model, "llama", tmp_path / "good.gguf")
     (tmp_path / "text.gguf").write_text("no GGUF")
     torch.manual_seed(1)
@@ -243,7 +256,7 @@ def test_what_cannot_be_written_is_refused_before_work(
     retyped(tmp_path / "good.gguf", tmp_path / "iq.gguf", "blk.0.ffn_up.weight")
     assert "blk.0.ffn_up.weight" in tensors
     with pytest.raises(UsageError, match=message):
-        compile_folder(tmp_path / "model", **{"formats": ("gguf",), "effort": "fast", **options})
+        compile_loaded(small.program, **{"formats": ("gguf",), "effort": "fast", **options})
 
 
 def copied(source: Path, target: Path, change: Any) -> None:
@@ -315,13 +328,16 @@ def no_scales(data: Any) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_file_that_holds_something_else_is_not_published(
-    name: str, spoil: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    spoil: Callable[[Any], None],
+    llama: Opened,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The exporter damaged: a norm is seen by what transformers makes of the file."""
     from awqc.export import gguf as exporter
 
-    model = save_decoder("llama", tmp_path / "model", **WIDE)
-    write_template(model, "llama", tmp_path / "float.gguf")
+    write_template(llama.model, "llama", tmp_path / "float.gguf")
     write = exporter.write_gguf
 
     def damage(program: Program, folder: Path) -> Path:
@@ -340,4 +356,4 @@ def test_a_file_that_holds_something_else_is_not_published(
 
     monkeypatch.setattr(exporter, "write_gguf", damage)
     with pytest.raises(VerificationError, match=r"model\.gguf"):
-        compiled_after(tmp_path / "model", tmp_path / "float.gguf")
+        compiled_after(llama.program, tmp_path / "float.gguf")

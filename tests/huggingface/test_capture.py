@@ -26,6 +26,7 @@ from tests.tiny_language_models import (
     ENCODERS,
     STATEFUL,
     VOCABULARY,
+    Opened,
     save_decoder,
     save_encoder,
     save_tokenizer,
@@ -52,9 +53,10 @@ def run_in_steps(program: Program, ids: Tensor, steps: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", [*families(DECODERS), *families(STATEFUL)])
-def test_a_decoder_in_steps_is_the_original_at_once(kind: str, tmp_path: Path) -> None:
-    original = save_decoder(kind, tmp_path)
-    program = load_folder(tmp_path)
+def test_a_decoder_in_steps_is_the_original_at_once(
+    kind: str, decoder_of: Callable[[str], Opened]
+) -> None:
+    original, program = decoder_of(kind).model, decoder_of(kind).program
     for rows in (1, 3):
         ids = torch.randint(VOCABULARY, (rows, 11), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -65,9 +67,8 @@ def test_a_decoder_in_steps_is_the_original_at_once(kind: str, tmp_path: Path) -
             )
 
 
-def test_a_decoder_has_the_names_of_the_ecosystem(tmp_path: Path) -> None:
-    save_decoder("llama", tmp_path)
-    program = load_folder(tmp_path)
+def test_a_decoder_has_the_names_of_the_ecosystem(decoder_of: Callable[[str], Opened]) -> None:
+    program = decoder_of("llama").program
     assert [str(spec) for spec in program.inputs[:4]] == [
         "input_ids=int64[batch,sequence]",
         "attention_mask=int64[batch,past + sequence]",
@@ -82,9 +83,8 @@ def test_a_decoder_has_the_names_of_the_ecosystem(tmp_path: Path) -> None:
     assert "model.layers.0.self_attn.q_proj.weight" in program.parameters()
 
 
-def test_left_padding_is_masked(tmp_path: Path) -> None:
-    original = save_decoder("llama", tmp_path)
-    program = load_folder(tmp_path)
+def test_left_padding_is_masked(decoder_of: Callable[[str], Opened]) -> None:
+    original, program = decoder_of("llama").model, decoder_of("llama").program
     ids = torch.randint(VOCABULARY, (1, 5), generator=torch.Generator().manual_seed(1))
     batch = token_batch(program, torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1))
     batch["attention_mask"][:, :3] = 0

@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.tiny_language_models import (
     DECODERS,
     ENCODERS,
     VOCABULARY,
+    Opened,
     save_decoder,
     save_encoder,
     save_tokenizer,
@@ -65,7 +66,11 @@ def random_ids(rows: int, length: int) -> Tensor:
 
 def compile_folder(folder: Path, **options: Any) -> tuple[Program, Compiled]:
     """The program in ``folder``, quantized, and what came of it."""
-    program = load_folder(folder)
+    return compile_loaded(load_folder(folder), **options)
+
+
+def compile_loaded(program: Program, **options: Any) -> tuple[Program, Compiled]:
+    """``program`` of a folder, quantized, and what came of it."""
     ids = random_ids(6, 16)
     data = CalibrationData(
         (token_batch(program, ids[:4]),), (token_batch(program, ids[4:]),), "random tokens"
@@ -118,9 +123,10 @@ def left_in_float(report: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", families(DECODERS))
-def test_a_decoder_compiles_and_runs_with_its_cache(kind: str, tmp_path: Path) -> None:
-    save_decoder(kind, tmp_path)
-    program, compiled = compile_folder(tmp_path)
+def test_a_decoder_compiles_and_runs_with_its_cache(
+    kind: str, decoder_of: Callable[[str], Opened]
+) -> None:
+    program, compiled = compile_loaded(decoder_of(kind).program)
     check_verification(compiled.report, loss=0.3)
     assert left_in_float(compiled.report) == set()
     ids = random_ids(2, 11)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from awqc.huggingface.capture import load_folder
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.genai import genai_config, runs_in_genai
 from awqc.huggingface.runner_files import write_processing, write_runner_files
-from tests.tiny_language_models import save_decoder, save_encoder, save_tokenizer
+from awqc.program import Program
+from tests.tiny_language_models import Opened, save_encoder, save_tokenizer
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -20,11 +23,18 @@ def settings(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    folder = tmp_path_factory.mktemp("runner") / "model"
+    save_encoder("bert", folder)
+    save_tokenizer(folder)
+    return load_folder(folder)
+
+
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    save_encoder("bert", tmp_path / "model")
-    save_tokenizer(tmp_path / "model")
-    return tmp_path / "model"
+def source(encoder: Program, tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return shutil.copytree(HFFolder.of(encoder).path, tmp_path / "model")
 
 
 def set_longest(folder: Path, value: int | None) -> None:
@@ -36,16 +46,15 @@ def set_longest(folder: Path, value: int | None) -> None:
 
 @pytest.mark.parametrize(("given", "wanted"), [(None, 64), (10**30, 64), (16, 16), (100, 64)])
 def test_texts_are_as_long_as_the_model_takes(
-    given: int | None, wanted: int, source: Path, tmp_path: Path
+    given: int | None, wanted: int, encoder: Program, source: Path, tmp_path: Path
 ) -> None:
     set_longest(source, given)
-    program = load_folder(source)
-    assert HFFolder.of(program).config().max_position_embeddings == 64
+    assert HFFolder.at(source).config().max_position_embeddings == 64
     (tmp_path / "out").mkdir()
-    write_runner_files(program, HFFolder.of(program), tmp_path / "out")
+    write_runner_files(encoder, HFFolder.at(source), tmp_path / "out")
     found = settings(tmp_path / "out")
     assert found["model_max_length"] == wanted
-    assert set(found["model_input_names"]) == {spec.name for spec in program.inputs}
+    assert set(found["model_input_names"]) == {spec.name for spec in encoder.inputs}
 
 
 def test_the_general_class_has_a_name_that_all_releases_know(source: Path, tmp_path: Path) -> None:
@@ -65,13 +74,12 @@ def test_the_general_class_has_a_name_that_all_releases_know(source: Path, tmp_p
     ],
 )
 def test_another_runner_is_told_what_is_carried(
-    kind: str, parts: set[str], types: list[str] | None, tmp_path: Path
+    kind: str, parts: set[str], types: list[str] | None, decoder_of: Callable[[str], Opened]
 ) -> None:
     """The names that onnxruntime-genai 0.18 has for these; it finds recurrent layers by them."""
-    save_decoder(kind, tmp_path)
-    program = load_folder(tmp_path)
+    program = decoder_of(kind).program
     assert runs_in_genai(program)
-    decoder = genai_config(program, HFFolder.at(tmp_path).config())["model"]["decoder"]
+    decoder = genai_config(program, HFFolder.of(program).config())["model"]["decoder"]
     assert decoder["num_hidden_layers"] == 2
     assert decoder.get("layer_types") == types
     states = {name for name, _ in program.states}
@@ -83,10 +91,12 @@ def test_another_runner_is_told_what_is_carried(
 
 
 @pytest.mark.parametrize("kind", ["mamba", "deepseek_v32"])
-def test_what_another_runner_has_no_words_for_is_left_out(kind: str, tmp_path: Path) -> None:
-    save_decoder(kind, tmp_path)
+def test_what_another_runner_has_no_words_for_is_left_out(
+    kind: str, decoder_of: Callable[[str], Opened], tmp_path: Path
+) -> None:
+    program = decoder_of(kind).program
+    shutil.copytree(decoder_of(kind).folder, tmp_path, dirs_exist_ok=True)
     save_tokenizer(tmp_path)
-    program = load_folder(tmp_path)
     assert not runs_in_genai(program)
     (tmp_path / "out").mkdir()
     write_runner_files(program, HFFolder.at(tmp_path), tmp_path / "out")

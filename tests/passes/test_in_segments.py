@@ -21,7 +21,7 @@ from awqc.passes.in_segments import LEARNED, segment_passes
 from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Batch, Program
 from tests.executor.test_segments import Decoder, decoder
-from tests.tiny import calibration, capture
+from tests.tiny import calibration, capture, captured_once
 
 FINEST = partial(cut, smallest=1)
 GPTQ = (
@@ -50,6 +50,7 @@ class Tied(nn.Module):
         return out
 
 
+@captured_once
 def tied() -> Program:
     torch.manual_seed(0)
     return capture(Tied().eval(), torch.randint(256, (2, 5)))
@@ -106,6 +107,7 @@ class Returning(nn.Module):
         return {"given": x, "linear": made, "linear_5": made + 1, "scale": self.scale}
 
 
+@captured_once
 def returning() -> Program:
     torch.manual_seed(0)
     return capture(Returning().eval(), torch.randn(2, 5, 32))

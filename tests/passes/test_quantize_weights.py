@@ -204,11 +204,11 @@ def test_kernels_may_have_a_width_of_their_own(
 def test_a_recipe_keeps_the_width_of_kernels(tmp_path: Path) -> None:
     first = awqc.compile(
         Kernels().eval(), (torch.randn(2, 8, 6, 6),), group_size=8, conv_bits=8,
-        output_dir=tmp_path / "out", effort="fast", provider="cpu",
+        output_dir=tmp_path / "out", effort="fast", provider="cpu", formats="onnx",
     )  # fmt: skip
     again = awqc.compile(
         Kernels().eval(), (torch.randn(2, 8, 6, 6),), recipe=tmp_path / "out" / "recipe.json",
-        provider="cpu",
+        provider="cpu", formats="onnx",
     )  # fmt: skip
     for report in (first.report, again.report):
         assert {layer["name"]: layer["bits"] for layer in report["layers"]}["wide.weight"] == 8

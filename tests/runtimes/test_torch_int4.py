@@ -40,7 +40,12 @@ class Layers(nn.Module):
 
 def compiled(folder: Path, **options: Any) -> tuple[Any, TorchModel]:
     result = compile_graph(
-        Layers().eval(), (torch.randn(2, 7, 128),), formats=("pt2",), output_dir=folder, **options
+        Layers().eval(),
+        (torch.randn(2, 7, 128),),
+        formats=("pt2",),
+        effort="fast",
+        output_dir=folder,
+        **options,
     )
     return result, load(folder)
 
@@ -104,7 +109,9 @@ def test_nothing_is_dequantized_at_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_decoder_runs_under_the_names_of_its_onnx(dtype: str, tmp_path: Path) -> None:
     save_decoder("llama", tmp_path / "model", num_hidden_layers=1)
-    program, result = compile_folder(tmp_path / "model", formats=("pt2",), dtype=dtype)
+    program, result = compile_folder(
+        tmp_path / "model", formats=("pt2",), dtype=dtype, effort="fast"
+    )
     model = awqc.load(result.save(tmp_path / "out"), backend="torch-int4")
     assert [spec.name for spec in model.inputs] == [spec.name for spec in program.inputs]
     assert model.states == program.states
