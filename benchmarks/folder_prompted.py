@@ -141,6 +141,8 @@ _SECTIONS = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1
 _GRIDS = {"text_config": {**_TEXT, "rope_parameters": _SECTIONS}, "image_token_id": _TOKEN,
           "video_token_id": 129, "vision_start_token_id": 130,
           "vision_end_token_id": 131}  # fmt: skip
+_INTERLEAVED = {**_TEXT, "num_hidden_layers": 3,
+                "rope_parameters": {**_SECTIONS, "mrope_interleaved": True}}  # fmt: skip
 _GRID_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _GRID_CHAT = _CHAT.replace("<image>", "<|vision_start|> <|image_pad|> <|vision_end|>")
 
@@ -240,6 +242,13 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
                                                             "fullatt_block_indexes": [1]}},
                  "Qwen2VL", _PIXELS, "Qwen2_5_VL", marks=_GRID_MARKS, chat=_GRID_CHAT,
                  videos="Qwen2VL"),
+        Prompted("qwen3_vl", {**_GRIDS, "text_config": _INTERLEAVED,
+                              "vision_config": {"depth": 4, "hidden_size": 32, "num_heads": 4,
+                                                "out_hidden_size": 32, "intermediate_size": 48,
+                                                "patch_size": 8, "num_position_embeddings": 16,
+                                                "deepstack_visual_indexes": [0, 2]}},
+                 "Qwen2VL", _PIXELS, "Qwen3VL", marks=_GRID_MARKS, chat=_GRID_CHAT,
+                 videos="Qwen3VL"),
     )  # fmt: skip
     for row in rows:
         yield f"image-text-to-text/{row.kind}", row

@@ -18,7 +18,7 @@ from awqc.errors import CaptureError, spelled
 from awqc.huggingface.generating import TOKENS, Generating
 from awqc.huggingface.prompted_run import PromptedRun, example_samples
 from awqc.huggingface.samples import Sizes
-from awqc.kv_cache import IMAGE_ROWS
+from awqc.kv_cache import IMAGE_ROWS, LATER_FEATURES
 from awqc.program import Program
 from awqc.recording.flat import flat_call
 from awqc.recording.inner import result_inside
@@ -51,7 +51,7 @@ class ImageRows:
         """
         examples = [run.inputs for run in runs]
         found = cls(generating, runs[0].merge)
-        flat, read = flat_call(found.forward(), dict(examples[0]), (IMAGE_ROWS,), examples)
+        flat, read = flat_call(found.forward(), dict(examples[0]), found.outputs, examples)
         if TOKENS in read:
             raise CaptureError(
                 f"{generating.folder.path}: the rows of images, which {found.merge.maker} makes, "
@@ -68,9 +68,17 @@ class ImageRows:
         def forward(**arguments: Tensor) -> Leaves:
             with known_numbers() if held else nullcontext():
                 made = result_inside(model, merge.source, lambda: whole(**arguments), merge.method)
-                return {IMAGE_ROWS: merge.rows(leaves(made))}
+                result = leaves(made)
+                later = merge.later_rows(result)
+                found = {IMAGE_ROWS: merge.rows(result)}
+                return found if later is None else {**found, LATER_FEATURES: later}
 
         return forward
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what is made."""
+        return (IMAGE_ROWS, LATER_FEATURES) if self.merge.later.made else (IMAGE_ROWS,)
 
     def captured(self, name: str, examples: Sequence[Leaves]) -> tuple[Program, FixedImages | None]:
         """The part, with the size of images that it is for.
@@ -81,12 +89,10 @@ class ImageRows:
         if self.held:
             samples = example_samples(self.generating, 1, Sizes())
             examples = [self.generating.inputs(samples)]
-        flat, read = flat_call(
-            self.forward(), dict(examples[0]), (IMAGE_ROWS,), examples, self.held
-        )
+        flat, read = flat_call(self.forward(), dict(examples[0]), self.outputs, examples, self.held)
         program = capture_flat(
             self.generating.model, flat, examples, {path: path for path in read},
-            {IMAGE_ROWS: IMAGE_ROWS}, name, lambda name: None, bool(self.held),
+            {each: each for each in self.outputs}, name, lambda name: None, bool(self.held),
         )  # fmt: skip
         size = self.generating.processor.image_size
         if not self.held or size is None:

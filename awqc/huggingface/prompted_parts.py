@@ -34,6 +34,8 @@ from awqc.kv_cache import (
     IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
+    LATER_FEATURES,
+    LATER_ROWS,
     TEXT_ROWS,
     TOKEN_KINDS,
     TOKEN_ROWS,
@@ -95,6 +97,9 @@ class PromptedBundle:
             DECODER: decoder_batch(program, merged, self.form, tokens == self.merge.token),
         }
         outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows}
+        if run.features is not None and run.later is not None:
+            outputs[f"{VISION}.{LATER_FEATURES}"] = run.features
+            read[DECODER][LATER_ROWS][:, : run.later.shape[1]] = run.later
         outputs |= {f"{EMBED}.{name}": value for name, value in embedded.items()}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
             outputs[f"{DECODER}.{name}"] = value
@@ -136,7 +141,9 @@ def decoder_batch(program: Program, rows: Tensor, form: Form, images: Tensor) ->
     if (order := form.order(images, 0)) is not None:
         batch[POSITIONS] = order
     for spec in program.inputs:
-        if spec.name not in batch:
+        if spec.name == LATER_ROWS:
+            batch[spec.name] = torch.zeros(count, total, int(spec.shape[-1]), dtype=spec.dtype)
+        elif spec.name not in batch:
             sizes = (0 if isinstance(size, str) else size for size in spec.shape[1:])
             batch[spec.name] = torch.zeros(count, *sizes, dtype=spec.dtype)
     return {spec.name: batch[spec.name] for spec in program.inputs}

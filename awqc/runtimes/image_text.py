@@ -21,6 +21,8 @@ from awqc.kv_cache import (
     IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
+    LATER_FEATURES,
+    LATER_ROWS,
     LOGITS_START,
     TEXT_ROWS,
     TOKEN_KINDS,
@@ -103,8 +105,10 @@ class ImageText:
         prompt = [int(token) for token in feeds[TOKENS][0]]
         yield from likeliest(self.settings, step, prompt, max_new_tokens or USUAL_TOKENS)
 
-    def rows(self, tokens: Array, images: Mapping[str, Array]) -> Array:
+    def rows(self, tokens: Array, images: Mapping[str, Array]) -> dict[str, Array]:
         """Rows for ``tokens`` ``(rows, count)``, those of ``images`` in the places of their token.
+
+        Beside them, where the decoder takes some, those for its later layers.
 
         Raises:
             UsageError: there are more or fewer of these places than of these rows, or images are of
@@ -113,18 +117,19 @@ class ImageText:
         places = tokens == self.token
         alone = TEXT_ROWS in self.embed.outputs and not images
         wanted = TEXT_ROWS if alone else TOKEN_ROWS
-        rows = self.embed.run({TOKENS: np.where(places, 0, tokens)}, [wanted])[0]
-        if not images:
-            return rows
-        made = self._seen(images)
-        if len(made) != places.sum():
-            raise UsageError(
-                f"the prompt has the image token {self.token} {int(places.sum())} times, and the "
-                f"images give {len(made)} rows; as many are needed: the processor is another "
-                "model's, or the text names the token"
-            )
-        rows[places] = made
-        return rows
+        found = {TOKEN_ROWS: self.embed.run({TOKENS: np.where(places, 0, tokens)}, [wanted])[0]}
+        for spec in self.decoder.inputs:
+            if spec.name == LATER_ROWS:
+                found[LATER_ROWS] = np.zeros((*tokens.shape, int(spec.shape[-1])), spec.dtype)
+        for name, made in self._seen(images).items() if images else ():
+            if len(made) != places.sum():
+                raise UsageError(
+                    f"the prompt has the image token {self.token} {int(places.sum())} times, and "
+                    f"the images give {len(made)} rows; as many are needed: the processor is "
+                    "another model's, or the text names the token"
+                )
+            found[name][places] = made
+        return found
 
     def _positions(self, images: Array, past: int) -> Array:
         """Of the tokens behind ``past``; of all of them ``images`` tells which are images."""
@@ -133,8 +138,11 @@ class ImageText:
         count, total = images.shape
         return np.tile(np.arange(past, total, dtype=np.int64), (count, 1))
 
-    def _seen(self, images: Mapping[str, Array]) -> Array:
-        """The rows of ``images``; where their size is fixed, one image after another is seen."""
+    def _seen(self, images: Mapping[str, Array]) -> dict[str, Array]:
+        """The rows of ``images``, by what the decoder calls them.
+
+        Where their size is fixed, one image after another is seen.
+        """
         pieces = [dict(images)]
         if self.fixed is not None:
             count = self.fixed.count(images)
@@ -144,8 +152,13 @@ class ImageText:
                 if spec.name in images
             }
             pieces = [{n: part[place] for n, part in parts.items()} for place in range(count)]
-        made = [self.vision.run(each, [IMAGE_ROWS])[0] for each in pieces]
-        return np.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in made])
+        wanted = {IMAGE_ROWS: TOKEN_ROWS, LATER_FEATURES: LATER_ROWS}
+        names = [name for name in wanted if name in self.vision.outputs]
+        made = zip(*(self.vision.run(each, names) for each in pieces), strict=True)
+        return {
+            wanted[name]: np.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in each])
+            for name, each in zip(names, made, strict=True)
+        }
 
     def step(
         self, tokens: Array, images: Mapping[str, Array], states: Mapping[str, Any]
@@ -160,7 +173,7 @@ class ImageText:
         past = next(iter(carried.values())).shape()[2]
         places = tokens == self.token
         made = {
-            TOKEN_ROWS: self.rows(tokens[:, past:], images),
+            **self.rows(tokens[:, past:], images),
             "attention_mask": np.ones((count, total), dtype=np.int64),
             "position_ids": self._positions(places, past),
         }
