@@ -22,7 +22,7 @@ from awqc.kv_cache import IMAGE_ROWS, LATER_FEATURES
 from awqc.program import Program
 from awqc.recording.flat import flat_call
 from awqc.recording.inner import result_inside
-from awqc.recording.known_numbers import known_numbers, numbers_to_hold
+from awqc.recording.known_numbers import few_numbers, known_numbers, numbers_to_hold
 from awqc.recording.merge import Merge
 from awqc.recording.structures import Leaves, leaves
 
@@ -34,12 +34,13 @@ class ImageRows:
     Attributes:
         generating: the model.
         merge: what makes the rows.
-        held: inputs of whole numbers, whose values are those of one image; none: images may be of
-            any size.
+        few: inputs of a few whole numbers for each image, such as its size.
+        held: those of them whose values are those of one image; none: images may be of any size.
     """
 
     generating: Generating
     merge: Merge
+    few: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
 
     @classmethod
@@ -57,8 +58,23 @@ class ImageRows:
                 f"{generating.folder.path}: the rows of images, which {found.merge.maker} makes, "
                 f"are others for other {TOKENS}; the part of images must not read text"
             )
-        few = {name: examples[0][name] for name in read}
-        return cls(generating, found.merge, numbers_to_hold(flat, few, len(runs[0].tokens)))
+        example, count = {name: examples[0][name] for name in read}, len(runs[0].tokens)
+        few, held = few_numbers(example, count), numbers_to_hold(flat, example, count)
+        return cls(generating, found.merge, few, held)
+
+    def of_one_size(self, generating: Generating, merge: Merge) -> ImageRows:
+        """The same for images of one size, found as ``merge`` in what ``generating`` calls then.
+
+        Raises:
+            CaptureError: no input tells the size of an image.
+        """
+        if not self.few:
+            raise CaptureError(
+                f"{generating.folder.path}: what {merge.maker} makes is captured for as many "
+                "images as the example data has and no others, and no input has a few whole "
+                "numbers for each that could be held; the part of images must take any number"
+            )
+        return ImageRows(generating, merge, self.few, self.held or self.few)
 
     def forward(self) -> Callable[..., Leaves]:
         """What makes rows of what the processor made, by the model's own forward as it is now."""

@@ -122,7 +122,7 @@ class PromptedRun:
                     )
                 )  # fmt: skip
 
-        calls = record_outermost(model, run, _around(merge.decoder))
+        calls = record_outermost(model, run, _around(merge.decoder), writing=True)
         if len(calls) < FEWEST_TOKENS or len({call.path for call in calls}) > 1:
             raise CaptureError(
                 f"{where}: {type(model).__name__}.generate calls neither the model as a whole in a "

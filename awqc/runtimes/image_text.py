@@ -77,6 +77,7 @@ class ImageText:
         self.fixed = _fixed(self.vision.told.get(FIXED_IMAGES), place / VISION_MODEL)
         self._layout = _layout(self.vision.told.get(IMAGE_POSITIONS), place / VISION_MODEL)
         self._kinds = _kinds(self.vision.told.get(TOKEN_KINDS, "{}"), place / VISION_MODEL)
+        self._places: Array = np.zeros((0, 0), dtype=bool)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -114,7 +115,7 @@ class ImageText:
             UsageError: there are more or fewer of these places than of these rows, or images are of
                 another size than the model takes.
         """
-        places = tokens == self.token
+        places = tokens == self.token if images else np.zeros(tokens.shape, dtype=bool)
         alone = TEXT_ROWS in self.embed.outputs and not images
         wanted = TEXT_ROWS if alone else TOKEN_ROWS
         found = {TOKEN_ROWS: self.embed.run({TOKENS: np.where(places, 0, tokens)}, [wanted])[0]}
@@ -130,6 +131,15 @@ class ImageText:
                 )
             found[name][places] = made
         return found
+
+    def _seen_so_far(self, carried: Mapping[str, Any]) -> int:
+        """Tokens that ``carried`` has seen, by the first state that grows with them."""
+        for spec in self.decoder.inputs:
+            if spec.name in carried:
+                for axis, size in enumerate(spec.shape[1:], 1):
+                    if isinstance(size, str):
+                        return int(carried[spec.name].shape()[axis])
+        raise UsageError("no state of the decoder grows with the tokens; compile the model anew")
 
     def _positions(self, images: Array, past: int) -> Array:
         """Of the tokens behind ``past``; of all of them ``images`` tells which are images."""
@@ -166,14 +176,18 @@ class ImageText:
         """Outputs for those of ``tokens`` that are behind ``states``, and states for the next call.
 
         ``tokens``, ``(rows, count)``, are all so far. Before the first call there are no
-        ``states``; it is given ``images``, what the processor makes of them.
+        ``states``; it is given ``images``, what the processor makes of them. Tokens of calls that
+        are given no images stand for none, whichever they are.
         """
         count, total = tokens.shape
         carried = states or self.decoder.empty_states(count)
-        past = next(iter(carried.values())).shape()[2]
-        places = tokens == self.token
+        past = self._seen_so_far(carried)
+        fresh = tokens[:, past:]
+        new = fresh == self.token if images else np.zeros(fresh.shape, dtype=bool)
+        places = np.concatenate([self._places, new], axis=1) if past else new
+        self._places = places
         made = {
-            **self.rows(tokens[:, past:], images),
+            **self.rows(fresh, images),
             "attention_mask": np.ones((count, total), dtype=np.int64),
             "position_ids": self._positions(places, past),
         }
