@@ -143,6 +143,13 @@ _GRIDS = {"text_config": {**_TEXT, "rope_parameters": _SECTIONS}, "image_token_i
           "vision_end_token_id": 131}  # fmt: skip
 _INTERLEAVED = {**_TEXT, "num_hidden_layers": 3,
                 "rope_parameters": {**_SECTIONS, "mrope_interleaved": True}}  # fmt: skip
+_LINEAR = {**_TEXT, "layer_types": ["linear_attention", "full_attention"], "head_dim": 16,
+           "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+           "linear_num_value_heads": 4,
+           "rope_parameters": {**_SECTIONS, "partial_rotary_factor": 0.5,
+                               "mrope_interleaved": True}}  # fmt: skip
+_EDGES = {"patch_size": 8, "size": {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}}
+_UNSIZED = {key: value for key, value in _TEXT.items() if key != "head_dim"}
 _GRID_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 _GRID_CHAT = _CHAT.replace("<image>", "<|vision_start|> <|image_pad|> <|vision_end|>")
 
@@ -249,6 +256,52 @@ def prompted_models() -> Iterator[tuple[str, Prompted]]:
                                                 "deepstack_visual_indexes": [0, 2]}},
                  "Qwen2VL", _PIXELS, "Qwen3VL", marks=_GRID_MARKS, chat=_GRID_CHAT,
                  videos="Qwen3VL"),
+        Prompted("qwen3_5", {**_GRIDS, "text_config": _LINEAR,
+                             "vision_config": {"depth": 2, "hidden_size": 32, "num_heads": 4,
+                                               "out_hidden_size": 32, "intermediate_size": 48,
+                                               "patch_size": 8, "num_position_embeddings": 16}},
+                 "Qwen2VL", _PIXELS, "Qwen3VL", marks=_GRID_MARKS, chat=_GRID_CHAT,
+                 videos="Qwen3VL"),
+        Prompted("paddleocr_vl", {**_GRIDS, "vision_config": {**_BLOCKS, "image_size": 32,
+                                                              "patch_size": 8}},
+                 "PaddleOCRVL", _EDGES, "PaddleOCRVL", marks=_GRID_MARKS,
+                 named={"image_token": "<|image_pad|>"}, chat=_GRID_CHAT),
+        Prompted("lfm2_vl", {**both, "text_config": {**_TEXT, "model_type": "lfm2",
+                                                     "layer_types": ["conv", "full_attention"],
+                                                     "block_auto_adjust_ff_dim": False},
+                             "vision_config": {**_BLOCKS, "model_type": "siglip2_vision_model",
+                                               "patch_size": 8, "num_patches": 16},
+                             "projector_hidden_size": 32},
+                 "Lfm2Vl", {"encoder_patch_size": 8, "tile_size": 32, "min_image_tokens": 4,
+                            "max_image_tokens": 16, "do_image_splitting": False,
+                            "max_num_patches": 64},
+                 "Lfm2Vl", marks=("<image>", "<|image_start|>", "<|image_end|>",
+                                  "<|img_thumbnail|>"),
+                 named={"image_token": "<image>", "image_start_token": "<|image_start|>",
+                        "image_end_token": "<|image_end|>",
+                        "image_thumbnail_token": "<|img_thumbnail|>"}, chat=_CHAT),
+        Prompted("internvl", {**both, "text_config": {**_TEXT, "model_type": "qwen2"},
+                              "vision_config": {**_BLOCKS, "image_size": [32, 32],
+                                                "patch_size": [8, 8]},
+                              "image_seq_length": 4},
+                 "GotOcr2", {**_SQUARE, "crop_to_patches": False}, "InternVL",
+                 {"image_seq_length": 4}, ("<IMG_CONTEXT>", "<img>", "</img>", "<video>"),
+                 {"start_image_token": "<img>", "end_image_token": "</img>",
+                  "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"},
+                 _CHAT.replace("<image>", "<IMG_CONTEXT>"), "InternVL"),
+        Prompted("glm4v", {"text_config": {**_UNSIZED, "rope_parameters": _SECTIONS},
+                           "vision_config": {"depth": 2, "hidden_size": 32, "num_heads": 4,
+                                             "image_size": 32, "patch_size": 8,
+                                             "out_hidden_size": 32, "intermediate_size": 48},
+                           "image_token_id": _TOKEN, "video_token_id": 129,
+                           "image_start_token_id": 130, "image_end_token_id": 131,
+                           "video_start_token_id": 132, "video_end_token_id": 133},
+                 "Glm4v", _EDGES, "Glm4v",
+                 marks=("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>",
+                        "<|begin_of_video|>", "<|end_of_video|>"),
+                 named={"image_token": "<|image|>", "video_token": "<|video|>"},
+                 chat=_CHAT.replace("<image>", "<|begin_of_image|> <|image|> <|end_of_image|>"),
+                 videos="Glm4v"),
     )  # fmt: skip
     for row in rows:
         yield f"image-text-to-text/{row.kind}", row
