@@ -19,7 +19,7 @@ from awqc.kv_cache import POSITIONS, Kinds
 from awqc.recording.entries import EntryPoint
 from awqc.recording.inner import record_inner
 from awqc.recording.instead import FORWARD
-from awqc.recording.later import spread
+from awqc.recording.later import put_in_places
 from awqc.recording.merge import Merge
 from awqc.recording.outermost import OutsideCall, record_outermost
 
@@ -189,7 +189,7 @@ def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor
         merge.rows(result),
         calls[-1].given[merge.argument],
         later,
-        None if later is None else spread(later, tokens == merge.token),
+        None if later is None else put_in_places(later, tokens == merge.token),
     )
 
 

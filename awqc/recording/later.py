@@ -78,7 +78,7 @@ def _marks(value: Tensor, places: Tensor) -> bool:
     return value.dtype == torch.bool and value.shape == places.shape and torch.equal(value, places)
 
 
-def spread(rows: Tensor, places: Tensor) -> Tensor:
+def put_in_places(rows: Tensor, places: Tensor) -> Tensor:
     """``rows`` in ``places``, ``(batch, count)``, one after another; zeros elsewhere."""
     found = rows.new_zeros(*places.shape, rows.shape[-1])
     found[places] = rows

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awqc.recording.later import AllMarked, Later, spread
+from awqc.recording.later import AllMarked, Later, put_in_places
 from awqc.recording.merge import Merge
 from awqc.recording.structures import leaves
 from tests.recording.toys import PROMPT, WIDTH, Sees
@@ -91,9 +91,9 @@ def test_a_graph_is_given_them_for_all_tokens() -> None:
 
     varying = {1: torch.export.Dim.DYNAMIC}
     graph = torch.export.export(
-        Graph(), (rows, spread(features, places)), dynamic_shapes=(varying, varying)
+        Graph(), (rows, put_in_places(features, places)), dynamic_shapes=(varying, varying)
     ).module()
-    assert torch.allclose(graph(rows, spread(features, places)), wanted, atol=1e-6)
+    assert torch.allclose(graph(rows, put_in_places(features, places)), wanted, atol=1e-6)
     none = torch.zeros(2, 1, 2 * WIDTH)
     nothing = [torch.zeros(0, WIDTH)] * 2
     text = model.reader(rows[:, :1], torch.zeros(2, 1, dtype=torch.bool), nothing)
