@@ -39,6 +39,8 @@ a row for each of its tokens, as JSON; each new token has the last of these rows
 
 TOKEN_ROWS, IMAGE_ROWS = "inputs_embeds", "image_features"
 """Rows of tokens, which a decoder takes in place of tokens, and those that stand for images."""
+LATER_ROWS, LATER_FEATURES = "later_rows", "later_features"
+"""Rows that a decoder adds behind layers, zeros for tokens of text, and those of images."""
 TEXT_ROWS = "text_rows"
 """Rows of tokens that are made, where some have another one in a prompt with images."""
 IMAGE_TOKEN = "awqc.image_token"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.folder_further import further_models
 from benchmarks.folder_pipelines import PIPELINES, Pipelined
 from benchmarks.folder_prompted import Prompted, prompted_models
 from benchmarks.folder_speech import SPEAKING, Speaking
@@ -365,6 +366,7 @@ def _generating() -> Iterator[tuple[str, Saved]]:
 
 MODELS: dict[str, Saved | Prompted | Pipelined | Speaking] = {
     **dict(_models()),
+    **{row[0]: Saved(*row[1:]) for row in further_models()},
     **dict(prompted_models()),
     **PIPELINES,
     **SPEAKING,

@@ -209,41 +209,21 @@ def loss_of_speech(source: Path, target: Path) -> float:
 
     The compiled folder speaks one of them as well, which fails where it cannot.
     """
-    import torch
-
     from awqc.data.spoken import as_given
     from awqc.huggingface.spoken_settings import limits, without_chance
-    from awqc.recording.entries import EntryPoint, modules_of
-    from awqc.recording.outermost import record_entries
-    from awqc.recording.structures import constants
-    from awqc.running.graphs import Graph, read_entries
+    from awqc.recording.entries import modules_of
     from awqc.running.speech import Speech
     from awqc.sources.opening import find_run_folder
+    from benchmarks.folder_parts import loss_of_parts
 
     found: Any = find_run_folder(source, None, False)
     speaker = found.speaker()
     without_chance(speaker)
     limits(speaker)(_MOST, 1)
-    entries = read_entries(target, "")
     given = json.loads((target / "report.json").read_text())["given"]
     voice = {name: as_given(value) for name, value in given.items()}
-    places = {EntryPoint(each.module, each.method) for each in entries.values()}
-    torch.manual_seed(9)
-    calls = record_entries(
-        modules_of(speaker), places, lambda: [speaker(text, voice) for text in _OTHERS], places
+    loss = loss_of_parts(
+        target, modules_of(speaker), lambda: [speaker(text, voice) for text in _OTHERS]
     )
-    graphs = [Graph(target, name, entry, "cpu") for name, entry in entries.items()]
-    losses = [0.0]
-    for call in calls:
-        fitting = [
-            each
-            for each in graphs
-            if (each.entry.module, each.entry.method) == (call.path, call.method)
-            and each.fits(call.before, constants(call.arguments))
-        ]
-        made = max(fitting, key=lambda each: len(each.inputs)).run(call.before)
-        for path, value in made.items():
-            wanted = call.result[path].float()
-            losses.append(float((value.float() - wanted).norm() / wanted.norm().clamp(min=1e-6)))
     list(Speech(target, target / "sound", most=_MOST).answer(_OTHERS[:1]))
-    return max(losses)
+    return loss

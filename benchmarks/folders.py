@@ -172,38 +172,12 @@ def _loss_of_prompt(model: Any, target: Path) -> float:
 
 def _loss_of_images(pipeline: Any, target: Path) -> float:
     """Of the worst part on what reaches it in another run, other sizes included."""
-    import onnxruntime
-    import torch
-
     from awqc.huggingface.diffusion import pipeline_calls
-    from awqc.recording.entries import find_entries, modules_of
-    from awqc.recording.outermost import record_entries
-    from awqc.whole.from_pipeline import pipeline_names
+    from awqc.recording.entries import modules_of
+    from benchmarks.folder_parts import loss_of_parts
 
-    modules = modules_of(pipeline)
     calls = pipeline_calls(pipeline, ["a cat", "the sea", "b"], 9, "run")[1:]
-
-    def run() -> object:
-        return [pipeline(**call) for call in calls]
-
-    torch.manual_seed(9)
-    entries = find_entries(modules, run)
-    losses = [0.0]
-    for call in record_entries(modules, entries, run):
-        entry = next(each for each in entries if each == (call.path, call.method))
-        names = pipeline_names(entry, call.before, call.result)
-        session = onnxruntime.InferenceSession(str(target / names.part / "model.onnx"))
-        taken = {value.name for value in session.get_inputs()}
-        feeds = {
-            name: call.before[path].numpy() for path, name in names.inputs.items() if name in taken
-        }
-        given = [value.name for value in session.get_outputs()]
-        found = dict(zip(given, session.run(None, feeds), strict=True))
-        for path, name in names.outputs.items():
-            wanted = call.result[path].float()
-            gap = torch.from_numpy(found[name]).float() - wanted
-            losses.append(float(gap.norm() / wanted.norm()))
-    return max(losses)
+    return loss_of_parts(target, modules_of(pipeline), lambda: [pipeline(**call) for call in calls])
 
 
 def _loss_of_graph(model: Any, target: Path) -> float:

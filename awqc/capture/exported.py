@@ -28,6 +28,14 @@ from awqc.machine.process import quiet_libraries
 from awqc.program import CallSpec, InputSpec, Interface, Program
 
 
+def without_writing(exported: ExportedProgram) -> ExportedProgram:
+    """``exported`` with operations that write into what they read as ones that do not."""
+    exported = with_attribute_names(exported)
+    if _mutates(exported) or has_contexts(exported):
+        exported = exported.run_decompositions({})
+    return exported
+
+
 def program_from_exported(
     exported: ExportedProgram,
     *,
@@ -57,9 +65,7 @@ def program_from_exported(
             "save it with them (torch.export.save of a program fresh from torch.export.export)"
         )
     with quiet_libraries():
-        exported = with_attribute_names(exported)
-        if _mutates(exported) or has_contexts(exported):
-            exported = exported.run_decompositions({})
+        exported = without_writing(exported)
         check_flat(exported, name)
         module = exported.module(check_guards=False)
         assert isinstance(module, GraphModule)

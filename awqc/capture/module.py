@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from awqc.calling import path_name, unflatten_call
 from awqc.capture.agreement import check_agreement
-from awqc.capture.exported import program_from_exported
+from awqc.capture.exported import program_from_exported, without_writing
 from awqc.capture.failure import explain_failure, model_line
 from awqc.capture.known_buffers import known_buffers
 from awqc.capture.other_sizes import Axis, Disagreement, find_disagreement
@@ -172,7 +172,7 @@ def _constant_at(module: nn.Module, program: Program, other: Disagreement) -> st
     """What differs in a graph that is traced at the other sizes, in brackets."""
     call = unflatten_call(program, [other.batch[spec.name] for spec in program.inputs])
     try:
-        second = _export(module, call, None, strict=False)
+        second = without_writing(_export(module, call, None, strict=False))
     except Exception:  # noqa: BLE001 - that it cannot be captured there says nothing more
         return ""
     found = hidden_constant(program.graph, second.graph)

@@ -18,11 +18,11 @@ from awqc.errors import CaptureError, spelled
 from awqc.huggingface.generating import TOKENS, Generating
 from awqc.huggingface.prompted_run import PromptedRun, example_samples
 from awqc.huggingface.samples import Sizes
-from awqc.kv_cache import IMAGE_ROWS
+from awqc.kv_cache import IMAGE_ROWS, LATER_FEATURES
 from awqc.program import Program
 from awqc.recording.flat import flat_call
 from awqc.recording.inner import result_inside
-from awqc.recording.known_numbers import known_numbers, numbers_to_hold
+from awqc.recording.known_numbers import few_numbers, known_numbers, numbers_to_hold
 from awqc.recording.merge import Merge
 from awqc.recording.structures import Leaves, leaves
 
@@ -34,12 +34,13 @@ class ImageRows:
     Attributes:
         generating: the model.
         merge: what makes the rows.
-        held: inputs of whole numbers, whose values are those of one image; none: images may be of
-            any size.
+        few: inputs of a few whole numbers for each image, such as its size.
+        held: those of them whose values are those of one image; none: images may be of any size.
     """
 
     generating: Generating
     merge: Merge
+    few: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
 
     @classmethod
@@ -51,14 +52,29 @@ class ImageRows:
         """
         examples = [run.inputs for run in runs]
         found = cls(generating, runs[0].merge)
-        flat, read = flat_call(found.forward(), dict(examples[0]), (IMAGE_ROWS,), examples)
+        flat, read = flat_call(found.forward(), dict(examples[0]), found.outputs, examples)
         if TOKENS in read:
             raise CaptureError(
                 f"{generating.folder.path}: the rows of images, which {found.merge.maker} makes, "
                 f"are others for other {TOKENS}; the part of images must not read text"
             )
-        few = {name: examples[0][name] for name in read}
-        return cls(generating, found.merge, numbers_to_hold(flat, few, len(runs[0].tokens)))
+        example, count = {name: examples[0][name] for name in read}, len(runs[0].tokens)
+        few, held = few_numbers(example, count), numbers_to_hold(flat, example, count)
+        return cls(generating, found.merge, few, held)
+
+    def of_one_size(self, generating: Generating, merge: Merge) -> ImageRows:
+        """The same for images of one size, found as ``merge`` in what ``generating`` calls then.
+
+        Raises:
+            CaptureError: no input tells the size of an image.
+        """
+        if not self.few:
+            raise CaptureError(
+                f"{generating.folder.path}: what {merge.maker} makes is captured for as many "
+                "images as the example data has and no others, and no input has a few whole "
+                "numbers for each that could be held; the part of images must take any number"
+            )
+        return ImageRows(generating, merge, self.few, self.held or self.few)
 
     def forward(self) -> Callable[..., Leaves]:
         """What makes rows of what the processor made, by the model's own forward as it is now."""
@@ -68,9 +84,17 @@ class ImageRows:
         def forward(**arguments: Tensor) -> Leaves:
             with known_numbers() if held else nullcontext():
                 made = result_inside(model, merge.source, lambda: whole(**arguments), merge.method)
-                return {IMAGE_ROWS: merge.rows(leaves(made))}
+                result = leaves(made)
+                later = merge.later_rows(result)
+                found = {IMAGE_ROWS: merge.rows(result)}
+                return found if later is None else {**found, LATER_FEATURES: later}
 
         return forward
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what is made."""
+        return (IMAGE_ROWS, LATER_FEATURES) if self.merge.later.made else (IMAGE_ROWS,)
 
     def captured(self, name: str, examples: Sequence[Leaves]) -> tuple[Program, FixedImages | None]:
         """The part, with the size of images that it is for.
@@ -81,12 +105,10 @@ class ImageRows:
         if self.held:
             samples = example_samples(self.generating, 1, Sizes())
             examples = [self.generating.inputs(samples)]
-        flat, read = flat_call(
-            self.forward(), dict(examples[0]), (IMAGE_ROWS,), examples, self.held
-        )
+        flat, read = flat_call(self.forward(), dict(examples[0]), self.outputs, examples, self.held)
         program = capture_flat(
             self.generating.model, flat, examples, {path: path for path in read},
-            {IMAGE_ROWS: IMAGE_ROWS}, name, lambda name: None, bool(self.held),
+            {each: each for each in self.outputs}, name, lambda name: None, bool(self.held),
         )  # fmt: skip
         size = self.generating.processor.image_size
         if not self.held or size is None:

@@ -65,18 +65,11 @@ class Processor:
 
         if reads == (TEXT,):
             return cls(folder, reads, _padding(folder.tokenizer()))
-        if not any((folder.path / name).is_file() for name in PROCESSOR_FILES):
-            raise UsageError(
-                f"{folder.path}: no processor ({' or '.join(PROCESSOR_FILES)}) is in the folder, "
-                f"by which {' and '.join(reads)} becomes the model's inputs; copy the model's "
-                "processor files into it"
-            )
         _check_kind(folder, reads)
         if IMAGE in reads:
             require_pillow()
         auto_class = getattr(transformers, AUTO_CLASSES.get(reads, "AutoProcessor"))
-        files = [*PROCESSOR_FILES, TOKENIZER_CONFIG]
-        made = folder.read_processing(auto_class, "processor", files)
+        made = _read(folder, auto_class, reads)
         parts = {TEXT: "tokenizer", IMAGE: "image_processor", AUDIO: "feature_extractor"}
         needed = reads if len(reads) > 1 else ()
         lacking = [kind for kind in needed if getattr(made, parts[kind], None) is None]
@@ -190,6 +183,26 @@ def _places(processor: Any, images: Sequence[Any]) -> dict[str, Any]:
     if BOXES not in known or known[BOXES].default is not inspect.Parameter.empty:
         return {}
     return {BOXES: [[[0.0, 0.0, float(image.width), float(image.height)]] for image in images]}
+
+
+def _read(folder: HFFolder, auto_class: Any, reads: Kinds) -> Any:
+    """What ``auto_class`` makes of the folder's files.
+
+    A configuration of the model may say it all, as those of timm do.
+
+    Raises:
+        UsageError: it cannot be read, or there is none.
+    """
+    try:
+        return folder.read_processing(auto_class, "processor", [*PROCESSOR_FILES, TOKENIZER_CONFIG])
+    except UsageError as error:
+        if any((folder.path / name).is_file() for name in PROCESSOR_FILES):
+            raise
+        raise UsageError(
+            f"{folder.path}: no processor ({' or '.join(PROCESSOR_FILES)}) is in the folder, "
+            f"by which {' and '.join(reads)} becomes the model's inputs; copy the model's "
+            f"processor files into it ({error.text.removeprefix(f'{folder.path}: ')})"
+        ) from error
 
 
 def _check_kind(folder: HFFolder, reads: Kinds) -> None:

@@ -14,7 +14,7 @@ Nothing is known of an architecture: the modules are those between which rows fl
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ from awqc.kv_cache import (
     IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
+    LATER_FEATURES,
+    LATER_ROWS,
     TEXT_ROWS,
     TOKEN_KINDS,
     TOKEN_ROWS,
@@ -83,18 +85,23 @@ class PromptedBundle:
             )
         run = record_prompt(self.generating, self.merge, inputs)
         made = self.generating.generate_to_follow(inputs, most)
-        tokens = torch.cat([run.tokens, made[:, run.tokens.shape[1] : -1]], dim=1)
+        new = made[:, run.tokens.shape[1] : -1]  # among which that of images is one as any other
+        tokens = torch.cat([self.plain(run.tokens), new], dim=1)
+        images = torch.cat([run.tokens == self.merge.token, torch.zeros_like(new) > 0], dim=1)
         embed = self.bundle.parts[EMBED]
-        embedded = dict(zip(embed.outputs, embed.run({TOKENS: self.plain(tokens)}), strict=True))
+        embedded = dict(zip(embed.outputs, embed.run({TOKENS: tokens}), strict=True))
         merged = embedded[embed.outputs[-1]].clone()
         merged[:, : run.merged.shape[1]] = run.merged
         program = self.bundle.parts[DECODER]
         read: dict[str, Batch] = {
             VISION: {spec.name: inputs[spec.name] for spec in self.bundle.parts[VISION].inputs},
-            EMBED: {TOKENS: self.plain(tokens)},
-            DECODER: decoder_batch(program, merged, self.form, tokens == self.merge.token),
+            EMBED: {TOKENS: tokens},
+            DECODER: decoder_batch(program, merged, self.form, images),
         }
         outputs = {f"{VISION}.{IMAGE_ROWS}": run.rows}
+        if run.features is not None and run.later is not None:
+            outputs[f"{VISION}.{LATER_FEATURES}"] = run.features
+            read[DECODER][LATER_ROWS][:, : run.later.shape[1]] = run.later
         outputs |= {f"{EMBED}.{name}": value for name, value in embedded.items()}
         for name, value in zip(program.outputs, program.run(read[DECODER]), strict=True):
             outputs[f"{DECODER}.{name}"] = value
@@ -136,7 +143,9 @@ def decoder_batch(program: Program, rows: Tensor, form: Form, images: Tensor) ->
     if (order := form.order(images, 0)) is not None:
         batch[POSITIONS] = order
     for spec in program.inputs:
-        if spec.name not in batch:
+        if spec.name == LATER_ROWS:
+            batch[spec.name] = torch.zeros(count, total, int(spec.shape[-1]), dtype=spec.dtype)
+        elif spec.name not in batch:
             sizes = (0 if isinstance(size, str) else size for size in spec.shape[1:])
             batch[spec.name] = torch.zeros(count, *sizes, dtype=spec.dtype)
     return {spec.name: batch[spec.name] for spec in program.inputs}
@@ -150,16 +159,24 @@ def capture_prompted(generating: Generating) -> PromptedBundle:
             than rows, or a part cannot be captured.
     """
     runs = _runs(generating)
-    rows = ImageRows.of(generating, runs)
-    if rows.held:
+    rows, name = ImageRows.of(generating, runs), f"{generating.name}-{VISION}"
+    vision, fixed = None, None
+    if not rows.held:
+        vision, fixed = rows.captured(name, [run.inputs for run in runs])
+    if vision is None or not _takes_any_number(vision):
         generating = generating.of_one_size()
         runs = _runs(generating)
-        rows = replace(rows, generating=generating, merge=runs[0].merge)
+        rows = rows.of_one_size(generating, runs[0].merge)
+        vision, fixed = rows.captured(name, [run.inputs for run in runs])
     decoder, form = capture_reader(generating, runs)
-    vision, fixed = rows.captured(f"{generating.name}-{VISION}", [run.inputs for run in runs])
     parts = {VISION: vision, EMBED: _embed(generating, runs), DECODER: decoder}
     run = runs[0]
     return PromptedBundle(generating, Bundle(parts), run.merge, form, run.answer, run.looped, fixed)
+
+
+def _takes_any_number(vision: Program) -> bool:
+    """Whether no number of images is fixed."""
+    return all(isinstance(spec.shape[0], str) for spec in vision.inputs if spec.shape)
 
 
 def _runs(generating: Generating) -> list[PromptedRun]:
@@ -182,7 +199,10 @@ def _runs(generating: Generating) -> list[PromptedRun]:
 def _embed(generating: Generating, runs: list[PromptedRun]) -> Program:
     module = generating.model.get_submodule(runs[0].merge.embedding)
     table, given = module.forward, GivenRows.of(generating, runs[0])
-    examples = [{TOKENS: torch.where(run.tokens == run.merge.token, 0, run.tokens)} for run in runs]
+    tokens = [torch.where(run.tokens == run.merge.token, 0, run.tokens) for run in runs]
+    if len({each.shape[1] for each in tokens}) == 1:  # it takes any number, whatever was made
+        tokens[-1] = tokens[-1][:, 1:]
+    examples = [{TOKENS: each} for each in tokens]
 
     def forward(**arguments: Tensor) -> dict[str, Tensor]:
         tokens = arguments[TOKENS]

@@ -19,6 +19,7 @@ from awqc.kv_cache import POSITIONS, Kinds
 from awqc.recording.entries import EntryPoint
 from awqc.recording.inner import record_inner
 from awqc.recording.instead import FORWARD
+from awqc.recording.later import put_in_places
 from awqc.recording.merge import Merge
 from awqc.recording.outermost import OutsideCall, record_outermost
 
@@ -38,11 +39,15 @@ class Prompt:
         tokens: ``(batch, count)``.
         rows: what the part of images makes.
         merged: rows of tokens and images, ``(batch, count, width)``.
+        features: what the part of images makes for later layers, if it does.
+        later: these in the places of their token, ``(batch, count, all of their widths)``.
     """
 
     tokens: Tensor
     rows: Tensor
     merged: Tensor
+    features: Tensor | None = None
+    later: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class PromptedRun:
         looped: path of that module; "" is the model itself.
         positions: what it is given as positions in all calls, ``(rows, batch, tokens)``, where each
             token has several; else None.
+        later: what the decoder takes for later layers, ``(batch, count, all of their widths)``.
     """
 
     inputs: dict[str, Tensor]
@@ -74,6 +80,14 @@ class PromptedRun:
     answer: Any
     looped: str = ""
     positions: Tensor | None = None
+    later: Tensor | None = None
+
+    @property
+    def steps(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Rows of each call, and those for later layers."""
+        yield self.merged, self.later
+        for rows in self.following:
+            yield rows, None if self.later is None else later_of_text(self.later, rows.shape[1])
 
     @property
     def images(self) -> Tensor:
@@ -108,7 +122,7 @@ class PromptedRun:
                     )
                 )  # fmt: skip
 
-        calls = record_outermost(model, run, _around(merge.decoder))
+        calls = record_outermost(model, run, _around(merge.decoder), writing=True)
         if len(calls) < FEWEST_TOKENS or len({call.path for call in calls}) > 1:
             raise CaptureError(
                 f"{where}: {type(model).__name__}.generate calls neither the model as a whole in a "
@@ -129,6 +143,7 @@ class PromptedRun:
             calls[-1].answer,
             calls[0].path,
             _positions(calls),
+            prompt.later,
         )
 
 
@@ -166,11 +181,21 @@ def record_prompt(generating: Generating, merge: Merge, inputs: dict[str, Tensor
             f"{generating.folder.path}: {missing[0]} is not called on a sample, though it is on "
             "example data; each sample needs an image and a text"
         )
+    tokens = _tokens(inputs, str(generating.folder.path))
+    result = found[merge.maker].result
+    later = merge.later_rows(result)
     return Prompt(
-        _tokens(inputs, str(generating.folder.path)),
-        merge.rows(found[merge.maker].result),
+        tokens,
+        merge.rows(result),
         calls[-1].given[merge.argument],
+        later,
+        None if later is None else put_in_places(later, tokens == merge.token),
     )
+
+
+def later_of_text(later: Tensor, count: int) -> Tensor:
+    """What stands beside ``later`` for ``count`` tokens of text, for which nothing is added."""
+    return later.new_zeros(len(later), count, later.shape[-1])
 
 
 @contextmanager

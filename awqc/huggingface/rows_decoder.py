@@ -27,11 +27,12 @@ from awqc.huggingface.folder import reporting
 from awqc.huggingface.forwards import cache_axes, cached_example, cached_forward
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.prompted_run import PromptedRun
-from awqc.kv_cache import TOKEN_ROWS, Kinds, past_name, present_name
+from awqc.kv_cache import LATER_ROWS, TOKEN_ROWS, Kinds, past_name, present_name
 from awqc.program import Program, Task
 from awqc.recording.broadcast import broadcasting
 from awqc.recording.inner import given_instead
 from awqc.recording.instead import forward_instead
+from awqc.recording.later import AllMarked
 from awqc.recording.near import near
 
 HEAD, MASK, POSITIONS, PAST = "logits", "attention_mask", "position_ids", "past_key_values"
@@ -84,6 +85,8 @@ def capture_reader(generating: Generating, runs: Sequence[PromptedRun]) -> tuple
     rows = torch.randn(*tokens.shape, run.merged.shape[-1], generator=drawn)
     images = torch.arange(example[MASK].shape[1]).repeat(len(tokens), 1) % 3 == 1
     example = {TOKEN_ROWS: rows} | example | kinds_of(form.besides, images)
+    if run.later is not None:
+        example[LATER_ROWS] = torch.randn(*tokens.shape, run.later.shape[-1], generator=drawn)
     past, present = ([name(*each) for each in shapes] for name in (past_name, present_name))
     names = [name for key in example for name in (past if key == PAST else [key])]
     axes: dict[str, Mapping[int, str]] = {**cache_axes(shapes)}
@@ -136,17 +139,22 @@ def rows_forward(model: Any, run: PromptedRun) -> Forward:
         attention_mask: Tensor,
         position_ids: Tensor | None = None,
         past_key_values: Mapping[str, Tensor] | None = None,
+        later_rows: Tensor | None = None,
         **besides: Tensor,
     ) -> tuple[Tensor, ...]:
         way = partial(whole, **besides)
+        marks = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool)
+        rows = {merge.argument: inputs_embeds}
+        if later_rows is not None:
+            rows |= merge.later.arguments(later_rows, marks)
         if taking is None:
-            way = partial(_without_tokens, way, **{merge.argument: inputs_embeds})
+            way = partial(_without_tokens, way, **rows)
             given: AbstractContextManager[None] = nullcontext()
         else:
-            given = given_instead(taking, merge.argument, inputs_embeds)
+            given = given_instead(taking, rows)
         told = SimpleNamespace(forward=way, config=model.config, modules=model.modules)
         tokens = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long)
-        with given, broadcasting():
+        with given, broadcasting(), AllMarked(marks):
             return cached_forward(told)(tokens, attention_mask, position_ids, past_key_values)
 
     return forward
@@ -197,8 +205,7 @@ def choose_form(
     raise CaptureError(
         f"{where}: given the rows that {run.merge.decoder} takes ({run.merge.argument}), and each "
         f"new token behind them, the decoder gives other {HEAD} than in generate, with {tried} "
-        "besides: it reads more than rows and their places, such as features of images for later "
-        "layers, which no runner could make"
+        "besides: it reads more than rows and their places, which no runner could make"
     )
 
 
@@ -211,15 +218,17 @@ def _agrees(
     """Whether ``forward``, called as runners do, gives the logits of ``run``, step by step."""
     count = len(run.tokens)
     past = {spelled_state(state): empty for state, empty in no_past(shapes, count).items()}
-    steps = [run.merged, *run.following]
+    steps = list(run.steps)
     ends = [0]
-    for rows in steps:
+    for rows, _ in steps:
         ends.append(ends[-1] + rows.shape[1])
     images = run.images
-    for (seen, total), rows, wanted in zip(pairwise(ends), steps, run.logits, strict=True):
+    for (seen, total), (rows, later), wanted in zip(pairwise(ends), steps, run.logits, strict=True):
         order = form.order(images[:, :total], seen)
         mask = torch.ones(count, total, dtype=torch.long)
         besides = kinds_of(form.besides, images[:, :total])
+        if later is not None:
+            besides[LATER_ROWS] = later
         with torch.no_grad(), reporting("the decoder does not run on rows alone"):
             logits, *made = forward(rows, mask, order, past, **besides)
         if not near(logits[:, -1], wanted, AGREE):

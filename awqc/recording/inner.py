@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from awqc.recording.calls import bind
 from awqc.recording.entries import EntryPoint
@@ -206,13 +206,13 @@ class _Nothing:
 
 
 @contextmanager
-def given_instead(module: nn.Module, name: str, value: Tensor) -> Iterator[None]:
-    """Let calls of ``module`` be given ``value`` as the argument ``name``."""
+def given_instead(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
+    """Let calls of ``module`` be given ``values`` as the arguments of these names."""
 
     def enter(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (), {**bind(module, args, kwargs), name: value}
+        return (), {**bind(module, args, kwargs), **values}
 
     hook = module.register_forward_pre_hook(enter, with_kwargs=True)
     try:

@@ -42,19 +42,24 @@ def known_numbers() -> Iterator[None]:
         yield
 
 
+def few_numbers(example: Leaves, samples: int) -> tuple[str, ...]:
+    """The inputs that have few whole numbers for each of ``samples``."""
+    return tuple(
+        name
+        for name, value in example.items()
+        if value.dtype in WHOLE and value.numel() <= MOST_NUMBERS * samples
+    )
+
+
 def numbers_to_hold(
     forward: Callable[[Leaves], object], example: Leaves, samples: int
 ) -> tuple[str, ...]:
     """The inputs of whole numbers that ``forward`` is not traced without.
 
-    These are few numbers for each of ``samples``. There are none where it is traced with no values
+    These are of `few_numbers`. There are none where it is traced with no values
     known, or not even with these.
     """
-    few = tuple(
-        name
-        for name, value in example.items()
-        if value.dtype in WHOLE and value.numel() <= MOST_NUMBERS * samples
-    )
+    few = few_numbers(example, samples)
     if not few or _traced(forward, example, ()) or not _traced(forward, example, few):
         return ()
     alone = ((name, tuple(other for other in few if other != name)) for name in few)

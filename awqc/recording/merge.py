@@ -21,6 +21,7 @@ from awqc.errors import CaptureError
 from awqc.recording.entries import EntryPoint, own_methods
 from awqc.recording.inner import InnerCall, record_inner
 from awqc.recording.instead import FORWARD
+from awqc.recording.later import NONE, Later
 from awqc.recording.structures import Leaves, leaves
 
 CLOSE = 1e-3
@@ -41,6 +42,7 @@ class Merge:
         factor: the rows are put in times this.
         method: of the module ``source``, that makes the rows.
         replaced: whether other tokens have, beside images, a row each that is not the embedding's.
+        later: rows that the decoder adds behind layers.
     """
 
     embedding: str
@@ -52,6 +54,7 @@ class Merge:
     factor: float
     method: str = FORWARD
     replaced: bool = False
+    later: Later = NONE
 
     @property
     def maker(self) -> EntryPoint:
@@ -62,6 +65,10 @@ class Merge:
         """What is put in, of the tensors that `maker` returned: a row for each place."""
         made = dict(_made(result))[self.made]
         return made if self.factor == 1 else made * self.factor
+
+    def later_rows(self, result: Leaves) -> Tensor | None:
+        """Of the same tensors what is added behind layers, if anything is."""
+        return self.later.rows(dict(_made(result))) if self.later.made else None
 
     @classmethod
     def of(cls, model: nn.Module, run: Callable[[], object], tokens: Tensor, where: str) -> Merge:
@@ -105,6 +112,7 @@ class Merge:
                     return cls(
                         embedding.path, call.path, made, decoder.path, argument,
                         token, factor, call.method, len(ids) > 1,
+                        Later.of(decoder.given, dict(_made(call.result)), tokens == token),
                     )  # fmt: skip
         raise CaptureError(
             f"{place} {len(rows)} rows stand at the token {token}, which no module and no "

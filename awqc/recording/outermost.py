@@ -57,20 +57,23 @@ class OutsideCall:
 
 
 def record_outermost(
-    model: nn.Module, run: Callable[[], object], among: Collection[str] | None = None
+    model: nn.Module,
+    run: Callable[[], object],
+    among: Collection[str] | None = None,
+    writing: bool = False,
 ) -> list[OutsideCall]:
     """The calls of ``model`` and its submodules from outside, in order, while ``run`` runs.
 
     A module that another one calls is a piece of that one and is not listed. ``among`` are the
-    paths of the modules that are looked at; None: all.
+    paths of the modules that are looked at; None: all. Where calls may be ``writing`` into what
+    they are given, such as a state that does not grow, ``before`` has what they left there.
 
     Raises:
-        CaptureError: a call writes into a tensor that it was given.
+        CaptureError: a call writes into a tensor that it was given, and may not.
     """
     modules = dict(model.named_modules())
-    return record_entries(
-        modules, [EntryPoint(path) for path in modules if among is None or path in among], run
-    )
+    entries = [EntryPoint(path) for path in modules if among is None or path in among]
+    return _recorded(_Recorder(frozenset(), writing), modules, entries, run)
 
 
 def record_entries(
@@ -86,7 +89,15 @@ def record_entries(
     Raises:
         CaptureError: a call writes into a tensor that it was given.
     """
-    recorder = _Recorder(frozenset(copied))
+    return _recorded(_Recorder(frozenset(copied), False), modules, entries, run)
+
+
+def _recorded(
+    recorder: _Recorder,
+    modules: Mapping[str, nn.Module],
+    entries: Iterable[EntryPoint],
+    run: Callable[[], object],
+) -> list[OutsideCall]:
     with ExitStack() as stack, torch.no_grad():
         for entry in entries:
             module = modules[entry.path]
@@ -97,9 +108,9 @@ def record_entries(
 
 
 class _Recorder:
-    def __init__(self, copied: frozenset[EntryPoint]) -> None:
+    def __init__(self, copied: frozenset[EntryPoint], writing: bool) -> None:
         self.calls: list[OutsideCall] = []
-        self._copied = copied
+        self._copied, self._writing = copied, writing
         self._busy = False
 
     def watched(self, entry: EntryPoint, module: nn.Module) -> Callable[..., Any]:
@@ -132,7 +143,7 @@ class _Recorder:
         kept = self._kept(entry, now)
         result = own(*args, **kwargs)
         written = [key for key, value in given.items() if value._version != versions[key]]
-        if written:
+        if written and not self._writing:
             raise CaptureError(
                 f"{str(entry) or type(module).__name__}: a call writes into {written[0]}, a tensor "
                 "that it is given; a part must return what it makes, since a compiled one cannot "

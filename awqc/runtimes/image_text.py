@@ -21,6 +21,8 @@ from awqc.kv_cache import (
     IMAGE_POSITIONS,
     IMAGE_ROWS,
     IMAGE_TOKEN,
+    LATER_FEATURES,
+    LATER_ROWS,
     LOGITS_START,
     TEXT_ROWS,
     TOKEN_KINDS,
@@ -75,6 +77,7 @@ class ImageText:
         self.fixed = _fixed(self.vision.told.get(FIXED_IMAGES), place / VISION_MODEL)
         self._layout = _layout(self.vision.told.get(IMAGE_POSITIONS), place / VISION_MODEL)
         self._kinds = _kinds(self.vision.told.get(TOKEN_KINDS, "{}"), place / VISION_MODEL)
+        self._places: Array = np.zeros((0, 0), dtype=bool)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -103,28 +106,40 @@ class ImageText:
         prompt = [int(token) for token in feeds[TOKENS][0]]
         yield from likeliest(self.settings, step, prompt, max_new_tokens or USUAL_TOKENS)
 
-    def rows(self, tokens: Array, images: Mapping[str, Array]) -> Array:
+    def rows(self, tokens: Array, images: Mapping[str, Array]) -> dict[str, Array]:
         """Rows for ``tokens`` ``(rows, count)``, those of ``images`` in the places of their token.
+
+        Beside them, where the decoder takes some, those for its later layers.
 
         Raises:
             UsageError: there are more or fewer of these places than of these rows, or images are of
                 another size than the model takes.
         """
-        places = tokens == self.token
+        places = tokens == self.token if images else np.zeros(tokens.shape, dtype=bool)
         alone = TEXT_ROWS in self.embed.outputs and not images
         wanted = TEXT_ROWS if alone else TOKEN_ROWS
-        rows = self.embed.run({TOKENS: np.where(places, 0, tokens)}, [wanted])[0]
-        if not images:
-            return rows
-        made = self._seen(images)
-        if len(made) != places.sum():
-            raise UsageError(
-                f"the prompt has the image token {self.token} {int(places.sum())} times, and the "
-                f"images give {len(made)} rows; as many are needed: the processor is another "
-                "model's, or the text names the token"
-            )
-        rows[places] = made
-        return rows
+        found = {TOKEN_ROWS: self.embed.run({TOKENS: np.where(places, 0, tokens)}, [wanted])[0]}
+        for spec in self.decoder.inputs:
+            if spec.name == LATER_ROWS:
+                found[LATER_ROWS] = np.zeros((*tokens.shape, int(spec.shape[-1])), spec.dtype)
+        for name, made in self._seen(images).items() if images else ():
+            if len(made) != places.sum():
+                raise UsageError(
+                    f"the prompt has the image token {self.token} {int(places.sum())} times, and "
+                    f"the images give {len(made)} rows; as many are needed: the processor is "
+                    "another model's, or the text names the token"
+                )
+            found[name][places] = made
+        return found
+
+    def _seen_so_far(self, carried: Mapping[str, Any]) -> int:
+        """Tokens that ``carried`` has seen, by the first state that grows with them."""
+        for spec in self.decoder.inputs:
+            if spec.name in carried:
+                for axis, size in enumerate(spec.shape[1:], 1):
+                    if isinstance(size, str):
+                        return int(carried[spec.name].shape()[axis])
+        raise UsageError("no state of the decoder grows with the tokens; compile the model anew")
 
     def _positions(self, images: Array, past: int) -> Array:
         """Of the tokens behind ``past``; of all of them ``images`` tells which are images."""
@@ -133,8 +148,11 @@ class ImageText:
         count, total = images.shape
         return np.tile(np.arange(past, total, dtype=np.int64), (count, 1))
 
-    def _seen(self, images: Mapping[str, Array]) -> Array:
-        """The rows of ``images``; where their size is fixed, one image after another is seen."""
+    def _seen(self, images: Mapping[str, Array]) -> dict[str, Array]:
+        """The rows of ``images``, by what the decoder calls them.
+
+        Where their size is fixed, one image after another is seen.
+        """
         pieces = [dict(images)]
         if self.fixed is not None:
             count = self.fixed.count(images)
@@ -144,8 +162,13 @@ class ImageText:
                 if spec.name in images
             }
             pieces = [{n: part[place] for n, part in parts.items()} for place in range(count)]
-        made = [self.vision.run(each, [IMAGE_ROWS])[0] for each in pieces]
-        return np.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in made])
+        wanted = {IMAGE_ROWS: TOKEN_ROWS, LATER_FEATURES: LATER_ROWS}
+        names = [name for name in wanted if name in self.vision.outputs]
+        made = zip(*(self.vision.run(each, names) for each in pieces), strict=True)
+        return {
+            wanted[name]: np.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in each])
+            for name, each in zip(names, made, strict=True)
+        }
 
     def step(
         self, tokens: Array, images: Mapping[str, Array], states: Mapping[str, Any]
@@ -153,14 +176,18 @@ class ImageText:
         """Outputs for those of ``tokens`` that are behind ``states``, and states for the next call.
 
         ``tokens``, ``(rows, count)``, are all so far. Before the first call there are no
-        ``states``; it is given ``images``, what the processor makes of them.
+        ``states``; it is given ``images``, what the processor makes of them. Tokens of calls that
+        are given no images stand for none, whichever they are.
         """
         count, total = tokens.shape
         carried = states or self.decoder.empty_states(count)
-        past = next(iter(carried.values())).shape()[2]
-        places = tokens == self.token
+        past = self._seen_so_far(carried)
+        fresh = tokens[:, past:]
+        new = fresh == self.token if images else np.zeros(fresh.shape, dtype=bool)
+        places = np.concatenate([self._places, new], axis=1) if past else new
+        self._places = places
         made = {
-            TOKEN_ROWS: self.rows(tokens[:, past:], images),
+            **self.rows(fresh, images),
             "attention_mask": np.ones((count, total), dtype=np.int64),
             "position_ids": self._positions(places, past),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ UNEQUAL = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.05}
 They come from comparing or rounding floats; where two floats are equal but for rounding, either
 answer is right. In outputs of fewer elements than a hundred (twenty) all must be equal.
 """
+
+HARDLY = 0.01
+"""How much of its size an output varies by at most where a message says that it hardly does."""
 
 
 def check_limits(
@@ -89,10 +93,25 @@ def check_loss(outputs: Mapping[str, Mapping[str, Any]], max_loss: float, name: 
             continue
         raise VerificationError(
             f"{name}: the loss against the original is {loss:.4g} in output {output} (error over "
-            f"the output's variation), {spelled('max_loss')} allows {max_loss:g}; use more bits, "
+            f"the output's variation), {spelled('max_loss')} allows {max_loss:g}"
+            f"{_hardly_varying(gap)}; use more bits, "
             "smaller groups, more calibration data, or leave the worst layers out with "
             f"{spelled('exclude')}; {spelled('max_loss', 'inf')} publishes whatever the loss"
         )
+
+
+def _hardly_varying(gap: Mapping[str, Any]) -> str:
+    """That an output varies by less than a little of its size, where that is why so much is lost.
+
+    ``|error| / |output|`` is ``sqrt(2 - 2 cosine)`` while it is small.
+    """
+    share = math.sqrt(max(2 - 2 * gap["cosine"], 0)) if gap.get("cosine") is not None else 1.0
+    if share > HARDLY * gap["rel"]:
+        return ""
+    return (
+        f", and the output hardly varies: by {share / gap['rel']:.1g} of its size on this data, as "
+        "where weights are random or samples alike, and most of that is lost to any rounding"
+    )
 
 
 def _check_compared(outputs: Mapping[str, Mapping[str, Any]], where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -89,7 +89,19 @@ def _run(program: Program, batch: Batch) -> tuple[Tensor, ...]:
         return program.run(in_dtypes(program, batch))
     except (IndexError, RuntimeError, ValueError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        reason = "; ".join(_fixed_sizes(program, batch)) or error
         raise CalibrationError(
-            f"{program.name} fails on a calibration batch with {shapes}: {error}; "
+            f"{program.name} fails on a calibration batch with {shapes}: {reason}; "
             "give data that the model takes, with calib"
         ) from error
+
+
+def _fixed_sizes(program: Program, batch: Batch) -> Iterator[str]:
+    """Where ``batch`` has another size than the graph, whose axis the model's code has fixed."""
+    for spec in program.inputs:
+        for axis, (size, found) in enumerate(zip(spec.shape, batch[spec.name].shape, strict=False)):
+            if isinstance(size, int) and size != found:
+                yield (
+                    f"axis {axis} of {spec.name} is {found}, and the graph is for {size} alone, "
+                    "since the model does something else for other sizes"
+                )

@@ -32,6 +32,10 @@ DEPENDENT = {
         lambda a: nn.functional.avg_pool2d(a, (a.shape[2] // 2, 3)), "kernel_size [8, 3] in one",
     ),
     "a number from a size": (lambda a: a * float(a.shape[2] * 0.5), "mul with other 8.0 in one"),
+    "such a number behind what is written into": (
+        lambda a: a.clone().add_(1).reshape(a.shape) * float(a.shape[2] * 0.5),
+        "mul with other 8.0 in one",
+    ),
 }  # fmt: skip
 
 

@@ -119,6 +119,6 @@ def test_an_error_before_the_result_stays_one() -> None:
 def test_an_argument_is_given_instead() -> None:
     model = Sees()
     rows = torch.randn(2, 4, WIDTH)
-    with given_instead(model.reader, "rows", rows):
+    with given_instead(model.reader, {"rows": rows}):
         assert torch.equal(model(PROMPT, pixels=PIXELS), model.reader(rows=rows))
     assert not torch.equal(model(PROMPT, pixels=PIXELS), model.reader(rows=rows))

@@ -78,3 +78,10 @@ def test_a_call_that_writes_into_its_input_is_refused() -> None:
     model = Writes()
     with pytest.raises(CaptureError, match="writes into x"):
         record_outermost(model, lambda: model(torch.zeros(3)))
+
+
+def test_it_may_where_that_is_known() -> None:
+    """As where a decoder keeps a state that does not grow."""
+    model = Writes()
+    (call,) = record_outermost(model, lambda: model(torch.zeros(3)), writing=True)
+    assert torch.equal(call.answer, torch.ones(3))

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from awqc.huggingface.carried import cache_argument
 from awqc.huggingface.folder import HFFolder
 from awqc.huggingface.generating import Generating
 from awqc.huggingface.prompted_parts import PromptedBundle, capture_prompted
 from awqc.huggingface.samples import Sizes
 from awqc.huggingface.tasks import find_task
+from awqc.recording.near import near
 from awqc.runtimes.image_text import ImageText
 from awqc.whole.folder_files import write_layout
 from awqc.whole.swapped_prompt import swapped_prompt
@@ -66,6 +69,26 @@ def test_exported_parts_generate_what_the_model_does(exported: Exported) -> None
     )
     feeds = {name: value.numpy() for name, value in inputs.items()}
     assert list(compiled.tokens(feeds, 12)) == wanted[inputs["input_ids"].shape[1] :]
+
+
+def test_a_token_that_is_made_stands_for_no_image(exported: Exported) -> None:
+    """Whichever it is: models of random weights make that of images too."""
+    parts, out = exported
+    generating, token = parts.generating, parts.merge.token
+    sizes = Sizes(image=(70, 90), words=5)
+    sample = generating.processor.maker().sample(np.random.default_rng(3), sizes)
+    inputs, made = generating.inputs([sample]), torch.tensor([[token]])
+    name = cache_argument(generating.model)
+    with torch.no_grad():
+        first = generating.model(**inputs, use_cache=True)
+        mask = torch.ones(1, inputs["input_ids"].shape[1] + 1, dtype=torch.long)
+        then = generating.model(input_ids=made, attention_mask=mask, **{name: first[1]})
+    compiled = ImageText(out)
+    tokens = inputs["input_ids"].numpy()
+    feeds = {name: value.numpy() for name, value in inputs.items()}
+    _, states = compiled.step(tokens, feeds, {})
+    outputs, _ = compiled.step(np.concatenate([tokens, made.numpy()], axis=1), {}, states)
+    assert near(torch.from_numpy(outputs["logits"].numpy()), then.logits, 1e-4)
 
 
 def test_a_part_that_generate_loops_around_is_replaced(tmp_path: Path) -> None:
