@@ -4,8 +4,9 @@
 
 Times are CPU seconds of one thread; with ``--threads 2`` those of the clock. Each folder holds a
 decoder with a cache as ``model.onnx``: ``ort/`` of a compiled folder, or what another exporter
-wrote with the same names of inputs and outputs. Models take turns step by step, so that whatever
-else the machine does meets all alike; numbers are medians. ``prefill``: tokens a second of a prompt
+wrote with the same names of inputs and outputs. Models take turns step by step, in another order
+each time (who follows whom matters: a sixth of a step), so that whatever else the machine does
+meets all alike; numbers are medians. ``prefill``: tokens a second of a prompt
 of 256, of which the logits of the last token are asked for where the model can be asked;
 ``decode``: tokens a second behind it; ``step_ms``: of one token behind 1000. A cache that can be
 shared stays where it is; ``--share NAME`` says that of a model which does not say it of itself.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
+import random
 import shutil
 import statistics
 import tempfile
@@ -86,7 +88,8 @@ def turns(
         return {name: reader(model, tokens, share) for name, (model, share) in models.items()}
 
     def timed(read: Mapping[str, Callable[..., None]], key: str, start: int, stop: int) -> None:
-        for name, each in read.items():
+        for name in random.sample(list(read), len(read)):
+            each = read[name]
             given = feeds(start, stop)
             began = clock()
             each(given)
