@@ -177,11 +177,20 @@ class ImageText:
 
         ``tokens``, ``(rows, count)``, are all so far. Before the first call there are no
         ``states``; it is given ``images``, what the processor makes of them. Tokens of calls that
-        are given no images stand for none, whichever they are.
+        are given no images stand for none, whichever they are. One prompt is continued at a time.
+
+        Raises:
+            UsageError: ``states`` are not those of the last call.
         """
         count, total = tokens.shape
         carried = states or self.decoder.empty_states(count)
         past = self._seen_so_far(carried)
+        if past and self._places.shape != (count, past):
+            raise UsageError(
+                f"these states have seen {past} tokens of {count} texts, and the last call's have "
+                f"seen {self._places.shape[1]} of {len(self._places)}; continue one prompt at a "
+                "time, or load the model once for each"
+            )
         fresh = tokens[:, past:]
         new = fresh == self.token if images else np.zeros(fresh.shape, dtype=bool)
         places = np.concatenate([self._places, new], axis=1) if past else new
