@@ -23,6 +23,7 @@ from awqc.huggingface.tasks import find_task
 from awqc.options import parse_options
 from awqc.program import IMAGE, TEXT
 from awqc.running.runner import Runner
+from awqc.runtimes.image_text import ImageText
 from awqc.whole.from_folder import OpenedParts, open_generating
 from benchmarks.folder_models import MODELS
 from tests.media import write_images
@@ -180,8 +181,6 @@ def test_a_size_is_refused_where_images_may_have_any(tmp_path: Path) -> None:
 def test_what_a_processor_makes_of_another_size_is_refused(
     of_one_size: Compiled, images: list[Path]
 ) -> None:
-    from awqc.runtimes.image_text import ImageText
-
     inputs = prompt(of_one_size[1], images[0], "t5")
     feeds = {name: value.numpy() for name, value in inputs.items()}
     model = ImageText(of_one_size[1])
@@ -204,8 +203,6 @@ def test_a_folder_says_what_it_is_for_where_its_architecture_is_for_text_too(
 def test_a_prompt_with_another_number_of_places_is_refused(
     compiled: Compiled, images: list[Path]
 ) -> None:
-    from awqc.runtimes.image_text import ImageText
-
     inputs = prompt(compiled[1], images[0], "t5")
     feeds = {name: value.numpy() for name, value in inputs.items()}
     feeds["input_ids"] = np.delete(feeds["input_ids"], 4, axis=1)
@@ -236,3 +233,13 @@ def test_what_cannot_be_is_refused(source: tuple[Path, Any], tmp_path: Path) -> 
             (other / path.name).write_bytes(path.read_bytes())
     with pytest.raises(UsageError, match=r"no processor .* is in the folder"):
         awqc.compile(other, **CHEAP)
+
+
+def test_states_of_another_prompt_than_the_last_are_refused(compiled: Compiled) -> None:
+    model = ImageText(compiled[1])
+    _, states = model.step(np.array([[5, 6, 7]]), {}, {})
+    model.step(np.array([[5, 6]]), {}, {})
+    with pytest.raises(
+        UsageError, match="seen 3 tokens of 1 texts, and the last call's have seen 2"
+    ):
+        model.step(np.array([[5, 6, 7, 8]]), {}, states)
