@@ -42,6 +42,7 @@ def map_private(file: BinaryIO, offset: int, length: int) -> memoryview:
         file.fileno(), offset - start + length, access=mmap.ACCESS_COPY, offset=start
     )
     _MAPS[mapped] = MappedFile.of(file)
+    _pages_that_came()  # what went with other maps before no longer counts
     return memoryview(mapped)[offset - start :]
 
 
@@ -70,8 +71,15 @@ def give_back() -> None:
     since the last time: to ask the system which were changed takes milliseconds. Linux only.
     """
     trim()
-    if sum(map(len, list(_MAPS))) >= LARGE and _file_pages() - _LEFT[0] >= LARGE:
+    if sum(map(len, list(_MAPS))) >= LARGE and _pages_that_came() >= LARGE:
         forget(unchanged_maps())
+
+
+def _pages_that_came() -> int:
+    """Bytes of files that came into memory since they were forgotten, or since fewer were there."""
+    now = _file_pages()
+    _LEFT[0] = min(_LEFT[0], now)
+    return now - _LEFT[0]
 
 
 def unchanged_maps() -> list[mmap.mmap]:

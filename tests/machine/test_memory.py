@@ -14,7 +14,7 @@ from torch import nn
 from awqc.capture.module import capture_module
 from awqc.executor.run import Run
 from awqc.huggingface.mapped import StoredTensor
-from awqc.machine.memory import give_back, map_private, unchanged_maps
+from awqc.machine.memory import forget, give_back, map_private, unchanged_maps
 from awqc.passes.calibrate import Calibrate
 from awqc.passes.insert_observers import InsertObservers
 
@@ -51,6 +51,21 @@ def test_pages_that_were_read_go_back_and_come_again(path: Path) -> None:
     assert read - before > 3 * COUNT
     assert resident() - before < COUNT
     assert mapped.sum() == total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages were changed")
+def test_pages_that_went_with_another_file_make_no_room_for_new_ones(path: Path) -> None:
+    other = numbers(path)
+    assert other.sum()
+    forget(())  # from now on only what comes besides would count
+    del other
+    gc.collect()
+    before = resident()
+    mapped = numbers(path)
+    assert mapped.sum()
+    assert resident() - before > 3 * COUNT
+    give_back()
+    assert resident() - before < COUNT
 
 
 def test_changes_survive_and_never_reach_the_file(path: Path) -> None:
