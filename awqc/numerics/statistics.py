@@ -30,6 +30,9 @@ EXACT_COLUMNS = 256
 SAMPLES_A_BATCH = 8
 GRAM_TOKENS = 2
 GRAM_FOLD = 8
+MOST_COLUMNS = 2**15
+"""Columns beyond which no gram is kept: it would be 4 GB. The largest products of language models
+have 29568; a kernel over 1024 channels and 64 places has 65536."""
 SPAN = 512
 """Columns of a gram that are summed at once, from the diagonal on: half of it follows."""
 RANK_SEEDS = 2**32

@@ -23,6 +23,7 @@ from awqc.graph.linears import Linear, find_linears
 from awqc.graph.nodes import results_of, shape_of
 from awqc.machine.narrow import Narrow
 from awqc.numerics.request import QuantizationSpec
+from awqc.numerics.statistics import MOST_COLUMNS
 from awqc.passes.insert_observers import InsertObservers
 from awqc.program import Batch, Program
 from awqc.weights.decisions import decide, embedding_tables
@@ -240,7 +241,7 @@ def _rounding(program: Program, linears: Sequence[Linear], hard: set[str]) -> in
     columns = {each.observed: each.columns for each in linears}
     together: dict[str, int] = {}
     for each in linears:
-        if each.weight_name in hard:
+        if each.weight_name in hard and each.columns <= MOST_COLUMNS:
             size = each.rows * each.columns
             together[each.observed] = together.get(each.observed, 0) + size
     kept = sum(SKETCH_ROWS * count for count in columns.values())

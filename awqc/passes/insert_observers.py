@@ -12,7 +12,7 @@ from awqc.channels.analysis import find_sites
 from awqc.executor.run import NO_DATA, Run
 from awqc.findings import Fact, Facts
 from awqc.graph.linears import Linear, find_linears
-from awqc.numerics.statistics import LARGEST, Accumulator
+from awqc.numerics.statistics import LARGEST, MOST_COLUMNS, Accumulator
 from awqc.passes.base import Change, Pass
 from awqc.program import Program
 from awqc.weights.decisions import decide
@@ -67,7 +67,8 @@ class InsertObservers(Pass):
         after:   x -> linear(W1), linear(W2), observer(x)
 
     Options: ``rows`` of the sketch that an observer keeps of a wide activation, ``seed`` of
-    its random signs, ``gram`` to keep all second moments too, which rounding by ``gptq`` needs,
+    its random signs, ``gram`` to keep all second moments too, which rounding by ``gptq`` needs (up
+    to 32768 columns; wider weights are rounded to nearest),
     ``samples``, tokens to keep as they are, which ``runtime-numerics`` of search-scales needs.
     Refuses: weights that cannot be quantized, with the reason.
     Source: channel flow (`awqc.channels`); count sketch, Charikar et al. 2002.
@@ -104,7 +105,11 @@ class InsertObservers(Pass):
         program.graph_module.add_module(OBSERVERS, holder)
         places = {node: place for place, node in enumerate(program.graph.nodes)}
         for index, linear in enumerate(wanted.values()):
-            observer = Observer(linear, self.rows, self.seed + index, self.gram, self.samples)
+            gram = self.gram and linear.columns <= MOST_COLUMNS
+            if self.gram and not gram:
+                why = f"{linear.columns} columns have too many moments; it is rounded to nearest"
+                changes.append(Change(linear.weight_name, why))
+            observer = Observer(linear, self.rows, self.seed + index, gram, self.samples)
             holder.add_module(str(index), observer)
             reads = (linear.input,) if linear.selected is None else (linear.input, linear.selected)
             with program.graph.inserting_after(max(reads, key=places.__getitem__)):

@@ -13,6 +13,8 @@ from torch.nn.functional import linear as product
 from awqc.errors import CalibrationError
 from awqc.graph.linears import find_linears
 from awqc.numerics.request import QuantizationSpec
+from awqc.passes import insert_observers
+from awqc.passes.pipeline import parse_pipeline
 from awqc.program import Program, Task
 from tests.tiny import calibration, capture, captured, inputs, model, relative, run
 
@@ -176,3 +178,33 @@ def test_a_weight_with_another_reader_is_refused() -> None:
     run(program, f"{CALIBRATED},search-scales,fold-scales,quantize-weights")
     assert program.findings.quantized == {}
     assert program.findings.skipped["weight"] == "the weight is also read by mul"
+
+
+def test_moments_of_very_wide_products_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads few columns is compensated; what reads more is rounded to nearest, and said."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 320), nn.ReLU(), nn.Linear(320, 8))
+    monkeypatch.setattr(insert_observers, "MOST_COLUMNS", 310)
+    spec = "canonicalize,insert-observers{gram=true}"
+    before = capture(net, torch.randn(4, 300))
+    changes = parse_pipeline(spec).run(before, [])
+    (told,) = (str(each) for each in changes if "too many moments" in str(each))
+    assert told == "2.weight: 320 columns have too many moments; it is rounded to nearest"
+    data = [{"input": torch.randn(64, 300)}]
+
+    def run_all(end: str) -> Program:
+        program = capture(net, torch.randn(4, 300))
+        parse_pipeline(f"{spec},calibrate{end}").run(program, data)
+        return program
+
+    statistics = run_all("").findings.statistics
+    assert [each.gram is None for each in statistics.values()] == [False, True]
+    nearest, learned = (
+        run_all(f",search-scales,fold-scales,quantize-weights{{rounding={how}}}").findings.quantized
+        for how in ("nearest", "gptq")
+    )
+    same = {
+        name: torch.equal(nearest[name].dequantize(), learned[name].dequantize())
+        for name in ("0.weight", "2.weight")
+    }
+    assert same == {"0.weight": False, "2.weight": True}
