@@ -23,7 +23,7 @@ from awqc.numerics.rounding.descent import descend
 from awqc.numerics.rounding.gptq import compensate
 from awqc.numerics.rounding.gram import conditioned, group_blocks, loss
 from awqc.numerics.rounding.methods import round_matrix
-from awqc.numerics.rounding.ranges import search_ranges
+from awqc.numerics.rounding.ranges import least_error, search_ranges
 
 FLOAT = torch.float32
 
@@ -172,3 +172,22 @@ def test_scales_keep_to_their_dtype() -> None:
     half = torch.float16
     scale = round_matrix(matrix, gram, form, half, asked("gptq", True, 2))["scale"]
     assert torch.equal(scale, scale.half().float())
+
+
+@pytest.mark.parametrize(
+    ("columns", "group_size", "symmetric"),
+    [(96, 32, False), (100, 32, False), (100, -1, True), (64, 64, True), (7, 1, False)],
+)
+def test_where_nothing_is_known_all_columns_count_alike(
+    columns: int, group_size: int, symmetric: bool
+) -> None:
+    """Without a matrix of all columns: a kernel over 65536 of them leaves no room for one."""
+    form = IntGrid(4, group_size, symmetric)
+    matrix, _ = problem(5, columns, 0)
+    found, _ = least_error(matrix, form, FLOAT)
+    wanted = search_ranges(matrix, torch.eye(columns), form, FLOAT)
+    assert torch.equal(found.low, wanted.low)
+    assert torch.equal(found.high, wanted.high)
+    assert torch.equal(found.scale, wanted.scale)
+    wide = torch.randn(2, 2**18)
+    assert least_error(wide, IntGrid(4, -1), FLOAT)[0].low.shape == (2, 1)

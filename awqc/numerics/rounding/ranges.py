@@ -31,7 +31,20 @@ def search_ranges(matrix: Tensor, gram: Tensor, form: WeightFormat, dtype: torch
     Source: clipping in AWQ, arXiv 2306.00978, which shrinks both ends alike.
     """
     width = form.width(matrix.shape[1])
-    blocks = group_blocks(gram, width, -(-matrix.shape[1] // width))
+    return _search(matrix, group_blocks(gram, width, -(-matrix.shape[1] // width)), form, dtype)
+
+
+def least_error(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> tuple[Grid, Tensor]:
+    """The same where nothing is known of what ``matrix`` is multiplied with; as `whole_range`."""
+    whole = matrix.float()
+    columns, width = whole.shape[1], form.width(whole.shape[1])
+    alike = whole.new_zeros(-(-columns // width) * width)
+    alike[:columns] = 1  # what fills the last group up counts for nothing
+    return _search(whole, alike.view(-1, 1, width), form, dtype), to_groups(whole, form)
+
+
+def _search(matrix: Tensor, blocks: Tensor, form: WeightFormat, dtype: torch.dtype) -> Grid:
+    """The grid by ``blocks``, those of `_RangeSearch`."""
     ends = [
         _searched(to_groups(rows, form), blocks, form, dtype)
         for rows in matrix.split(rows_at_once(matrix, matrix.device))
@@ -60,15 +73,12 @@ def _searched(
     return search.ends(search.low, search.high)
 
 
-def least_error(matrix: Tensor, form: WeightFormat, dtype: torch.dtype) -> tuple[Grid, Tensor]:
-    """The same where nothing is known of what ``matrix`` is multiplied with; as `whole_range`."""
-    whole = matrix.float()
-    alike = torch.eye(whole.shape[1], device=whole.device)
-    return search_ranges(whole, alike, form, dtype), to_groups(whole, form)
-
-
 class _RangeSearch:
-    """The best fractions of the minimum and the maximum that were tried, group by group."""
+    """The best fractions of the minimum and the maximum that were tried, group by group.
+
+    ``blocks`` of the loss are ``(groups, width, width)``, or their diagonals where all else in them
+    is zero: ``(groups, 1, width)``.
+    """
 
     def __init__(
         self, grouped: Tensor, blocks: Tensor, form: WeightFormat, dtype: torch.dtype
@@ -103,9 +113,9 @@ class _RangeSearch:
         """
         grid = self.grid(self.low, self.high).turned().spread()
         steps = grid.nearest(self._values)
-        pulled = steps @ self._blocks
+        pulled = self._weighed(steps)
         power, pull = (pulled * steps).sum(-1), (pulled * self._values).sum(-1)
-        ones = self._blocks.sum(-1).unsqueeze(1)
+        ones = self._blocks.sum(-2, keepdim=True)
         lean, own = (steps * ones).sum(-1), (self._values * ones).sum(-1)
         weight = self._blocks.sum((-1, -2)).unsqueeze(1)
         scale, shift = pull / power, torch.zeros_like(pull)
@@ -132,4 +142,9 @@ class _RangeSearch:
         """``e^T G e`` of every group: ``(rows, groups)``."""
         grid = self.grid(low, high).turned().spread()
         error = grid.value_(grid.nearest(self._values)).sub_(self._values)
-        return ((error @ self._blocks) * error).sum(-1).T
+        return (self._weighed(error) * error).sum(-1).T
+
+    def _weighed(self, x: Tensor) -> Tensor:
+        """``x`` ``(groups, rows, width)`` times the blocks."""
+        whole = self._blocks.shape[-2] == x.shape[-1]
+        return x @ self._blocks if whole else x * self._blocks
