@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import awqc
-from awqc.export.layouts import GENAI, PLAIN, FolderLayout
+from awqc.export.layouts import GENAI_LIBRARY, PLAIN, FolderLayout
 from awqc.running.runner import Runner
 from benchmarks.folder_models import MODELS
 from benchmarks.runtimes_browser import CLIENTS, find_browser, use_in_browser
@@ -145,8 +145,11 @@ CASES |= {
 def real_cases(name: str) -> dict[str, Case]:
     """The cases that transcribe, and one of onnxruntime-genai, with the model ``name``."""
     cases = {each: case for each, case in CASES.items() if case.client in ("speech", SPEECH)}
-    cases[GENAI] = replace(
-        CASES[OPTIMUM_SPEECH], client="genai_speech", packages=(GENAI, "onnxruntime"), layout=GENAI
+    cases[GENAI_LIBRARY] = replace(
+        CASES[OPTIMUM_SPEECH],
+        client="genai_speech",
+        packages=(GENAI_LIBRARY, "onnxruntime"),
+        layout=GENAI_LIBRARY,
     )
     return {f"{each}, {name}": case for each, case in cases.items()}
 

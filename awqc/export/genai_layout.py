@@ -23,14 +23,14 @@ from awqc.artifacts.names import ENCODER_MODEL, MERGED_MODEL, TUNED
 from awqc.export.preprocessors import read_preprocessor
 from awqc.export.unmerged import unmerge
 from awqc.huggingface.folder import HFFolder
-from awqc.huggingface.genai import GENAI
+from awqc.huggingface.genai import GENAI_CONFIG
 from awqc.huggingface.genai_speech import AUDIO_PROCESSOR, Shapes, audio_processor, speech_config
 from awqc.runtimes.session_settings import SETTINGS
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
-def arrange(folder: Path) -> None:
+def arrange_for_genai(folder: Path) -> None:
     """Arrange ``folder``, which is as a compile writes it; of two forms that of onnxruntime."""
     tuned = folder / TUNED
     place = tuned if tuned.is_dir() else folder
@@ -45,7 +45,7 @@ def arrange(folder: Path) -> None:
     read, _ = _tensors(folder / DECODER)
     config = HFFolder(folder).config()
     encoder = ENCODER, next(iter(audio)), made
-    _write(speech_config(config, encoder, (DECODER, read), settings), folder / GENAI)
+    _write(speech_config(config, encoder, (DECODER, read), settings), folder / GENAI_CONFIG)
     made_of = audio_processor(read_preprocessor(folder) or {})
     if made_of is not None:
         _write(made_of, folder / AUDIO_PROCESSOR)

@@ -13,8 +13,10 @@ from awqc.errors import UsageError, spelled
 if TYPE_CHECKING:
     from awqc.program import Program
 
-PLAIN, GENAI = "plain", "onnxruntime-genai"
-LAYOUTS = (PLAIN, "transformers.js", GENAI)
+PLAIN, JAVASCRIPT, GENAI_LIBRARY = "plain", "transformers.js", "onnxruntime-genai"
+LAYOUTS = (PLAIN, JAVASCRIPT, GENAI_LIBRARY)
+FEATURES = 3
+"""Axes of what a library takes for features of audio: of samples, of mels and of frames."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class FolderLayout:
         Raises:
             UsageError: the layout is for others.
         """
-        if self.name != GENAI:
+        if self.name != GENAI_LIBRARY:
             return
         if len(parts) == 1:
             raise UsageError(
@@ -61,21 +63,23 @@ class FolderLayout:
                 f"folder of a decoder alone opens in {self.name} as it is: its {TUNED}/, with "
                 f"{spelled('formats', 'onnx,ort')}. Leave it out"
             )
-        encoder = next(iter(parts.values()))
-        kinds = [encoder.example[spec.name].is_floating_point() for spec in encoder.inputs]
-        if kinds != [True]:
-            names = ", ".join(spec.name for spec in encoder.inputs)
+        from awqc.huggingface.generating_parts import ENCODER
+
+        reads = next(iter(parts.values())).inputs
+        if ENCODER not in parts or [len(spec.shape) for spec in reads] != [FEATURES]:
             raise UsageError(
-                f"{spelled('layout', self.name)}: that library runs encoders that read features of "
-                f"audio alone; this one reads {names}. Leave it out"
+                f"{spelled('layout', self.name)}: of models of several parts that library runs an "
+                "encoder of features of audio, (batch, mels, frames), and a decoder; here "
+                f"{next(iter(parts))} reads {', '.join(map(str, reads))}. Leave it out"
             )
 
     def apply(self, folder: Path) -> None:
         """Arrange ``folder``, which is as a compile writes it."""
-        if self.name == GENAI:
-            from awqc.export.genai_layout import arrange
-        elif self.name != PLAIN:
+        if self.name == JAVASCRIPT:
             from awqc.export.transformers_js import arrange
-        else:
-            return
-        arrange(folder)
+
+            arrange(folder)
+        elif self.name == GENAI_LIBRARY:
+            from awqc.export.genai_layout import arrange_for_genai
+
+            arrange_for_genai(folder)

@@ -28,6 +28,11 @@ from awqc.export.ort_data import DataFile
 from awqc.kv_cache import CACHE_FLAG, PAST, PRESENT, past_of, present_of
 
 ENCODER_SIDE = ".encoder."
+STATES = "encoder_hidden_states"
+FIRST_CALL = "cross"
+"""The node with the graph of a first call in it, and what names in that graph begin with."""
+KEPT = ".kept"
+"""How the name of a past ends that is looked at."""
 SOURCE = "source"
 """Name of the axis of the encoder's states: it may be empty at the first call, also where the
 encoder always makes as many."""
@@ -95,7 +100,7 @@ def _forget(graph: Any, flag: Any) -> None:
     end = ir.Value(name="past.end")
     nodes = [ir.Node("", "Where", [flag, everything, nothing], outputs=[end], name=end.name)]
     for past in pasts:
-        kept = ir.Value(name=f"{past.name}.kept", type=past.type)
+        kept = ir.Value(name=f"{past.name}{KEPT}", type=past.type)
         convenience.replace_all_uses_with(past, kept)
         nodes.append(
             ir.Node("", "Slice", [past, nothing, end, axis], outputs=[kept], name=kept.name)
@@ -107,20 +112,20 @@ def _add_branch(model: Any, other: Any, flag: Any) -> None:
     """Put ``other``, the graph of a first call, into the branch without the flag."""
     graph, inner = model.graph, other.graph
     for value in [*inner.inputs, *(value for node in inner for value in node.outputs)]:
-        value.name = f"cross.{value.name}"
+        value.name = f"{FIRST_CALL}.{value.name}"
     for node in inner:
-        node.name = f"cross.{node.name}"
+        node.name = f"{FIRST_CALL}.{node.name}"
     known = {value.name: value for value in graph.inputs}
     for given in list(inner.inputs):
-        name = given.name.removeprefix("cross.")
+        name = given.name.removeprefix(f"{FIRST_CALL}.")
         if name not in known:
             known[name] = ir.Value(name=name, type=given.type, shape=given.shape)
             graph.inputs.append(known[name])
         convenience.replace_all_uses_with(given, known[name])
     inner.inputs.clear()
     for value in list(inner.initializers.values()):
-        value.name = f"cross.{value.name}"
-    pasts = [known[past_of(value.name.removeprefix("cross."))] for value in inner.outputs]
+        value.name = f"{FIRST_CALL}.{value.name}"
+    pasts = [known[past_of(value.name.removeprefix(f"{FIRST_CALL}."))] for value in inner.outputs]
     chosen = [
         ir.Value(name=present_of(past.name), type=past.type, shape=past.shape) for past in pasts
     ]
@@ -136,7 +141,7 @@ def _add_branch(model: Any, other: Any, flag: Any) -> None:
 
 def _if(flag: Any, kept: Any, made: Any, outputs: Sequence[Any]) -> Any:
     attributes = [ir.AttrGraph("then_branch", kept), ir.AttrGraph("else_branch", made)]
-    return ir.Node("", "If", [flag], attributes, outputs=list(outputs), name="cross")
+    return ir.Node("", "If", [flag], attributes, outputs=list(outputs), name=FIRST_CALL)
 
 
 def _kept(pasts: Sequence[Any]) -> Any:

@@ -18,10 +18,8 @@ from typing import Any
 import onnx_ir as ir
 import onnx_ir.convenience as convenience
 
-from awqc.export.merged import save_moved
+from awqc.export.merged import FIRST_CALL, KEPT, STATES, save_moved
 from awqc.kv_cache import CACHE_FLAG, past_of
-
-FIRST_CALL, STATES, MADE = "cross", "encoder_hidden_states", "cross."
 
 
 def unmerge(encoder: Path, decoder: Path, targets: tuple[Path, Path]) -> None:
@@ -47,8 +45,8 @@ def _without_first_call(model: Any) -> Any:
     given = {value.name: value for value in graph.inputs}
     made = None
     for node in list(graph):
-        if node.name.endswith(".kept"):
-            _give_way(graph, node, [given[node.name.removesuffix(".kept")]])
+        if node.name.endswith(KEPT):
+            _give_way(graph, node, [given[node.name.removesuffix(KEPT)]])
         elif node.name == FIRST_CALL and node.op_type == "If":
             made = node.attributes["else_branch"].as_graph()
             sources = [given[past_of(value.name)] for value in node.outputs]
@@ -83,7 +81,7 @@ def _append(model: Any, made: Any, decoder: Any) -> None:
     made.remove(nodes)
     graph.extend(nodes)
     for value in outputs:
-        value.name = value.name.removeprefix(MADE)
+        value.name = value.name.removeprefix(f"{FIRST_CALL}.")
     graph.outputs.extend(outputs)
     for domain, version in decoder.opset_imports.items():
         model.opset_imports.setdefault(domain, version)

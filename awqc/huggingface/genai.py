@@ -25,7 +25,7 @@ from awqc.kv_cache import (
 )
 from awqc.program import Program
 
-GENAI = "genai_config.json"
+GENAI_CONFIG = "genai_config.json"
 WORDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SESSION = {"log_id": "onnxruntime-genai", "provider_options": []}
 LENGTH = 2048

@@ -16,7 +16,7 @@ from awqc.artifacts.json_files import read_json
 from awqc.errors import UsageError
 from awqc.huggingface.config_values import context_length
 from awqc.huggingface.folder import TOKENIZER_CONFIG, HFFolder
-from awqc.huggingface.genai import GENAI, genai_config, runs_in_genai
+from awqc.huggingface.genai import GENAI_CONFIG, genai_config, runs_in_genai
 from awqc.huggingface.processor import PROCESSOR_FILES
 from awqc.huggingface.sentence_files import copy_sentence_files
 from awqc.program import Program
@@ -50,7 +50,7 @@ def write_runner_files(
     tokenizer = write_model_files(program, folder, target, config)
     if runs_in_genai(program):
         made = genai_config(program, config, tokenizer, told)
-        (target / GENAI).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        (target / GENAI_CONFIG).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return sorted(set(target.iterdir()) - before)
 
 

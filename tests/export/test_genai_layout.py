@@ -15,7 +15,7 @@ import torch
 import awqc
 from awqc.capture.module import capture_module
 from awqc.errors import UsageError
-from awqc.export.layouts import GENAI, FolderLayout
+from awqc.export.layouts import GENAI_LIBRARY, FolderLayout
 from benchmarks.folder_models import MODELS
 from tests.tiny_language_models import save_decoder, save_tokenizer
 
@@ -52,7 +52,7 @@ def plain(
 def arranged(plain: Path) -> Path:
     found = plain.with_name("arranged")
     shutil.copytree(plain, found)
-    FolderLayout(GENAI).apply(found)
+    FolderLayout(GENAI_LIBRARY).apply(found)
     return found
 
 
@@ -135,10 +135,18 @@ def test_a_decoder_alone_needs_no_layout(tmp_path: Path) -> None:
     save_decoder("llama", tmp_path)
     save_tokenizer(tmp_path)
     with pytest.raises(UsageError, match="opens in onnxruntime-genai as it is: its ort/"):
-        awqc.compile(tmp_path, layout=GENAI, effort="fast")
+        awqc.compile(tmp_path, layout=GENAI_LIBRARY, effort="fast")
 
 
-def test_an_encoder_of_texts_is_refused() -> None:
-    table = capture_module(torch.nn.Embedding(4, 4), (torch.zeros(2, dtype=torch.long),))
-    with pytest.raises(UsageError, match="features of audio alone; this one reads input"):
-        FolderLayout(GENAI).check_parts({"encoder": table, "decoder": table})
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("encoder", torch.zeros(2, 5, dtype=torch.long)),  # tokens
+        ("encoder", torch.zeros(2, 3, 8, 8)),  # an image in front of a text
+        ("vision", torch.zeros(2, 4, 8)),  # rows that go into a prompt
+    ],
+)
+def test_other_parts_are_refused_before_they_are_compiled(name: str, given: torch.Tensor) -> None:
+    part = capture_module(torch.nn.Flatten(), (given,))
+    with pytest.raises(UsageError, match=f"{name} reads input=.* Leave it out"):
+        FolderLayout(GENAI_LIBRARY).check_parts({name: part, "decoder": part})
