@@ -111,8 +111,8 @@ def test_a_compile_gives_a_tied_head_the_width_that_was_asked_for(
         for place in ("", "ort")
     ]
     found = {each.name: each.data_type for each in graphs[0].initializer}
-    assert found["lm_head.weight"] == onnx.TensorProto.INT8  # of two names the graph keeps one
-    assert found["lm_head.head.weight"] == onnx.TensorProto.UINT4
+    assert found[TABLE] == onnx.TensorProto.INT8
+    assert found["lm_head.weight"] == onnx.TensorProto.UINT4
     products = [node.attribute for node in graphs[1].node if node.op_type == "MatMulNBits"]
     (bits,) = (each.i for told in products if ROWS in told for each in told if each.name == "bits")
     assert bits == 4
