@@ -31,9 +31,10 @@ from awqc.artifacts.names import (
 from awqc.export.preprocessors import PREPROCESSOR, read_preprocessor
 from awqc.runtimes.session_file import LEVELLED
 
-DTYPES = {"4": "q4", "8": "q8"}
-"""What transformers.js calls weights of so many bits; others have no name there."""
-SUFFIXES = {"q4": "_q4", "q8": "_quantized", "fp32": ""}
+DTYPES = {("4", False): "q4", ("4", True): "q4f16", ("8", False): "q8"}
+"""What transformers.js calls weights of so many bits, where a model computes in float32 and where
+(True) it does in float16; others have the name of what is computed in."""
+SUFFIXES = {"q4": "_q4", "q4f16": "_q4f16", "q8": "_quantized", "fp16": "_fp16", "fp32": ""}
 FOLDER, SETTINGS_KEY = "onnx", "transformers.js_config"
 TOWERS = (TEXT_TOWER, IMAGE_TOWER, AUDIO_TOWER)
 MODELS = (*TOWERS, MODEL, ENCODER_MODEL, VISION_MODEL, EMBED_MODEL, MERGED_MODEL)
@@ -49,8 +50,10 @@ def arrange(folder: Path) -> None:
     """Arrange ``folder``, which is as a compile writes it; of two forms that of onnxruntime."""
     found = {name: _form(folder, name) for name in MODELS}
     models = {name: path for name, path in found.items() if path is not None}
-    widths = {width for path in models.values() for width in _widths(_graph(path))}
-    dtype = DTYPES.get(min(widths, default=""), "fp32")
+    graphs = [_graph(path) for path in models.values()]
+    width = min((width for graph in graphs for width in _widths(graph)), default="")
+    half = any(map(_in_half, graphs))
+    dtype = DTYPES.get((width, half), "fp16" if half else "fp32")
     (folder / FOLDER).mkdir()
     external = [name for name, path in models.items() if _move(folder, path, name, dtype)]
     shutil.rmtree(folder / TUNED, ignore_errors=True)
@@ -86,6 +89,12 @@ def _widths(graph: onnx.GraphProto) -> Iterator[str]:
                 yield name.lower().removeprefix("u").removeprefix("int")
             elif node.op_type in LEVELLED:
                 yield from (str(a.i) for a in node.attribute if a.name in BITS)
+
+
+def _in_half(graph: onnx.GraphProto) -> bool:
+    """Whether ``graph`` takes or gives float16: by the name that follows caches are made."""
+    kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    return onnx.TensorProto.FLOAT16 in kinds
 
 
 def _move(folder: Path, source: Path, name: str, dtype: str) -> bool:

@@ -19,16 +19,20 @@ from awqc.export.layouts import FolderLayout
 from awqc.export.onnx import export_onnx
 from awqc.options import parse_options
 from awqc.options.chosen_passes import build_pipeline
+from awqc.passes.convert_dtype import ConvertDtype
 
 JS = "transformers.js"
 
 
-def write(folder: Path, bits: int = 4) -> Path:
+def write(folder: Path, bits: int = 4, half: bool = False) -> Path:
     """A compiled model with its weights in a file of their own."""
     torch.manual_seed(0)
     program = capture_module(nn.Linear(64, 32), (torch.zeros(2, 64),))
     options = parse_options(bits=bits, group_size=32, effort="fast")
     build_pipeline(options).run(program, [{"input": torch.randn(8, 64)}])
+    if half:
+        ConvertDtype("float16").apply(program)
+        program.tidy()
     export_onnx(program, folder / "model.onnx", external_data=True)
     (folder / "config.json").write_text('{"model_type": "none"}')
     return folder
@@ -41,19 +45,26 @@ def folder(tmp_path: Path) -> Path:
 
 def run(path: Path) -> np.ndarray:
     session = ort.InferenceSession(path)
-    feeds = {session.get_inputs()[0].name: np.ones((3, 64), np.float32)}
+    kind = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
+    feeds = {session.get_inputs()[0].name: np.ones((3, 64), kind)}
     made: np.ndarray = session.run(None, feeds)[0]
     return made
 
 
 @pytest.mark.parametrize(
-    ("bits", "file", "dtype"),
-    [(4, "model_q4.onnx", "q4"), (8, "model_quantized.onnx", "q8"), (2, "model.onnx", "fp32")],
+    ("bits", "half", "file", "dtype"),
+    [
+        (4, False, "model_q4.onnx", "q4"),
+        (8, False, "model_quantized.onnx", "q8"),
+        (2, False, "model.onnx", "fp32"),
+        (4, True, "model_q4f16.onnx", "q4f16"),
+        (8, True, "model_fp16.onnx", "fp16"),
+    ],
 )
 def test_models_are_under_the_names_that_it_looks_for(
-    tmp_path: Path, bits: int, file: str, dtype: str
+    tmp_path: Path, bits: int, half: bool, file: str, dtype: str
 ) -> None:
-    folder = write(tmp_path, bits)
+    folder = write(tmp_path, bits, half)
     before = run(folder / "model.onnx")
     FolderLayout(JS).apply(folder)
     assert {path.name for path in (folder / "onnx").iterdir()} == {file, f"{file}_data"}
